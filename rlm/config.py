@@ -1,0 +1,77 @@
+"""What a caller can set: limits, the sandbox's policy, and settings from the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a run may use, over its whole tree. None means no limit.
+
+    Attributes:
+        max_lm_calls: model calls.
+        max_tokens: input plus output tokens.
+        max_cost_usd: dollars; needs known prices.
+        max_seconds: wall time of the run.
+        max_rlms: RLMs, the root included.
+        max_sandboxes: sandboxes alive at once.
+        max_iterations: turns of each RLM.
+        max_consecutive_errors: turns in a row without a cell that succeeded, after which an RLM gives up.
+        max_concurrent_calls: model requests in flight at once.
+        max_context_bytes: size of a context as it is sent to a sandbox.
+        cell_seconds: a cell's own time; it stands still while the cell waits for a model.
+        max_output_chars: of a cell's output that the model is shown (head and tail).
+    """
+
+    max_lm_calls: int | None = 10_000
+    max_tokens: int | None = None
+    max_cost_usd: float | None = None
+    max_seconds: float | None = 3600.0
+    max_rlms: int | None = 1000
+    max_sandboxes: int = 16
+    max_iterations: int = 30
+    max_consecutive_errors: int | None = 10
+    max_concurrent_calls: int = 64
+    max_context_bytes: int = 2 * GIB
+    cell_seconds: float = 60.0
+    max_output_chars: int = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxConfig:
+    """The policy of a sandbox.
+
+    Attributes:
+        image: name of the image; it must carry the digest of this package's guest sources.
+        transport: `attach` (works with every engine) or `unix` (local Linux engines; faster).
+        runtime: the engine's runtime; None is the engine's default, `runsc` is gVisor.
+        memory_bytes: memory without the context; `memory_per_context_byte` x the context's size is added.
+        cpus: of the container.
+        max_processes: processes and threads in the container.
+        tmp_bytes: size of each writable tmpfs (`/tmp` and the working directory).
+        max_output_bytes: kept of each output stream of a cell.
+        max_calls_in_flight: unanswered queries at once.
+        max_value_bytes: prompts and answers that a sandbox may send ahead, together.
+        start_seconds: until a container must have come up.
+        stop_seconds: for the removal of a container.
+    """
+
+    image: str = "rlm-sandbox"
+    transport: Literal["attach", "unix"] = "attach"
+    runtime: str | None = None
+    memory_bytes: int = 512 * MIB
+    memory_per_context_byte: int = 4
+    cpus: float = 1.0
+    max_processes: int = 128
+    tmp_bytes: int = 64 * MIB
+    max_output_bytes: int = 1 * MIB
+    max_calls_in_flight: int = 512
+    max_value_bytes: int = 256 * MIB
+    start_seconds: float = 30.0
+    stop_seconds: float = 10.0

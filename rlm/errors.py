@@ -1,0 +1,62 @@
+"""Every error that rlm raises. The class says who has to act."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .types import Completion
+
+
+class RLMError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(RLMError):
+    """The caller asked for something that cannot be: the sentence says what to change."""
+
+
+class EngineUnavailable(RLMError):
+    """Docker cannot be reached, or lacks the image: the sentence says how to start or build it."""
+
+
+class ModelError(RLMError):
+    """The provider did not give a usable reply.
+
+    Attributes:
+        status: the HTTP status, if there was a response.
+        request_id: the provider's id of the request, if it gave one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.request_id = request_id
+
+
+class SandboxError(RLMError):
+    """A sandbox failed."""
+
+
+class SandboxStartError(SandboxError):
+    """A container could not be created or did not come up in time."""
+
+
+class SandboxDied(SandboxError):
+    """A sandbox ended while it was in use (killed from outside, out of memory as a whole)."""
+
+
+class SandboxMisbehaved(SandboxError):
+    """A sandbox broke the protocol or a limit; it has been removed."""
+
+
+class LimitExceeded(RLMError):
+    """A limit of the run was reached and the caller asked for an error instead of a best answer.
+
+    Attributes:
+        partial: what the run had when it stopped, if it had started.
+    """
+
+    def __init__(self, message: str, *, partial: Completion | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
