@@ -20,7 +20,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 MAX_FRAME_BYTES: Final = MIB  # decoding costs memory in proportion to the frame, so the frame is what is bounded
-CHUNK_BYTES: Final = 512 * KIB  # half a frame: large enough for speed, small enough that a small message soon gets through
+CHUNK_BYTES: Final = 512 * KIB  # half a frame: fast enough, and a small message never waits long behind it
 INLINE_BYTES: Final = 32 * KIB  # values up to this size travel inside their message
 MAX_TEXT: Final = 256 * KIB  # of a text field (error texts); larger texts are payloads
 MAX_FIELDS: Final = 16  # more than any message has
