@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+from .errors import ConfigError
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -41,6 +43,12 @@ class Limits:
     max_context_bytes: int = 2 * GIB
     cell_seconds: float = 60.0
     max_output_chars: int = 20_000
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"Limits({name}={value!r}) allows nothing: give a number above 0, or None for no limit.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
-Outcome = Literal["ok", "error", "timeout", "died"]
+Outcome = Literal["ok", "error", "timeout", "died", "lost"]
 StopReason = Literal[
     "final",
     "max_iterations",

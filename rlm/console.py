@@ -1,0 +1,86 @@
+"""A run on the terminal: what each node said, ran and got, as it happens. What models and sandboxes say is shown as text,
+never interpreted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.syntax import Syntax
+from rich.text import Text
+
+from .events import (
+    CellFinished,
+    CellStarted,
+    Event,
+    ModelFailed,
+    RLMFinished,
+    RLMStarted,
+    RunFinished,
+    SandboxLost,
+    SubCallFinished,
+    SubCallStarted,
+    TurnStarted,
+)
+from .transcript import clip, describe
+
+SHOWN_CHARS: Final = 2_000  # of one output or answer: enough to follow a run; events.jsonl holds all
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, direction overrides and lone surrogates shown as escapes."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+class ConsoleView:
+    """Shows events on standard error."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+
+    def __call__(self, event: Event) -> None:
+        say = self._line
+        match event:
+            case RLMStarted():
+                size = f"{event.context_type} of {event.context_size:,}"
+                say(event, f"RLM on {event.model}, sandbox {event.sandbox[:12]}, context: {size}", "bold")
+            case TurnStarted():
+                self._console.print(Rule(Text(f"{event.node}  turn {event.turn} of {event.of}"), style="dim"))
+            case CellStarted():
+                code = Syntax(printable(clip(event.code, SHOWN_CHARS)), "python", background_color="default")
+                self._console.print(Panel(code, title=Text(f"{event.node}  cell {event.cell}"), title_align="left"))
+            case CellFinished():
+                shown = printable(describe(event.result, limit=SHOWN_CHARS))
+                style = "green" if event.result.outcome == "ok" else "red"
+                title = Text(f"{event.node}  {event.result.outcome}, {event.result.seconds:.2f} s")
+                self._console.print(Panel(Text(shown), title=title, title_align="left", border_style=style))
+            case SubCallStarted():
+                kind = "RLM" if event.recursive else "call"
+                say(event, f"{kind} to {event.model}: {_first_line(event.prompt)}", "cyan")
+            case SubCallFinished():
+                say(event, _first_line(event.text), "cyan" if event.ok else "red")
+            case ModelFailed():
+                say(event, f"{event.model} failed: {_first_line(event.error)}", "red")
+            case SandboxLost():
+                say(event, f"sandbox {event.sandbox[:12]} lost: {_first_line(event.reason)}", "red")
+            case RLMFinished():
+                title = Text(f"{event.node}  answer ({event.stop_reason}, {event.iterations} turns)")
+                shown = printable(clip(event.answer, SHOWN_CHARS))
+                self._console.print(Panel(Text(shown), title=title, title_align="left", border_style="bold green"))
+            case RunFinished():
+                cost = "unknown" if event.usage.cost_usd is None else f"${event.usage.cost_usd:.4f}"
+                tokens = f"{event.usage.input_tokens:,} + {event.usage.output_tokens:,} tokens"
+                say(event, f"{event.seconds:.1f} s, {event.usage.calls} model calls, {tokens}, cost {cost}", "dim")
+
+    def _line(self, event: Event, text: str, style: str) -> None:
+        self._console.print(Text(f"{event.node}  {text}", style=style, overflow="ellipsis", no_wrap=True))
+
+
+def _first_line(text: str) -> str:
+    return printable(text.strip().partition("\n")[0][:200])

@@ -1,0 +1,196 @@
+"""What happens in a run, as typed events: to a callback, to `events.jsonl`, to the terminal.
+
+Everything a sandbox or a model said arrives here unchanged; whoever shows it escapes it (see `console.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TextIO
+
+from .types import CellResult, StopReason, Usage
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Fields of every event: the run, the node and its parent (None for the root), order in the run, and time.
+
+    `seq` counts from 1 without gaps; `ts` is seconds since the epoch.
+    """
+
+    node: str = "0"
+    run_id: str = field(default="", kw_only=True)
+    seq: int = field(default=0, kw_only=True)
+    ts: float = field(default=0.0, kw_only=True)
+
+    @property
+    def parent(self) -> str | None:
+        """The node that called this one."""
+        return self.node.rpartition(".")[0] or None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """A completion begins."""
+
+    query: str | None
+    depth: int
+    models: Mapping[int, str]
+    context_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RLMStarted(Event):
+    """An RLM has its sandbox and its context. `level` is 0 for the root, `depth` what may still be called below."""
+
+    level: int
+    depth: int
+    model: str
+    sandbox: str
+    context_type: str
+    context_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxLost(Event):
+    """A sandbox died or misbehaved; a new one with the same context takes its place."""
+
+    sandbox: str
+    reason: str
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted(Event):
+    """The root model of an RLM is asked for turn `turn` (from 1) of `of`."""
+
+    turn: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReplied(Event):
+    """A model call has been paid. `role`: it drove an RLM (`root`) or answered a plain sub-call (`sub`)."""
+
+    role: Literal["root", "sub"]
+    model: str
+    text: str
+    finish_reason: str
+    usage: Usage
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFailed(Event):
+    """A model call gave no usable reply, after the client's retries."""
+
+    role: Literal["root", "sub"]
+    model: str
+    error: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellStarted(Event):
+    """A cell (numbered from 1 in its RLM) runs."""
+
+    cell: int
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellOutput(Event):
+    """Output of a running cell, as it appears. To the callback and the terminal only: `CellFinished` holds the record."""
+
+    cell: int
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFinished(Event):
+    """A cell has ended."""
+
+    cell: int
+    result: CellResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubCallStarted(Event):
+    """A cell of the parent calls a model (`recursive`: as an RLM). `batch` groups one `llm_batch`, 0 is a single call."""
+
+    prompt: str
+    model: str
+    recursive: bool
+    batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubCallFinished(Event):
+    """The answer (or, when not `ok`, the reason why there is none) goes back to the parent's cell."""
+
+    ok: bool
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RLMFinished(Event):
+    """An RLM has its answer."""
+
+    answer: str
+    stop_reason: StopReason
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    """The run is over. `error` is set instead of an answer when it failed."""
+
+    stop_reason: StopReason | None
+    usage: Usage
+    seconds: float
+    error: str | None = None
+
+
+OnEvent = Callable[[Event], None]
+
+
+class EventLog:
+    """Stamps the events of one run and hands them to the JSONL file and the listeners, in order."""
+
+    def __init__(self, run_id: str, file: TextIO, listeners: Sequence[OnEvent]) -> None:
+        self._run_id = run_id
+        self._file = file
+        self._listeners = listeners
+        self._seq = 0
+
+    def emit(self, event: Event) -> None:
+        """A listener that raises ends the run: an observer that fails is the caller's bug, not to be hidden."""
+        self._seq += 1
+        stamped = dataclasses.replace(event, run_id=self._run_id, seq=self._seq, ts=time.time())
+        if not isinstance(stamped, CellOutput):
+            self._file.write(to_json(stamped) + "\n")
+            self._file.flush()
+        for listener in self._listeners:
+            listener(stamped)
+
+
+def to_json(event: Event) -> str:
+    """One line of `events.jsonl`: ASCII, so that lone surrogates survive."""
+    fields = dataclasses.asdict(event)
+    head = {"v": SCHEMA_VERSION, "type": type(event).__name__, "parent": event.parent}
+    return json.dumps(head | fields, default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"an event holds a {type(value).__name__}")

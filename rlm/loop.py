@@ -1,0 +1,292 @@
+"""One RLM: ask the root model, run its cells, show it what they did, until it answers.
+
+The only module that knows the order of a turn; everything it calls is handed in by the orchestrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import anyio
+
+from . import prompts
+from .broker import Answered, Broker, Task
+from .budget import Refused, estimate_tokens
+from .calls import Calls
+from .config import Limits
+from .errors import SandboxError
+from .events import (
+    CellFinished,
+    CellOutput,
+    CellStarted,
+    EventLog,
+    RLMFinished,
+    RLMStarted,
+    SandboxLost,
+    TurnStarted,
+)
+from .models.base import Model
+from .prompts import PromptFacts, SystemPrompt
+from .sandbox.base import Answer, LoadedValue, Sandbox, SandboxFactory
+from .slots import LevelSlots
+from .transcript import Transcript, Turn, observation, parse
+from .types import CellResult, StopReason
+
+MAX_REBUILDS: Final = 3  # of one RLM's sandbox; after that its losses are not accidents
+LAST_TURN_SECONDS: Final = 60.0  # for the answer with what there is, once a limit is reached
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the RLMs of a run share.
+
+    `model_at` gives the model of a level, `by_name` the models that a call may ask for. `deadline` is on the event loop's
+    clock: the time at which the run stops to work and answers with what it has.
+    """
+
+    limits: Limits
+    calls: Calls
+    events: EventLog
+    slots: LevelSlots
+    sandboxes: SandboxFactory
+    run_id: str
+    system_prompt: SystemPrompt
+    model_at: Callable[[int], Model]
+    by_name: Mapping[str, Model]
+    deadline: float
+
+
+class _Stop(Exception):
+    """A limit ends the work of this RLM; its last turn follows."""
+
+    def __init__(self, reason: StopReason, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason: StopReason = reason
+
+
+async def rlm_loop(task: Task, services: Services) -> Answered:
+    """Run one RLM to its answer.
+
+    Raises:
+        Refused: the run may start no further RLM.
+        ModelError: the root model gives no usable reply.
+        SandboxError: sandboxes cannot be started, or were lost time and again.
+        ConfigError: the context cannot be built in a sandbox.
+    """
+    services.calls.budget.start_rlm()
+    below = services.model_at(task.level + 1)
+    broker = Broker(
+        task=task,
+        below=below,
+        by_name=services.by_name,
+        calls=services.calls,
+        child=partial(rlm_loop, services=services),
+        events=services.events,
+    )
+    facts = PromptFacts(
+        model=task.model.name,
+        sub_model=below.name,
+        models=tuple(services.by_name),
+        level=task.level,
+        depth=task.depth,
+        limits=services.limits,
+    )
+    async with services.slots.hold(task.level), _open_repl(task, services, broker.answer) as repl:
+        first = prompts.first_message(
+            query=task.query,
+            context_type=repl.context.type,
+            context_size=repl.context.size,
+            turns=services.limits.max_iterations,
+        )
+        rlm = _RLM(task, services, repl, Transcript.begin(services.system_prompt(facts), first))
+        answered = await rlm.run()
+    services.events.emit(
+        RLMFinished(
+            node=task.node,
+            answer=answered.answer,
+            stop_reason=answered.stop_reason,
+            iterations=answered.iterations,
+        )
+    )
+    return answered
+
+
+class _RLM:
+    """The turns of one RLM."""
+
+    def __init__(self, task: Task, services: Services, repl: _Repl, transcript: Transcript) -> None:
+        self._task = task
+        self._services = services
+        self._repl = repl
+        self._transcript = transcript
+        self._turns = 0
+
+    async def run(self) -> Answered:
+        stop = _Stop("deadline", "the time of the run is used up")
+        with anyio.CancelScope(deadline=self._services.deadline):
+            try:
+                return Answered(answer=await self._work(), stop_reason="final", iterations=self._turns)
+            except _Stop as limit:
+                stop = limit
+        answer = ""
+        with anyio.move_on_after(LAST_TURN_SECONDS):
+            answer = await self._last_turn(stop)
+        return Answered(answer=answer, stop_reason=stop.reason, iterations=self._turns)
+
+    async def _work(self) -> str:
+        limits = self._services.limits
+        errors = 0
+        while self._turns < limits.max_iterations:
+            self._turns += 1
+            try:
+                turn, cut_off = await self._ask()
+            except Refused as refused:
+                raise _Stop(refused.reason, str(refused)) from refused
+            results = [await self._repl.run(cell) for cell in turn.cells]
+            answer = await self._answer_in(turn, results)
+            if answer is not None:
+                return answer
+            succeeded = any(result.outcome == "ok" for result in results)
+            errors = 0 if succeeded else errors + 1
+            if limits.max_consecutive_errors is not None and errors >= limits.max_consecutive_errors:
+                raise _Stop("errors", f"{errors} turns in a row did not run any code without an error")
+            self._show(turn, results, cut_off=cut_off)
+        raise _Stop("max_iterations", f"all {limits.max_iterations} turns are used")
+
+    async def _ask(self, *, last: bool = False) -> tuple[Turn, bool]:
+        """The model's next reply: what it asks for, and whether it was cut off."""
+        node, limits = self._task.node, self._services.limits
+        self._services.events.emit(TurnStarted(node=node, turn=self._turns, of=limits.max_iterations))
+        budget, messages = self._services.calls.budget, self._transcript.messages
+        if self._task.level == 0:
+            budget.keep_for_last_turn(estimate_tokens(messages, None))
+        reply = await self._services.calls.complete(self._task.model, messages, node=node, role="root", last=last)
+        self._transcript = self._transcript.reply(reply.text)
+        cut_off = reply.finish_reason == "length"
+        return parse(reply.text, cut_off=cut_off), cut_off
+
+    async def _answer_in(self, turn: Turn, results: list[CellResult]) -> str | None:
+        """The final answer that a turn gave: in a cell, or in its text where no unseen output stands beside it."""
+        for result in reversed(results):
+            if result.answer is not None:
+                return result.answer
+        match turn.final:
+            case None:
+                return None
+            case final if final.kind == "variable":
+                result = await self._repl.run(f"FINAL_VAR({final.value!r})")
+                results.append(result)
+                return result.answer
+            case final:
+                return None if turn.cells else final.value
+
+    def _show(self, turn: Turn, results: list[CellResult], *, cut_off: bool) -> None:
+        limits = self._services.limits
+        parts = [observation(results, limit=limits.max_output_chars)] if results else [prompts.NOTHING_TO_DO]
+        if turn.cells and turn.final is not None and turn.final.kind == "text":
+            parts.append(prompts.FINAL_BESIDE_CODE)
+        if cut_off:
+            parts.append(prompts.CUT_OFF)
+        if self._turns < limits.max_iterations:
+            parts.append(prompts.turn_line(self._turns + 1, limits.max_iterations))
+        self._transcript = self._transcript.say("\n\n".join(parts))
+
+    async def _last_turn(self, stop: _Stop) -> str:
+        """One more reply, after which whatever the model said is the answer; the root's is paid from the reserve."""
+        self._transcript = self._transcript.say(prompts.last_turn_message(str(stop)))
+        try:
+            turn, _ = await self._ask(last=self._task.level == 0)
+        except Refused:
+            if self._task.level > 0:
+                raise
+            return ""
+        results = [await self._repl.run(cell, calls=False) for cell in turn.cells]
+        answer = await self._answer_in(turn, results)
+        if answer is not None:
+            return answer
+        return turn.final.value if turn.final is not None else turn.prose
+
+
+class _Repl:
+    """The sandbox of one RLM, replaced when it is lost."""
+
+    def __init__(self, task: Task, services: Services, answer: Answer, stack: AsyncExitStack) -> None:
+        self._task = task
+        self._services = services
+        self._answer = answer
+        self._stack = stack
+        self._cells = 0
+        self._rebuilds = 0
+        self._sandbox: Sandbox
+        self.context: LoadedValue
+
+    async def open(self) -> None:
+        task = self._task
+        self._sandbox = await self._stack.enter_async_context(
+            self._services.sandboxes(
+                run_id=self._services.run_id, node=task.node, depth=task.depth, context_bytes=task.context.size
+            )
+        )
+        self.context = await self._sandbox.load("context", task.context)
+
+    @property
+    def sandbox_id(self) -> str:
+        return self._sandbox.id
+
+    async def run(self, code: str, *, calls: bool = True) -> CellResult:
+        """Run a cell. A lost sandbox is told as a result: the run goes on in a new one."""
+        node, events = self._task.node, self._services.events
+        self._cells += 1
+        cell = self._cells
+        events.emit(CellStarted(node=node, cell=cell, code=code))
+        try:
+            result = await self._sandbox.run(
+                code,
+                seconds=self._services.limits.cell_seconds,
+                answer=self._answer if calls else None,
+                on_output=lambda stream, text: events.emit(
+                    CellOutput(node=node, cell=cell, stream=stream, text=text)
+                ),
+            )
+        except SandboxError as error:
+            result = await self._rebuild(error)
+        events.emit(CellFinished(node=node, cell=cell, result=result))
+        return result
+
+    async def _rebuild(self, error: SandboxError) -> CellResult:
+        self._rebuilds += 1
+        if self._rebuilds > MAX_REBUILDS:
+            raise error
+        lost = self._sandbox.id
+        await self._stack.aclose()
+        await self.open()
+        self._services.events.emit(
+            SandboxLost(node=self._task.node, sandbox=lost, reason=str(error), replacement=self._sandbox.id)
+        )
+        return CellResult(
+            outcome="lost",
+            error=f"The sandbox was lost during this cell ({error}) and replaced by a new one: only `context` is kept.",
+        )
+
+
+@asynccontextmanager
+async def _open_repl(task: Task, services: Services, answer: Answer) -> AsyncIterator[_Repl]:
+    async with AsyncExitStack() as stack:
+        repl = _Repl(task, services, answer, stack)
+        await repl.open()
+        services.events.emit(
+            RLMStarted(
+                node=task.node,
+                level=task.level,
+                depth=task.depth,
+                model=task.model.name,
+                sandbox=repl.sandbox_id,
+                context_type=repl.context.type,
+                context_size=repl.context.size,
+            )
+        )
+        yield repl

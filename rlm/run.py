@@ -1,0 +1,168 @@
+"""One run: its id, directory, budget and events around the root RLM."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import anyio
+
+from .broker import Answered, Task
+from .budget import Budget
+from .calls import Calls
+from .config import Limits, SandboxConfig
+from .console import ConsoleView
+from .errors import ConfigError
+from .events import (
+    Event,
+    EventLog,
+    OnEvent,
+    RLMStarted,
+    RunFinished,
+    RunStarted,
+    SandboxLost,
+    SubCallStarted,
+)
+from .logs import get_logger
+from .loop import Services, rlm_loop
+from .models.base import Model
+from .prompts import SystemPrompt, default_system_prompt
+from .sandbox.base import SandboxFactory
+from .sandbox.docker import DockerSandboxes
+from .sandbox.values import Value
+from .slots import LevelSlots
+from .types import Completion
+
+_log = get_logger("rlm.run")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How runs are made; see `Orchestrator` for the meaning of each."""
+
+    depth: int = 1
+    model: str | Model | None = None
+    sub_model: str | Model | None = None
+    level_models: Mapping[int, str | Model] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    sandboxes: SandboxFactory | None = None
+    system_prompt: SystemPrompt = default_system_prompt
+    run_root: Path | None = None
+    verbose: bool = False
+    on_event: OnEvent | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.depth, int) or self.depth < 0:
+            raise ConfigError(f"depth={self.depth!r} is not a number of levels: give 0, 1, 2, ...")
+
+
+async def run(*, options: Options, models: Mapping[int, Model], context: Value, query: str | None) -> Completion:
+    """Answer one question with a tree of RLMs; `models` has one for each level from 0 to max(1, depth).
+
+    Raises what `Orchestrator.completion` says.
+    """
+    limits = options.limits
+    slots = LevelSlots(slots=limits.max_sandboxes, levels=max(1, options.depth))
+    tally = _Tally()
+    listeners: list[OnEvent] = [tally]
+    if options.verbose:
+        listeners.append(ConsoleView())
+    if options.on_event is not None:
+        listeners.append(options.on_event)
+    run_id, directory = _run_directory(options.run_root)
+    with _new_file(directory / "events.jsonl") as file:
+        events = EventLog(run_id, file, listeners)
+        budget = Budget(limits)
+        calls = Calls(budget=budget, max_concurrent=limits.max_concurrent_calls, events=events)
+        services = Services(
+            limits=limits,
+            calls=calls,
+            events=events,
+            slots=slots,
+            sandboxes=options.sandboxes or DockerSandboxes(options.sandbox),
+            run_id=run_id,
+            system_prompt=options.system_prompt,
+            model_at=lambda level: models[min(level, max(models))],
+            by_name={model.name: model for model in models.values()},
+            deadline=math.inf if limits.max_seconds is None else anyio.current_time() + limits.max_seconds,
+        )
+        task = Task(node="0", level=0, depth=options.depth, context=context, query=query, model=models[0])
+        names = {level: model.name for level, model in models.items()}
+        events.emit(RunStarted(query=query, depth=options.depth, models=names, context_bytes=context.size))
+        answered, seconds = await _root(task, services)
+        (directory / "answer.txt").write_bytes(answered.answer.encode("utf-8", "surrogatepass"))
+    return Completion(
+        answer=answered.answer,
+        stop_reason=answered.stop_reason,
+        usage=budget.used,
+        by_model=calls.by_model,
+        by_node=calls.by_node,
+        seconds=seconds,
+        iterations=answered.iterations,
+        depth_reached=tally.depth_reached,
+        sub_calls=tally.sub_calls,
+        sandboxes=tally.sandboxes,
+        run_id=run_id,
+        run_dir=directory,
+    )
+
+
+async def _root(task: Task, services: Services) -> tuple[Answered, float]:
+    """Run the root RLM; however it ends, the record says so."""
+    started = time.perf_counter()
+    stop_reason, failure = None, "cancelled"
+    try:
+        answered = await rlm_loop(task, services)
+        stop_reason, failure = answered.stop_reason, None
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        seconds = time.perf_counter() - started
+        used = services.calls.budget.used
+        services.events.emit(RunFinished(stop_reason=stop_reason, usage=used, seconds=seconds, error=failure))
+        _log.info("run_finished", run=services.run_id, stop_reason=stop_reason, seconds=round(seconds, 3), error=failure)
+    return answered, seconds
+
+
+def _run_directory(root: Path | None) -> tuple[str, Path]:
+    """A new directory that only this user can read: it will hold the data and the answers."""
+    if root is None:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        root = Path(state) / "rlm" / "runs"
+    run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
+    directory = root / run_id
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"No run directory can be made in {root} ({error.strerror}): choose another with run_root.") from error
+    return run_id, directory
+
+
+def _new_file(path: Path) -> TextIO:
+    return path.open("x", encoding="ascii")
+
+
+class _Tally:
+    """Counts what a `Completion` reports."""
+
+    def __init__(self) -> None:
+        self.sandboxes = 0
+        self.sub_calls = 0
+        self.depth_reached = 0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RLMStarted() | SandboxLost():
+                self.sandboxes += 1
+            case SubCallStarted():
+                self.sub_calls += 1
+                self.depth_reached = max(self.depth_reached, event.node.count("."))

@@ -1,0 +1,196 @@
+"""The conversation of one RLM, as data: what a reply asks for, and what the model is shown of a cell.
+
+Pure. Imports types only.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from .types import CellResult, Message
+
+CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3"})
+
+_FENCE: Final = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
+_FINAL: Final = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(", re.MULTILINE)
+_STRING: Final = re.compile(
+    r'"""(?:[^\\]|\\.)*?"""|' r"'''(?:[^\\]|\\.)*?'''|" r'"(?:[^"\\\n]|\\.)*"|' r"'(?:[^'\\\n]|\\.)*'", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalAnswer:
+    """A final answer in a reply's text: the answer itself, or the name of the variable that holds it."""
+
+    kind: Literal["text", "variable"]
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one reply asks for; `prose` is its text without any code blocks."""
+
+    cells: tuple[str, ...]
+    final: FinalAnswer | None
+    prose: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """The messages of one RLM so far."""
+
+    messages: tuple[Message, ...]
+
+    @classmethod
+    def begin(cls, system: str, first: str) -> Transcript:
+        return cls(messages=(Message(role="system", content=system), Message(role="user", content=first)))
+
+    def reply(self, text: str) -> Transcript:
+        """With a reply of the model."""
+        return replace(self, messages=(*self.messages, Message(role="assistant", content=text)))
+
+    def say(self, text: str) -> Transcript:
+        """With what the model is told next; joined to what it was told just before, as roles have to alternate."""
+        *earlier, latest = self.messages
+        if latest.role == "user":
+            return replace(self, messages=(*earlier, Message(role="user", content=f"{latest.content}\n\n{text}")))
+        return replace(self, messages=(*self.messages, Message(role="user", content=text)))
+
+
+def parse(reply: str, *, cut_off: bool = False) -> Turn:
+    """Find the cells (fenced blocks marked `repl` or `python`) and the final answer (outside any block) of a reply.
+
+    Fences follow CommonMark: a block ends at a line with at least as many of the same marks, or with the text. Where the
+    reply was cut off, a block that ends with the text is left out: half a cell is worse than none.
+    """
+    cells: list[str] = []
+    prose: list[str] = []
+    fence = info = ""
+    block: list[str] = []
+    for line in reply.split("\n"):
+        match = _FENCE.match(line.rstrip("\r"))
+        if not fence:
+            if match:
+                fence, info, block = match["fence"], match["info"], []
+            else:
+                prose.append(line)
+        elif match and not match["info"].strip() and match["fence"].startswith(fence):
+            cells += _cell(info, block)
+            prose.append("")
+            fence = ""
+        else:
+            block.append(line)
+    if fence and not cut_off:
+        cells += _cell(info, block)
+    text = "\n".join(prose)
+    return Turn(cells=tuple(cells), final=_final(text), prose=text.strip())
+
+
+def _cell(info: str, lines: list[str]) -> list[str]:
+    language = info.split()[0].lower() if info.strip() else ""
+    return ["\n".join(lines)] if language in CELL_LANGUAGES and any(line.strip() for line in lines) else []
+
+
+def _final(prose: str) -> FinalAnswer | None:
+    found = None
+    position = 0
+    while match := _FINAL.search(prose, position):
+        end = _closing(prose, match.end())
+        if end is None:
+            return found
+        argument = prose[match.end() : end].strip()
+        value = _unquoted(argument)
+        found = FinalAnswer(kind="variable" if match["name"] == "FINAL_VAR" else "text", value=value)
+        position = end
+    return found
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the parenthesis opened just before `start` closes.
+
+    Brackets inside string literals do not count, unless counting them so leaves it open. An answer may hold brackets
+    without a partner (a smiley), so a closing one further on that would otherwise have none belongs to the answer too.
+    """
+    end = _balanced(text, start, strings=True)
+    if end is None:
+        end = _balanced(text, start, strings=False)
+    if end is None:
+        last = text.rfind(")", start)
+        return last if last >= 0 else None
+    following = _FINAL.search(text, end)
+    limit = following.start() if following else len(text)
+    while (further := _balanced(text, end + 1, strings=False, limit=limit)) is not None:
+        end = further
+    return end
+
+
+def _balanced(text: str, start: int, *, strings: bool, limit: int | None = None) -> int | None:
+    depth = 1
+    position = start
+    limit = len(text) if limit is None else limit
+    while position < limit:
+        character = text[position]
+        if strings and character in "\"'" and (literal := _STRING.match(text, position)):
+            position = literal.end()
+            continue
+        if character == "(":
+            depth += 1
+        elif character == ")":
+            depth -= 1
+            if depth == 0:
+                return position
+        position += 1
+    return None
+
+
+def _unquoted(argument: str) -> str:
+    """A single string literal stands for its value; anything else for itself."""
+    literal = _STRING.fullmatch(argument)
+    if literal is None:
+        return argument
+    try:
+        return str(ast.literal_eval(argument))
+    except (ValueError, SyntaxError):  # an escape that Python refuses: then it is not a literal
+        return argument
+
+
+def observation(results: Sequence[CellResult], *, limit: int) -> str:
+    """What the model is shown of a turn's cells; `limit` bounds the characters of each cell's output."""
+    many = len(results) > 1
+    return "\n\n".join(
+        (f"Cell {number} of {len(results)}:\n" if many else "") + describe(result, limit=limit)
+        for number, result in enumerate(results, 1)
+    )
+
+
+def describe(result: CellResult, *, limit: int) -> str:
+    """One cell's result as the model reads it: output, errors, and whether its variables are kept."""
+    parts = []
+    if result.stdout:
+        parts.append("Output:\n" + clip(result.stdout, limit))
+    if result.stderr:
+        parts.append("Standard error:\n" + clip(result.stderr, limit))
+    match result.outcome:
+        case "ok":
+            if not parts:
+                parts.append("The cell ran and printed nothing.")
+        case "error":
+            parts.append("The cell ended with an exception; what it assigned before is kept:\n" + clip(result.error, limit))
+        case "timeout" | "died":
+            parts.append(f"{clip(result.error, limit)}\nAll variables are as they were before this cell.")
+        case "lost":
+            parts.append(clip(result.error, limit))
+    return "\n".join(parts)
+
+
+def clip(text: str, limit: int) -> str:
+    """Head and tail of a long text, with the number of characters left out between them."""
+    if len(text) <= limit:
+        return text
+    head = limit * 2 // 3
+    tail = limit - head
+    return f"{text[:head]}\n[... {len(text) - limit:,} characters left out ...]\n{text[len(text) - tail :]}"

@@ -1,0 +1,93 @@
+"""In-memory stand-ins for what unit tests may not touch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from rlm.budget import Budget
+from rlm.calls import Calls
+from rlm.config import Limits
+from rlm.events import Event, EventLog
+from rlm.loop import Services
+from rlm.models.base import Model
+from rlm.prompts import default_system_prompt
+from rlm.sandbox.base import Answer, LoadedValue, OnOutput
+from rlm.sandbox.values import Value
+from rlm.slots import LevelSlots
+from rlm.types import CellResult
+
+Behaviour = Callable[[str, Answer | None], Awaitable[CellResult]]
+
+
+async def says_ok(code: str, answer: Answer | None) -> CellResult:
+    """A cell that prints its own code; `FINAL: x` answers x."""
+    final = code.removeprefix("FINAL: ") if code.startswith("FINAL: ") else None
+    return CellResult(outcome="ok", stdout=code, answer=final)
+
+
+@dataclass
+class FakeSandbox:
+    """Runs cells by calling a function; counts what is alive."""
+
+    id: str
+    behaviour: Behaviour
+    loaded: dict[str, Value] = field(default_factory=dict)
+
+    async def load(self, name: str, value: Value) -> LoadedValue:
+        self.loaded[name] = value
+        return LoadedValue(type="str", size=value.size)
+
+    async def run(
+        self,
+        code: str,
+        *,
+        seconds: float | None = None,
+        answer: Answer | None = None,
+        on_output: OnOutput | None = None,
+    ) -> CellResult:
+        return await self.behaviour(code, answer)
+
+
+class FakeSandboxes:
+    """A SandboxFactory of FakeSandboxes."""
+
+    def __init__(self, behaviour: Behaviour = says_ok) -> None:
+        self.behaviour = behaviour
+        self.started: list[tuple[str, int]] = []
+        self.alive = 0
+
+    @asynccontextmanager
+    async def __call__(self, *, run_id: str, node: str, depth: int, context_bytes: int) -> AsyncIterator[FakeSandbox]:
+        self.started.append((node, depth))
+        self.alive += 1
+        try:
+            yield FakeSandbox(id=f"sandbox-{len(self.started)}", behaviour=self.behaviour)
+        finally:
+            self.alive -= 1
+
+
+def services(
+    *models: Model,
+    limits: Limits | None = None,
+    sandboxes: FakeSandboxes | None = None,
+    seen: list[Event] | None = None,
+    deadline: float = float("inf"),
+) -> Services:
+    """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
+    limits = limits or Limits()
+    events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
+    return Services(
+        limits=limits,
+        calls=Calls(budget=Budget(limits), max_concurrent=limits.max_concurrent_calls, events=events),
+        events=events,
+        slots=LevelSlots(slots=8, levels=4),
+        sandboxes=sandboxes or FakeSandboxes(),
+        run_id="run",
+        system_prompt=default_system_prompt,
+        model_at=lambda level: models[min(level, len(models) - 1)],
+        by_name={model.name: model for model in models},
+        deadline=deadline,
+    )

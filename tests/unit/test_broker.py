@@ -1,0 +1,115 @@
+"""What a cell may ask for is decided by the host alone."""
+
+from collections.abc import Sequence
+
+import pytest
+from fakes import services
+from rlm.broker import Answered, Broker, Task
+from rlm.config import Limits
+from rlm.errors import ModelError, SandboxStartError
+from rlm.events import Event, SubCallFinished, SubCallStarted
+from rlm.models.scripted import ScriptedModel
+from rlm.sandbox.base import SandboxQuery
+from rlm.sandbox.values import Value, encode
+from rlm.types import Message, ModelReply, Usage
+
+pytestmark = pytest.mark.anyio
+
+SUB = ScriptedModel(lambda messages: f"read {messages[-1].content}", name="sub")
+
+
+def query(
+    prompt: str = "p", *, context: Value | None = None, model: str | None = None, recurse: bool | None = None
+) -> SandboxQuery:
+    return SandboxQuery(call=1, batch=0, prompt=prompt, context=context, model=model, recurse=recurse)
+
+
+def broker(
+    depth: int,
+    *,
+    sub: ScriptedModel = SUB,
+    tasks: list[Task] | None = None,
+    child_error: Exception | None = None,
+    seen: list[Event] | None = None,
+    limits: Limits | None = None,
+) -> Broker:
+    shared = services(ScriptedModel([], name="root"), sub, seen=seen, limits=limits)
+
+    async def child(task: Task) -> Answered:
+        if child_error is not None:
+            raise child_error
+        if tasks is not None:
+            tasks.append(task)
+        return Answered(answer=f"rlm {task.node}", stop_reason="final", iterations=1)
+
+    task = Task(node="0.2", level=1, depth=depth, context=encode(""), query=None, model=shared.model_at(0))
+    return Broker(
+        task=task, below=sub, by_name=shared.by_name, calls=shared.calls, child=child, events=shared.events
+    )
+
+
+async def test_depth_0_refuses_calls_in_words() -> None:
+    reply = await broker(0).answer(query())
+    assert not reply.ok
+    assert "No calls to models" in reply.text
+
+
+async def test_depth_1_is_a_plain_call_that_sees_its_prompt_alone() -> None:
+    assert (await broker(1).answer(query("hello"))).text == "read hello"
+    assert (await broker(1).answer(query("hello", recurse=True))).text == "read hello"
+
+
+async def test_deeper_calls_recurse_with_one_level_less() -> None:
+    tasks: list[Task] = []
+    asked = broker(3, tasks=tasks)
+    assert (await asked.answer(query("q", context=encode("text")))).text == "rlm 0.2.1"
+    assert (await asked.answer(query("q"))).text == "rlm 0.2.2"
+    assert [(task.level, task.depth, task.query) for task in tasks] == [(2, 2, "q"), (2, 2, "q")]
+    assert b"".join(tasks[1].context.pieces()) == b"q"
+
+
+async def test_a_call_may_ask_not_to_recurse() -> None:
+    assert (await broker(2).answer(query("x", recurse=False))).text == "read x"
+
+
+async def test_a_model_outside_the_run_is_refused_by_name() -> None:
+    reply = await broker(1).answer(query(model="gpt-unknown"))
+    assert not reply.ok
+    assert "gpt-unknown" in reply.text
+    assert "root, sub" in reply.text
+
+
+async def test_a_failed_model_is_told_in_words() -> None:
+    def fail(messages: Sequence[Message]) -> str:
+        raise ModelError("the provider answered 500", status=500)
+
+    reply = await broker(1, sub=ScriptedModel(fail, name="sub")).answer(query())
+    assert reply.text == "This call failed: the provider answered 500"
+
+
+async def test_a_child_whose_sandbox_does_not_start_costs_its_own_call_only() -> None:
+    reply = await broker(2, child_error=SandboxStartError("no space")).answer(query())
+    assert (reply.ok, reply.text) == (False, "This call failed: no space")
+
+
+async def test_a_call_that_the_budget_refuses_is_told_in_words() -> None:
+    reply = await broker(1, limits=Limits(max_lm_calls=1)).answer(query())
+    assert (reply.ok, reply.text) == (False, "This call was not made: the run's limit of 1 model calls is reached.")
+
+
+async def test_a_reply_that_was_cut_off_says_so() -> None:
+    def long(messages: Sequence[Message]) -> ModelReply:
+        return ModelReply(text="half", usage=Usage(calls=1), model="sub", finish_reason="length")
+
+    reply = await broker(1, sub=ScriptedModel(long, name="sub")).answer(query())
+    assert reply.text == "half\n[This reply was cut off at the model's token limit.]"
+
+
+async def test_every_call_is_told_as_events_under_its_own_node() -> None:
+    seen: list[Event] = []
+    await broker(1, seen=seen).answer(query())
+    calls = [event for event in seen if isinstance(event, SubCallStarted | SubCallFinished)]
+    assert [(type(event), event.node, event.parent) for event in calls] == [
+        (SubCallStarted, "0.2.1", "0.2"),
+        (SubCallFinished, "0.2.1", "0.2"),
+    ]

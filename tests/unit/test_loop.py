@@ -1,0 +1,214 @@
+"""One RLM: turns, final answers, limits, lost sandboxes."""
+
+from collections.abc import Sequence
+
+import anyio
+import pytest
+from fakes import FakeSandboxes, says_ok, services
+from rlm.broker import Answered, Task
+from rlm.config import Limits
+from rlm.errors import ModelError, SandboxDied
+from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
+from rlm.loop import Services, rlm_loop
+from rlm.models.scripted import ScriptedModel
+from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.sandbox.values import encode
+from rlm.types import CellResult, Message, ModelReply, Usage
+
+pytestmark = pytest.mark.anyio
+
+
+async def run(shared: Services, *, depth: int = 0) -> Answered:
+    task = Task(node="0", level=0, depth=depth, context=encode("the text"), query="why?", model=shared.model_at(0))
+    return await rlm_loop(task, shared)
+
+
+def cell(code: str) -> str:
+    return f"```repl\n{code}\n```"
+
+
+async def test_the_answer_of_a_cell_ends_the_loop() -> None:
+    seen: list[Event] = []
+    answered = await run(services(ScriptedModel([cell("look"), cell("FINAL: 42")]), seen=seen))
+    assert answered == Answered(answer="42", stop_reason="final", iterations=2)
+    assert [event.turn for event in seen if isinstance(event, TurnStarted)] == [1, 2]
+
+
+async def test_the_model_reads_what_its_cell_printed() -> None:
+    heard: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages[-1].content)
+        return cell("print") if len(messages) == 2 else "FINAL(done)"
+
+    await run(services(ScriptedModel(root)))
+    assert "why?" in heard[0]
+    assert "`context` is a str of 8 characters." in heard[0]
+    assert heard[1].startswith("Output:\nprint\n\nThis is turn 2 of 30.")
+
+
+async def test_a_text_answer_beside_code_with_unseen_output_is_not_taken() -> None:
+    replies = [cell("look") + "\nFINAL(a guess)", "FINAL(sure)"]
+    heard: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages[-1].content)
+        return replies[(len(messages) - 2) // 2]
+
+    assert (await run(services(ScriptedModel(root)))).answer == "sure"
+    assert "was not taken" in heard[1]
+
+
+async def test_a_final_variable_is_read_from_the_sandbox_after_the_cells_of_its_turn() -> None:
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        ran.append(code)
+        return CellResult(outcome="ok", answer="from the variable" if code.startswith("FINAL_VAR") else None)
+
+    ran: list[str] = []
+    model = ScriptedModel([cell("result = 1") + "\nFINAL_VAR(result)"])
+    answered = await run(services(model, sandboxes=FakeSandboxes(behaviour)))
+    assert answered.answer == "from the variable"
+    assert ran == ["result = 1", "FINAL_VAR('result')"]
+
+
+async def test_an_undefined_final_variable_is_an_error_that_the_model_reads() -> None:
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        return CellResult(outcome="error", error="NameError: there is no variable 'gone'")
+
+    heard: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages[-1].content)
+        return "FINAL_VAR(gone)" if len(messages) == 2 else "FINAL(then this)"
+
+    assert (await run(services(ScriptedModel(root), sandboxes=FakeSandboxes(behaviour)))).answer == "then this"
+    assert "NameError: there is no variable 'gone'" in heard[1]
+
+
+async def test_a_reply_without_code_or_answer_is_told_what_to_do() -> None:
+    heard: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages[-1].content)
+        return "Let me think." if len(messages) == 2 else "FINAL(done)"
+
+    await run(services(ScriptedModel(root)))
+    assert "held no code block" in heard[1]
+
+
+async def test_when_the_turns_are_used_the_model_answers_with_what_it_has() -> None:
+    def root(messages: Sequence[Message]) -> str:
+        return "FINAL(best guess)" if "You have to stop" in messages[-1].content else cell("look")
+
+    answered = await run(services(ScriptedModel(root), limits=Limits(max_iterations=3)))
+    assert answered == Answered(answer="best guess", stop_reason="max_iterations", iterations=3)
+
+
+async def test_a_last_reply_without_the_form_of_an_answer_is_itself_the_answer() -> None:
+    model = ScriptedModel(lambda messages: "It is probably 7." if "have to stop" in messages[-1].content else cell("x"))
+    answered = await run(services(model, limits=Limits(max_iterations=1)))
+    assert answered.answer == "It is probably 7."
+
+
+async def test_the_last_turn_is_paid_from_the_reserve() -> None:
+    model = ScriptedModel(lambda messages: "FINAL(x)" if "have to stop" in messages[-1].content else cell("look"))
+    shared = services(model, limits=Limits(max_lm_calls=4))
+    answered = await run(shared)
+    assert (answered.answer, answered.stop_reason) == ("x", "budget_calls")
+    assert shared.calls.budget.used.calls == 4
+
+
+async def test_turns_that_only_fail_end_the_work() -> None:
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        return CellResult(outcome="error", error="ZeroDivisionError: division by zero")
+
+    model = ScriptedModel(lambda messages: "FINAL(no)" if "have to stop" in messages[-1].content else cell("1/0"))
+    shared = services(model, sandboxes=FakeSandboxes(behaviour), limits=Limits(max_consecutive_errors=2))
+    assert await run(shared) == Answered(answer="no", stop_reason="errors", iterations=2)
+
+
+async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    model = ScriptedModel(lambda messages: "FINAL(late)" if "have to stop" in messages[-1].content else cell("wait"))
+    shared = services(model, sandboxes=FakeSandboxes(behaviour), deadline=anyio.current_time() + 0.01)
+    assert await run(shared) == Answered(answer="late", stop_reason="deadline", iterations=1)
+
+
+async def test_a_lost_sandbox_is_replaced_and_the_model_is_told() -> None:
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        if code == "die":
+            raise SandboxDied("it was killed")
+        return await says_ok(code, answer)
+
+    heard: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages[-1].content)
+        return cell("die") if len(messages) == 2 else "FINAL(alive)"
+
+    seen: list[Event] = []
+    sandboxes = FakeSandboxes(behaviour)
+    answered = await run(services(ScriptedModel(root), sandboxes=sandboxes, seen=seen))
+    assert answered.answer == "alive"
+    assert "replaced by a new one: only `context` is kept" in heard[1]
+    assert [type(event) for event in seen if isinstance(event, RLMStarted | SandboxLost)] == [RLMStarted, SandboxLost]
+    assert sandboxes.alive == 0
+
+
+async def test_a_sandbox_that_is_lost_again_and_again_ends_the_rlm_with_its_error() -> None:
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        raise SandboxDied("it was killed")
+
+    sandboxes = FakeSandboxes(behaviour)
+    with pytest.raises(SandboxDied, match="it was killed"):
+        await run(services(ScriptedModel(lambda messages: cell("die")), sandboxes=sandboxes))
+    assert len(sandboxes.started) == 4
+    assert sandboxes.alive == 0
+
+
+async def test_a_reply_cut_off_in_a_block_does_not_run_half_a_cell() -> None:
+    def root(messages: Sequence[Message]) -> ModelReply:
+        cut = len(messages) == 2
+        text = "```repl\nprint(1)\n```\n```repl\nprint(con" if cut else "FINAL(done)"
+        return ModelReply(text=text, usage=Usage(calls=1), model="m", finish_reason="length" if cut else "stop")
+
+    seen: list[Event] = []
+    await run(services(ScriptedModel(root), seen=seen))
+    assert [event.result.stdout for event in seen if isinstance(event, CellFinished)] == ["print(1)"]
+
+
+async def test_an_error_of_the_root_model_reaches_the_caller_and_leaves_no_sandbox() -> None:
+    def root(messages: Sequence[Message]) -> str:
+        raise ModelError("the provider said no", status=400)
+
+    sandboxes = FakeSandboxes()
+    with pytest.raises(ModelError, match="said no"):
+        await run(services(ScriptedModel(root), sandboxes=sandboxes))
+    assert sandboxes.alive == 0
+
+
+async def test_a_sub_call_with_depth_left_is_an_rlm_in_a_sandbox_of_its_own() -> None:
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        if code != "ask":
+            return await says_ok(code, answer)
+        assert answer is not None
+        query = SandboxQuery(call=1, batch=0, prompt="what?", context=encode("part"), model=None, recurse=None)
+        reply = await answer(query)
+        return CellResult(outcome="ok", answer=f"child said {reply.text}")
+
+    def root(messages: Sequence[Message]) -> str:
+        return cell("ask")
+
+    def child(messages: Sequence[Message]) -> str:
+        assert "what?" in messages[1].content
+        return "FINAL(blue)"
+
+    sandboxes = FakeSandboxes(behaviour)
+    shared = services(ScriptedModel(root, name="root"), ScriptedModel(child, name="child"), sandboxes=sandboxes)
+    answered = await run(shared, depth=2)
+    assert answered.answer == "child said blue"
+    assert sandboxes.started == [("0", 2), ("0.1", 1)]
+    assert shared.calls.by_node.keys() == {"0", "0.1"}

@@ -1,0 +1,118 @@
+"""What a reply asks for is found exactly; what is shown of a cell says what happened."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rlm.transcript import FinalAnswer, Transcript, clip, describe, observation, parse
+from rlm.types import CellResult
+
+
+def final_of(reply: str) -> str | None:
+    final = parse(reply).final
+    return None if final is None else final.value
+
+
+def test_only_blocks_marked_repl_or_python_are_cells() -> None:
+    reply = "Look:\n```repl\na = 1\n```\n```json\n{}\n```\n~~~python\nb = 2\n~~~\n```\nplain\n```\n"
+    assert parse(reply).cells == ("a = 1", "b = 2")
+
+
+def test_a_longer_fence_holds_shorter_ones() -> None:
+    assert parse('````repl\ntext = """\n```\nx\n```\n"""\n````').cells == ('text = """\n```\nx\n```\n"""',)
+
+
+def test_a_block_without_an_end_runs_unless_the_reply_was_cut_off() -> None:
+    reply = "```repl\na = 1\n```\n```repl\nprint(a"
+    assert parse(reply).cells == ("a = 1", "print(a")
+    assert parse(reply, cut_off=True).cells == ("a = 1",)
+
+
+def test_windows_line_ends_do_not_hide_a_block() -> None:
+    assert parse("```repl\r\na = 1\r\n```\r\n").cells == ("a = 1\r",)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("FINAL(42)", "42"),
+        ("I am sure.\nFINAL(42)\nThat is all (really).", "42"),
+        ('FINAL("a (b")', "a (b"),
+        ("FINAL('it\\'s')", "it's"),
+        ("FINAL(It's (nearly) done)", "It's (nearly) done"),
+        ("FINAL(a smile :) and more)", "a smile :) and more"),
+        ("FINAL(first :)\nsecond)", "first :)\nsecond"),
+        ("FINAL(sad :()", "sad :("),
+        ("FINAL(line one\nline two)", "line one\nline two"),
+        ("FINAL(call FINAL(x) to end)", "call FINAL(x) to end"),
+        ("FINAL(1)\nNo, wait.\nFINAL(2)", "2"),
+        ('FINAL("""two\nlines""")', "two\nlines"),
+        ("FINAL(f(x) = (x + 1))", "f(x) = (x + 1)"),
+        ("FINAL()", ""),
+    ],
+)
+def test_a_final_answer_in_the_text_is_taken_whole(reply: str, answer: str) -> None:
+    assert final_of(reply) == answer
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```repl\nFINAL(wrong)\n```",
+        "```text\nFINAL(wrong)\n```",
+        "> FINAL(wrong)",
+        "Use `FINAL(wrong)` to end.",
+        "I will say FINAL(wrong) later.",
+        "    FINAL(wrong)",
+        '"FINAL(wrong)"',
+        "FINALLY(wrong)",
+        "FINAL (wrong)",
+        "FINAL(never closed",
+    ],
+)
+def test_what_only_looks_like_a_final_answer_is_not_one(reply: str) -> None:
+    assert final_of(reply) is None
+
+
+def test_a_final_variable_is_a_name_with_or_without_quotes() -> None:
+    expected = FinalAnswer(kind="variable", value="result")
+    assert parse("FINAL_VAR(result)").final == parse('FINAL_VAR("result")').final == expected
+
+
+# What the text form promises: any answer without unpaired brackets or its own string quoting arrives as it was written.
+@given(st.text(alphabet=st.characters(exclude_characters="()`~'\"\\>", exclude_categories=["Cs", "Cc", "Z"])))
+def test_any_answer_without_brackets_or_quotes_arrives_as_written(answer: str) -> None:
+    assert final_of(f"Done.\nFINAL({answer})") == answer.strip()
+
+
+@given(st.text())
+def test_any_string_literal_arrives_byte_for_byte(answer: str) -> None:
+    literal = '"' + "".join(f"\\U{ord(character):08x}" for character in answer) + '"'
+    assert final_of(f"FINAL({literal})") == answer
+
+
+@given(st.text(alphabet=st.sampled_from(list("FINAL_VAR()`~ \n\"'\\>ax"))))
+def test_no_reply_breaks_the_parser(reply: str) -> None:
+    turn = parse(reply)
+    assert all(cell.strip() for cell in turn.cells)
+
+
+def test_a_transcript_alternates_roles_whatever_is_said_to_the_model() -> None:
+    transcript = Transcript.begin("be good", "question").say("more").reply("answer").say("a").say("b")
+    assert [message.role for message in transcript.messages] == ["system", "user", "assistant", "user"]
+    assert transcript.messages[-1].content == "a\n\nb"
+
+
+def test_a_long_output_shows_its_head_its_tail_and_how_much_is_missing() -> None:
+    shown = clip("a" * 600 + "b" * 600, 300)
+    assert shown.startswith("a" * 200 + "\n[... 900 characters left out ...]")
+    assert shown.endswith("b" * 100)
+
+
+def test_a_rolled_back_cell_says_that_its_variables_are_undone() -> None:
+    shown = describe(CellResult(outcome="timeout", error="The cell was stopped after 60 s."), limit=100)
+    assert shown == "The cell was stopped after 60 s.\nAll variables are as they were before this cell."
+
+
+def test_several_cells_are_shown_each_with_its_number() -> None:
+    shown = observation([CellResult(outcome="ok", stdout="1"), CellResult(outcome="ok")], limit=100)
+    assert shown == "Cell 1 of 2:\nOutput:\n1\n\nCell 2 of 2:\nThe cell ran and printed nothing."
