@@ -22,7 +22,7 @@ SCHEMA_VERSION: Final = 1
 class Event:
     """Fields of every event: the run, the node and its parent (None for the root), order in the run, and time.
 
-    `seq` counts from 1 without gaps; `ts` is seconds since the epoch.
+    `seq` counts the recorded events from 1 without gaps; `ts` is seconds since the epoch.
     """
 
     node: str = "0"
@@ -107,7 +107,9 @@ class CellStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOutput(Event):
-    """Output of a running cell, as it appears. To the callback and the terminal only: `CellFinished` holds the record."""
+    """Output of a running cell, as it appears. Not recorded, as `CellFinished` holds it all; `seq` is that of the event
+    recorded before it.
+    """
 
     cell: int
     stream: Literal["stdout", "stderr"]
@@ -174,9 +176,10 @@ class EventLog:
 
     def emit(self, event: Event) -> None:
         """A listener that raises ends the run: an observer that fails is the caller's bug, not to be hidden."""
-        self._seq += 1
+        recorded = not isinstance(event, CellOutput)
+        self._seq += recorded
         stamped = dataclasses.replace(event, run_id=self._run_id, seq=self._seq, ts=time.time())
-        if not isinstance(stamped, CellOutput):
+        if recorded:
             self._file.write(to_json(stamped) + "\n")
             self._file.flush()
         for listener in self._listeners:

@@ -1,6 +1,6 @@
 """The messages of the channel: what each end may say, and how it is packed.
 
-A message is one msgpack map: `{"type": <name>, <field>: <value>, ...}`. Fields are plain data; `unpack` checks every one
+A message is one msgpack map: `{"message": <name>, <field>: <value>, ...}`. Fields are plain data; `unpack` checks every one
 of them against the declared type before anything else sees it. Standard library and msgpack only.
 """
 
@@ -224,7 +224,7 @@ def pack(message: Message) -> bytes:
     for name, value in fields.items():
         if isinstance(value, Blob):
             fields[name] = [value.stream, value.size]
-    data: bytes = msgpack.packb({"type": type(message).__name__, **fields}, unicode_errors="surrogatepass")
+    data: bytes = msgpack.packb({"message": type(message).__name__, **fields}, unicode_errors="surrogatepass")
     if len(data) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a {type(message).__name__} message of {len(data)} bytes does not fit into a frame")
     return data
@@ -253,7 +253,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Message:
         raise ProtocolError("a frame does not hold a valid msgpack value") from error
     if type(fields) is not dict:
         raise ProtocolError("a frame does not hold a map")
-    name = fields.pop("type", None)
+    name = fields.pop("message", None)
     if type(name) is not str or name not in _TYPES:
         raise ProtocolError("a message has an unknown type")
     declared = _FIELDS[name]

@@ -1,0 +1,159 @@
+"""The worker's side of `llm_query` and `llm_batch`: many calls in flight, answers in any order, from any thread."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from rlm.protocol.messages import Execute, Load, Message, Query, Reply, Start
+
+from . import values
+from .link import Link, close_all, parcel, read_value
+
+Command = tuple[Message, list[int]]
+
+
+class LLMError(Exception):
+    """A model call gave no answer; the text says why."""
+
+
+class FailedQuery(str):
+    """Stands in the place of an answer that a batch did not get: says what happened, and is false."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Calls:
+    """Sends queries and hands out what the supervisor says, to the thread that waits for it.
+
+    No thread of its own (it would not live through a fork): of the threads that wait, one reads for all.
+    """
+
+    def __init__(self, link: Link, start: Start) -> None:
+        self._start = start
+        self._batches = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self.restart(link)
+
+    def restart(self, link: Link) -> None:
+        """Begin anew on another line: in a woken snapshot no other thread lives, and their locks mean nothing."""
+        self._link = link
+        self._changed = threading.Condition()
+        self._reading = False
+        self._in_flight: set[int] = set()
+        self._answers: dict[int, tuple[bool, str]] = {}
+        self._commands: deque[Command] = deque()
+
+    def next_command(self) -> Command:
+        """Wait for what the supervisor wants next. Raises EOFError or OSError when it is gone."""
+        self._wait_until(lambda: bool(self._commands))
+        return self._commands.popleft()
+
+    def _wait_until(self, done: Callable[[], bool]) -> None:
+        with self._changed:
+            while not done():
+                if self._reading:
+                    self._changed.wait()
+                    continue
+                self._reading = True
+                self._changed.release()
+                try:
+                    message, descriptors = self._link.receive()
+                finally:
+                    self._changed.acquire()
+                    self._reading = False
+                    self._changed.notify_all()
+                self._hand_out(message, descriptors)
+
+    def _hand_out(self, message: Message, descriptors: list[int]) -> None:
+        if isinstance(message, Reply):
+            text = read_value(message.text, descriptors).decode("utf-8", "surrogatepass")
+            close_all(descriptors)
+            if message.call in self._in_flight:
+                self._in_flight.discard(message.call)
+                self._answers[message.call] = message.ok, text
+        else:
+            self._commands.append((message, descriptors))
+
+    def ask(self, questions: Sequence[dict[str, Any]], *, at_once: int | None, batch: int) -> list[tuple[bool, str]]:
+        """Send queries, at most `at_once` waiting for an answer, and return the answers in order."""
+        most = self._start.max_calls_in_flight
+        window = min(at_once or most, most)
+        sent: list[int] = []
+        mine: set[int] = set()
+
+        def claimed(number: int) -> bool:
+            mine.intersection_update(self._in_flight)
+            free = len(mine) < window and len(self._in_flight) < most
+            if free:
+                mine.add(number)
+                self._in_flight.add(number)
+            return free
+
+        for question in questions:
+            number = next(self._numbers)
+            self._wait_until(partial(claimed, number))
+            sent.append(number)
+            with parcel() as packed:
+                fields = {name: packed.add(value) if type(value) is bytes else value for name, value in question.items()}
+                self._link.send(Query(cell=0, call=number, batch=batch, **fields), packed.descriptors)
+        self._wait_until(lambda: mine.isdisjoint(self._in_flight))
+        return [self._answers.pop(number) for number in sent]
+
+    # What the model's code calls
+
+    def llm_query(
+        self, prompt: str, context: object = None, *, model: str | None = None, recurse: bool | None = None
+    ) -> str:
+        """Ask a model, with `context` as further data; returns its answer. Raises LLMError when there is none."""
+        ok, text = self.ask([self._question(prompt, context, model, recurse)], at_once=None, batch=0)[0]
+        if not ok:
+            raise LLMError(text)
+        return text
+
+    def llm_batch(
+        self,
+        prompts: Sequence[str],
+        *,
+        contexts: Sequence[object] | None = None,
+        model: str | None = None,
+        recurse: bool | None = None,
+        max_concurrent: int | None = None,
+    ) -> list[str]:
+        """Ask many at once; returns the answers in order. A call that failed gives a false str that says why."""
+        if isinstance(prompts, str):
+            raise TypeError("llm_batch takes a list of prompts; for one prompt there is llm_query")
+        prompts = list(prompts)
+        if contexts is not None and len(contexts) != len(prompts):
+            raise ValueError(f"llm_batch got {len(prompts)} prompts and {len(contexts)} contexts")
+        if max_concurrent is not None and max_concurrent < 1:
+            raise ValueError("max_concurrent has to be at least 1")
+        pairs = zip(prompts, contexts if contexts is not None else itertools.repeat(None), strict=False)
+        questions = [self._question(prompt, context, model, recurse) for prompt, context in pairs]
+        answers = self.ask(questions, at_once=max_concurrent, batch=next(self._batches))
+        return [text if ok else FailedQuery(text) for ok, text in answers]
+
+    def _question(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> dict[str, Any]:
+        if not isinstance(prompt, str):
+            raise TypeError(f"a prompt has to be a str, not {type(prompt).__name__}; put data into context=")
+        if not (model is None or isinstance(model, str)) or not (recurse is None or isinstance(recurse, bool)):
+            raise TypeError("model= takes a name, recurse= takes True or False")
+        kind, encoded = "text", None
+        if context is not None and (self._start.depth < 2 or recurse is False):
+            prompt = f"{prompt}\n\n{values.as_text(context)}"
+        elif context is not None:
+            kind, encoded = values.encode(context)
+        return {
+            "prompt": prompt.encode("utf-8", "surrogatepass"),
+            "context": encoded,
+            "context_kind": kind,
+            "model": model,
+            "recurse": recurse,
+        }

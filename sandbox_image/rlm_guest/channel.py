@@ -1,0 +1,101 @@
+"""The guest's end of the channel to the host."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from rlm.protocol.connection import Connection, Role
+from rlm.protocol.messages import CHUNK_BYTES, Blob, Chunk, Message, Payload, ProtocolError
+
+from .link import descriptor_of
+
+READ_BYTES = 1 << 20
+
+
+class Channel:
+    """Blocking writes (a slow host slows the guest), reads of what there is. Large values go through memory files."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._connection = Connection(Role.GUEST)
+        self._values: dict[int, int] = {}  # the memory file of each value that is still coming
+        self._streams = 0
+
+    @classmethod
+    def over_standard_streams(cls) -> Channel:
+        """Takes the place of standard input and output, which become /dev/null."""
+        reader, writer = os.dup(0), os.dup(1)  # dup makes them close on exec
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.close(null)
+        return cls(reader, writer)
+
+    @classmethod
+    def over_socket(cls, path: str) -> Channel:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)
+        descriptor = sock.detach()
+        return cls(descriptor, descriptor)
+
+    def close(self) -> None:
+        os.close(self.reader)
+        if self.writer != self.reader:
+            os.close(self.writer)
+
+    def send(self, message: Message) -> None:
+        view = memoryview(self._connection.send(message))
+        while view:
+            view = view[os.write(self.writer, view) :]
+
+    def send_value(self, payload: Payload, descriptors: list[int]) -> Payload:
+        """Send a worker's large value ahead; returns the field that stands for it here.
+
+        Raises:
+            ProtocolError: the worker's descriptor does not hold what it should.
+        """
+        if isinstance(payload, bytes):
+            return payload
+        descriptor = descriptor_of(payload, descriptors)
+        self._streams += 1
+        sent = 0
+        while sent < payload.size:
+            data = os.pread(descriptor, min(CHUNK_BYTES, payload.size - sent), sent)
+            if not data:
+                raise ProtocolError("a value is shorter than announced")
+            self.send(Chunk(stream=self._streams, data=data))
+            sent += len(data)
+        return Blob(stream=self._streams, size=payload.size)
+
+    def receive(self) -> list[Message]:
+        """The messages that have come, large values put aside for `take_value`.
+
+        Raises:
+            EOFError: the host is gone.
+        """
+        data = os.read(self.reader, READ_BYTES)
+        if not data:
+            raise EOFError
+        self._connection.receive_data(data)
+        messages = []
+        while (message := self._connection.next_message()) is not None:
+            if isinstance(message, Chunk):
+                self._keep(message)
+            else:
+                messages.append(message)
+        return messages
+
+    def _keep(self, chunk: Chunk) -> None:
+        if chunk.stream not in self._values:
+            self._values[chunk.stream] = os.memfd_create("value", os.MFD_CLOEXEC)
+        view = memoryview(chunk.data)
+        while view:
+            view = view[os.write(self._values[chunk.stream], view) :]
+
+    def take_value(self, payload: Payload) -> tuple[Payload, list[int]]:
+        """A host's value as a worker gets it: the field, and the descriptors to pass along (and close)."""
+        if isinstance(payload, bytes):
+            return payload, []
+        return Blob(stream=0, size=payload.size), [self._values.pop(payload.stream)]

@@ -1,0 +1,61 @@
+"""What a cell writes to a standard stream: passed on as it appears, bounded, counted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from rlm.protocol.messages import CHUNK_BYTES
+
+READ_BYTES = 256 * 1024
+F_SETPIPE_SZ = 1031  # fcntl(2), Linux
+
+
+class Capture:
+    """The reading end of the pipe that is a standard stream of the worker.
+
+    The first half of `keep` bytes of a cell is passed on at once; of the rest the last half is held until the cell ends.
+    """
+
+    def __init__(self, *, keep: int) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        fcntl.fcntl(self.writer, F_SETPIPE_SZ, READ_BYTES)
+        self._half = max(1, keep // 2)
+        self.total = 0
+        self._sent = 0
+        self._tail = bytearray()
+
+    def begin(self) -> None:
+        """A new cell: what nobody has read of the last one is dropped."""
+        self.read()
+        self.total = self._sent = 0
+        self._tail.clear()
+
+    def read(self) -> bytes:
+        """Read what there is, once; returns the part to pass on now."""
+        try:
+            data = os.read(self.reader, READ_BYTES)
+        except BlockingIOError:
+            return b""
+        self.total += len(data)
+        now = data[: self._half - self._sent]
+        self._sent += len(now)
+        self._tail += data[len(now) :]
+        if len(self._tail) > 2 * self._half:
+            del self._tail[: -self._half]
+        return now
+
+    def finish(self) -> tuple[bytes, bytes]:
+        """Read all there is; returns what to pass on of the head, and the tail."""
+        head = b""
+        before = -1
+        while before != self.total:
+            before = self.total
+            head += self.read()
+        return head, bytes(self._tail[-self._half :])
+
+
+def pieces(data: bytes) -> list[bytes]:
+    """Data in parts that each fit into a message."""
+    return [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]

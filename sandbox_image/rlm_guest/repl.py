@@ -1,0 +1,178 @@
+"""The REPL: cells as Python runs them, in one module namespace."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import builtins
+import difflib
+import inspect
+import io
+import linecache
+import os
+import sys
+import traceback
+import types
+from dataclasses import dataclass
+from typing import Any
+
+from .calls import Calls, LLMError
+
+MAX_ERROR_CHARS = 30_000  # of a traceback: it has to fit into a packet, however its characters are encoded
+SHOWN_CHARS = 80  # of a variable's value in SHOW_VARS
+
+_OWN_FILES = os.path.dirname(__file__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a cell ended: its traceback (empty if none), and the final answer that it gave, if any."""
+
+    error: str
+    answer: str | None
+
+
+class Repl:
+    """Runs cells; assignments persist, also those before an exception."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._main = types.ModuleType("__main__")
+        self._main.__dict__["__builtins__"] = builtins
+        sys.modules["__main__"] = self._main
+        self.namespace = self._main.__dict__
+        self._final: str | None = None
+        self._answer: dict[str, Any] = {"content": "", "ready": False}
+        self._given: dict[str, Any] = {
+            "llm_query": calls.llm_query,
+            "llm_batch": calls.llm_batch,
+            "rlm_query": calls.llm_query,
+            "llm_query_batched": calls.llm_batch,
+            "rlm_query_batched": calls.llm_batch,
+            "LLMError": LLMError,
+            "FINAL": self._set_final,
+            "FINAL_VAR": self._set_final_var,
+            "SHOW_VARS": self._show_vars,
+        }
+        self.namespace |= {"answer": self._answer, "context": None}
+
+    def run(self, code: str, filename: str) -> Ended:
+        """Run one cell. A final answer counts only where the cell ended without an error."""
+        self._final = None
+        self.namespace.update(self._given)
+        sys.modules["__main__"] = self._main
+        sys.stdin, sys.stdout, sys.stderr = _stream(0), _stream(1), _stream(2)
+        linecache.cache[filename] = len(code), None, code.splitlines(keepends=True), filename
+        error = ""
+        try:
+            self._execute(code, filename)
+        except SystemExit as ended:
+            if ended.code not in (None, 0):
+                error = f"SystemExit: {_safely(str, ended.code)}"
+        except BaseException as problem:  # whatever the model's code raises is a result
+            error = _safely(_describe, problem)
+        self.flush()
+        return Ended(error=error, answer=None if error else self._answer_given())
+
+    def flush(self) -> None:
+        """Write out what the standard streams hold: a fork must not write it a second time."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:  # noqa: S112 - the model's code may have put anything in its place
+                continue
+
+    def _execute(self, code: str, filename: str) -> None:
+        tree = ast.parse(code, filename)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        self._evaluate(tree, filename, "exec")
+        if last is not None:
+            value = self._evaluate(ast.Expression(last.value), filename, "eval")
+            if value is not None:
+                self.namespace["_"] = value
+                sys.stdout.write(repr(value) + "\n")
+
+    def _evaluate(self, tree: ast.Module | ast.Expression, filename: str, mode: str) -> Any:
+        compiled = compile(tree, filename, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        value = eval(compiled, self.namespace)  # noqa: S307 - running code is what a REPL is for
+        if compiled.co_flags & inspect.CO_COROUTINE:  # the cell awaits at its top level
+            return asyncio.run(value)
+        return value
+
+    def _answer_given(self) -> str | None:
+        if self._final is not None:
+            return self._final
+        answer = self.namespace.get("answer")
+        if not isinstance(answer, dict) or not answer.get("ready"):
+            return None
+        return _safely(str, answer.get("content", ""))
+
+    # What the model's code calls
+
+    def _set_final(self, value: object) -> None:
+        """Give the final answer; the cell goes on, and the last call counts."""
+        self._final = str(value)
+
+    def _set_final_var(self, name: object) -> None:
+        """Give a variable, by its name, as the final answer."""
+        if not isinstance(name, str):
+            self._final = str(name)
+            return
+        name = name.strip().strip("\"'")
+        if name not in self.namespace:
+            near = difflib.get_close_matches(name, self._variables(), n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else "; SHOW_VARS() lists the variables"
+            raise NameError(f"FINAL_VAR: there is no variable {name!r}{hint}")
+        self._final = str(self.namespace[name])
+
+    def _show_vars(self) -> None:
+        """The variables, one a line: name, type, size, beginning of the value."""
+        lines = []
+        for name, value in self._variables().items():
+            size = f" ({len(value):,})" if isinstance(value, str | bytes | list | dict | tuple | set) else ""
+            shown = value[:SHOWN_CHARS] if isinstance(value, str | bytes) else value
+            lines.append(f"{name}: {type(value).__name__}{size} = {_safely(repr, shown)[:SHOWN_CHARS]}")
+        text = "\n".join(lines) or "There are no variables yet."
+        sys.stdout.write(text + "\n")
+
+    def _variables(self) -> dict[str, Any]:
+        hidden = {"answer", "_", *self._given}
+        return {
+            name: value
+            for name, value in self.namespace.items()
+            if name not in hidden and not name.startswith("__") and not isinstance(value, types.ModuleType)
+        }
+
+
+def _stream(number: int) -> io.TextIOWrapper:
+    """A standard stream of its own for each cell; what cannot be encoded is written as an escape."""
+    raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
+    buffered = io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", line_buffering=number != 0)
+
+
+def _describe(problem: BaseException) -> str:
+    """The traceback without the frames of this package."""
+    summary = traceback.TracebackException.from_exception(problem, compact=True)
+    _hide_own_frames(summary)
+    text = "".join(summary.format()).rstrip()
+    if len(text) <= MAX_ERROR_CHARS:
+        return text
+    half = MAX_ERROR_CHARS // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
+
+
+def _hide_own_frames(summary: traceback.TracebackException) -> None:
+    frames = [frame for frame in summary.stack if not frame.filename.startswith(_OWN_FILES)]
+    summary.stack = traceback.StackSummary.from_list(frames)
+    for cause in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
+        if cause is not None:
+            _hide_own_frames(cause)
+
+
+def _safely(show: Any, value: object) -> str:
+    """What `show` makes of a value, or a sentence where the value's own code does not allow it."""
+    try:
+        text = show(value)
+        return text if type(text) is str else str(text)
+    except BaseException as problem:
+        return f"<{type(problem).__name__} while showing an object of the cell>"

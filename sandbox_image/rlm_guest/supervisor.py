@@ -1,0 +1,356 @@
+"""PID 1 of a sandbox: owns the channel, runs the worker, and puts its snapshot in its place when it goes wrong.
+
+    python -m rlm_guest.supervisor --digest HEX [--unix PATH]
+
+Whatever comes from the worker is hostile, as the model's code can speak on the worker's line. All that it can bring about
+on the channel is queries while a cell runs and one result a cell, under numbers that are set here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from rlm.protocol.messages import (
+    VERSION,
+    Execute,
+    Load,
+    Loaded,
+    Message,
+    Outcome,
+    Output,
+    Payload,
+    ProtocolError,
+    Query,
+    Ready,
+    Reply,
+    Result,
+    Start,
+    pack,
+    unpack,
+)
+
+from . import processes
+from .channel import Channel
+from .link import Link, close_all
+from .output import Capture, pieces
+from .worker import SNAPSHOT, Worker
+
+NO_CELL = "This call was not made: no cell is running."
+TOO_MANY = "This call was not made: too many calls wait for an answer."
+TOO_LATE = "The cell ended before this call was answered."
+STATUS_SECONDS = 0.2  # between the end of a process's line and the news of its death
+
+
+class SandboxLost(Exception):
+    """There is no worker left and no snapshot to take its place: the host has to make a new sandbox."""
+
+
+class Cell:
+    """The running cell: its clock, which stands still while calls wait for answers, and those calls."""
+
+    def __init__(self, number: int, seconds: float) -> None:
+        self.number = number
+        self.allowed = seconds
+        self.calls: dict[int, int] = {}  # the number on the channel -> the worker's own
+        self.snapshot_taken = False
+        self.snapshot_expected = True
+        self._used = 0.0
+        self._since = time.monotonic()
+
+    def asked(self, ours: int, theirs: int) -> None:
+        if not self.calls:
+            self._used += time.monotonic() - self._since
+        self.calls[ours] = theirs
+
+    def answered(self, ours: int) -> int | None:
+        theirs = self.calls.pop(ours, None)
+        if theirs is not None and not self.calls:
+            self._since = time.monotonic()
+        return theirs
+
+    @property
+    def used(self) -> float:
+        return self._used if self.calls else self._used + time.monotonic() - self._since
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the cell has to be stopped; None while its clock stands still."""
+        return None if self.calls else max(0.0, self.allowed - self.used)
+
+
+class Supervisor:
+    """Serves one channel until the host closes it."""
+
+    def __init__(self, channel: Channel, start: Start) -> None:
+        self._channel = channel
+        self._start = start
+        self._cell: Cell | None = None
+        self._snapshot: tuple[int, Link] | None = None
+        self._calls = 0
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._stdout = Capture(keep=start.max_output_bytes)
+        self._stderr = Capture(keep=start.max_output_bytes)
+        self._selector = selectors.DefaultSelector()
+        self._link, theirs = Link.pair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                for end in (self._link, channel, self._selector):
+                    end.close()
+                close_all([self._stdout.reader, self._stderr.reader])
+                os.dup2(self._stderr.writer, 2)
+                Worker(theirs, start, stdout=self._stdout.writer, stderr=self._stderr.writer).serve()
+            finally:
+                os._exit(70)  # whatever happens, this process must never go on as a second supervisor
+        theirs.close()
+        processes.be_unreadable()
+        processes.adopt_orphans()
+        self._watch_children()
+        self._watch_worker()
+        register = self._selector.register
+        register(channel.reader, selectors.EVENT_READ, self._hear_host)
+        register(self._stdout.reader, selectors.EVENT_READ, lambda: self._pass_on(1, self._stdout.read()))
+        register(self._stderr.reader, selectors.EVENT_READ, lambda: self._pass_on(2, self._stderr.read()))
+
+    def serve(self) -> None:
+        """Do what the host says.
+
+        Raises:
+            EOFError: the host is gone.
+            SandboxLost: nothing is left to serve with.
+        """
+        while True:
+            left = self._cell.left if self._cell else None
+            for key, _ in self._selector.select(left):
+                handle: Callable[[], None] = key.data
+                handle()
+            if self._cell and self._cell.left == 0.0:
+                self._roll_back("timeout", f"The cell was stopped: it used up its {self._cell.allowed:g} seconds.")
+
+    # The host
+
+    def _hear_host(self) -> None:
+        for message in self._channel.receive():
+            match message:
+                case Load():
+                    self._forward(message, message.value)
+                case Execute():
+                    self._cell = Cell(message.cell, message.seconds)
+                    self._stdout.begin()
+                    self._stderr.begin()
+                    self._forward(message, message.code)
+                case Reply():
+                    theirs = self._cell.answered(message.call) if self._cell else None
+                    value, descriptors = self._channel.take_value(message.text)
+                    if theirs is None:  # its cell has ended meanwhile
+                        close_all(descriptors)
+                    else:
+                        self._to_worker(replace(message, call=theirs, text=value), descriptors)
+
+    def _forward(self, message: Load | Execute, payload: Payload) -> None:
+        value, descriptors = self._channel.take_value(payload)
+        field = "value" if isinstance(message, Load) else "code"
+        self._to_worker(replace(message, **{field: value}), descriptors)
+
+    # The worker
+
+    def _watch_worker(self) -> None:
+        self._link.set_blocking(False)
+        self._selector.register(self._link, selectors.EVENT_READ, self._talk)
+
+    def _to_worker(self, message: Message, descriptors: list[int]) -> None:
+        self._unsent.append((pack(message), descriptors))
+        self._talk_to()
+
+    def _talk_to(self) -> None:
+        """Send what the worker takes; a worker that does not listen must not stop this process."""
+        try:
+            while self._unsent:
+                data, descriptors = self._unsent[0]
+                self._link.send_bytes(data, descriptors)
+                self._unsent.popleft()
+                close_all(descriptors)
+            events = selectors.EVENT_READ
+        except BlockingIOError:
+            events = selectors.EVENT_READ | selectors.EVENT_WRITE
+        except OSError:  # it is gone: its line says so to the reader
+            self._drop_unsent()
+            events = selectors.EVENT_READ
+        self._selector.modify(self._link, events, self._talk)
+
+    def _drop_unsent(self) -> None:
+        while self._unsent:
+            close_all(self._unsent.popleft()[1])
+
+    def _talk(self) -> None:
+        if self._unsent:
+            self._talk_to()
+        try:
+            data, descriptors = self._link.receive_bytes()
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        try:
+            if not data:
+                self._worker_left()
+            elif data.startswith(SNAPSHOT) and self._cell and self._cell.snapshot_expected:
+                self._keep_snapshot(data, descriptors)
+            else:
+                self._hear_worker(unpack(data), descriptors)
+        except ProtocolError as error:
+            self._roll_back("died", f"The cell broke the line to its supervisor: {error}.")
+        finally:
+            close_all(descriptors)
+
+    def _keep_snapshot(self, data: bytes, descriptors: list[int]) -> None:
+        assert self._cell is not None
+        self._cell.snapshot_expected = False
+        pid = int.from_bytes(data[len(SNAPSHOT) :], "big")
+        if pid > 1 and len(descriptors) == 1:
+            self._snapshot = pid, Link.adopt(os.dup(descriptors[0]))
+            self._cell.snapshot_taken = True
+
+    def _hear_worker(self, message: Message, descriptors: list[int]) -> None:
+        match message:
+            case Query():
+                self._ask_host(message, descriptors)
+            case Result() if self._cell and message.outcome in ("ok", "error"):
+                answer = message.answer and self._channel.send_value(message.answer, descriptors)
+                self._end_cell(message.outcome, message.error, answer)
+            case Loaded():
+                self._channel.send(message)
+            case _:
+                raise ProtocolError(f"{type(message).__name__} is not legal now")
+
+    def _ask_host(self, query: Query, descriptors: list[int]) -> None:
+        cell = self._cell
+        if cell is None or len(cell.calls) >= self._start.max_calls_in_flight:
+            self._refuse(query.call, NO_CELL if cell is None else TOO_MANY)
+            return
+        prompt = self._channel.send_value(query.prompt, descriptors)
+        context = None if query.context is None else self._channel.send_value(query.context, descriptors)
+        self._calls += 1
+        cell.asked(self._calls, query.call)
+        self._channel.send(replace(query, cell=cell.number, call=self._calls, prompt=prompt, context=context))
+
+    def _refuse(self, call: int, why: str) -> None:
+        self._to_worker(Reply(call=call, ok=False, text=why.encode()), [])
+
+    # The end of a cell
+
+    def _worker_left(self) -> None:
+        """The worker's line has ended: with its process, or because its code closed it."""
+        deadline = time.monotonic() + STATUS_SECONDS
+        ended = processes.reap()
+        while self._pid not in ended and time.monotonic() < deadline:
+            time.sleep(0.001)
+            ended |= processes.reap()
+        if self._pid in ended:
+            self._roll_back("died", f"The cell did not end: {processes.how_it_ended(ended[self._pid])}.")
+        else:
+            self._roll_back("died", "The cell did not end: it closed the line to its supervisor.")
+
+    def _roll_back(self, outcome: Outcome, error: str) -> None:
+        """The snapshot takes the worker's place."""
+        if self._cell is None or self._snapshot is None:
+            raise SandboxLost(error)
+        pid, link = self._snapshot
+        self._snapshot = None
+        processes.kill_others({pid})
+        self._selector.unregister(self._link)
+        self._link.close()
+        self._drop_unsent()
+        self._pid, self._link = pid, link
+        self._watch_worker()
+        self._end_cell(outcome, error, None)
+
+    def _end_cell(self, outcome: Outcome, error: str, answer: Payload | None) -> None:
+        assert self._cell is not None
+        cell = self._cell
+        seconds = cell.used
+        snapshot = {self._snapshot[0]} if self._snapshot else set()
+        processes.kill_others({self._pid} | snapshot)
+        for number, capture in ((1, self._stdout), (2, self._stderr)):
+            head, tail = capture.finish()
+            self._pass_on(number, head + tail)
+        self._channel.send(
+            Result(
+                cell=cell.number,
+                outcome=outcome,
+                error=error,
+                answer=answer,
+                stdout_bytes=self._stdout.total,
+                stderr_bytes=self._stderr.total,
+                snapshot=cell.snapshot_taken,
+                seconds=seconds,
+            )
+        )
+        self._cell = None
+        if self._snapshot:
+            pid, link = self._snapshot
+            self._snapshot = None
+            with contextlib.suppress(ProcessLookupError):  # the cell may have killed it
+                os.kill(pid, signal.SIGKILL)
+            link.close()
+        if outcome in ("ok", "error"):
+            for theirs in cell.calls.values():
+                self._refuse(theirs, TOO_LATE)
+
+    def _pass_on(self, stream: int, data: bytes) -> None:
+        if self._cell:
+            for piece in pieces(data):
+                self._channel.send(Output(cell=self._cell.number, stream=stream, data=piece))
+
+    # Children
+
+    def _watch_children(self) -> None:
+        """A worker may die while a child of its own still holds its line, so deaths are watched too."""
+        awake, self._wakeup = socket.socketpair()
+        for end in (awake, self._wakeup):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # with no handler Python would not write to it
+        self._selector.register(awake, selectors.EVENT_READ, lambda: self._children_ended(awake))
+
+    def _children_ended(self, awake: socket.socket) -> None:
+        awake.recv(4096)
+        ended = processes.reap()
+        if self._pid in ended:
+            self._roll_back("died", f"The cell did not end: {processes.how_it_ended(ended[self._pid])}.")
+
+
+def main() -> None:
+    """Serve one host over the standard streams or a socket; ends when it is gone."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--digest", required=True)
+    parser.add_argument("--unix", metavar="PATH")
+    arguments = parser.parse_args()
+    channel = Channel.over_standard_streams() if arguments.unix is None else Channel.over_socket(arguments.unix)
+    channel.send(Ready(version=VERSION, digest=arguments.digest, python=platform.python_version()))
+    try:
+        messages: list[Message] = []
+        while not messages:
+            messages = channel.receive()
+        start = messages[0]
+        assert isinstance(start, Start)  # the connection lets nothing else pass
+        Supervisor(channel, start).serve()
+    except EOFError:
+        processes.kill_others(set())
+    except (SandboxLost, BrokenPipeError) as error:
+        processes.kill_others(set())
+        raise SystemExit(f"rlm guest: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

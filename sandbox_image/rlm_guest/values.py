@@ -1,0 +1,104 @@
+"""The values that a sandbox is given, and those that it gives, in the encodings of the channel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgpack
+from rlm.protocol.messages import Kind, Payload
+
+from .link import descriptor_of
+
+
+@contextlib.contextmanager
+def _buffer(payload: Payload, descriptors: Sequence[int]) -> Iterator[memoryview]:
+    """The bytes of a value where they are, without a copy."""
+    if isinstance(payload, bytes):
+        yield memoryview(payload)
+        return
+    with mmap.mmap(descriptor_of(payload, descriptors), payload.size, access=mmap.ACCESS_READ) as mapped:
+        with memoryview(mapped) as view:
+            yield view
+
+
+def decode(kind: Kind, payload: Payload, descriptors: Sequence[int]) -> Any:
+    """The Python value.
+
+    Raises:
+        ValueError: the bytes are not what `kind` says.
+        MemoryError: there is no room for it.
+    """
+    with _buffer(payload, descriptors) as view:
+        match kind:
+            case "text":
+                return str(view, "utf-8", "surrogatepass")
+            case "bytes":
+                return bytes(view)
+            case "file":
+                return _text_or_bytes(view)
+            case "data":
+                return _unpack(view)
+            case "folder":
+                return {name: _text_or_bytes(content) for name, content in _unpack(view).items()}
+
+
+def _text_or_bytes(content: memoryview | bytes) -> str | bytes:
+    try:
+        return str(content, "utf-8")
+    except UnicodeDecodeError:
+        return bytes(content)
+
+
+def _unpack(view: memoryview) -> Any:
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=0,  # the host has bounded the size; memory bounds it here
+        strict_map_key=False,
+        unicode_errors="surrogatepass",
+        max_str_len=2**32 - 1,
+        max_bin_len=2**32 - 1,
+        max_array_len=2**32 - 1,
+        max_map_len=2**32 - 1,
+        max_ext_len=0,
+    )
+    for start in range(0, len(view), _FEED_BYTES):
+        unpacker.feed(view[start : start + _FEED_BYTES])
+    return unpacker.unpack()
+
+
+_FEED_BYTES = 16 << 20
+
+
+def encode(value: object) -> tuple[Kind, bytes]:
+    """A context for a recursive call.
+
+    Raises:
+        TypeError: it is not text, bytes, or plain data.
+    """
+    match value:
+        case str():
+            return "text", value.encode("utf-8", "surrogatepass")
+        case bytes() | bytearray():
+            return "bytes", bytes(value)
+        case _:
+            try:
+                packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+            except (TypeError, ValueError, OverflowError) as error:
+                raise TypeError(
+                    "a context has to be text, bytes, or lists and dicts of plain data (numbers, text, None): "
+                    f"{error}"
+                ) from None
+            return "data", packed
+
+
+def as_text(value: object) -> str:
+    """A context as a part of a prompt: text as it is, plain data as JSON, anything else as Python shows it."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(value)
