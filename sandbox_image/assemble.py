@@ -1,0 +1,120 @@
+"""Lays out the image's whole file system in /rootfs: a list of what goes in, so that nothing else is there.
+
+Runs once, inside the image's build stage, with the interpreter that the image will have. In: Python and its standard
+library, the shared libraries that these load, time zones, the wheels' content, the protocol and the guest, all compiled.
+Not in, as nobody copies it: shells, package managers, compilers, perl, setuid files. Standard library only.
+"""
+
+import compileall
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+BUILD = Path("/build")
+ROOT = Path("/rootfs")
+HOME = ROOT / "opt/rlm"
+
+UNUSED = shutil.ignore_patterns(
+    *("__pycache__", "config-*", "dist-packages", "ensurepip", "idlelib", "site-packages", "test", "tests"),
+    *("tkinter", "turtledemo", "_tkinter*", "_test*", "_ctypes_test*", "sitecustomize.py", "EXTERNALLY-MANAGED"),
+)
+START = """\
+import builtins
+import sys
+from _sitebuiltins import Quitter, _Helper
+
+sys.path.insert(0, "/opt/rlm")
+sys.argv[1:1] = ["--digest", {digest!r}]
+builtins.exit, builtins.quit, builtins.help = Quitter("exit", "Ctrl-D"), Quitter("quit", "Ctrl-D"), _Helper()
+
+from rlm_guest.supervisor import main
+
+main()
+"""
+
+
+def inside(path: Path) -> Path:
+    """Where a file of the base goes in the new root."""
+    return ROOT / path.relative_to("/")
+
+
+def copy_file(path: Path) -> None:
+    target = inside(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)  # content only: no mode, owner or capability of the base comes along
+    target.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+
+
+def copy_python() -> None:
+    interpreter = Path(sys.executable).resolve()
+    copy_file(interpreter)
+    for name in ("python3", "python"):
+        inside(interpreter.with_name(name)).symlink_to(interpreter.name)
+    library = Path(sysconfig.get_path("stdlib"))
+    shutil.copytree(library, inside(library), ignore=UNUSED, ignore_dangling_symlinks=True)
+
+
+def copy_shared_libraries() -> None:
+    """Every library that the interpreter or an extension module loads, asked of the loader itself."""
+    executable = Path(sys.executable).resolve()
+    loader = next(Path("/").glob("lib*/ld-linux*"))
+    extensions = [path for path in ROOT.rglob("*.so*") if path.is_file()]
+    needed = {loader}
+    for binary in (executable, *extensions):
+        command = [str(loader), "--list", str(binary)]
+        listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        paths = (Path(word) for word in listing.split() if word.startswith("/"))
+        needed |= {path for path in paths if ROOT not in path.parents}
+    needed |= {path.parent / "libgcc_s.so.1" for path in needed}  # glibc loads it when a thread is cancelled
+    for path in needed:
+        if path.is_file():
+            copy_file(path)
+    if Path("/etc/ld.so.cache").is_file():
+        copy_file(Path("/etc/ld.so.cache"))
+
+
+def copy_guest(digest: str) -> None:
+    HOME.mkdir(parents=True)
+    for wheel in sorted(BUILD.glob("wheels/*.whl")):
+        zipfile.ZipFile(wheel).extractall(HOME)
+    shutil.copytree(BUILD / "protocol", HOME / "rlm/protocol", ignore=UNUSED)
+    shutil.copytree(BUILD / "rlm_guest", HOME / "rlm_guest", ignore=UNUSED)
+    (HOME / "start.py").write_text(START.format(digest=digest))
+
+
+def write_system_files() -> None:
+    zones = Path("/usr/share/zoneinfo")
+    if zones.is_dir():
+        shutil.copytree(zones, inside(zones), symlinks=True, ignore=shutil.ignore_patterns("posix", "right"))
+    (ROOT / "etc").mkdir(exist_ok=True)
+    (ROOT / "etc/passwd").write_text("root:x:0:0::/:/none\nsandbox:x:65532:65532::/workspace:/none\n")
+    (ROOT / "etc/group").write_text("root:x:0:\nsandbox:x:65532:\n")
+    for name in ("tmp", "workspace"):
+        (ROOT / name).mkdir()
+        (ROOT / name).chmod(0o1777)
+
+
+def compile_everything() -> None:
+    """Unchecked: the file system is read-only, so no start has to look whether a source has changed."""
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    compileall.compile_dir(ROOT, quiet=2, stripdir=str(ROOT), prependdir="/", invalidation_mode=mode, workers=0)
+
+
+def normalise_modes() -> None:
+    """No setuid or setgid bit, nothing that another user may write."""
+    for path in (HOME, *HOME.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+if __name__ == "__main__":
+    copy_python()
+    copy_guest(os.environ["DIGEST"])
+    copy_shared_libraries()
+    write_system_files()
+    compile_everything()
+    normalise_modes()
