@@ -48,7 +48,9 @@ class Limits:
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ConfigError(f"Limits({name}={value!r}) allows nothing: give a number above 0, or None for no limit.")
+                raise ConfigError(
+                    f"Limits({name}={value!r}) allows nothing: give a number above 0, or None for no limit."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

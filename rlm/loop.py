@@ -248,9 +248,7 @@ class _Repl:
                 code,
                 seconds=self._services.limits.cell_seconds,
                 answer=self._answer if calls else None,
-                on_output=lambda stream, text: events.emit(
-                    CellOutput(node=node, cell=cell, stream=stream, text=text)
-                ),
+                on_output=lambda stream, text: events.emit(CellOutput(node=node, cell=cell, stream=stream, text=text)),
             )
         except SandboxError as error:
             result = await self._rebuild(error)

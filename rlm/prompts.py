@@ -112,7 +112,7 @@ def worked_example_prompt(facts: PromptFacts) -> str:
     return default_system_prompt(facts) + "\n\n" + _EXAMPLE
 
 
-_EXAMPLE: Final = '''\
+_EXAMPLE: Final = """\
 An example. Question: "What is the door code?" First reply:
 
 ```repl
@@ -133,7 +133,7 @@ print(found)
 
 Third reply, after seeing ['4711']:
 
-FINAL(4711)'''
+FINAL(4711)"""
 
 
 def levels_left(depth: int) -> str:
@@ -149,7 +149,10 @@ def levels_left(depth: int) -> str:
 
 def _limits(facts: PromptFacts) -> str:
     limits = facts.limits
-    said = [f"{limits.max_iterations} turns", f"{limits.cell_seconds:g} seconds a cell (waiting for models not counted)"]
+    said = [
+        f"{limits.max_iterations} turns",
+        f"{limits.cell_seconds:g} seconds a cell (waiting for models not counted)",
+    ]
     if limits.max_lm_calls is not None:
         said.append(f"{limits.max_lm_calls:,} model calls in the whole run")
     if limits.max_tokens is not None:
@@ -199,7 +202,9 @@ FINAL_BESIDE_CODE: Final = (
     "still right, give it again on its own, or call FINAL in a cell."
 )
 
-CUT_OFF: Final = "Your reply was cut off at its token limit; a code block without an end was not run. Write less at once."
+CUT_OFF: Final = (
+    "Your reply was cut off at its token limit; a code block without an end was not run. Write less at once."
+)
 
 
 def last_turn_message(reason: str) -> str:

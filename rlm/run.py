@@ -128,7 +128,9 @@ async def _root(task: Task, services: Services) -> tuple[Answered, float]:
         seconds = time.perf_counter() - started
         used = services.calls.budget.used
         services.events.emit(RunFinished(stop_reason=stop_reason, usage=used, seconds=seconds, error=failure))
-        _log.info("run_finished", run=services.run_id, stop_reason=stop_reason, seconds=round(seconds, 3), error=failure)
+        _log.info(
+            "run_finished", run=services.run_id, stop_reason=stop_reason, seconds=round(seconds, 3), error=failure
+        )
     return answered, seconds
 
 
@@ -143,7 +145,9 @@ def _run_directory(root: Path | None) -> tuple[str, Path]:
         root.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=0o700)
     except OSError as error:
-        raise ConfigError(f"No run directory can be made in {root} ({error.strerror}): choose another with run_root.") from error
+        raise ConfigError(
+            f"No run directory can be made in {root} ({error.strerror}): choose another with run_root."
+        ) from error
     return run_id, directory
 
 

@@ -179,7 +179,9 @@ def describe(result: CellResult, *, limit: int) -> str:
             if not parts:
                 parts.append("The cell ran and printed nothing.")
         case "error":
-            parts.append("The cell ended with an exception; what it assigned before is kept:\n" + clip(result.error, limit))
+            parts.append(
+                "The cell ended with an exception; what it assigned before is kept:\n" + clip(result.error, limit)
+            )
         case "timeout" | "died":
             parts.append(f"{clip(result.error, limit)}\nAll variables are as they were before this cell.")
         case "lost":

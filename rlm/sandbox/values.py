@@ -49,9 +49,7 @@ def encode(context: Context, *, max_bytes: int | None = None) -> Value:
         case Path():
             value = _folder(context) if context.is_dir() else _file(context)
         case Mapping() | Sequence():
-            value = Value(
-                kind="data", size=sum(map(len, _packed(context))), pieces=lambda: _regular(_packed(context))
-            )
+            value = Value(kind="data", size=sum(map(len, _packed(context))), pieces=lambda: _regular(_packed(context)))
         case _:
             raise ConfigError(
                 f"A context cannot be a {type(context).__name__}: give text, bytes, a list or dict of plain data, or a Path."

@@ -1,0 +1,79 @@
+"""The standard streams of a container as one byte stream, over the engine's attach connection.
+
+Format: Docker Engine API 1.41, POST /containers/{id}/attach, "Stream format".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream
+
+HEADER_BYTES: Final = 8  # stream number, three zeros, length
+STDERR: Final = 2
+STDERR_TAIL_BYTES: Final = 4096  # of what the guest's own process says when it fails, for error texts
+
+
+class Demultiplexer:
+    """Splits the engine's stream: bytes in, standard output out; the end of standard error is kept. No I/O."""
+
+    def __init__(self) -> None:
+        self._header = bytearray()
+        self._stream = 0
+        self._left = 0
+        self._stderr = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """What `data` holds of standard output."""
+        view = memoryview(data)
+        output: list[memoryview] = []
+        while view:
+            if not self._left:
+                view = self._read_header(view)
+                continue
+            part, view = view[: self._left], view[self._left :]
+            self._left -= len(part)
+            if self._stream == STDERR:
+                self._stderr += part
+                del self._stderr[:-STDERR_TAIL_BYTES]
+            else:
+                output.append(part)
+        return bytes(output[0]) if len(output) == 1 else b"".join(output)
+
+    def _read_header(self, view: memoryview) -> memoryview:
+        need = HEADER_BYTES - len(self._header)
+        self._header += view[:need]
+        if len(self._header) == HEADER_BYTES:
+            self._stream = self._header[0]
+            self._left = int.from_bytes(self._header[4:], "big")
+            self._header.clear()
+        return view[need:]
+
+    @property
+    def stderr(self) -> str:
+        """The end of what came on standard error."""
+        return self._stderr.decode("utf-8", "backslashreplace").strip()
+
+
+class AttachedStream:
+    """A session's stream over an attach connection."""
+
+    def __init__(self, raw: ByteStream) -> None:
+        self._raw = raw
+        self._demultiplexer = Demultiplexer()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        while not (data := self._demultiplexer.feed(await self._raw.receive(max_bytes))):
+            continue
+        return data
+
+    async def send(self, item: bytes) -> None:
+        await self._raw.send(item)
+
+    async def aclose(self) -> None:
+        await anyio.aclose_forcefully(self._raw)
+
+    @property
+    def stderr(self) -> str:
+        return self._demultiplexer.stderr
