@@ -375,4 +375,4 @@ def _raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    raise error
+    raise error from error.__cause__

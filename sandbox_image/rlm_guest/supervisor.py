@@ -122,13 +122,14 @@ class Supervisor:
         register(self._stdout.reader, selectors.EVENT_READ, lambda: self._pass_on(1, self._stdout.read()))
         register(self._stderr.reader, selectors.EVENT_READ, lambda: self._pass_on(2, self._stderr.read()))
 
-    def serve(self) -> None:
-        """Do what the host says.
+    def serve(self, commands: list[Message]) -> None:
+        """Do what the host says; `commands` came together with its greeting.
 
         Raises:
             EOFError: the host is gone.
             SandboxLost: nothing is left to serve with.
         """
+        self._obey(commands)
         while True:
             left = self._cell.left if self._cell else None
             for key, _ in self._selector.select(left):
@@ -140,7 +141,10 @@ class Supervisor:
     # The host
 
     def _hear_host(self) -> None:
-        for message in self._channel.receive():
+        self._obey(self._channel.receive())
+
+    def _obey(self, commands: list[Message]) -> None:
+        for message in commands:
             match message:
                 case Load():
                     self._forward(message, message.value)
@@ -342,9 +346,9 @@ def main() -> None:
         messages: list[Message] = []
         while not messages:
             messages = channel.receive()
-        start = messages[0]
+        start, *commands = messages
         assert isinstance(start, Start)  # the connection lets nothing else pass
-        Supervisor(channel, start).serve()
+        Supervisor(channel, start).serve(commands)
     except EOFError:
         processes.kill_others(set())
     except (SandboxLost, BrokenPipeError) as error:

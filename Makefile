@@ -1,0 +1,55 @@
+# Every target runs what it needs first. `make` alone says what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup image niah test test-unit test-long check format bench clean lock
+
+PYTHON := .venv/bin/python
+ifeq ($(origin LINES),environment)  # a terminal's height, not ours
+LINES :=
+endif
+NIAH := $(foreach name,MODEL SUB_MODEL DEPTH TRIALS LINES SEED OUT,\
+    $(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## virtual environment and Docker engine; what is there is used
+	@scripts/setup.sh
+
+image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
+	@$(PYTHON) -m rlm.sandbox.build $(if $(filter undefined,$(origin EXTRA)),,--extra "$(EXTRA)")
+
+niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT=
+	@.venv/bin/rlm niah $(NIAH)
+
+test: image check ## checks and all tests but the long ones
+	@$(PYTHON) -m pytest
+
+test-unit: ## tests without Docker
+	@scripts/venv.sh
+	@$(PYTHON) -m pytest tests/unit
+
+test-long: image ## the long tests, and those of openai with its older major version
+	@$(PYTHON) -m pytest -m long || [ $$? -eq 5 ]
+	@scripts/test_openai2.sh
+
+check: ## lint, format, types, import rules
+	@scripts/venv.sh
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+	@PYTHONPATH=sandbox_image .venv/bin/lint-imports
+
+format: ## format the code and mend what the linter can
+	@scripts/venv.sh
+	@.venv/bin/ruff check --fix
+	@.venv/bin/ruff format
+
+bench: image ## times and ratios of the system itself
+	@$(PYTHON) scripts/bench.py
+
+clean: ## remove environment, caches, our containers and our images
+	@scripts/clean.sh
+
+lock: ## write the lock files anew (needs uv)
+	@scripts/lock.sh
