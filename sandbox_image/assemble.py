@@ -1,7 +1,7 @@
 """Lays out the image's whole file system in /rootfs: a list of what goes in, so that nothing else is there.
 
-Runs once, inside the image's build stage, with the interpreter that the image will have. In: Python and its standard
-library, the shared libraries that these load, time zones, the wheels' content, the protocol and the guest, all compiled.
+Runs once, in the image's build stage, with the interpreter that the image will have. In: Python and its standard
+library, the shared libraries that these load, time zones, the wheels' content, the protocol and the guest, compiled.
 Not in, as nobody copies it: shells, package managers, compilers, perl, setuid files. Standard library only.
 """
 

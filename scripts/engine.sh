@@ -26,7 +26,7 @@ fi
 systemd() { [[ -d /run/systemd/system ]]; }
 
 if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
-    command -v apt-get >/dev/null && grep -qi debian /etc/os-release 2>/dev/null ||
+    grep -qi debian /etc/os-release 2>/dev/null ||
         fail "No Docker engine answers, and only on Debian can one be installed here: install Docker, start it, and try again."
     packages=(docker.io iptables)
     mountpoint -q /sys/fs/cgroup || packages+=(cgroupfs-mount)

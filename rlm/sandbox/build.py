@@ -1,8 +1,8 @@
-"""Builds the sandbox image: `python -m rlm.sandbox.build [--extra "numpy pandas"] [--force]`. Standard library only.
+"""Builds the sandbox image: `python -m rlm.sandbox.build [--extra "numpy pandas"] [--force]`.
 
 Done already when the image has the right digest. Else the Dockerfile is built on `python:3.12-slim` where a registry
 answers, or on a base that mmdebstrap makes from the packages of this Debian system. The build itself has no network:
-the wheels are fetched on the host, as the lock's hashes want them, and put into its context.
+the wheels are fetched on the host, by hash, and put into its context.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REGISTRY_BASE = "python:3.12-slim"
 LOCAL_BASE = "rlm-base"
 REGISTRY_SECONDS = 5.0  # until a registry has begun to answer; a download that has begun may take as long as it takes
 DEBIAN_PACKAGES = "python3-minimal,libpython3-stdlib,libstdc++6,tzdata"  # libstdc++ for extra packages such as numpy
-LABELS = f'{{{{index .Config.Labels "{DIGEST_LABEL}"}}}} {{{{index .Config.Labels "rlm.extra"}}}}'
+LABELS = f'{{{{index .Config.Labels "{DIGEST_LABEL}"}}}},{{{{index .Config.Labels "rlm.extra"}}}}'
 
 
 def say(text: str) -> None:
@@ -47,23 +47,26 @@ def run(*command: str, failure: str) -> str:
     return done.stdout.strip()
 
 
-def image_exists(name: str) -> bool:
-    """Whether the engine has an image of this name."""
-    command = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+def inspect_image(name: str, template: str) -> str | None:
+    """What the engine knows of an image; None if there is no such image."""
+    command = ["docker", "image", "inspect", "--format", template, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise EngineUnavailable("The program docker is missing: run `make setup`, or install Docker.") from None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
-def is_current(digest: str, extra: str) -> bool:
-    """Whether the engine's image was built from exactly these sources and packages."""
-    command = ["docker", "image", "inspect", "--format", LABELS, IMAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode == 0 and done.stdout.strip() == f"{digest} {extra}".strip()
+def built_from() -> tuple[str, str]:
+    """The digest and the extra packages of the engine's image; both empty if there is none."""
+    digest, _, extra = (inspect_image(IMAGE, LABELS) or "").partition(",")
+    return digest, extra
 
 
 def find_base() -> str:
     """The name of the image to build on: one that is there, else the registry's, else one made here."""
     for name in (LOCAL_BASE, REGISTRY_BASE):
-        if image_exists(name):
+        if inspect_image(name, "{{.Id}}"):
             return name
     if pull_base():
         return REGISTRY_BASE
@@ -160,11 +163,11 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def ensure_image(extra: str = "", *, force: bool = False) -> bool:
+def ensure_image(extra: str | None = None, *, force: bool = False) -> bool:
     """Make sure that the engine has this package's image.
 
     Args:
-        extra: names of packages to put in beside msgpack, separated by spaces.
+        extra: names of packages to put in beside msgpack, separated by spaces. None keeps those that the image has.
         force: build even if the right image is there.
 
     Returns:
@@ -174,21 +177,31 @@ def ensure_image(extra: str = "", *, force: bool = False) -> bool:
         EngineUnavailable: it could not be built; the text says what to do.
     """
     sources = find_sources()
-    digest, extra = sources.digest(), " ".join(sorted(extra.split()))
-    if not force and is_current(digest, extra):
+    digest = sources.digest()
+
+    def missing() -> str | None:
+        """The extra packages to build with, or None if the image is as it should be."""
+        has_digest, has_extra = built_from()
+        wanted = has_extra if extra is None else " ".join(sorted(extra.split()))
+        return None if (has_digest, has_extra) == (digest, wanted) and not force else wanted
+
+    if missing() is None:
         return False
-    run("docker", "info", failure="No Docker engine answers: start it, or set DOCKER_HOST, and try again.")
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
+        raise EngineUnavailable("No Docker engine answers: run `make setup`, or start it yourself, and try again.")
     with one_at_a_time():
-        if not force and is_current(digest, extra):
+        if (wanted := missing()) is None:
             return False
-        build(sources, digest, extra)
+        build(sources, digest, wanted)
     return True
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rlm.sandbox.build", description="Build the sandbox image.")
-    parser.add_argument("--extra", default="", metavar="PACKAGES", help='more packages, as in --extra "numpy pandas"')
+    parser.add_argument(
+        "--extra", metavar="PACKAGES", help='more packages, as in --extra "numpy pandas"; else as before'
+    )
     parser.add_argument("--force", action="store_true", help="build even if the right image is there")
     arguments = parser.parse_args()
     try:
