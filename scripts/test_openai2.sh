@@ -9,7 +9,7 @@ if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
     rm -rf "$folder"
     scripts/venv.sh "$folder"
     echo "Installing openai 2 over it ..."
-    "$folder/bin/python" -m pip --disable-pip-version-check install --quiet --require-hashes \
+    "$folder/bin/python" -m pip --disable-pip-version-check install --quiet --quiet --require-hashes \
         --requirement requirements-openai2.lock
     echo "$wanted" > "$stamp"
 fi

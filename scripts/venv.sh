@@ -29,7 +29,7 @@ fi
 
 echo "Installing Python packages into $folder ..."
 [[ -x $folder/bin/python ]] || "$python" -m venv --clear "$folder"
-pip=("$folder/bin/python" -m pip --disable-pip-version-check install --quiet)
+pip=("$folder/bin/python" -m pip --disable-pip-version-check install --quiet --quiet)
 "${pip[@]}" --require-hashes --requirement requirements.lock
 "${pip[@]}" --no-deps --no-build-isolation --no-index --editable .
 echo "$wanted" > "$stamp"
