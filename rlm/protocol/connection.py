@@ -125,7 +125,8 @@ class Connection:
         if len(self._buffer) < end:
             return None
         try:
-            message = unpack(bytes(memoryview(self._buffer)[_HEADER_BYTES:end]))
+            with memoryview(self._buffer) as view:
+                message = unpack(view[_HEADER_BYTES:end])
             self._advance(_PEER[self._role], message)
         except ProtocolError:
             self._state = State.CLOSED

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, Self, TypeVar
 import anyio
 import docker
 import requests
-from anyio.abc import ByteStream, SocketStream, UNIXSocketStream
+from anyio.abc import ByteStream, SocketAttribute, SocketStream, UNIXSocketStream
 from anyio.lowlevel import RunVar
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -38,6 +38,7 @@ CELL_SECONDS: Final = 60.0
 THREADS: Final = 4  # calls to the engine at once; more starts at once take as long
 ENGINE_SECONDS: Final = 60.0  # for the engine to answer one request
 GONE_POLL_SECONDS: Final = 0.02
+SEND_BUFFER_BYTES: Final = 4 << 20  # so that both ends work at once on a large value; the kernel cuts it to its limit
 
 T = TypeVar("T")
 
@@ -286,6 +287,8 @@ class DockerSandbox:
             connected: list[SocketStream] = []
 
             async def take(stream: SocketStream) -> None:
+                raw = stream.extra(SocketAttribute.raw_socket)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
                 connected.append(stream)
                 group.cancel_scope.cancel()
 

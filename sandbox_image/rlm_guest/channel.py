@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 
@@ -9,6 +11,7 @@ from rlm.protocol.connection import Connection, Role
 from rlm.protocol.messages import CHUNK_BYTES, Blob, Chunk, Message, Payload, ProtocolError
 
 from .link import descriptor_of
+from .output import F_SETPIPE_SZ
 
 READ_BYTES = 1 << 20
 
@@ -20,6 +23,7 @@ class Channel:
         self.reader = reader
         self.writer = writer
         self._connection = Connection(Role.GUEST)
+        self._buffer = bytearray(READ_BYTES)  # reused: fresh memory for each read would cost more than the read
         self._values: dict[int, int] = {}  # the memory file of each value that is still coming
         self._streams = 0
 
@@ -27,6 +31,9 @@ class Channel:
     def over_standard_streams(cls) -> Channel:
         """Takes the place of standard input and output, which become /dev/null."""
         reader, writer = os.dup(0), os.dup(1)  # dup makes them close on exec
+        with contextlib.suppress(OSError):  # they are pipes in a container, but need not be
+            fcntl.fcntl(reader, F_SETPIPE_SZ, READ_BYTES)
+            fcntl.fcntl(writer, F_SETPIPE_SZ, READ_BYTES)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
@@ -75,10 +82,11 @@ class Channel:
         Raises:
             EOFError: the host is gone.
         """
-        data = os.read(self.reader, READ_BYTES)
-        if not data:
+        size = os.readv(self.reader, [self._buffer])
+        if not size:
             raise EOFError
-        self._connection.receive_data(data)
+        with memoryview(self._buffer) as view:
+            self._connection.receive_data(view[:size])
         messages = []
         while (message := self._connection.next_message()) is not None:
             if isinstance(message, Chunk):

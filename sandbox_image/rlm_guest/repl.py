@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import builtins
-import difflib
-import inspect
 import io
 import linecache
 import os
@@ -20,6 +17,8 @@ from .calls import Calls, LLMError
 
 MAX_ERROR_CHARS = 30_000  # of a traceback: it has to fit into a packet, however its characters are encoded
 SHOWN_CHARS = 80  # of a variable's value in SHOW_VARS
+
+CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; imports that few cells need are left to those: each page costs at every fork
 
 _OWN_FILES = os.path.dirname(__file__)
 
@@ -94,7 +93,9 @@ class Repl:
     def _evaluate(self, tree: ast.Module | ast.Expression, filename: str, mode: str) -> Any:
         compiled = compile(tree, filename, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         value = eval(compiled, self.namespace)  # noqa: S307 - running code is what a REPL is for
-        if compiled.co_flags & inspect.CO_COROUTINE:  # the cell awaits at its top level
+        if compiled.co_flags & CO_COROUTINE:  # the cell awaits at its top level
+            import asyncio
+
             return asyncio.run(value)
         return value
 
@@ -119,6 +120,8 @@ class Repl:
             return
         name = name.strip().strip("\"'")
         if name not in self.namespace:
+            import difflib
+
             near = difflib.get_close_matches(name, self._variables(), n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else "; SHOW_VARS() lists the variables"
             raise NameError(f"FINAL_VAR: there is no variable {name!r}{hint}")

@@ -8,13 +8,12 @@ on the channel is queries while a cell runs and one result a cell, under numbers
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-import platform
 import selectors
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -336,12 +335,10 @@ class Supervisor:
 
 def main() -> None:
     """Serve one host over the standard streams or a socket; ends when it is gone."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--digest", required=True)
-    parser.add_argument("--unix", metavar="PATH")
-    arguments = parser.parse_args()
-    channel = Channel.over_standard_streams() if arguments.unix is None else Channel.over_socket(arguments.unix)
-    channel.send(Ready(version=VERSION, digest=arguments.digest, python=platform.python_version()))
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    path = options.get("--unix")
+    channel = Channel.over_standard_streams() if path is None else Channel.over_socket(path)
+    channel.send(Ready(version=VERSION, digest=options["--digest"], python=sys.version.split()[0]))
     try:
         messages: list[Message] = []
         while not messages:

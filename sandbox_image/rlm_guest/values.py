@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import mmap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -98,6 +97,8 @@ def as_text(value: object) -> str:
     """A context as a part of a prompt: text as it is, plain data as JSON, anything else as Python shows it."""
     if isinstance(value, str):
         return value
+    import json
+
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import os
 import threading
 from typing import NoReturn
@@ -26,12 +26,13 @@ class Worker:
         self._link = link
         self._start = start
         self._streams = (os.open(os.devnull, os.O_RDONLY), stdout, stderr)
-        self._snapshot: int | None = None
+        self._snapshots: list[int] = []
         self._calls = Calls(link, start)
         self._repl = Repl(self._calls)
         processes.limit_worker(start.worker_memory_bytes)
         processes.prefer_for_oom(processes.OOM_CELL)
         threading.stack_size(THREAD_STACK_BYTES)
+        gc.freeze()  # what is here stays; a collection that touched it would copy its pages after every fork
 
     def serve(self) -> NoReturn:
         """Never returns: in a snapshot that was woken, this very loop goes on."""
@@ -76,10 +77,7 @@ class Worker:
 
         Where two copies would not fit into the memory, or no process is left, the cell runs without.
         """
-        if self._snapshot is not None:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._snapshot, 0)
-            self._snapshot = None
+        self._reap_snapshots()
         self._repl.flush()
         if 2 * processes.resident_bytes() > self._start.worker_memory_bytes:
             self._link.send_bytes(SNAPSHOT)
@@ -102,8 +100,18 @@ class Worker:
         ours.close()
         self._link.send_bytes(SNAPSHOT + pid.to_bytes(4, "big"), [theirs.fileno()])
         theirs.close()
-        self._snapshot = pid
+        self._snapshots.append(pid)
         return False
+
+    def _reap_snapshots(self) -> None:
+        """Without waiting: the latest may still be about to end."""
+        for pid in self._snapshots.copy():
+            try:
+                ended, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:  # the model's code has reaped it, or this is a woken snapshot
+                ended = pid
+            if ended:
+                self._snapshots.remove(pid)
 
     def _execute(self, cell: int, code: str) -> None:
         pid = os.getpid()
