@@ -101,7 +101,7 @@ class FakeProvider:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, limit=MAX_HEAD_BYTES, backlog=4096)
-        self.base_url = "http://127.0.0.1:{}/v1".format(self._server.sockets[0].getsockname()[1])
+        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -147,7 +147,8 @@ class FakeProvider:
             if isinstance(response, Fault):
                 return await self._send_fault(response, reader, writer)
             reply = Reply(text=response) if isinstance(response, str) else response
-            writer.write(_response(200, {"x-request-id": f"req-{next(self._numbers)}"}, self._completion(request, reply)))
+            headers = {"x-request-id": f"req-{next(self._numbers)}"}
+            writer.write(_response(200, headers, self._completion(request, reply)))
             return True
         finally:
             self._in_work -= 1

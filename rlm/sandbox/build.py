@@ -117,9 +117,10 @@ def release() -> str:
 
 def package_sources() -> list[str]:
     """The system's own package sources: the ones known to answer here."""
-    places = ("sources.list.d/debian.sources", "sources.list.d/ubuntu.sources", "sources.list")
-    files = (Path("/etc/apt") / place for place in places)
-    return [str(file) for file in files if file.is_file() and "deb" in file.read_text()][:1]
+    found: list[Path] = []
+    for pattern in ("sources.list.d/*debian.sources", "sources.list.d/*ubuntu.sources", "sources.list"):
+        found += [file for file in Path("/etc/apt").glob(pattern) if "deb" in file.read_text()]
+    return [str(file) for file in found[:1]]
 
 
 def fetch_wheels(base: str, sources: Sources, extra: Sequence[str], folder: Path) -> None:

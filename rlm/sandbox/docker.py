@@ -126,9 +126,7 @@ class Engine:
                     "The engine is reached over TLS or SSH, whose connections cannot carry a sandbox's channel: use its "
                     "Unix socket (`ssh -L` can forward one), or a plain TCP address."
                 )
-            connection = raw.dup()  # the client closes its own with the response
-            opened.close()
-            return connection
+            return socket.socket(fileno=raw.detach())  # out of the hands of the client, which would close it
 
         connection = await self.call(connect)
         if connection.family == socket.AF_UNIX:

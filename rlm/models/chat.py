@@ -1,0 +1,159 @@
+"""The chat-completions format: from messages to a request body, from a response body to a reply. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rlm.models.prices import Pricing
+from rlm.types import Message, ModelReply, Usage
+
+
+class Unusable(Exception):
+    """A response that holds no answer.
+
+    The text says why, and follows the server's name: "sent no choices". It may quote the response in full: redact it,
+    then cut it (half a key is a leak too).
+    """
+
+
+def request_body(
+    messages: Sequence[Message],
+    *,
+    model: str,
+    sampling: Mapping[str, object],
+    max_tokens: int | None,
+    max_tokens_field: str,
+) -> dict[str, object]:
+    """The body of a request. Of `max_tokens` and a limit in `sampling`, the smaller one holds."""
+    body = {
+        "model": model,
+        "messages": [{"role": message.role, "content": sendable(message.content)} for message in messages],
+        **sampling,
+    }
+    if max_tokens is not None:
+        own = sampling.get(max_tokens_field)
+        body[max_tokens_field] = min(own, max_tokens) if isinstance(own, int) else max_tokens
+    return body
+
+
+def read_reply(
+    body: bytes, *, asked: Sequence[Message], model: str, pricing: Pricing, request_id: str | None
+) -> ModelReply:
+    """The reply that a response body holds.
+
+    Raises:
+        Unusable: it holds none: not JSON, not of this format, empty, filtered or refused.
+    """
+    try:
+        response = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Unusable(f"sent what is not JSON: {_quoted(body)}") from None
+    if not isinstance(response, dict):
+        raise Unusable(f"sent JSON that is not a chat completion: {_quoted(body)}")
+    text, finish_reason = _answer(response)
+    served = response.get("model")
+    names = [served, model] if isinstance(served, str) and served else [model]
+    return ModelReply(
+        text=text,
+        usage=_usage(response, asked=asked, text=text, names=names, pricing=pricing),
+        model=names[0],
+        finish_reason=finish_reason,
+        request_id=request_id,
+    )
+
+
+def sendable(text: str) -> str:
+    """The text as UTF-8 can carry it: a surrogate pair becomes its character, a lone surrogate U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def said(body: object) -> str:
+    """The words in the body of an error response, on one line and in full (see `Unusable`)."""
+    match body:
+        case {"error": Mapping() | str() as error}:
+            return said(error)
+        case {"message": str(words)} | {"detail": str(words)} | str(words):
+            return " ".join(words.split())
+        case None:
+            return ""
+    return json.dumps(body, default=str, ensure_ascii=False)
+
+
+def _answer(response: Mapping[str, object]) -> tuple[str, str]:
+    """The text and the finish reason of the first choice."""
+    choices = response.get("choices")
+    choice = _map(choices[0]) if isinstance(choices, list) and choices else {}
+    if error := response.get("error") or choice.get("error"):
+        raise Unusable(f"sent an error in place of a reply: {said(error)}")
+    message = _map(choice.get("message"))
+    if not message:
+        raise Unusable("sent no choices, so there is no reply")
+    reason = choice.get("finish_reason")
+    finish_reason = reason if isinstance(reason, str) else "unknown"
+    content, refusal = message.get("content"), message.get("refusal")
+    if finish_reason == "content_filter":
+        raise Unusable("kept the reply back: its content filter stopped it")
+    if isinstance(content, str) and content.strip():
+        return sendable(content), finish_reason
+    if isinstance(refusal, str) and refusal:
+        raise Unusable(f"passed on the model's refusal: {' '.join(refusal.split())}")
+    if finish_reason == "length":
+        raise Unusable("sent an empty reply: the limit on output tokens was used up first, by reasoning perhaps")
+    if message.get("tool_calls"):
+        raise Unusable("sent a tool call in place of text, although no tools were offered")
+    if content is None or isinstance(content, str):
+        raise Unusable(f"sent an empty reply (finish reason: {finish_reason})")
+    raise Unusable(f"sent a reply whose content is not text but {type(content).__name__}")
+
+
+def _usage(
+    response: Mapping[str, object], *, asked: Sequence[Message], text: str, names: Sequence[str], pricing: Pricing
+) -> Usage:
+    """What the call used, as the provider counted it.
+
+    A server that does not count gets an estimate, one token for four characters, and an unknown cost.
+    """
+    told = _map(response.get("usage"))
+    input_tokens, output_tokens = _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
+    if input_tokens is None or output_tokens is None:
+        estimate = sum(_estimate(message.content) for message in asked)
+        return Usage(calls=1, input_tokens=estimate, output_tokens=_estimate(text), cost_usd=None)
+    cached = _count(_map(told.get("prompt_tokens_details")).get("cached_tokens")) or 0
+    reasoning = _count(_map(told.get("completion_tokens_details")).get("reasoning_tokens")) or 0
+    usage = Usage(
+        calls=1,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_tokens=min(cached, input_tokens),
+        reasoning_tokens=min(reasoning, output_tokens),
+    )
+    cost = told.get("cost")  # OpenRouter and others tell what they charge
+    if isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost >= 0:
+        return replace(usage, cost_usd=float(cost))
+    tier = response.get("service_tier")
+    return replace(usage, cost_usd=pricing.cost(usage, names=names, tier=tier if isinstance(tier, str) else None))
+
+
+def _map(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _estimate(text: str) -> int:
+    return -(-len(text) // 4)
+
+
+def _quoted(data: bytes) -> str:
+    return repr(data.decode(errors="replace"))

@@ -1,0 +1,32 @@
+"""What the environment says, or a `.env` file in the working directory. The environment wins."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The settings of this process. An empty variable counts as one that is not set.
+
+    Attributes:
+        openai_api_key: `OPENAI_API_KEY`.
+        openai_base_url: `OPENAI_BASE_URL`: an OpenAI-compatible server.
+        model: `RLM_MODEL`: the root model.
+        sub_model: `RLM_SUB_MODEL`; where only `RLM_MODEL` is set, the same model.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    model: str = Field(default="gpt-5", validation_alias="RLM_MODEL")
+    sub_model: str = Field(default="gpt-5-mini", validation_alias="RLM_SUB_MODEL")
+
+    @model_validator(mode="after")
+    def _one_model_serves_both(self) -> Self:
+        if "model" in self.model_fields_set and "sub_model" not in self.model_fields_set:
+            self.sub_model = self.model
+        return self

@@ -1,0 +1,170 @@
+"""From a response body to a reply, or to the words that say why there is none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm.models.chat import Unusable, read_reply, request_body, said, sendable
+from rlm.models.prices import Price, Pricing
+from rlm.types import Message, ModelReply, Usage
+
+ASKED = [Message(role="system", content="be brief"), Message(role="user", content="hello there")]
+PRICED = Pricing(base_url="http://127.0.0.1/v1", price=Price(input=1.0, output=10.0))
+
+
+def body(content: object = "hi", usage: object = None, reason: str = "stop", message: object = None, **more: Any) -> bytes:
+    message = {"role": "assistant", "content": content} if message is None else message
+    choice = {"index": 0, "finish_reason": reason, "message": message}
+    return json.dumps({"model": "m-2026", "choices": [choice], "usage": usage, **more}).encode()
+
+
+def read(data: bytes, pricing: Pricing = PRICED) -> ModelReply:
+    return read_reply(data, asked=ASKED, model="m", pricing=pricing, request_id="req-1")
+
+
+def usage_of(**told: object) -> Usage:
+    return read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100, **told})).usage
+
+
+def test_a_reply_carries_text_reason_model_request_id_and_usage() -> None:
+    told = {
+        "prompt_tokens": 1000,
+        "completion_tokens": 100,
+        "prompt_tokens_details": {"cached_tokens": 600},
+        "completion_tokens_details": {"reasoning_tokens": 70},
+    }
+    assert read(body("hi", told, reason="length")) == ModelReply(
+        text="hi",
+        usage=Usage(
+            calls=1,
+            input_tokens=1000,
+            output_tokens=100,
+            cached_tokens=600,
+            reasoning_tokens=70,
+            cost_usd=pytest.approx(0.002),
+        ),
+        model="m-2026",
+        finish_reason="length",
+        request_id="req-1",
+    )
+
+
+def test_the_cost_that_the_provider_reports_comes_before_any_price() -> None:
+    assert usage_of(cost=0.5).cost_usd == 0.5
+    assert usage_of(cost=0).cost_usd == 0.0
+
+
+@pytest.mark.parametrize("nonsense", [None, "0.5", True, -1, float("nan"), float("inf")])
+def test_a_reported_cost_that_is_no_amount_is_passed_over(nonsense: object) -> None:
+    assert usage_of(cost=nonsense).cost_usd == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize("told", [None, {}, [], {"prompt_tokens": 5}, {"prompt_tokens": -1, "completion_tokens": 1}])
+def test_a_server_that_does_not_count_gets_an_estimate_and_an_unknown_cost(told: object) -> None:
+    assert read(body("answer", told)).usage == Usage(calls=1, input_tokens=2 + 3, output_tokens=2, cost_usd=None)
+
+
+def test_parts_of_the_usage_are_never_more_than_the_whole() -> None:
+    odd = usage_of(
+        prompt_tokens_details={"cached_tokens": 5000}, completion_tokens_details={"reasoning_tokens": 5000}
+    )
+    assert (odd.cached_tokens, odd.reasoning_tokens) == (1000, 100)
+    assert usage_of(prompt_tokens_details=None, completion_tokens_details="?").cached_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<html>busy</html>", "sent what is not JSON: '<html>busy</html>'"),
+        (body("hi")[:-20], "sent what is not JSON: "),
+        (b"[" * 100_000, "sent what is not JSON: "),
+        (b"\xff\xfe", "sent what is not JSON: "),
+        (b"[]", "sent JSON that is not a chat completion: '[]'"),
+        (b"{}", "sent no choices, so there is no reply"),
+        (b'{"choices": []}', "sent no choices, so there is no reply"),
+        (b'{"choices": [7]}', "sent no choices, so there is no reply"),
+        (b'{"error": {"message": "no\\nmore credit"}}', "sent an error in place of a reply: no more credit"),
+        (b'{"choices": [{"error": "upstream"}]}', "sent an error in place of a reply: upstream"),
+        (body("half", reason="content_filter"), "kept the reply back: its content filter stopped it"),
+        (body(message={"content": None, "refusal": "I can't."}), "passed on the model's refusal: I can't."),
+        (
+            body("", reason="length"),
+            "sent an empty reply: the limit on output tokens was used up first, by reasoning perhaps",
+        ),
+        (
+            body(message={"content": None, "tool_calls": [{}]}, reason="tool_calls"),
+            "sent a tool call in place of text, although no tools were offered",
+        ),
+        (body(None), "sent an empty reply (finish reason: stop)"),
+        (body("  \n"), "sent an empty reply (finish reason: stop)"),
+        (body([{"type": "text"}]), "sent a reply whose content is not text but list"),
+    ],
+)
+def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
+    with pytest.raises(Unusable) as caught:
+        read(data)
+    assert str(caught.value).startswith(words)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "completion_tokens", "cost", "error"]),
+            inner,
+        ),
+        max_leaves=20,
+    )
+)
+def test_whatever_json_a_server_sends_is_a_reply_with_text_or_unusable(value: object) -> None:
+    try:
+        reply = read(json.dumps(value).encode())
+    except Unusable:
+        return
+    assert reply.text.strip()
+
+
+def test_surrogates_are_made_sendable_both_ways() -> None:
+    assert sendable("a\ud83d\ude00b\ud800c é") == "a\N{GRINNING FACE}b\ufffdc é"
+    assert read(b'{"choices": [{"message": {"content": "x\\ud800"}}]}').text == "x\ufffd"
+    sent = request_body(
+        [Message(role="user", content="\udc80")], model="m", sampling={}, max_tokens=None, max_tokens_field="max_tokens"
+    )
+    assert json.dumps(sent, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "sent"), [(None, None, None), (None, 7, 7), (5, 7, 5), (9, 7, 7), (9, None, 9)]
+)
+def test_the_smaller_token_limit_holds(own: int | None, asked: int | None, sent: int | None) -> None:
+    request = request_body(
+        ASKED,
+        model="m",
+        sampling={} if own is None else {"limit": own},
+        max_tokens=asked,
+        max_tokens_field="limit",
+    )
+    assert request.get("limit") == sent
+    assert request["messages"][0] == {"role": "system", "content": "be brief"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ({"message": "too\n  long"}, "too long"),
+        ({"error": {"message": "nested"}}, "nested"),
+        ({"error": "plain"}, "plain"),
+        ({"detail": "starlette"}, "starlette"),
+        ("<html>", "<html>"),
+        ({"code": 7}, '{"code": 7}'),
+        (None, ""),
+    ],
+)
+def test_the_words_of_an_error_body_are_found(error: object, words: str) -> None:
+    assert said(error) == words

@@ -1,0 +1,73 @@
+"""What OpenAIModel accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm.errors import ConfigError
+from rlm.models.openai import OpenAIModel
+
+KEY = "sk-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_missing_key_is_one_sentence_that_says_what_to_set() -> None:
+    with pytest.raises(ConfigError, match=r"^There is no API key: set OPENAI_API_KEY \(.*\), or OPENAI_BASE_URL .*\.$"):
+        OpenAIModel("gpt-5")
+
+
+def test_a_server_of_ones_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OpenAIModel("m", base_url="http://127.0.0.1:8080/v1").name == "m"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1")
+    assert OpenAIModel("m").name == "m"
+
+
+def test_a_key_from_the_environment_or_a_file_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={KEY}\n")
+    assert OpenAIModel("gpt-5").name == "gpt-5"
+    (tmp_path / ".env").unlink()
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert OpenAIModel("gpt-5").name == "gpt-5"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("", {}),
+        ("m", {"max_concurrency": 0}),
+        ("m", {"timeout": 0}),
+        ("m", {"timeout": float("nan")}),
+        ("m", {"max_retries": -1}),
+        ("m", {"api_key": f"{KEY}\nX-Injected: 1"}),
+        ("m", {"api_key": f"{KEY}é"}),
+        ("m", {"base_url": "localhost:8080"}),
+        ("m", {"base_url": "http://localhost:123456"}),
+        ("m", {"base_url": f"https://user:{KEY}@host/v1"}),
+        ("m", {"base_url": f"https://host/v1?key={KEY}"}),
+        ("m", {"sampling": {"stream": True}}),
+        ("m", {"sampling": {"extra_body": {"messages": []}}}),
+        ("m", {"sampling": {"extra_body": 1}}),
+        ("m", {"sampling": {"extra_headers": {"x-key": f"{KEY}\n"}}}),
+        ("m", {"sampling": {"temperature": float("nan")}}),
+        ("m", {"sampling": {"stop": {"a", "set"}}}),
+        ("m", {"sampling": {"stop": "\ud800"}}),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence_without_the_key(name: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        OpenAIModel(name, **{"api_key": KEY, **arguments})
+    assert str(caught.value).endswith(".")
+    assert KEY not in str(caught.value)
+
+
+def test_neither_repr_nor_str_shows_the_key() -> None:
+    assert KEY not in f"{OpenAIModel('m', api_key=KEY)!r}"

@@ -1,0 +1,36 @@
+"""No key in the text of an error."""
+
+from __future__ import annotations
+
+from rlm.models.redaction import Secrets
+
+KEY = "sk-secret/0123456789"
+
+
+def test_keys_are_replaced_as_they_are_and_as_urls_write_them() -> None:
+    assert Secrets(KEY).redact(f"key {KEY} at /?k=sk-secret%2F0123456789") == "key [key] at /?k=[key]"
+
+
+def test_a_key_that_holds_another_is_replaced_as_a_whole() -> None:
+    assert Secrets("abcd", "abcd-efgh").redact("abcd-efgh abcd") == "[key] [key]"
+
+
+def test_a_value_too_short_to_be_a_key_garbles_no_sentence() -> None:
+    assert Secrets("", "e").redact("nothing here") == "nothing here"
+
+
+def test_causes_and_contexts_are_scrubbed_too() -> None:
+    error, cause, context = ValueError(f"a {KEY}"), KeyError(KEY), OSError(5, f"c {KEY}")
+    error.__cause__, cause.__context__ = cause, context
+    assert Secrets(KEY).scrub(error) is error
+    assert (str(error), error.__cause__, cause.args) == ("a [key]", cause, ("[key]",))
+    assert cause.__context__ is None  # an OSError's text cannot be changed
+
+
+def test_an_error_that_stays_unclean_is_left_out() -> None:
+    class Stubborn(Exception):
+        def __str__(self) -> str:
+            return KEY
+
+    assert Secrets(KEY).scrub(Stubborn()) is None
+    assert Secrets(KEY).scrub(None) is None

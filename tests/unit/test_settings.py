@@ -1,0 +1,65 @@
+"""What the environment says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlm.settings import Settings
+
+NAMES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RLM_MODEL", "RLM_SUB_MODEL")
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_an_environment_the_defaults_hold() -> None:
+    settings = Settings()
+    assert (settings.openai_api_key, settings.openai_base_url) == (None, None)
+    assert (settings.model, settings.sub_model) == ("gpt-5", "gpt-5-mini")
+
+
+@pytest.mark.parametrize(
+    ("given", "models"),
+    [
+        ({"RLM_MODEL": "root"}, ("root", "root")),
+        ({"RLM_SUB_MODEL": "sub"}, ("gpt-5", "sub")),
+        ({"RLM_MODEL": "root", "RLM_SUB_MODEL": "sub"}, ("root", "sub")),
+        ({"RLM_MODEL": "root", "RLM_SUB_MODEL": ""}, ("root", "root")),
+    ],
+)
+def test_one_model_serves_both_unless_the_sub_model_is_set(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], models: tuple[str, str]
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert (settings.model, settings.sub_model) == models
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RLM_MODEL=from-file\nOPENAI_BASE_URL=http://127.0.0.1/v1\nUNRELATED=1\n")
+    monkeypatch.setenv("RLM_MODEL", "from-environment")
+    settings = Settings()
+    assert (settings.model, settings.openai_base_url) == ("from-environment", "http://127.0.0.1/v1")
+
+
+def test_the_key_is_masked_wherever_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    settings = Settings()
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == "sk-0123456789"
+    assert "sk-0123456789" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_importing_rlm_loads_neither_settings_nor_a_client() -> None:
+    code = "import rlm, sys; print([m for m in ('pydantic', 'pydantic_settings', 'openai', 'genai_prices') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert shown.strip() == "[]"
