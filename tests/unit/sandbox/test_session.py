@@ -1,0 +1,644 @@
+"""The host's end of a channel, against a scripted guest: what is legal works, what is not is named, nothing hangs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import anyio
+import pytest
+from scripted_guest import DIGEST, Guest, Script, connected, query, result
+
+from rlm.config import SandboxConfig
+from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
+from rlm.protocol.messages import (
+    CHUNK_BYTES,
+    INLINE_BYTES,
+    MAX_FRAME_BYTES,
+    VERSION,
+    Blob,
+    Chunk,
+    Execute,
+    Load,
+    Loaded,
+    Message,
+    Output,
+    Ready,
+    Reply,
+    pack,
+)
+from rlm.sandbox import session as sessions
+from rlm.sandbox.base import QueryReply, SandboxQuery
+from rlm.sandbox.values import encode
+from rlm.types import CellResult
+
+pytestmark = pytest.mark.anyio
+
+
+async def run(script: Script, *, code: str = "pass", seconds: float = 60, **options: Any) -> CellResult:
+    """The result of one cell in a sandbox whose guest plays `script`."""
+    config = options.pop("config", None)
+    piece_bytes = options.pop("piece_bytes", 1 << 20)
+    error: Exception | None = None
+    async with connected(script, config=config, piece_bytes=piece_bytes) as session:
+        try:
+            return await session.run(code, seconds=seconds, **options)
+        except Exception as raised:  # a task group on its way out would wrap it
+            error = raised
+    assert error is not None
+    raise error
+
+
+async def echo(asked: SandboxQuery) -> QueryReply:
+    return QueryReply(ok=True, text=asked.prompt)
+
+
+# Greeting
+
+
+@pytest.mark.parametrize(
+    "ready",
+    [
+        Ready(version=VERSION + 1, digest=DIGEST, python="3.12.0"),
+        Ready(version=VERSION, digest="f" * 64, python="3.12.0"),
+    ],
+)
+async def test_a_guest_of_other_sources_is_refused_with_the_way_out(ready: Ready) -> None:
+    async def script(guest: Guest) -> None:
+        await guest.say(ready)
+
+    async with connected(script, greet=False) as session:
+        with pytest.raises(SandboxStartError, match="make image"):
+            await session.handshake(digest=DIGEST, depth=1, worker_memory_bytes=1)
+
+
+async def test_the_greeting_says_what_the_sandbox_may_use() -> None:
+    config = SandboxConfig(max_output_bytes=1234, max_calls_in_flight=56)
+    heard = []
+
+    async def script(guest: Guest) -> None:
+        heard.append(await guest.greet())
+
+    async with connected(script, config=config, greet=False) as session:
+        await session.handshake(digest=DIGEST, depth=3, worker_memory_bytes=789)
+        await anyio.wait_all_tasks_blocked()
+    start = heard[0]
+    assert (start.version, start.depth, start.max_output_bytes) == (VERSION, 3, 1234)
+    assert (start.worker_memory_bytes, start.max_calls_in_flight) == (789, 56)
+
+
+@pytest.mark.parametrize("said", [b"", b"hello, I am a shell\n", b"\xff\xff\xff\xff"])
+async def test_something_that_is_not_a_guest_is_an_error(said: bytes) -> None:
+    async def script(guest: Guest) -> None:
+        if said:
+            await guest.send_raw(said)
+
+    async with connected(script, greet=False) as session:
+        with pytest.raises(SandboxError):
+            await session.handshake(digest=DIGEST, depth=1, worker_memory_bytes=1)
+
+
+# Loading
+
+
+@pytest.mark.parametrize("size", [0, 1, INLINE_BYTES, INLINE_BYTES + 1, CHUNK_BYTES, 3 * CHUNK_BYTES + 7])
+async def test_a_value_of_any_size_arrives_whole(size: int) -> None:
+    data = bytes(i % 251 for i in range(size))
+    got = []
+
+    async def script(guest: Guest) -> None:
+        load = await guest.hear(Load)
+        got.append((load.name, load.kind, guest.whole(load.value)))
+        await guest.say(Loaded(name=load.name, ok=True, type="bytes", size=size, error=""))
+
+    async with connected(script, piece_bytes=10_000) as session:
+        loaded = await session.load("context", encode(data))
+    assert got == [("context", "bytes", data)]
+    assert (loaded.type, loaded.size) == ("bytes", size)
+
+
+async def test_a_value_that_cannot_be_built_there_is_the_callers_error_and_costs_nothing_else() -> None:
+    async def script(guest: Guest) -> None:
+        await guest.hear(Load)
+        await guest.say(Loaded(name="context", ok=False, type="", size=0, error="it does not fit"))
+        await guest.start_cell()
+        await guest.say(result())
+
+    async with connected(script) as session:
+        with pytest.raises(ConfigError, match="it does not fit"):
+            await session.load("context", encode("x"))
+        assert (await session.run("pass", seconds=1)).outcome == "ok"
+
+
+# Cells
+
+
+async def test_a_cell_is_sent_as_it_is_and_its_result_told() -> None:
+    heard: list[Execute] = []
+
+    async def script(guest: Guest) -> None:
+        heard.append(await guest.start_cell())
+        await guest.say(
+            Output(cell=1, stream=1, data=b"said"),
+            Output(cell=1, stream=2, data=b"warned"),
+            result(outcome="error", error="Traceback", answer=b"42", stdout_bytes=4, stderr_bytes=6, snapshot=False),
+        )
+
+    done = await run(script, code="x = 'ü\ud800'", seconds=7)
+    assert heard[0].code == "x = 'ü\ud800'".encode("utf-8", "surrogatepass")
+    assert (heard[0].cell, heard[0].seconds) == (1, 7)
+    assert done == CellResult(
+        outcome="error",
+        stdout="said",
+        stderr="warned",
+        error="Traceback",
+        answer="42",
+        snapshot=False,
+        seconds=0.5,
+    )
+
+
+async def test_large_code_and_large_answers_arrive_whole() -> None:
+    code = "#" + "y" * (2 * CHUNK_BYTES)
+    answer = "ä)\n\ud800FINAL(" * 100_000
+    heard = []
+
+    async def script(guest: Guest) -> None:
+        cell = await guest.start_cell()
+        heard.append(guest.whole(cell.code))
+        await guest.say(result(answer=await guest.send_ahead(answer.encode("utf-8", "surrogatepass"))))
+
+    done = await run(script, code=code, piece_bytes=1 << 16)
+    assert heard == [code.encode()]
+    assert done.answer == answer
+
+
+async def test_output_is_told_as_it_comes_even_when_characters_are_split() -> None:
+    told: list[tuple[str, str]] = []
+    text = "Grüße, 世界 🎉".encode()
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        for i in range(len(text)):
+            await guest.say(Output(cell=1, stream=1, data=text[i : i + 1]))
+        await guest.say(Output(cell=1, stream=2, data=b"\xff\xed\xa0\x80\xe4"))
+        await guest.say(result(stdout_bytes=len(text), stderr_bytes=5))
+
+    def note(stream: Literal["stdout", "stderr"], text: str) -> None:
+        told.append((stream, text))
+
+    done = await run(script, on_output=note, piece_bytes=3)
+    assert done.stdout == "".join(text for stream, text in told if stream == "stdout") == text.decode()
+    assert done.stderr == "".join(text for stream, text in told if stream == "stderr") == r"\xff\xed\xa0\x80\xe4"
+
+
+async def test_of_long_output_head_and_tail_are_kept_with_the_number_of_bytes_between() -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(Output(cell=1, stream=1, data=b"h" * 50))
+        await guest.say(Output(cell=1, stream=1, data=b"t" * 50))
+        await guest.say(result(stdout_bytes=1_234_667))
+
+    done = await run(script, config=SandboxConfig(max_output_bytes=100))
+    assert done.stdout_cut == 1_234_567
+    head, cut, tail = done.stdout.split("\n")
+    assert (head, tail) == ("h" * 50, "t" * 50)
+    assert "1,234,567 bytes" in cut
+    assert done.stderr_cut == 0
+
+
+async def test_no_character_is_torn_where_output_is_cut() -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(Output(cell=1, stream=1, data=("€" * 40).encode()[:50]))
+        await guest.say(Output(cell=1, stream=1, data=("€" * 40).encode()[-50:]))
+        await guest.say(result(stdout_bytes=300))
+
+    done = await run(script, config=SandboxConfig(max_output_bytes=100))
+    head, _, tail = done.stdout.split("\n")
+    assert (head, tail) == ("€" * 16, "€" * 16)
+    assert done.stdout_cut == 300 - 96
+
+
+# Queries
+
+
+async def test_queries_are_answered_as_their_answers_come() -> None:
+    first_may_end = anyio.Event()
+    order: list[int] = []
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1, b"slow"), query(2, b"quick"))
+        for _ in range(2):
+            reply = await guest.hear(Reply)
+            order.append(reply.call)
+            assert reply.ok
+            first_may_end.set()
+        await guest.say(result())
+
+    async def answer(asked: SandboxQuery) -> QueryReply:
+        if asked.prompt == "slow":
+            await first_may_end.wait()
+        return QueryReply(ok=True, text=asked.prompt)
+
+    await run(script, answer=answer)
+    assert order == [2, 1]
+
+
+async def test_a_query_tells_all_that_was_asked() -> None:
+    asked: list[SandboxQuery] = []
+    context = b"c" * (CHUNK_BYTES + 1)
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        blob = await guest.send_ahead(context)
+        prompt = await guest.send_ahead("p\ud800".encode("utf-8", "surrogatepass") * 20_000)
+        await guest.say(
+            query(1, prompt, context=blob, context_kind="data", batch=5, model="small", recurse=False),
+            query(2, b"plain"),
+        )
+        await guest.hear(Reply)
+        await guest.hear(Reply)
+        await guest.say(result())
+
+    async def answer(query: SandboxQuery) -> QueryReply:
+        asked.append(query)
+        return QueryReply(ok=True, text="")
+
+    await run(script, answer=answer)
+    first, second = asked
+    assert first.prompt == "p\ud800" * 20_000
+    assert first.context is not None
+    assert (first.context.kind, first.context.size) == ("data", len(context))
+    assert b"".join(first.context.pieces()) == context
+    assert (first.call, first.batch, first.model, first.recurse) == (1, 5, "small", False)
+    assert (second.call, second.batch, second.model, second.recurse, second.context) == (2, 0, None, None, None)
+
+
+async def test_a_large_answer_does_not_hold_up_a_small_one() -> None:
+    order: list[int] = []
+    large = "ä" * (4 * CHUNK_BYTES)
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1, b"large"), query(2, b"small"))
+        for _ in range(2):
+            reply = await guest.hear(Reply)
+            order.append(reply.call)
+            assert guest.whole(reply.text).decode() == (large if reply.call == 1 else "tiny")
+        await guest.say(result())
+
+    async def answer(asked: SandboxQuery) -> QueryReply:
+        return QueryReply(ok=True, text=large if asked.prompt == "large" else "tiny")
+
+    await run(script, answer=answer, piece_bytes=1 << 16)
+    assert order == [2, 1]
+
+
+async def test_without_anyone_to_answer_a_query_is_refused_in_words() -> None:
+    replies: list[Reply] = []
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+        replies.append(await guest.hear(Reply))
+        await guest.say(result())
+
+    await run(script)
+    assert not replies[0].ok
+    assert replies[0].text
+
+
+async def test_answers_end_with_their_cell() -> None:
+    cancelled: list[str] = []
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1), query(2), query(3))
+        await guest.say(result())
+        await guest.start_cell()
+        await guest.say(query(4, cell=2))
+        assert (await guest.hear(Reply)).call == 4
+        await guest.say(result(cell=2))
+
+    async def answer(asked: SandboxQuery) -> QueryReply:
+        if asked.call < 4:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                cancelled.append(asked.prompt)
+        return QueryReply(ok=True, text="")
+
+    async with connected(script) as session:
+        await session.run("one", seconds=60, answer=answer)
+        assert cancelled == ["?", "?", "?"]
+        assert (await session.run("two", seconds=60, answer=answer)).outcome == "ok"
+
+
+async def test_a_half_sent_answer_is_finished_when_its_cell_ends_so_the_next_cell_works() -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+        guest.connection.receive_data(await guest.stream.receive())  # a part of the first chunk
+        await guest.say(result())
+        await guest.start_cell_after_replies()
+        await guest.say(result(cell=2))
+
+    async def patient(guest: Guest) -> None:
+        async def start_cell_after_replies() -> None:
+            reply = await guest.hear(Reply)
+            assert len(guest.whole(reply.text)) == 3 * CHUNK_BYTES
+            await guest.start_cell()
+
+        guest.start_cell_after_replies = start_cell_after_replies  # type: ignore[attr-defined]
+        await script(guest)
+
+    async def answer(asked: SandboxQuery) -> QueryReply:
+        return QueryReply(ok=True, text="a" * (3 * CHUNK_BYTES))
+
+    async with connected(patient, piece_bytes=1000) as session:
+        await session.run("one", seconds=60, answer=answer)
+        assert (await session.run("two", seconds=60)).outcome == "ok"
+
+
+async def test_an_error_in_what_answers_comes_out_as_it_is_and_ends_the_session() -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1), query(2))
+        await anyio.sleep_forever()
+
+    async def answer(asked: SandboxQuery) -> QueryReply:
+        if asked.call == 1:
+            raise LookupError("a bug")
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with connected(script) as session:
+        with pytest.raises(LookupError, match="a bug"):
+            await session.run("pass", seconds=60, answer=answer)
+        with pytest.raises(SandboxDied, match="cannot be used any more"):
+            await session.run("pass", seconds=60)
+
+
+# Cancellation and use
+
+
+async def test_cancelling_a_cell_cancels_its_answers_and_ends_the_session() -> None:
+    ended = anyio.Event()
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+        await anyio.sleep_forever()
+
+    async def answer(asked: SandboxQuery) -> QueryReply:
+        try:
+            cell.cancel()
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    async with connected(script) as session:
+        with anyio.CancelScope() as cell:
+            await session.run("pass", seconds=60, answer=answer)
+        assert cell.cancelled_caught
+        assert ended.is_set()
+        with pytest.raises(SandboxDied, match="cannot be used any more"):
+            await session.load("context", encode("x"))
+
+
+async def test_cancelling_does_not_wait_for_a_guest_that_does_not_read() -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+        await anyio.sleep_forever()
+
+    async with connected(script, piece_bytes=1000) as session:
+        with anyio.fail_after(5), anyio.move_on_after(0.05) as cell:
+            await session.run("pass", seconds=60, answer=lambda asked: _large_reply())
+        assert cell.cancelled_caught
+
+
+async def _large_reply() -> QueryReply:
+    return QueryReply(ok=True, text="a" * CHUNK_BYTES)
+
+
+async def test_two_operations_at_once_are_refused() -> None:
+    go_on = anyio.Event()
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await go_on.wait()
+        await guest.say(result())
+
+    async with connected(script) as session, anyio.create_task_group() as group:
+        done: list[CellResult] = []
+
+        async def first() -> None:
+            done.append(await session.run("pass", seconds=60))
+
+        group.start_soon(first)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises((SandboxDied, ConfigError)):
+            await session.run("pass", seconds=60)
+        go_on.set()
+    assert done[0].outcome == "ok"
+
+
+# Misbehaviour
+
+
+def _says(*messages: Message) -> Script:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        for message in messages:  # packed by hand: the guest's own connection would refuse some
+            body = pack(message)
+            await guest.send_raw(len(body).to_bytes(4, "big") + body)
+        await anyio.sleep_forever()
+
+    return script
+
+
+def _sends(data: bytes) -> Script:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.send_raw(data)
+        await anyio.sleep_forever()
+
+    return script
+
+
+MISBEHAVIOUR = {
+    "an oversized frame": _sends((MAX_FRAME_BYTES + 1).to_bytes(4, "big")),
+    "not msgpack": _sends(b"\0\0\0\x01\xc1"),
+    "an unknown message": _sends(b"\0\0\0\x10" + b"\x81\xa7message\xa6Reboot"),
+    "a second greeting": _says(Ready(version=VERSION, digest=DIGEST, python="3")),
+    "a loaded value nobody sent": _says(Loaded(name="x", ok=True, type="str", size=1, error="")),
+    "a host's message": _says(Reply(call=1, ok=True, text=b"")),
+    "output of another cell": _says(Output(cell=2, stream=1, data=b"x")),
+    "a query of another cell": _says(query(1, cell=2)),
+    "the result of another cell": _says(result(cell=2)),
+    "an unknown output stream": _says(Output(cell=1, stream=3, data=b"x")),
+    "too much output": _says(*[Output(cell=1, stream=1, data=b"x" * 50_000)] * 3),
+    "too much output by drops": _says(*[Output(cell=1, stream=2, data=b"x" * 100)] * 2000),
+    "less output than it sent": _says(Output(cell=1, stream=1, data=b"xyz"), result(stdout_bytes=2)),
+    "a call number used twice": _says(query(1), query(1)),
+    "an old call number": _says(query(2), query(1)),
+    "too many calls in flight": _says(*[query(number) for number in range(1, 10)]),
+    "too many values ahead": _says(*[Chunk(stream=number, data=b"x") for number in range(1, 100)]),
+    "too many bytes ahead": _says(*[Chunk(stream=1, data=b"x" * CHUNK_BYTES)] * 5),
+    "an empty chunk": _says(Chunk(stream=1, data=b"")),
+    "a value that was not sent": _says(query(1, Blob(stream=1, size=5))),
+    "a value of another size": _says(Chunk(stream=1, data=b"abc"), query(1, Blob(stream=1, size=5))),
+    "an answer that was not sent": _says(result(answer=Blob(stream=1, size=1 << 40))),
+    "a prompt that is no text": _says(query(1, b"\xff")),
+    "an answer that is no text": _says(result(answer=b"\xff")),
+    "too many bytes in open queries": _says(
+        *[
+            part
+            for n in (1, 2, 3)
+            for part in (Chunk(stream=n, data=b"x" * 400_000), query(n, Blob(stream=n, size=400_000)))
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("script", MISBEHAVIOUR.values(), ids=MISBEHAVIOUR.keys())
+async def test_misbehaviour_is_named_and_ends_the_session(script: Script) -> None:
+    config = SandboxConfig(max_output_bytes=100_000, max_calls_in_flight=8, max_value_bytes=1_000_000)
+
+    async def never(asked: SandboxQuery) -> QueryReply:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with connected(script, config=config) as session:
+        with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
+            await session.run("pass", seconds=60, answer=never)
+        with pytest.raises(SandboxDied, match="cannot be used any more"):
+            await session.run("pass", seconds=60)
+
+
+@pytest.mark.parametrize("after", [b"", b"\0\0", b"\0\0\0\x09abc"])
+async def test_a_guest_that_hangs_up_has_died(after: bytes) -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        if after:
+            await guest.send_raw(after)
+
+    with anyio.fail_after(10), pytest.raises(SandboxDied):
+        await run(script)
+
+
+async def test_a_guest_that_hangs_up_while_its_queries_are_answered_has_died() -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+
+    async def never(asked: SandboxQuery) -> QueryReply:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    with anyio.fail_after(10), pytest.raises(SandboxDied):
+        await run(script, answer=never)
+
+
+# Deadlines, with their lengths made short
+
+
+def _short(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(sessions, name, 0.05)
+
+
+async def _stop(guest: Guest) -> None:
+    await guest.start_cell()
+    await anyio.sleep_forever()
+
+
+async def test_a_cell_whose_result_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    _short(monkeypatch, "GRACE_SECONDS")
+    with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
+        await run(_stop, seconds=0.05)
+
+
+async def test_a_cells_clock_stands_still_while_it_waits_for_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    _short(monkeypatch, "GRACE_SECONDS")
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+        await guest.hear(Reply)
+        await guest.say(result())
+
+    async def answer(asked: SandboxQuery) -> QueryReply:
+        await anyio.sleep(0.3)
+        return QueryReply(ok=True, text="")
+
+    assert (await run(script, seconds=0.05, answer=answer)).outcome == "ok"
+
+
+async def test_after_its_answers_a_cells_clock_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    _short(monkeypatch, "GRACE_SECONDS")
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+        await guest.hear(Reply)
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
+        await run(script, seconds=0.05, answer=echo)
+
+
+async def test_a_frame_that_stops_half_way_is_given_up_even_while_answers_are_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _short(monkeypatch, "FRAME_SECONDS")
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+        await guest.send_raw(b"\0\0\0\x09abc")
+        await anyio.sleep_forever()
+
+    async def never(asked: SandboxQuery) -> QueryReply:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
+        await run(script, answer=never)
+
+
+async def test_a_guest_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    _short(monkeypatch, "WRITE_SECONDS")
+
+    async def script(guest: Guest) -> None:
+        await anyio.sleep_forever()
+
+    async with connected(script) as session:
+        with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
+            await session.load("context", encode(b"x" * 100))
+
+
+async def test_a_value_that_is_never_confirmed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    _short(monkeypatch, "LOAD_SECONDS")
+
+    async def script(guest: Guest) -> None:
+        await guest.hear(Load)
+        await anyio.sleep_forever()
+
+    async with connected(script) as session:
+        with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
+            await session.load("context", encode(b"x" * 100))
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 2, 3, 5, 1000])
+async def test_the_size_of_what_arrives_at_once_changes_nothing(piece_bytes: int) -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(Output(cell=1, stream=1, data=b"one"), query(1, b"ask"))
+        reply = await guest.hear(Reply)
+        await guest.say(result(answer=guest.whole(reply.text), stdout_bytes=3))
+
+    done = await run(script, answer=echo, piece_bytes=piece_bytes)
+    assert (done.stdout, done.answer) == ("one", "ask")
