@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from .orchestrator import Orchestrator as Orchestrator
     from .prompts import PromptFacts as PromptFacts
     from .sandbox.blocking import BlockingSandbox as BlockingSandbox
-    from .sandbox.docker import DockerSandbox as Sandbox
+    from .sandbox.docker import DockerSandbox
+
+    Sandbox = DockerSandbox
     from .types import CellResult as CellResult
     from .types import Completion as Completion
     from .types import Message as Message

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypedDict, Unpack
@@ -48,6 +49,14 @@ class OptionsDict(TypedDict, total=False):
     on_event: OnEvent | None
 
 
+@dataclass(slots=True)
+class _Users:
+    """Of one event loop: how many use its connections, and the models that hold them."""
+
+    count: int = 0
+    models: set[Model] = field(default_factory=set)
+
+
 class Orchestrator:
     """Runs completions. Safe from many threads and tasks at once.
 
@@ -78,7 +87,7 @@ class Orchestrator:
         self._options = _replace(Options(), options)
         self._named: dict[str, Model] = {}
         self._lock = threading.Lock()
-        self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
+        self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()
         self._portal: BlockingPortal | None = None
         self._entered = ExitStack()
 
@@ -125,8 +134,11 @@ class Orchestrator:
         if query is None and isinstance(context, str):
             query = question_from(context)
         models = self._models(options)
-        async with self._kept_open(models.values()):
+        self._use(models.values())
+        try:
             return await run(options=options, models=models, context=value, query=query)
+        finally:
+            await self._release()
 
     def __enter__(self) -> Self:
         self._portal = self._entered.enter_context(start_blocking_portal())
@@ -141,16 +153,13 @@ class Orchestrator:
         self._entered.close()
 
     async def __aenter__(self) -> Self:
-        self._count(+1)
+        self._use(())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._count(-1) == 0:
-            with self._lock:
-                named = list(self._named.values())
-            await _close(named)
+        await self._release()
 
     @contextmanager
     def _borrowed_portal(self) -> Iterator[BlockingPortal]:
@@ -161,21 +170,25 @@ class Orchestrator:
             with start_blocking_portal() as portal:
                 yield portal
 
-    @asynccontextmanager
-    async def _kept_open(self, models: Collection[Model]) -> AsyncIterator[None]:
-        """Connections belong to an event loop: the last one to use them there closes them."""
-        self._count(+1)
-        try:
-            yield
-        finally:
-            if self._count(-1) == 0:
-                await _close(models)
+    def _use(self, models: Collection[Model]) -> None:
+        """Connections belong to an event loop, and stay open there while anyone uses them."""
+        with self._lock:
+            users = self._users.setdefault(asyncio.get_running_loop(), _Users())
+            users.count += 1
+            users.models.update(models)
 
-    def _count(self, change: int) -> int:
+    async def _release(self) -> None:
+        """The last one to leave an event loop closes the connections that were opened there."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            self._users[loop] = self._users.get(loop, 0) + change
-            return self._users[loop]
+            users = self._users[loop]
+            users.count -= 1
+            if users.count:
+                return
+            del self._users[loop]
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+            for model in users.models:
+                await model.aclose()
 
     def _models(self, options: Options) -> dict[int, Model]:
         """The model of each level, from the root to the level of plain calls."""
@@ -194,12 +207,6 @@ class Orchestrator:
             if model not in self._named:
                 self._named[model] = OpenAIModel(model, max_concurrency=self._options.limits.max_concurrent_calls)
             return self._named[model]
-
-
-async def _close(models: Collection[Model]) -> None:
-    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-        for model in set(models):
-            await model.aclose()
 
 
 def _replace(options: Options, changes: OptionsDict) -> Options:

@@ -37,7 +37,7 @@ from .sandbox.base import SandboxFactory
 from .sandbox.docker import DockerSandboxes
 from .sandbox.values import Value
 from .slots import LevelSlots
-from .types import Completion
+from .types import Completion, StopReason
 
 _log = get_logger("rlm.run")
 
@@ -59,7 +59,7 @@ class Options:
     on_event: OnEvent | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.depth, int) or self.depth < 0:
+        if type(self.depth) is not int or self.depth < 0:
             raise ConfigError(f"depth={self.depth!r} is not a number of levels: give 0, 1, 2, ...")
 
 
@@ -117,7 +117,8 @@ async def run(*, options: Options, models: Mapping[int, Model], context: Value, 
 async def _root(task: Task, services: Services) -> tuple[Answered, float]:
     """Run the root RLM; however it ends, the record says so."""
     started = time.perf_counter()
-    stop_reason, failure = None, "cancelled"
+    stop_reason: StopReason | None = None
+    failure: str | None = "cancelled"
     try:
         answered = await rlm_loop(task, services)
         stop_reason, failure = answered.stop_reason, None

@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
+import anyio
 from openai import AsyncOpenAI, DefaultAioHttpClient
 from rich.console import Console
 from rich.table import Table
 
-from rlm import Limits, Message, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
-from rlm.events import CellFinished, Event, TurnStarted
-from rlm.sandbox.spec import docker_run_arguments
+from rlm import Limits, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
+from rlm.events import CellFinished, CellStarted, Event, TurnStarted
+from rlm.sandbox.spec import container_spec
 from rlm.sandbox.values import encode
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from support import FakeProvider
+
 MB: Final = 1_000_000
-TRANSPORTS: Final[tuple[Literal["attach", "unix"], ...]] = ("attach", "unix")
+LOADS: Final[tuple[tuple[Literal["attach", "unix"], float], ...]] = (("attach", 0.5), ("unix", 0.2))
 CONCURRENCY: Final = 200
 
 
@@ -58,7 +61,7 @@ async def turn_seconds(context: str, turns: int, run_root: Path) -> float:
     limits = Limits(max_iterations=turns + 1)
     model = ScriptedModel(replies)
     await Orchestrator(model=model, limits=limits, run_root=run_root, on_event=note).acompletion(context, "none")
-    return statistics.median(after - before for before, after in zip(starts, starts[1:], strict=False))
+    return statistics.median(after - before for before, after in pairwise(starts))
 
 
 async def turns(repeat: int, run_root: Path) -> list[Row]:
@@ -80,17 +83,49 @@ async def turns(repeat: int, run_root: Path) -> list[Row]:
 
 async def start(repeat: int) -> Row:
     """From nothing to the result of a first cell, against `docker run` of the same image with the same flags."""
-    ours, theirs = [], []
-    command = ["docker", "run", "--rm", *docker_run_arguments(SandboxConfig())]
+    ours: list[float] = []
+    theirs: list[float] = []
+    command = docker_run()
     for _ in range(5 * repeat):
         began = time.perf_counter()
         async with Sandbox() as sandbox:
             await sandbox.run("1")
             ours.append(time.perf_counter() - began)
         began = time.perf_counter()
-        subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True)
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
         theirs.append(time.perf_counter() - began)
     return ratio_row("start to first cell", "docker run, same flags", ours, theirs, goal=1.5)
+
+
+def docker_run() -> list[str]:
+    """The command that starts the same container; at the end of its input it ends by itself."""
+    arguments = container_spec(SandboxConfig(), name="", labels={"rlm.run": "bench"}).arguments
+    host = arguments["HostConfig"]
+    flags = {
+        "network": host["NetworkMode"],
+        "ipc": host["IpcMode"],
+        "cap-drop": host["CapDrop"][0],
+        "security-opt": host["SecurityOpt"][0],
+        "memory": host["Memory"],
+        "memory-swap": host["MemorySwap"],
+        "cpus": host["NanoCpus"] / 1e9,
+        "pids-limit": host["PidsLimit"],
+        "oom-score-adj": host["OomScoreAdj"],
+        "log-driver": host["LogConfig"]["Type"],
+        "user": arguments["User"],
+        "workdir": arguments["WorkingDir"],
+        "hostname": arguments["Hostname"],
+        "label": "rlm.run=bench",
+    }
+    lists = {
+        "env": arguments["Env"],
+        "tmpfs": [f"{path}:{options}" for path, options in host["Tmpfs"].items()],
+        "ulimit": [f"{limit['Name']}={limit['Soft']}:{limit['Hard']}" for limit in host["Ulimits"]],
+    }
+    command = ["docker", "run", "--rm", "--interactive", "--read-only"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    command += [f"--{name}={value}" for name, values in lists.items() for value in values]
+    return [*command, arguments["Image"]]
 
 
 def ratio_row(what: str, against: str, ours: Sequence[float], theirs: Sequence[float], *, goal: float) -> Row:
@@ -134,7 +169,8 @@ FINAL(sum(a == f"say {{i}}" for i, a in enumerate(answers)))
 async def batch(repeat: int, run_root: Path) -> Row:
     """1,000 prompts through `llm_batch`, against the bare client with the same concurrency; the model takes 50 ms."""
     count = 1000
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     with served() as url:
         model = OpenAIModel("served", base_url=url, api_key="none", max_concurrency=CONCURRENCY)
         root = ScriptedModel([BATCH.format(count=count)])
@@ -165,9 +201,8 @@ def cell_timer(seconds: list[float]) -> Callable[[Event], None]:
 
 
 async def bare_client(url: str, count: int) -> float:
-    """Seconds for the same prompts through the client alone, with the transport and the pool that OpenAIModel uses."""
-    pool = DefaultAioHttpClient(limits=httpx_limits())
-    async with AsyncOpenAI(base_url=url, api_key="none", http_client=pool) as client:
+    """Seconds for the same prompts through the client alone, over the transport that OpenAIModel uses too."""
+    async with AsyncOpenAI(base_url=url, api_key="none", http_client=DefaultAioHttpClient()) as client:
         slots = asyncio.Semaphore(CONCURRENCY)
 
         async def one(number: int) -> str | None:
@@ -183,3 +218,51 @@ async def bare_client(url: str, count: int) -> float:
     if answers != [f"say {number}" for number in range(count)]:
         raise SystemExit("the server did not answer as it should")
     return seconds
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The test server in a process of its own, so that it does not share an interpreter with what is measured."""
+    with subprocess.Popen(
+        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        yield server.stdout.readline().decode().strip()
+        server.stdin.close()
+
+
+async def serve() -> None:
+    """Answer every conversation with its last message after 50 ms, until standard input ends."""
+    async with FakeProvider(lambda messages, model: str(messages[-1]["content"]), latency=0.05) as provider:
+        print(provider.base_url, flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.read)
+
+
+async def measure(repeat: int) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        run_root = Path(folder)
+        rows = [await start(repeat), *await turns(repeat, run_root)]
+        rows += [await load(repeat, transport, goal) for transport, goal in LOADS]
+        rows.append(await batch(repeat, run_root))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="repeat less")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        anyio.run(serve)
+        return
+    table = Table(title="What rlm adds (medians of this run)")
+    for heading in ("what", "measured", "against", "result", "goal", "met"):
+        table.add_column(heading)
+    for row in anyio.run(measure, 1 if arguments.quick else 3):
+        table.add_row(row.what, row.measured, row.against, row.result, row.goal, "yes" if row.met else "no")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

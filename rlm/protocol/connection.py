@@ -34,11 +34,15 @@ from .messages import (
 
 
 class Role(enum.Enum):
+    """Which end of the channel a connection is."""
+
     HOST = "host"
     GUEST = "guest"
 
 
 class State(enum.Enum):
+    """Where the conversation stands; the same at both ends, but for what is on its way."""
+
     STARTING = "starting"  # nothing heard from the guest yet
     GREETED = "greeted"  # the guest is ready, the host has not said what it may use
     IDLE = "idle"

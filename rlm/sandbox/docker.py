@@ -285,14 +285,14 @@ class DockerSandbox:
             connected: list[SocketStream] = []
 
             async def take(stream: SocketStream) -> None:
-                raw = stream.extra(SocketAttribute.raw_socket)
+                raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - anyio's, not Django's
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
                 connected.append(stream)
                 group.cancel_scope.cancel()
 
             async with anyio.create_task_group() as group:
                 await listener.serve(take)
-        path.unlink(missing_ok=True)
+        os.unlink(path)
         resources.push_async_callback(anyio.aclose_forcefully, connected[0])
         return connected[0]
 
@@ -309,7 +309,7 @@ class DockerSandbox:
                 if not (isinstance(error, APIError) and error.status_code == 409):  # 409: it is being removed already
                     _log.warning("sandbox_not_removed", container=self._name, reason=str(error))
                     return
-            while await self._exists():
+            while await self._exists():  # noqa: ASYNC110 - the engine has no event that a deadline can bound
                 await anyio.sleep(GONE_POLL_SECONDS)
         if patience.cancelled_caught:
             _log.warning("sandbox_not_removed", container=self._name, reason="the engine did not answer in time")
@@ -349,7 +349,7 @@ async def _socket_folder() -> AsyncIterator[Path]:
     """A folder for one socket. Its parent is this user's alone; the folder itself is what the container sees."""
     with tempfile.TemporaryDirectory(prefix="rlm-") as private:
         folder = Path(private, "channel")
-        folder.mkdir(mode=0o755)
+        os.mkdir(folder, mode=0o755)
         yield folder
 
 

@@ -73,7 +73,7 @@ def container_spec(
             {"Name": "fsize", "Soft": FILE_BYTES, "Hard": FILE_BYTES},
             {"Name": "core", "Soft": 0, "Hard": 0},
         ],
-        "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs},
+        "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs},  # noqa: S108 - the container's own
         "LogConfig": {"Type": "none", "Config": {}},
         "AutoRemove": True,
         "Init": False,  # the supervisor has to be PID 1

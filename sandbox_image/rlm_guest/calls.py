@@ -6,10 +6,10 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from rlm.protocol.messages import Execute, Load, Message, Query, Reply, Start
+from rlm.protocol.messages import Kind, Message, Query, Reply, Start
 
 from . import values
 from .link import Link, close_all, parcel, read_value
@@ -28,6 +28,17 @@ class FailedQuery(str):
 
     def __bool__(self) -> bool:
         return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One call, as the model's code asked for it."""
+
+    prompt: bytes
+    context: bytes | None
+    context_kind: Kind
+    model: str | None
+    recurse: bool | None
 
 
 class Calls:
@@ -82,7 +93,7 @@ class Calls:
         else:
             self._commands.append((message, descriptors))
 
-    def ask(self, questions: Sequence[dict[str, Any]], *, at_once: int | None, batch: int) -> list[tuple[bool, str]]:
+    def _ask(self, questions: Sequence[Question], *, at_once: int | None, batch: int) -> list[tuple[bool, str]]:
         """Send queries, at most `at_once` waiting for an answer, and return the answers in order."""
         most = self._start.max_calls_in_flight
         window = min(at_once or most, most)
@@ -101,11 +112,23 @@ class Calls:
             number = next(self._numbers)
             self._wait_until(partial(claimed, number))
             sent.append(number)
-            with parcel() as packed:
-                fields = {name: packed.add(value) if type(value) is bytes else value for name, value in question.items()}
-                self._link.send(Query(cell=0, call=number, batch=batch, **fields), packed.descriptors)
+            self._send(number, batch, question)
         self._wait_until(lambda: mine.isdisjoint(self._in_flight))
         return [self._answers.pop(number) for number in sent]
+
+    def _send(self, number: int, batch: int, question: Question) -> None:
+        with parcel() as packed:
+            query = Query(
+                cell=0,  # the supervisor knows which one runs
+                call=number,
+                batch=batch,
+                prompt=packed.add(question.prompt),
+                context=None if question.context is None else packed.add(question.context),
+                context_kind=question.context_kind,
+                model=question.model,
+                recurse=question.recurse,
+            )
+            self._link.send(query, packed.descriptors)
 
     # What the model's code calls
 
@@ -113,7 +136,7 @@ class Calls:
         self, prompt: str, context: object = None, *, model: str | None = None, recurse: bool | None = None
     ) -> str:
         """Ask a model, with `context` as further data; returns its answer. Raises LLMError when there is none."""
-        ok, text = self.ask([self._question(prompt, context, model, recurse)], at_once=None, batch=0)[0]
+        ok, text = self._ask([self._question(prompt, context, model, recurse)], at_once=None, batch=0)[0]
         if not ok:
             raise LLMError(text)
         return text
@@ -137,23 +160,24 @@ class Calls:
             raise ValueError("max_concurrent has to be at least 1")
         pairs = zip(prompts, contexts if contexts is not None else itertools.repeat(None), strict=False)
         questions = [self._question(prompt, context, model, recurse) for prompt, context in pairs]
-        answers = self.ask(questions, at_once=max_concurrent, batch=next(self._batches))
+        answers = self._ask(questions, at_once=max_concurrent, batch=next(self._batches))
         return [text if ok else FailedQuery(text) for ok, text in answers]
 
-    def _question(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> dict[str, Any]:
+    def _question(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> Question:
         if not isinstance(prompt, str):
             raise TypeError(f"a prompt has to be a str, not {type(prompt).__name__}; put data into context=")
         if not (model is None or isinstance(model, str)) or not (recurse is None or isinstance(recurse, bool)):
             raise TypeError("model= takes a name, recurse= takes True or False")
-        kind, encoded = "text", None
+        kind: Kind = "text"
+        encoded = None
         if context is not None and (self._start.depth < 2 or recurse is False):
             prompt = f"{prompt}\n\n{values.as_text(context)}"
         elif context is not None:
             kind, encoded = values.encode(context)
-        return {
-            "prompt": prompt.encode("utf-8", "surrogatepass"),
-            "context": encoded,
-            "context_kind": kind,
-            "model": model,
-            "recurse": recurse,
-        }
+        return Question(
+            prompt=prompt.encode("utf-8", "surrogatepass"),
+            context=encoded,
+            context_kind=kind,
+            model=model,
+            recurse=recurse,
+        )

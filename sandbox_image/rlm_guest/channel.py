@@ -87,7 +87,7 @@ class Channel:
             raise EOFError
         with memoryview(self._buffer) as view:
             self._connection.receive_data(view[:size])
-        messages = []
+        messages: list[Message] = []
         while (message := self._connection.next_message()) is not None:
             if isinstance(message, Chunk):
                 self._keep(message)

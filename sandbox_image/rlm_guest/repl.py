@@ -18,7 +18,9 @@ from .calls import Calls, LLMError
 MAX_ERROR_CHARS = 30_000  # of a traceback: it has to fit into a packet, however its characters are encoded
 SHOWN_CHARS = 80  # of a variable's value in SHOW_VARS
 
-CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; imports that few cells need are left to those: each page costs at every fork
+CO_COROUTINE = (
+    0x80  # inspect.CO_COROUTINE; imports that few cells need are left to those: each page costs at every fork
+)
 
 _OWN_FILES = os.path.dirname(__file__)
 
@@ -82,9 +84,11 @@ class Repl:
 
     def _execute(self, code: str, filename: str) -> None:
         tree = ast.parse(code, filename)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        last = tree.body[-1] if tree.body else None
+        if isinstance(last, ast.Expr):
+            tree.body.pop()
         self._evaluate(tree, filename, "exec")
-        if last is not None:
+        if isinstance(last, ast.Expr):
             value = self._evaluate(ast.Expression(last.value), filename, "eval")
             if value is not None:
                 self.namespace["_"] = value

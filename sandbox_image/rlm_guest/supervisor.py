@@ -146,12 +146,14 @@ class Supervisor:
         for message in commands:
             match message:
                 case Load():
-                    self._forward(message, message.value)
+                    value, descriptors = self._channel.take_value(message.value)
+                    self._to_worker(replace(message, value=value), descriptors)
                 case Execute():
                     self._cell = Cell(message.cell, message.seconds)
                     self._stdout.begin()
                     self._stderr.begin()
-                    self._forward(message, message.code)
+                    code, descriptors = self._channel.take_value(message.code)
+                    self._to_worker(replace(message, code=code), descriptors)
                 case Reply():
                     theirs = self._cell.answered(message.call) if self._cell else None
                     value, descriptors = self._channel.take_value(message.text)
@@ -159,11 +161,6 @@ class Supervisor:
                         close_all(descriptors)
                     else:
                         self._to_worker(replace(message, call=theirs, text=value), descriptors)
-
-    def _forward(self, message: Load | Execute, payload: Payload) -> None:
-        value, descriptors = self._channel.take_value(payload)
-        field = "value" if isinstance(message, Load) else "code"
-        self._to_worker(replace(message, **{field: value}), descriptors)
 
     # The worker
 

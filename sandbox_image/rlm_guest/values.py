@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgpack
+
 from rlm.protocol.messages import Kind, Payload
 
 from .link import descriptor_of
@@ -19,9 +20,11 @@ def _buffer(payload: Payload, descriptors: Sequence[int]) -> Iterator[memoryview
     if isinstance(payload, bytes):
         yield memoryview(payload)
         return
-    with mmap.mmap(descriptor_of(payload, descriptors), payload.size, access=mmap.ACCESS_READ) as mapped:
-        with memoryview(mapped) as view:
-            yield view
+    with (
+        mmap.mmap(descriptor_of(payload, descriptors), payload.size, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as view,
+    ):
+        yield view
 
 
 def decode(kind: Kind, payload: Payload, descriptors: Sequence[int]) -> Any:
@@ -87,8 +90,7 @@ def encode(value: object) -> tuple[Kind, bytes]:
                 packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
             except (TypeError, ValueError, OverflowError) as error:
                 raise TypeError(
-                    "a context has to be text, bytes, or lists and dicts of plain data (numbers, text, None): "
-                    f"{error}"
+                    f"a context has to be text, bytes, or lists and dicts of plain data (numbers, text, None): {error}"
                 ) from None
             return "data", packed
 

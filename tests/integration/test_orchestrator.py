@@ -15,8 +15,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+
 from rlm import Limits, Message, ModelError, Orchestrator, SandboxConfig, ScriptedModel
-from rlm.events import CellFinished, Event, RLMStarted, SandboxLost
+from rlm.events import CellFinished, CellStarted, Event, RLMStarted, SandboxLost
 
 pytestmark = pytest.mark.anyio
 
@@ -193,11 +194,17 @@ async def test_an_error_leaves_no_container(tmp_path: Path) -> None:
 
 async def test_cancelling_a_completion_removes_its_containers(tmp_path: Path) -> None:
     seen: list[Event] = []
-    work = orchestrator(plays("import time; time.sleep(60)"), tmp_path, seen=seen)
+    started = anyio.Event()
+
+    def note(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, CellStarted):
+            started.set()
+
+    work = Orchestrator(model=plays("import time; time.sleep(60)"), run_root=tmp_path, on_event=note)
     task = asyncio.create_task(work.acompletion("text", "question"))
     with anyio.fail_after(30):
-        while not any(isinstance(event, RLMStarted) for event in seen):
-            await anyio.sleep(0.02)
+        await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+
 from fakes import services
 from rlm.broker import Answered, Broker, Task
 from rlm.config import Limits
@@ -43,9 +44,7 @@ def broker(
         return Answered(answer=f"rlm {task.node}", stop_reason="final", iterations=1)
 
     task = Task(node="0.2", level=1, depth=depth, context=encode(""), query=None, model=shared.model_at(0))
-    return Broker(
-        task=task, below=sub, by_name=shared.by_name, calls=shared.calls, child=child, events=shared.events
-    )
+    return Broker(task=task, below=sub, by_name=shared.by_name, calls=shared.calls, child=child, events=shared.events)
 
 
 async def test_depth_0_refuses_calls_in_words() -> None:

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rlm.budget import Budget, Refused, estimate_tokens
 from rlm.config import Limits
 from rlm.errors import ConfigError

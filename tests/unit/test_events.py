@@ -5,6 +5,7 @@ import json
 
 import pytest
 from rich.console import Console
+
 from rlm.console import ConsoleView, printable
 from rlm.events import CellFinished, CellOutput, CellStarted, Event, EventLog, RLMFinished, SubCallStarted
 from rlm.types import CellResult

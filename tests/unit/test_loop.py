@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import anyio
 import pytest
+
 from fakes import FakeSandboxes, says_ok, services
 from rlm.broker import Answered, Task
 from rlm.config import Limits

@@ -1,6 +1,7 @@
 """Prompts promise what the configuration allows, and nothing else."""
 
 import pytest
+
 from rlm.config import Limits
 from rlm.prompts import (
     PromptFacts,
@@ -30,9 +31,7 @@ def test_with_one_level_calls_are_plain() -> None:
     assert "REPL of its own" not in prompt
 
 
-@pytest.mark.parametrize(
-    ("depth", "below"), [(2, "plain calls of its own"), (3, "calls of its own, 2 levels deep")]
-)
+@pytest.mark.parametrize(("depth", "below"), [(2, "plain calls of its own"), (3, "calls of its own, 2 levels deep")])
 def test_with_more_levels_the_depth_that_is_left_is_told(depth: int, below: str) -> None:
     assert below in default_system_prompt(facts(depth))
 

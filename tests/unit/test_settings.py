@@ -60,6 +60,7 @@ def test_the_key_is_masked_wherever_settings_are_shown(monkeypatch: pytest.Monke
 
 
 def test_importing_rlm_loads_neither_settings_nor_a_client() -> None:
-    code = "import rlm, sys; print([m for m in ('pydantic', 'pydantic_settings', 'openai', 'genai_prices') if m in sys.modules])"
+    heavy = "{'pydantic', 'pydantic_settings', 'openai', 'aiohttp', 'genai_prices'}"
+    code = f"import rlm, sys; print(sorted({heavy} & sys.modules.keys()))"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert shown.strip() == "[]"

@@ -4,6 +4,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rlm.errors import ConfigError
 from rlm.slots import LevelSlots
 
@@ -11,8 +12,7 @@ Tree = list["Tree"]
 
 
 def trees(levels: int) -> st.SearchStrategy[Tree]:
-    children = st.just([]) if levels == 1 else st.lists(trees(levels - 1), max_size=4)
-    return children
+    return st.just([]) if levels == 1 else st.lists(trees(levels - 1), max_size=4)
 
 
 @settings(max_examples=60, deadline=None)

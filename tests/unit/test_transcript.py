@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rlm.transcript import FinalAnswer, Transcript, clip, describe, observation, parse
 from rlm.types import CellResult
 

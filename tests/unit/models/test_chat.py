@@ -17,7 +17,9 @@ ASKED = [Message(role="system", content="be brief"), Message(role="user", conten
 PRICED = Pricing(base_url="http://127.0.0.1/v1", price=Price(input=1.0, output=10.0))
 
 
-def body(content: object = "hi", usage: object = None, reason: str = "stop", message: object = None, **more: Any) -> bytes:
+def body(
+    content: object = "hi", usage: object = None, reason: str = "stop", message: object = None, **more: Any
+) -> bytes:
     message = {"role": "assistant", "content": content} if message is None else message
     choice = {"index": 0, "finish_reason": reason, "message": message}
     return json.dumps({"model": "m-2026", "choices": [choice], "usage": usage, **more}).encode()
@@ -70,9 +72,7 @@ def test_a_server_that_does_not_count_gets_an_estimate_and_an_unknown_cost(told:
 
 
 def test_parts_of_the_usage_are_never_more_than_the_whole() -> None:
-    odd = usage_of(
-        prompt_tokens_details={"cached_tokens": 5000}, completion_tokens_details={"reasoning_tokens": 5000}
-    )
+    odd = usage_of(prompt_tokens_details={"cached_tokens": 5000}, completion_tokens_details={"reasoning_tokens": 5000})
     assert (odd.cached_tokens, odd.reasoning_tokens) == (1000, 100)
     assert usage_of(prompt_tokens_details=None, completion_tokens_details="?").cached_tokens == 0
 
@@ -114,10 +114,14 @@ def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["choices", "message", "content", "usage", "prompt_tokens", "completion_tokens", "cost", "error"]),
-            inner,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["choices", "message", "content", "usage", "prompt_tokens", "completion_tokens", "cost", "error"]
+                ),
+                inner,
+            )
         ),
         max_leaves=20,
     )

@@ -1,0 +1,350 @@
+"""OpenAIModel against a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+import statistics
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import openai
+import pytest
+
+from rlm.errors import ModelError
+from rlm.models.openai import OpenAIModel
+from rlm.models.prices import Price
+from rlm.types import Message, ModelReply, Usage
+from support import FakeProvider, Fault, Reply, in_turn
+
+KEY = "sk-proj-0123456789abcdef/+"
+HELLO = [Message(role="user", content="hello")]
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def echo(messages: Sequence[Mapping[str, Any]], model: str) -> str:
+    return f"{model}: {messages[-1]['content']}"
+
+
+async def ask(model: OpenAIModel, prompt: str = "hello") -> ModelReply:
+    try:
+        return await model.complete([Message(role="user", content=prompt)])
+    finally:
+        await model.aclose()
+
+
+async def failure(model: OpenAIModel) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        await ask(model)
+    return caught.value
+
+
+async def test_a_reply_has_the_text_and_the_usage_that_the_server_counted() -> None:
+    told = Reply(text="42", input_tokens=900, output_tokens=80, cached_tokens=500, reasoning_tokens=64, cost=0.25)
+    async with FakeProvider(in_turn(told)) as provider:
+        reply = await ask(OpenAIModel("m", base_url=provider.base_url))
+    assert reply == ModelReply(
+        text="42",
+        usage=Usage(calls=1, input_tokens=900, output_tokens=80, cached_tokens=500, reasoning_tokens=64, cost_usd=0.25),
+        model="m",
+        finish_reason="stop",
+        request_id="req-1",
+    )
+
+
+async def test_an_unknown_cost_is_none_and_a_price_of_ones_own_makes_it_known() -> None:
+    async with FakeProvider("ok") as provider:
+        unknown = await ask(OpenAIModel("gpt-5", base_url=provider.base_url))
+        known = await ask(OpenAIModel("m", base_url=provider.base_url, price=Price(input=1e6, output=2e6)))
+    assert unknown.usage.cost_usd is None
+    assert known.usage.cost_usd == 2 * 1 + 1 * 2
+
+
+async def test_a_server_that_does_not_count_gets_an_estimate() -> None:
+    async with FakeProvider(in_turn(Reply(text="answer", usage=False))) as provider:
+        reply = await ask(OpenAIModel("m", base_url=provider.base_url, price=Price(input=1, output=1)))
+    assert reply.usage == Usage(calls=1, input_tokens=2, output_tokens=2, cost_usd=None)
+
+
+async def test_sampling_arguments_arrive_as_they_were_given() -> None:
+    sampling = {
+        "temperature": 0.2,
+        "reasoning_effort": "low",
+        "extra_body": {"top_k": 5},
+        "extra_headers": {"X-Team": "blue"},
+        "extra_query": {"api-version": "7"},
+    }
+    async with FakeProvider("ok") as provider:
+        model = OpenAIModel(
+            "m", base_url=provider.base_url, api_key=KEY, sampling=sampling, max_tokens_field="max_tokens"
+        )
+        await model.complete(
+            [Message(role="system", content="s"), Message(role="user", content="é\0\r\n")], max_tokens=9
+        )
+        await model.aclose()
+    (request,) = provider.requests
+    assert request.path == "/v1/chat/completions?api-version=7"
+    assert request.body == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "é\0\r\n"}],
+        "temperature": 0.2,
+        "reasoning_effort": "low",
+        "top_k": 5,
+        "max_tokens": 9,
+    }
+    assert (request.headers["authorization"], request.headers["x-team"]) == (f"Bearer {KEY}", "blue")
+
+
+async def test_lone_surrogates_arrive_as_replacement_characters() -> None:
+    async with FakeProvider(echo) as provider:
+        assert (await ask(OpenAIModel("m", base_url=provider.base_url), "a\ud800b")).text == "m: a\ufffdb"
+
+
+async def test_passing_errors_are_retried_as_the_server_asks() -> None:
+    busy = Fault(status=429, headers={"retry-after-ms": "20"}, body={"error": {"message": "slow down"}})
+    async with FakeProvider(in_turn(busy, Fault(status=500, headers={"retry-after-ms": "20"}), "ok")) as provider:
+        reply = await ask(OpenAIModel("m", base_url=provider.base_url))
+    assert (reply.text, len(provider.requests)) == ("ok", 3)
+
+
+@pytest.mark.parametrize("sent", ["nothing", "headers", "half"])
+async def test_a_dropped_connection_is_retried(sent: Any) -> None:
+    async with FakeProvider(in_turn(Fault(sent=sent, body=b"{ }", then="drop"), "ok")) as provider:
+        assert (await ask(OpenAIModel("m", base_url=provider.base_url))).text == "ok"
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (
+            Fault(status=429, headers={"retry-after-ms": "1"}, body={"error": {"message": "slow\ndown"}}),
+            "answered 429 Too Many Requests after 3 attempts: slow down",
+        ),
+        (
+            Fault(status=503, headers={"retry-after-ms": "1"}, body=b"<html>"),
+            "answered 503 Service Unavailable after 3 attempts: <html>",
+        ),
+        (
+            Fault(status=400, body={"error": {"message": "prompt too long"}}),
+            "answered 400 Bad Request: prompt too long",
+        ),
+        (Fault(status=404, body=b""), "answered 404 Not Found"),
+    ],
+)
+async def test_an_error_status_that_stays_is_reported_in_words(fault: Fault, sentence: str) -> None:
+    async with FakeProvider(in_turn(fault)) as provider:
+        error = await failure(OpenAIModel("m", base_url=provider.base_url))
+        assert str(error).removeprefix(f"The model server {provider.base_url[7:-3]} ") == sentence
+    assert error.status == fault.status
+    assert error.request_id == f"req-{len(provider.requests)}"
+    assert isinstance(error.__cause__, openai.APIStatusError)
+
+
+@pytest.mark.parametrize("sent", ["nothing", "headers", "half"])
+async def test_a_connection_that_is_always_dropped_is_reported_in_words(sent: Any) -> None:
+    async with FakeProvider(in_turn(Fault(sent=sent, body=b"{ }", then="drop"))) as provider:
+        error = await failure(OpenAIModel("m", base_url=provider.base_url, max_retries=1))
+    assert str(error).endswith("broke the connection off before its response was complete after 2 attempts")
+    assert (error.status, len(provider.requests)) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(sent="nothing", then="hang"),
+        Fault(sent="headers", body=b"{}", then="hang"),
+        Fault(sent="half", body=b"{ }", then="hang"),
+        Fault(sent="headers", then="trickle"),
+    ],
+)
+async def test_a_server_that_hangs_or_sends_blanks_for_ever_is_left_at_the_time_limit(fault: Fault) -> None:
+    async with FakeProvider(in_turn(fault)) as provider:
+        started = time.perf_counter()
+        error = await failure(OpenAIModel("m", base_url=provider.base_url, timeout=0.3, max_retries=0))
+        seconds = time.perf_counter() - started
+    assert str(error).endswith("gave no complete response within 0.3 s")
+    assert 0.3 <= seconds < 1.5
+
+
+async def test_a_hang_is_retried() -> None:
+    async with FakeProvider(in_turn(Fault(sent="nothing", then="hang"), "ok")) as provider:
+        assert (await ask(OpenAIModel("m", base_url=provider.base_url, timeout=0.3))).text == "ok"
+
+
+async def test_a_server_that_is_not_there_is_reported_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0))
+    assert str(error).startswith(f"The model server 127.0.0.1:{port} cannot be reached (")
+
+
+async def test_a_server_that_does_not_speak_http_is_reported_in_words() -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"220 mail ready\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0))
+    assert str(error).endswith("broke the connection off before its response was complete")
+
+
+@pytest.mark.parametrize(
+    ("response", "words"),
+    [
+        (Fault(body=b'{"choices": ['), "sent what is not JSON: "),
+        (Fault(body={"choices": []}), "sent no choices, so there is no reply"),
+        (Fault(body={"error": {"message": "upstream died"}}), "sent an error in place of a reply: upstream died"),
+        (Reply(text="half", finish_reason="content_filter"), "kept the reply back"),
+        (Reply(text=None, refusal="I will not."), "passed on the model's refusal: I will not."),
+        (Reply(text="", finish_reason="length"), "sent an empty reply: the limit on output tokens was used up first"),
+        (Reply(text=None), "sent an empty reply (finish reason: stop)"),
+    ],
+)
+async def test_a_response_without_an_answer_is_an_error_and_never_an_empty_answer(
+    response: Reply | Fault, words: str
+) -> None:
+    async with FakeProvider(in_turn(response)) as provider:
+        error = await failure(OpenAIModel("m", base_url=provider.base_url))
+        assert str(error).startswith(f"The model server {provider.base_url[7:-3]} {words}")
+    assert (error.status, error.request_id) == (200, "req-1")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=401, body={"error": {"message": f"Incorrect API key provided: {KEY}", "code": KEY}}),
+        Fault(status=400, body=f"<p>{'x' * 385}{KEY}</p>".encode()),  # where the sentence is cut
+        Fault(status=403, body=[f"Bearer {KEY}"], headers={"x-echo": KEY}),
+        Fault(body=f"your header was: Bearer {KEY}".encode()),
+        Fault(body={"error": {"message": KEY}}),
+        Fault(sent="nothing", then="drop"),
+        Fault(sent="nothing", then="hang"),
+    ],
+)
+async def test_no_key_is_in_the_text_of_an_error_or_in_a_log(fault: Fault, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    header_key = "hk-0123456789abcdef"
+    if isinstance(fault.body, dict):
+        fault.body["header"] = header_key
+    async with FakeProvider(in_turn(fault)) as provider:
+        model = OpenAIModel(
+            "m",
+            base_url=provider.base_url,
+            api_key=KEY,
+            timeout=0.3,
+            max_retries=1,
+            sampling={"extra_headers": {"x-gateway-key": header_key}},
+        )
+        error = await failure(model)
+    assert provider.requests[0].headers["x-gateway-key"] == header_key
+    shown = "".join(traceback.format_exception(error)) + repr(error) + caplog.text
+    assert KEY[:12] not in shown
+    assert header_key not in shown
+
+
+async def test_a_cancelled_call_gives_its_slot_and_connection_back() -> None:
+    async with FakeProvider(in_turn(Fault(sent="nothing", then="hang"), "ok")) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(model.complete(HELLO), 0.2)
+        assert (await asyncio.wait_for(ask(model), 5)).text == "ok"
+
+
+async def test_a_queue_longer_than_the_time_limit_costs_no_call() -> None:
+    async with FakeProvider("ok", latency=0.15) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=1, timeout=0.5, max_retries=0)
+        replies = await asyncio.gather(*(model.complete(HELLO) for _ in range(6)))
+        await model.aclose()
+    assert [reply.text for reply in replies] == ["ok"] * 6
+
+
+async def test_many_calls_share_a_bounded_number_of_connections_and_keep_their_order() -> None:
+    async with FakeProvider(echo, latency=0.005) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=16)
+        replies = await asyncio.gather(
+            *(model.complete([Message(role="user", content=str(number))]) for number in range(300))
+        )
+        await model.aclose()
+        assert (provider.connections, provider.max_concurrent) == (16, 16)
+    assert [reply.text for reply in replies] == [f"m: {number}" for number in range(300)]
+    assert sum(reply.usage.input_tokens for reply in replies) == provider.input_tokens
+    assert sum(reply.usage.output_tokens for reply in replies) == provider.output_tokens
+
+
+def test_one_model_serves_several_event_loops_at_once_and_in_turn(recwarn: pytest.WarningsRecorder) -> None:
+    with FakeProvider(echo, latency=0.01) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=4)
+        texts: list[str] = []
+
+        async def use(name: str) -> None:
+            replies = await asyncio.gather(*(model.complete([Message(role="user", content=name)]) for _ in range(20)))
+            await model.aclose()
+            await model.aclose()  # nothing is open: nothing happens
+            texts.extend(reply.text for reply in replies)
+
+        threads = [threading.Thread(target=asyncio.run, args=[use(name)]) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        asyncio.run(use("d"))
+        asyncio.run(use("e"))
+    assert sorted(texts) == sorted(f"m: {name}" for name in "abcde" for _ in range(20))
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+async def clocked(call: Callable[[], Awaitable[object]], *, calls: int, clock: Callable[[], float]) -> float:
+    started = clock()
+    await asyncio.gather(*(call() for _ in range(calls)))
+    return clock() - started
+
+
+def bare_client(provider: FakeProvider, concurrency: int) -> tuple[openai.AsyncOpenAI, Callable[[], Awaitable[object]]]:
+    """The client as its documentation shows it, at the same concurrency."""
+    client = openai.AsyncOpenAI(base_url=provider.base_url, api_key="unused")
+    slots = asyncio.Semaphore(concurrency)
+
+    async def call() -> object:
+        async with slots:
+            return await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+
+    return client, call
+
+
+async def test_1000_calls_take_at_most_1_3_times_as_long_as_with_the_bare_client() -> None:
+    with FakeProvider("ok", latency=0.05) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=64)
+        client, bare = bare_client(provider, 64)
+        ours, theirs = [], []
+        for _ in range(3):
+            theirs.append(await clocked(bare, calls=1000, clock=time.perf_counter))
+            ours.append(await clocked(lambda: model.complete(HELLO), calls=1000, clock=time.perf_counter))
+        await model.aclose()
+        await client.close()
+    assert statistics.median(ours) <= 1.3 * statistics.median(theirs), f"seconds: ours {ours}, bare {theirs}"
+
+
+async def test_a_call_costs_at_most_a_tenth_of_a_millisecond_more_cpu_time_than_with_the_bare_client() -> None:
+    with FakeProvider("ok") as provider:  # in a thread of its own, which `thread_time` here does not count
+        model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=16)
+        client, bare = bare_client(provider, 16)
+        ours, theirs = [], []
+        for _ in range(5):
+            theirs.append(await clocked(bare, calls=100, clock=time.thread_time) / 100)
+            ours.append(await clocked(lambda: model.complete(HELLO), calls=100, clock=time.thread_time) / 100)
+        await model.aclose()
+        await client.close()
+    assert statistics.median(ours) <= statistics.median(theirs) + 0.0001, f"seconds: ours {ours}, bare {theirs}"
