@@ -1,0 +1,261 @@
+"""What arrives in a sandbox is what was given."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections import OrderedDict, UserList
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm.errors import ConfigError
+from rlm.protocol.messages import CHUNK_BYTES
+from rlm.sandbox import values
+from rlm.sandbox.values import Value, encode
+
+TEXTS = st.text(st.characters(exclude_categories=()))  # lone surrogates, NUL and line ends of all kinds included
+KEYS = TEXTS | st.integers(-(2**63), 2**64 - 1) | st.booleans() | st.none() | st.floats(allow_nan=False)
+LEAVES = KEYS | st.binary()
+DATA = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=30)
+
+
+def arrived(value: Value) -> Any:
+    """The value as a sandbox builds it, from exactly the bytes that were announced."""
+    pieces = [bytes(piece) for piece in value.pieces()]
+    assert all(0 < len(piece) <= CHUNK_BYTES for piece in pieces)
+    data = b"".join(pieces)
+    assert len(data) == value.size
+    assert b"".join(map(bytes, value.pieces())) == data  # a value can be sent again, to a new sandbox
+    match value.kind:
+        case "text":
+            return data.decode("utf-8", "surrogatepass")
+        case "bytes" | "file":
+            return data
+        case "data" | "folder":
+            return msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
+
+
+@given(TEXTS)
+def test_text_arrives_as_it_is(text: str) -> None:
+    assert arrived(encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "line\r\nline\rline\n\0end\n",
+        "\ud800 and \udfff alone, \ud83d\ude00 as a pair of surrogates",
+        "a" * (3 * CHUNK_BYTES + 1),
+        "äöü€😀" * CHUNK_BYTES,
+        "a" * CHUNK_BYTES + "\U0001f600",
+    ],
+    ids=["empty", "line ends", "surrogates", "ascii", "wide", "wide at the end"],
+)
+def test_text_of_every_sort_arrives_as_it_is(text: str) -> None:
+    assert arrived(encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1])
+def test_bytes_arrive_as_they_are(kind: Callable[[bytes], bytes], size: int) -> None:
+    data = bytes(number % 251 for number in range(size))
+    value = encode(kind(data))
+    assert (value.kind, arrived(value)) == ("bytes", data)
+
+
+@given(st.lists(DATA) | st.dictionaries(KEYS, DATA))
+def test_plain_data_arrives_equal(data: Any) -> None:
+    assert arrived(encode(data)) == data
+
+
+@given(st.lists(DATA) | st.dictionaries(KEYS, DATA))
+def test_plain_data_arrives_equal_whatever_counts_as_large(data: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(values, "LARGE_TEXT", 2)
+        patch.setattr(values, "LARGE_ITEMS", 2)
+        assert arrived(encode(data)) == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {1: "one", -5: "minus", 2**64 - 1: "max"},
+        {"documents": [{"id": i, "text": "€" * 300} for i in range(5000)]},
+        {"a": {"b": {"c": [["x" * 100_000, b"y" * 100_000] * 3, {}, []]}}},
+        ["line\r\n\0\ud800"] * 100_000,
+        list(range(300_000)),
+        ["x" * (CHUNK_BYTES + 5)] * 3,
+        [[0.5, float("inf"), None, True]],
+        [[[[[[[[[[]]]]]]]]]],
+    ],
+    ids=["int keys", "rows", "nested", "many texts", "numbers", "large texts", "scalars", "deep"],
+)
+def test_large_and_nested_data_arrives_equal(data: Any) -> None:
+    assert arrived(encode(data)) == data
+
+
+def test_tuples_arrive_as_lists_and_other_sequences_and_mappings_as_lists_and_dicts() -> None:
+    assert arrived(encode((1, (2, [(3,)])))) == [1, [2, [[3]]]]
+    assert arrived(encode(range(3))) == [0, 1, 2]
+    assert arrived(encode([UserList([1]), MappingProxyType({"a": OrderedDict(b=1)})])) == [[1], {"a": {"b": 1}}]
+    assert arrived(encode(MappingProxyType({"a": 1}))) == {"a": 1}
+
+
+class Opaque:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (Opaque(), "Opaque"),
+        ({1, 2}, "set"),
+        ({"rows": [1, {"when": datetime(2026, 1, 1, tzinfo=UTC)}]}, r"\['rows'\]\[1\]\['when'\] is of type datetime"),
+        ([Opaque()], r"\[0\] is of type Opaque"),
+        ([[1] * 1000, [{1, 2}] * 1000], r"\[1\]\[0\] is of type set"),
+        ([2**64], r"\[0\] is an int of more than 64 bits"),
+        ([-(2**63) - 1], "64 bits"),
+        ({"n": {2**70: 1}}, "64 bits"),
+        ({"n": {(1, 2): 3}}, r"\['n'\] has a key of type tuple"),
+        ({frozenset(): 3}, "key of type frozenset"),
+        ([complex(1, 2)], "complex"),
+    ],
+)
+def test_what_is_not_plain_data_is_refused_and_named(data: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        encode(data)
+
+
+def test_data_that_contains_itself_is_refused() -> None:
+    data: list[Any] = []
+    data.append(data)
+    with pytest.raises(ConfigError, match="levels"):
+        encode(data)
+    wide: list[Any] = [0] * 1000
+    wide.append([wide])
+    with pytest.raises(ConfigError, match="levels"):
+        encode(wide)
+
+
+def test_a_value_above_the_limit_is_refused_with_the_limit_and_how_to_raise_it() -> None:
+    assert encode("x" * 1000, max_bytes=1000).size == 1000
+    with pytest.raises(ConfigError, match=r"1,001 bytes.*1,000.*max_context_bytes"):
+        encode("x" * 1001, max_bytes=1000)
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most that `work` had allocated at once."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ascii text " * 2_000_000,
+        "wide text € " * 1_000_000,
+        {"deep": {"text": "x" * 20_000_000}},
+        {"rows": ["some row of text " * 10] * 100_000},
+        [{"row": number, "text": "t" * 100} for number in range(100_000)],
+    ],
+    ids=["ascii", "wide", "a text in dicts", "a list in a dict", "rows"],
+)
+def test_a_large_value_is_never_held_twice(value: Any) -> None:
+    def send() -> None:
+        for _ in encode(value).pieces():
+            pass
+
+    assert peak_bytes(send) < 8 * CHUNK_BYTES
+
+
+# Files
+
+
+def test_a_file_arrives_as_it_is(tmp_path: Path) -> None:
+    content = b"\xff\0\r\n" * CHUNK_BYTES
+    file = tmp_path / "file.bin"
+    file.write_bytes(content)
+    value = encode(file)
+    assert (value.kind, arrived(value)) == ("file", content)
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert arrived(encode(empty)) == b""
+
+
+def test_a_folder_arrives_as_its_files_by_relative_path_in_order(tmp_path: Path) -> None:
+    content = {"b.txt": b"1", "a/deep/er.txt": b"", "a.txt": b"x" * (CHUNK_BYTES + 1), "ü €/\udcff.bin": b"\xff"}
+    for name, data in content.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    (tmp_path / "empty folder").mkdir()
+    value = encode(tmp_path)
+    assert value.kind == "folder"
+    assert list(arrived(value).items()) == sorted(content.items())
+
+
+def test_an_empty_folder_arrives(tmp_path: Path) -> None:
+    assert arrived(encode(tmp_path)) == {}
+
+
+def test_of_a_folder_only_regular_files_are_read(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("secret")
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "file").write_text("told")
+    (given / "link").symlink_to(secret / "key")
+    (given / "folder").symlink_to(secret)
+    os.mkfifo(given / "pipe")
+    assert arrived(encode(given)) == {"file": b"told"}
+
+
+def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing.*No such file"):
+        encode(tmp_path / "missing")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="neither a file nor a folder"):
+        encode(tmp_path / "pipe")
+
+
+def test_a_file_that_grows_is_sent_as_long_as_was_announced(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("before")
+    value = encode(tmp_path)
+    (tmp_path / "log").write_text("before and after")
+    assert arrived(value) == {"log": b"before"}
+
+
+@pytest.mark.parametrize("change", [lambda file: file.write_text("b"), lambda file: file.unlink()])
+def test_a_file_that_shrinks_or_goes_is_refused(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    (tmp_path / "log").write_text("before")
+    for value in (encode(tmp_path), encode(tmp_path / "log")):
+        (tmp_path / "log").write_text("before")
+        change(tmp_path / "log")
+        with pytest.raises(ConfigError):
+            list(value.pieces())
+
+
+def test_a_file_is_read_piece_by_piece(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as stream:
+        stream.truncate(100 * CHUNK_BYTES)
+
+    def send() -> None:
+        for _ in encode(tmp_path).pieces():
+            pass
+
+    assert peak_bytes(send) < 8 * CHUNK_BYTES
