@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fakes import FakeSandboxes
 
+from fakes import FakeSandboxes
 from rlm import ConfigError, Orchestrator
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message, ModelReply
