@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ async def test_a_turn_costs_little_however_long_the_context(tmp_path: Path, size
         model = ScriptedModel(["```repl\npass\n```"] * turns + ["FINAL(done)"])
         limits = Limits(max_iterations=turns + 1)
         await Orchestrator(model=model, limits=limits, run_root=tmp_path, on_event=note).acompletion("x" * size, "q")
-        return 1000 * statistics.median(after - before for before, after in zip(starts, starts[1:], strict=False))
+        return 1000 * statistics.median(after - before for before, after in pairwise(starts))
 
     await reaches(milliseconds, measure)
 
