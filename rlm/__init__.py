@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .orchestrator import Orchestrator as Orchestrator
     from .prompts import PromptFacts as PromptFacts
     from .sandbox.blocking import BlockingSandbox as BlockingSandbox
-    from .sandbox.docker import DockerSandbox
+    from .sandbox.container import DockerSandbox
 
     Sandbox = DockerSandbox
     from .types import CellResult as CellResult
@@ -52,7 +52,7 @@ _HOMES = {
     "Orchestrator": "rlm.orchestrator",
     "PromptFacts": "rlm.prompts",
     "RLMError": "rlm.errors",
-    "Sandbox": "rlm.sandbox.docker",
+    "Sandbox": "rlm.sandbox.container",
     "SandboxConfig": "rlm.config",
     "SandboxDied": "rlm.errors",
     "SandboxError": "rlm.errors",

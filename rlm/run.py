@@ -34,7 +34,7 @@ from .loop import Services, rlm_loop
 from .models.base import Model
 from .prompts import SystemPrompt, default_system_prompt
 from .sandbox.base import SandboxFactory
-from .sandbox.docker import DockerSandboxes
+from .sandbox.container import DockerSandboxes
 from .sandbox.values import Value
 from .slots import LevelSlots
 from .types import Completion, StopReason

@@ -11,12 +11,14 @@ import anyio
 from anyio.abc import ByteStream
 
 HEADER_BYTES: Final = 8  # stream number, three zeros, length
-STDERR: Final = 2
+STDOUT: Final = 1
+STREAMS: Final = range(4)  # stdin, stdout, stderr, and 3: the engine's own errors
 STDERR_TAIL_BYTES: Final = 4096  # of what the guest's own process says when it fails, for error texts
+RECEIVE_BYTES: Final = 256 * 1024
 
 
 class Demultiplexer:
-    """Splits the engine's stream: bytes in, standard output out; the end of standard error is kept. No I/O."""
+    """Splits the engine's stream: bytes in, standard output out; the end of the rest is kept. No I/O."""
 
     def __init__(self) -> None:
         self._header = bytearray()
@@ -25,7 +27,11 @@ class Demultiplexer:
         self._stderr = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """What `data` holds of standard output."""
+        """What `data` holds of standard output.
+
+        Raises:
+            ValueError: this is not the engine's format.
+        """
         view = memoryview(data)
         output: list[memoryview] = []
         while view:
@@ -34,18 +40,20 @@ class Demultiplexer:
                 continue
             part, view = view[: self._left], view[self._left :]
             self._left -= len(part)
-            if self._stream == STDERR:
+            if self._stream == STDOUT:
+                output.append(part)
+            else:
                 self._stderr += part
                 del self._stderr[:-STDERR_TAIL_BYTES]
-            else:
-                output.append(part)
-        return bytes(output[0]) if len(output) == 1 else b"".join(output)
+        return b"".join(output)
 
     def _read_header(self, view: memoryview) -> memoryview:
         need = HEADER_BYTES - len(self._header)
         self._header += view[:need]
         if len(self._header) == HEADER_BYTES:
             self._stream = self._header[0]
+            if self._stream not in STREAMS or any(self._header[1:4]):
+                raise ValueError("not a header of the engine's stream")
             self._left = int.from_bytes(self._header[4:], "big")
             self._header.clear()
         return view[need:]
@@ -63,13 +71,26 @@ class AttachedStream:
         self._raw = raw
         self._demultiplexer = Demultiplexer()
 
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        while not (data := self._demultiplexer.feed(await self._raw.receive(max_bytes))):
-            continue
+    async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
+        data = b""
+        while not data:
+            received = await self._raw.receive(max_bytes)
+            try:
+                data = self._demultiplexer.feed(received)
+            except ValueError as error:
+                raise anyio.BrokenResourceError from error
         return data
 
     async def send(self, item: bytes) -> None:
         await self._raw.send(item)
+
+    async def drain(self) -> None:
+        """Read, for what comes on standard error, until the end."""
+        try:
+            while True:
+                await self.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return
 
     async def aclose(self) -> None:
         await anyio.aclose_forcefully(self._raw)

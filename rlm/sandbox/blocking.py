@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from rlm.config import SandboxConfig
+from rlm.errors import ConfigError
 from rlm.types import CellResult, Context
 
-from .base import OnOutput
-from .docker import DockerSandbox
-from .values import encode
+from .base import LoadedValue, OnOutput, QueryReply, SandboxQuery
+from .container import DockerSandbox
+from .values import Value
 
 
 class BlockingSandbox:
@@ -22,7 +25,7 @@ class BlockingSandbox:
         with BlockingSandbox() as sandbox:
             print(sandbox.run("print(1)").stdout)
 
-    Errors as for `Sandbox`.
+    Arguments and errors are those of `Sandbox`. It runs an event loop in a thread of its own.
     """
 
     def __init__(self, config: SandboxConfig | None = None, *, context_bytes: int = 0) -> None:
@@ -30,7 +33,7 @@ class BlockingSandbox:
         self._context_bytes = context_bytes
         self._entered = ExitStack()
         self._portal: BlockingPortal
-        self._sandbox: DockerSandbox
+        self._sandbox: DockerSandbox | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as entering:
@@ -44,16 +47,42 @@ class BlockingSandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered.close()
+        self._sandbox = None
 
     @property
     def id(self) -> str:
         """The container's id."""
-        return self._sandbox.id
+        return self._started().id
 
-    def load(self, name: str, value: Context) -> None:
+    def load(self, name: str, value: Value | Context) -> LoadedValue:
         """Bind a variable to text, bytes, plain data, or the contents of a `Path`."""
-        self._portal.call(self._sandbox.load, name, encode(value))
+        return self._portal.call(self._started().load, name, value)
 
-    def run(self, code: str, *, seconds: float | None = None, on_output: OnOutput | None = None) -> CellResult:
-        """Run one cell, `seconds` of its own time (60 unless said)."""
-        return self._portal.call(lambda: self._sandbox.run(code, seconds=seconds, on_output=on_output))
+    def run(
+        self,
+        code: str,
+        *,
+        seconds: float | None = None,
+        answer: Callable[[SandboxQuery], QueryReply] | None = None,
+        on_output: OnOutput | None = None,
+    ) -> CellResult:
+        """Run one cell, `seconds` of its own time (60 unless said).
+
+        `answer` serves its queries, each in a thread; `on_output` is called in the thread of the event loop.
+        """
+        sandbox = self._started()
+
+        async def in_thread(query: SandboxQuery) -> QueryReply:
+            assert answer is not None
+            return await anyio.to_thread.run_sync(answer, query, abandon_on_cancel=True)
+
+        return self._portal.call(
+            lambda: sandbox.run(
+                code, seconds=seconds, answer=None if answer is None else in_thread, on_output=on_output
+            )
+        )
+
+    def _started(self) -> DockerSandbox:
+        if self._sandbox is None:
+            raise ConfigError("The sandbox has not been started: use it inside of `with`.")
+        return self._sandbox

@@ -1,4 +1,4 @@
-"""From a policy to the engine's arguments for a container. Pure: what a sandbox may do can be read, and tested, as data.
+"""From a policy to the engine's arguments for a container. Pure: what a sandbox may do can be read and tested as data.
 
 Names of fields are those of the engine's API (Docker Engine API 1.41, POST /containers/create).
 """
@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rlm.config import MIB, SandboxConfig
+from rlm.errors import ConfigError
 
 USER: Final = "65532:65532"  # nobody that the host knows; no process of the image has another
 WORKDIR: Final = "/workspace"
 SOCKET_FOLDER: Final = "/run/rlm"
 SOCKET_NAME: Final = "channel.sock"
 SUPERVISOR_BYTES: Final = 64 * MIB  # of the container's memory that the worker's address space leaves free
-GVISOR_PROCESSES: Final = 512  # gVisor counts its own threads in the limit
+MIN_MEMORY_BYTES: Final = 128 * MIB  # below it Python starts, and little else
+GVISOR: Final = "runsc"
+GVISOR_PROCESSES: Final = 512  # gVisor counts its own threads in the container's limit
 OPEN_FILES: Final = 1024
-FILE_BYTES: Final = 1 << 40  # no bound of its own: a tmpfs has its size, and the memory files of contexts must fit
 TMPFS_INODES: Final = 16_384
 OOM_SCORE: Final = 500  # the kernel takes a sandbox's process before any of the host's
 
@@ -52,11 +54,26 @@ def container_spec(
     context_bytes: int = 0,
     socket_folder: str | None = None,
 ) -> ContainerSpec:
-    """The container of one sandbox; `socket_folder` on the host is mounted for the `unix` transport."""
+    """The container of one sandbox; `socket_folder` on the host is mounted for the `unix` transport.
+
+    Raises:
+        ConfigError: the policy leaves too little to run in.
+    """
     memory = config.memory_bytes + config.memory_per_context_byte * context_bytes
-    processes = max(config.max_processes, GVISOR_PROCESSES) if config.runtime == "runsc" else config.max_processes
+    if memory < MIN_MEMORY_BYTES:
+        raise ConfigError(
+            f"SandboxConfig(memory_bytes={config.memory_bytes:,}) is too little: give {MIN_MEMORY_BYTES:,} or more."
+        )
+    gvisor = config.runtime is not None and config.runtime.startswith(GVISOR)
     tmpfs = f"rw,noexec,nosuid,nodev,size={config.tmp_bytes},nr_inodes={TMPFS_INODES},mode=1777"
-    host = {
+    limits = {
+        "nofile": OPEN_FILES,
+        "fsize": memory,  # every file in there lies in memory, those of large values too
+        "core": 0,
+    }
+    if gvisor:  # it has users of its own; elsewhere this would count all sandboxes of the host together
+        limits["nproc"] = config.max_processes
+    host: dict[str, Any] = {
         "NetworkMode": "none",
         "IpcMode": "none",
         "ReadonlyRootfs": True,
@@ -64,17 +81,13 @@ def container_spec(
         "SecurityOpt": ["no-new-privileges"],
         "Privileged": False,
         "Memory": memory,
-        "MemorySwap": memory,
+        "MemorySwap": memory,  # memory and swap together: no swap
         "NanoCpus": int(config.cpus * 1e9),
-        "PidsLimit": processes,
+        "PidsLimit": max(config.max_processes, GVISOR_PROCESSES) if gvisor else config.max_processes,
         "OomScoreAdj": OOM_SCORE,
-        "Ulimits": [
-            {"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES},
-            {"Name": "fsize", "Soft": FILE_BYTES, "Hard": FILE_BYTES},
-            {"Name": "core", "Soft": 0, "Hard": 0},
-        ],
-        "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs},  # noqa: S108 - the container's own
-        "LogConfig": {"Type": "none", "Config": {}},
+        "Ulimits": [{"Name": name, "Soft": limit, "Hard": limit} for name, limit in limits.items()],
+        "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs},  # noqa: S108 - the container's
+        "LogConfig": {"Type": "none", "Config": {}},  # a flood of output would fill the host's disk
         "AutoRemove": True,
         "Init": False,  # the supervisor has to be PID 1
     }
@@ -82,10 +95,9 @@ def container_spec(
         host["Runtime"] = config.runtime
     command: list[str] = []
     if socket_folder is not None:
-        host["Mounts"] = [
-            {"Type": "bind", "Source": socket_folder, "Target": SOCKET_FOLDER, "ReadOnly": True},
-        ]
+        host["Mounts"] = [{"Type": "bind", "Source": socket_folder, "Target": SOCKET_FOLDER, "ReadOnly": True}]
         command = ["--unix", f"{SOCKET_FOLDER}/{SOCKET_NAME}"]
+    over_stdin = socket_folder is None
     arguments = {
         "Image": config.image,
         "Cmd": command,
@@ -95,9 +107,9 @@ def container_spec(
         "Env": [f"{key}={value}" for key, value in ENVIRONMENT.items()],
         "Labels": dict(labels),
         "Tty": False,
-        "OpenStdin": True,
-        "StdinOnce": True,  # when the orchestrator is gone, the guest reads the end of its input, and ends
-        "AttachStdin": True,
+        "OpenStdin": over_stdin,
+        "StdinOnce": over_stdin,  # when the orchestrator is gone, the guest reads the end of its input, and ends
+        "AttachStdin": over_stdin,
         "AttachStdout": True,
         "AttachStderr": True,
         "NetworkDisabled": True,

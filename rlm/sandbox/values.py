@@ -58,8 +58,8 @@ def encode(context: Context, *, max_bytes: int | None = None) -> Value:
             value = Value(kind="data", size=size, pieces=lambda: _regular(_packed(context)))
         case _:
             raise ConfigError(
-                f"A context cannot be of type {type(context).__name__}: give text, bytes, a list or dict of plain data, or "
-                "a Path."
+                f"A context cannot be a {type(context).__name__}: "
+                "give text, bytes, a list or dict of plain data, or a Path."
             )
     if max_bytes is not None and value.size > max_bytes:
         raise ConfigError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm.errors import ConfigError
@@ -43,6 +43,7 @@ def arrived(value: Value) -> Any:
             return msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
 
 
+@settings(deadline=None)  # of a busy machine
 @given(TEXTS)
 def test_text_arrives_as_it_is(text: str) -> None:
     assert arrived(encode(text)) == text
@@ -72,11 +73,13 @@ def test_bytes_arrive_as_they_are(kind: Callable[[bytes], bytes], size: int) -> 
     assert (value.kind, arrived(value)) == ("bytes", data)
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.lists(DATA) | st.dictionaries(KEYS, DATA))
 def test_plain_data_arrives_equal(data: Any) -> None:
     assert arrived(encode(data)) == data
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.lists(DATA) | st.dictionaries(KEYS, DATA))
 def test_plain_data_arrives_equal_whatever_counts_as_large(data: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:

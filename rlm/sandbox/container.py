@@ -1,0 +1,236 @@
+"""A sandbox as a Docker container: started, used, and removed whatever happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NoReturn, Self
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream
+
+from rlm.config import SandboxConfig
+from rlm.errors import ConfigError, SandboxDied, SandboxMisbehaved, SandboxStartError
+from rlm.logs import get_logger
+from rlm.types import CellResult, Context
+
+from .attach import AttachedStream
+from .base import Answer, LoadedValue, OnOutput
+from .docker import Engine, default_engine
+from .image import source_digest
+from .session import Session, Stream
+from .sockets import enlarge
+from .spec import SOCKET_NAME, ContainerSpec, container_spec
+from .values import Value, encode
+
+CELL_SECONDS: Final = 60.0
+NAME_CHARS: Final = 40  # of a run's id in a container's name
+
+_log = get_logger("rlm.sandbox")
+
+
+class DockerSandbox:
+    """A REPL in a container of its own; usable alone:
+
+        async with Sandbox() as sandbox:
+            result = await sandbox.run("print(1)")
+
+    Args:
+        config: the container's policy.
+        run_id: of the run that it belongs to (label `rlm.run`).
+        node: of the call tree (label `rlm.node`).
+        depth: how many levels may be called below.
+        context_bytes: size of the context that will be loaded; its memory grows with it.
+        engine: None is the one that the `docker` command would use.
+
+    Entering raises EngineUnavailable, SandboxStartError, or ConfigError.
+    """
+
+    def __init__(
+        self,
+        config: SandboxConfig | None = None,
+        *,
+        run_id: str = "",
+        node: str = "0",
+        depth: int = 0,
+        context_bytes: int = 0,
+        engine: Engine | None = None,
+    ) -> None:
+        self._config = config or SandboxConfig()
+        self._labels = {"rlm.run": run_id, "rlm.node": node, **_owner()}
+        # Named here, so that it can be removed whatever is known of it.
+        self._name = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}-{secrets.token_hex(8)}"
+        self._depth = depth
+        self._context_bytes = context_bytes
+        self._engine = engine or default_engine()
+        self._resources = AsyncExitStack()
+        self._attached: AttachedStream | None = None
+        self._session: Session | None = None
+        self._id = ""
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    async def __aenter__(self) -> Self:
+        await self._engine.check_image(self._config.image)
+        async with AsyncExitStack() as opening, self._engine.starts:
+            with anyio.move_on_after(self._config.start_seconds) as patience:
+                await self._open(opening)
+            if patience.cancelled_caught:
+                raise SandboxStartError(
+                    self._with_stderr(f"A sandbox did not start in {self._config.start_seconds:g} s")
+                )
+            self._resources = opening.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._resources.aclose()
+
+    async def load(self, name: str, value: Value | Context) -> LoadedValue:
+        """Bind a variable to text, bytes, plain data, or the contents of a `Path`; see `rlm.sandbox.base.Sandbox`."""
+        session = self._started()
+        encoded = value if isinstance(value, Value) else encode(value)
+        try:
+            return await session.load(name, encoded)
+        except SandboxDied as error:
+            await self._explain(error)
+
+    async def run(
+        self,
+        code: str,
+        *,
+        seconds: float | None = None,
+        answer: Answer | None = None,
+        on_output: OnOutput | None = None,
+    ) -> CellResult:
+        """Run one cell, `CELL_SECONDS` of its own time unless said; see `rlm.sandbox.base.Sandbox`."""
+        session = self._started()
+        seconds = CELL_SECONDS if seconds is None else seconds
+        try:
+            return await session.run(code, seconds=seconds, answer=answer, on_output=on_output)
+        except SandboxDied as error:
+            await self._explain(error)
+
+    def _started(self) -> Session:
+        if self._session is None:
+            raise ConfigError("The sandbox has not been started: use it inside of `async with`.")
+        return self._session
+
+    async def _open(self, resources: AsyncExitStack) -> None:
+        """Everything opened here is undone in reverse: the streams end before the container is killed.
+
+        An engine whose attached stream is full hangs in kill and remove for as long as nobody reads or closes it.
+        """
+        unix = self._config.transport == "unix"
+        folder = resources.enter_context(_socket_folder()) if unix else None
+        spec = container_spec(
+            self._config,
+            name=self._name,
+            labels=self._labels,
+            context_bytes=self._context_bytes,
+            socket_folder=None if folder is None else str(folder),
+        )
+        resources.push_async_callback(self._remove)
+        self._id = await self._engine.create(spec)
+        self._attached = AttachedStream(await self._engine.attach(self._name, stdin=not unix))
+        resources.push_async_callback(self._attached.aclose)
+        try:
+            if folder is None:
+                await self._engine.start(self._name)
+                self._session = await self._greet(self._attached, spec)
+            else:
+                stream = await self._accept(folder / SOCKET_NAME, self._attached)
+                resources.push_async_callback(anyio.aclose_forcefully, stream)
+                self._session = await self._greet(stream, spec)
+        except (SandboxDied, SandboxMisbehaved) as error:
+            reason = await self._reason() if isinstance(error, SandboxDied) else str(error).rstrip(".")
+            raise SandboxStartError(self._with_stderr(f"A sandbox failed while it started: {reason}")) from error
+
+    async def _greet(self, stream: Stream, spec: ContainerSpec) -> Session:
+        session = Session(stream, self._config)
+        await session.handshake(digest=source_digest(), depth=self._depth, worker_memory_bytes=spec.worker_memory_bytes)
+        return session
+
+    async def _accept(self, path: Path, attached: AttachedStream) -> SocketStream:
+        """Start the container and take its one connection; after that there is no socket to connect to."""
+        stream: SocketStream | None = None
+        try:
+            listener = await anyio.create_unix_listener(path, mode=0o666)
+        except OSError as error:
+            raise SandboxStartError(f"The socket {path} for a sandbox cannot be made: {error.strerror}.") from error
+        async with listener:
+            await self._engine.start(self._name)
+
+            async def stop_at_end() -> None:
+                await attached.drain()
+                group.cancel_scope.cancel()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(stop_at_end)
+                stream = await listener.accept()
+                group.cancel_scope.cancel()
+        os.unlink(path)
+        if stream is None:
+            raise SandboxDied("The sandbox has ended.")
+        enlarge(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - anyio's extra, not Django's
+        return stream
+
+    async def _remove(self) -> None:
+        problem = await self._engine.remove(self._name, seconds=self._config.stop_seconds)
+        if problem:
+            _log.warning("sandbox_not_removed", container=self._name, reason=problem)
+
+    async def _explain(self, error: SandboxDied) -> NoReturn:
+        """Say why a sandbox has ended; an error without a cause says already that it is of no more use."""
+        if error.__cause__ is None:
+            raise error
+        raise SandboxDied(self._with_stderr(f"The sandbox has ended: {await self._reason()}")) from error
+
+    async def _reason(self) -> str:
+        with anyio.move_on_after(self._config.stop_seconds):
+            if self._attached is not None:
+                await self._attached.drain()
+            return await self._engine.cause_of_end(self._id)
+        return "the engine does not say why"
+
+    def _with_stderr(self, sentence: str) -> str:
+        said = self._attached.stderr if self._attached is not None else ""
+        return f"{sentence}. It said: {said}" if said else f"{sentence}."
+
+
+class DockerSandboxes:
+    """Makes the sandboxes of runs: the `SandboxFactory` of containers."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self._config = config
+
+    def __call__(self, *, run_id: str, node: str, depth: int, context_bytes: int) -> DockerSandbox:
+        return DockerSandbox(self._config, run_id=run_id, node=node, depth=depth, context_bytes=context_bytes)
+
+
+@contextmanager
+def _socket_folder() -> Iterator[Path]:
+    """A folder for one socket. Its parent is this user's alone; the folder itself is what the container sees."""
+    with tempfile.TemporaryDirectory(prefix="rlm-") as private:
+        folder = Path(private, "channel")
+        folder.mkdir()
+        folder.chmod(0o755)
+        yield folder
+
+
+def _owner() -> dict[str, str]:
+    """Labels that say which process a container belongs to, also after a restart of the machine."""
+    labels = {"rlm.owner.pid": str(os.getpid())}
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if boot.is_file():
+        labels["rlm.owner.boot"] = boot.read_text().strip()
+    return labels

@@ -1,0 +1,113 @@
+"""The docker package's connections as byte streams: plain sockets, TLS, and objects that only block."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any, Final
+
+import anyio
+from anyio.abc import ByteStream, SocketStream, UNIXSocketStream
+
+SEND_BUFFER_BYTES: Final = 4 << 20  # so that both ends work at once on a large value; the kernel cuts it to its limit
+
+
+async def adopt(opened: Any) -> ByteStream:
+    """A stream over what `attach_socket` of the docker package gives, which depends on the engine's address."""
+    sock = getattr(opened, "_sock", opened)  # a SocketIO around the socket of a Unix or TCP address
+    if isinstance(sock, ssl.SSLSocket):
+        return TLSStream(sock)
+    if isinstance(sock, socket.socket):
+        return await adopt_socket(socket.socket(fileno=sock.detach()))  # else the client would close it
+    return ThreadedStream(opened)
+
+
+async def adopt_socket(sock: socket.socket) -> ByteStream:
+    """A stream that owns a connected socket."""
+    enlarge(sock)
+    if sock.family == socket.AF_UNIX:
+        return await UNIXSocketStream.from_socket(sock)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return await SocketStream.from_socket(sock)
+
+
+def enlarge(sock: socket.socket) -> None:
+    """Let the kernel hold some pieces of a large value."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
+class TLSStream(ByteStream):
+    """A connection that Python's `ssl` has wrapped; anyio can only wrap its own."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        while True:
+            try:
+                data = self._sock.recv(max_bytes)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as wish:
+                await self._wait(wish)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+            else:
+                if not data:
+                    raise anyio.EndOfStream
+                return data
+
+    async def send(self, item: bytes) -> None:
+        view = memoryview(item)
+        while view:
+            try:
+                view = view[self._sock.send(view) :]
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as wish:
+                await self._wait(wish)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+
+    async def _wait(self, wish: ssl.SSLError) -> None:
+        if isinstance(wish, ssl.SSLWantReadError):
+            await anyio.wait_readable(self._sock)
+        else:
+            await anyio.wait_writable(self._sock)
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError("TLS cannot close one direction")
+
+    async def aclose(self) -> None:
+        if self._sock.fileno() >= 0:
+            anyio.notify_closing(self._sock)
+            self._sock.close()
+
+
+class ThreadedStream(ByteStream):
+    """Any object with blocking `recv`, `sendall` and `close`: an SSH channel, a Windows pipe."""
+
+    def __init__(self, blocking: Any) -> None:
+        self._blocking = blocking
+        self._threads = anyio.CapacityLimiter(2)  # one waits to read all the time, one writes
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            data: bytes = await anyio.to_thread.run_sync(
+                self._blocking.recv, max_bytes, limiter=self._threads, abandon_on_cancel=True
+            )
+        except OSError as error:
+            raise anyio.BrokenResourceError from error
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._blocking.sendall, item, limiter=self._threads, abandon_on_cancel=True)
+        except OSError as error:
+            raise anyio.BrokenResourceError from error
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError("not needed, and not all of them can")
+
+    async def aclose(self) -> None:
+        self._blocking.close()

@@ -1,0 +1,68 @@
+"""The engine's stream format, whatever the pieces in which it comes."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted_guest import MemoryStream
+
+from rlm.sandbox.attach import STDERR_TAIL_BYTES, AttachedStream, Demultiplexer
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    return bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
+
+
+@settings(deadline=None)  # of a busy machine
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40))), st.lists(st.integers(1, 30)))
+def test_any_split_gives_the_same_output(frames: list[tuple[int, bytes]], sizes: list[int]) -> None:
+    data = b"".join(frame(stream, part) for stream, part in frames)
+    demultiplexer = Demultiplexer()
+    output = b""
+    for size in sizes:
+        output += demultiplexer.feed(data[:size])
+        data = data[size:]
+    output += demultiplexer.feed(data)
+    assert output == b"".join(part for stream, part in frames if stream == 1)
+    errors = b"".join(part for stream, part in frames if stream == 2)
+    assert demultiplexer.stderr == errors.decode("utf-8", "backslashreplace").strip()
+
+
+def test_of_standard_error_only_the_end_is_kept() -> None:
+    demultiplexer = Demultiplexer()
+    for _ in range(100):
+        assert demultiplexer.feed(frame(2, b"x" * 1000)) == b""
+    demultiplexer.feed(frame(2, b" the reason\n"))
+    assert demultiplexer.stderr.endswith("x the reason")
+    assert len(demultiplexer.stderr) <= STDERR_TAIL_BYTES
+
+
+def test_what_the_engine_itself_says_counts_as_errors() -> None:
+    demultiplexer = Demultiplexer()
+    assert demultiplexer.feed(frame(3, b"daemon: gone") + frame(1, b"out")) == b"out"
+    assert demultiplexer.stderr == "daemon: gone"
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 500 sorry", bytes([1, 0, 0, 1]) + b"\0\0\0\x01x"])
+@pytest.mark.anyio
+async def test_another_format_breaks_the_stream(data: bytes) -> None:
+    ours, engine = MemoryStream.pair(buffered=1)
+    await engine.send(data)
+    with pytest.raises(anyio.BrokenResourceError):
+        await AttachedStream(ours).receive()
+    ours.close()
+    engine.close()
+
+
+@pytest.mark.anyio
+async def test_draining_reads_to_the_end() -> None:
+    ours, engine = MemoryStream.pair(buffered=3)
+    stream = AttachedStream(ours)
+    for data in (frame(1, b"ignored"), frame(2, b"the rea"), frame(2, b"son")):
+        await engine.send(data)
+    engine.close()
+    await stream.drain()
+    assert stream.stderr == "the reason"
+    ours.close()

@@ -1,0 +1,120 @@
+"""What a container may do, as data."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from rlm.config import MIB, SandboxConfig
+from rlm.errors import ConfigError
+from rlm.sandbox.spec import ContainerSpec, container_spec
+
+
+def spec(config: SandboxConfig | None = None, **options: Any) -> ContainerSpec:
+    return container_spec(config or SandboxConfig(), name="rlm-x", labels={"rlm.run": "r"}, **options)
+
+
+def host(config: SandboxConfig | None = None, **options: Any) -> dict[str, Any]:
+    return spec(config, **options).arguments["HostConfig"]
+
+
+def ulimits(config: SandboxConfig | None = None, **options: Any) -> dict[str, tuple[int, int]]:
+    return {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host(config, **options)["Ulimits"]}
+
+
+def test_a_container_has_no_network_no_shared_memory_and_its_own_name() -> None:
+    assert host()["NetworkMode"] == "none"
+    assert spec().arguments["NetworkDisabled"] is True
+    assert host()["IpcMode"] == "none"
+    assert spec().arguments["Hostname"] == "sandbox"
+    assert not {"PidMode", "UTSMode", "UsernsMode", "Devices", "PortBindings", "VolumesFrom", "Links"} & host().keys()
+
+
+def test_its_user_is_nobody_with_no_way_to_more() -> None:
+    assert spec().arguments["User"] == "65532:65532"
+    assert host()["CapDrop"] == ["ALL"]
+    assert "CapAdd" not in host()
+    assert host()["Privileged"] is False
+    assert "no-new-privileges" in host()["SecurityOpt"]
+    assert not any("unconfined" in option for option in host()["SecurityOpt"])
+
+
+def test_it_can_write_nowhere_but_in_its_own_bounded_memory() -> None:
+    assert host()["ReadonlyRootfs"] is True
+    assert host(SandboxConfig(tmp_bytes=123))["Tmpfs"].keys() == {"/tmp", "/workspace"}
+    for options in host(SandboxConfig(tmp_bytes=123))["Tmpfs"].values():
+        flags = options.split(",")
+        assert {"noexec", "nosuid", "nodev", "size=123"} <= set(flags)
+        assert any(flag.startswith("nr_inodes=") for flag in flags)
+    assert not {"Binds", "Mounts"} & host().keys()
+    assert spec().arguments["WorkingDir"] == "/workspace"
+
+
+def test_memory_grows_with_the_context_and_there_is_no_swap() -> None:
+    config = SandboxConfig(memory_bytes=200 * MIB, memory_per_context_byte=3)
+    for context, memory in ((0, 200 * MIB), (10 * MIB, 230 * MIB)):
+        options = host(config, context_bytes=context)
+        assert options["Memory"] == options["MemorySwap"] == memory
+        worker = spec(config, context_bytes=context).worker_memory_bytes
+        assert 0 < worker < memory, "the supervisor needs some too"
+        assert ulimits(config, context_bytes=context)["fsize"][0] >= context
+
+
+def test_too_little_memory_is_refused() -> None:
+    with pytest.raises(ConfigError, match="memory_bytes"):
+        spec(SandboxConfig(memory_bytes=16 * MIB))
+
+
+def test_processes_processors_and_files_are_bounded() -> None:
+    config = SandboxConfig(cpus=1.5, max_processes=77)
+    assert host(config)["NanoCpus"] == 1_500_000_000
+    assert host(config)["PidsLimit"] == 77
+    assert ulimits(config)["core"] == (0, 0)
+    assert ulimits(config)["nofile"] == (1024, 1024)
+    assert "nproc" not in ulimits(config), "it would count the sandboxes of the whole host"
+
+
+def test_gvisor_gets_room_for_its_own_threads_and_a_limit_inside() -> None:
+    config = SandboxConfig(runtime="runsc", max_processes=77)
+    assert host(config)["Runtime"] == "runsc"
+    assert host(config)["PidsLimit"] >= 512
+    assert ulimits(config)["nproc"] == (77, 77)
+    assert "Runtime" not in host()
+
+
+def test_the_host_suffers_last() -> None:
+    assert host()["OomScoreAdj"] > 0
+    assert host()["LogConfig"]["Type"] == "none"
+    assert host()["AutoRemove"] is True
+
+
+def test_nothing_of_the_hosts_environment_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a key")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy")
+    values = dict(line.split("=", 1) for line in spec().arguments["Env"])
+    assert values.keys() == {"HOME", "LANG", "MALLOC_ARENA_MAX", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED"}
+    assert not set(values.values()) & (set(os.environ.values()) - {"0", "1", "2", "C.UTF-8"})
+
+
+def test_attached_it_ends_with_its_orchestrator_and_is_no_terminal() -> None:
+    arguments = spec().arguments
+    assert arguments["Tty"] is False
+    assert arguments["OpenStdin"] is arguments["StdinOnce"] is arguments["AttachStdin"] is True
+    assert arguments["AttachStdout"] is arguments["AttachStderr"] is True
+    assert arguments["Cmd"] == []
+
+
+def test_over_a_socket_there_is_one_mount_read_only_and_no_input() -> None:
+    arguments = spec(socket_folder="/host/folder").arguments
+    assert arguments["HostConfig"]["Mounts"] == [
+        {"Type": "bind", "Source": "/host/folder", "Target": "/run/rlm", "ReadOnly": True}
+    ]
+    assert arguments["Cmd"] == ["--unix", "/run/rlm/channel.sock"]
+    assert arguments["OpenStdin"] is arguments["AttachStdin"] is False
+
+
+def test_labels_and_image_are_those_given() -> None:
+    arguments = spec(SandboxConfig(image="mine")).arguments
+    assert (arguments["Image"], arguments["Labels"]) == ("mine", {"rlm.run": "r"})
