@@ -1,0 +1,1 @@
+"""Evaluations: tasks, the runner that gives them to an orchestrator, and the report."""

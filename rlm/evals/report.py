@@ -1,0 +1,98 @@
+"""Results for a reader: a table for the terminal and `report.md`, both from the rows alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from rlm.console import printable
+
+from .runner import Row
+
+SYSTEM_ONLY: Final = (
+    "This run used the scripted model: it measures the system (containers, channel, loop), not intelligence."
+)
+HEADINGS: Final = (
+    "trial", "expected", "answer", "right?", "turns", "sub-calls", "sand-boxes", "seconds", "tokens", "cost",
+)  # fmt: skip
+NUMERIC: Final = frozenset({"trial", "turns", "sub-calls", "sand-boxes", "seconds", "tokens", "cost"})
+SHOWN_CHARS: Final = 120  # of an answer in a table; results.jsonl holds all of it
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One row of the table, as text."""
+    verdict = "failed" if row.correct is None else "yes" if row.correct else "no"
+    cost = "unknown" if row.cost_usd is None else f"${row.cost_usd:.4g}"
+    answer = printable(row.error or row.answer).replace("\n", " ")
+    return (
+        str(row.trial),
+        row.expected,
+        answer if len(answer) <= SHOWN_CHARS else answer[: SHOWN_CHARS - 1] + "…",
+        verdict,
+        str(row.iterations),
+        str(row.sub_calls),
+        str(row.sandboxes),
+        f"{row.seconds:.2f}",
+        _short(row.input_tokens + row.output_tokens),
+        cost,
+    )
+
+
+def _short(number: int) -> str:
+    """A count in three digits and a unit."""
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def table(rows: Sequence[Row], *, title: str) -> Table:
+    """The rows for a terminal; readable at 80 columns."""
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
+    for heading in HEADINGS:
+        if heading in NUMERIC:
+            shown.add_column(heading.replace("-", "-\n"), justify="right", no_wrap=True)
+        else:
+            shown.add_column(heading, overflow="fold", min_width=6 if heading == "right?" else 13)
+    for row in rows:
+        texts = [Text(cell) for cell in cells(row)]
+        texts[HEADINGS.index("right?")].stylize({True: "green", False: "red", None: "bold red"}[row.correct])
+        shown.add_row(*texts)
+    return shown
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """One sentence on all rows."""
+    failed = sum(row.correct is None for row in rows)
+    done = [row for row in rows if row.correct is not None]
+    right = sum(bool(row.correct) for row in done)
+    seconds = f", median {statistics.median(row.seconds for row in done):.2f} s a trial" if done else ""
+    trouble = f", {failed} failed" if failed else ""
+    return f"{right} of {len(done)} right{trouble}{seconds}."
+
+
+def markdown(rows: Sequence[Row], *, scripted: bool, setting: Mapping[str, object]) -> str:
+    """The text of `report.md`; `setting` says what the run was made with."""
+    lines = [
+        SYSTEM_ONLY if scripted else "This run used real models.",
+        "",
+        "# Needle in a haystack",
+        "",
+        summary(rows),
+        "",
+    ]
+    headings = [heading.replace("sand-boxes", "sandboxes") for heading in HEADINGS]
+    lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(HEADINGS)]
+    lines += ["| " + " | ".join(_escaped(cell) for cell in cells(row)) + " |" for row in rows]
+    lines += ["", "| made with | |", "|---|---|"]
+    lines += [f"| {name} | {_escaped(str(value))} |" for name, value in setting.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
