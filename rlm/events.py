@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Final, Literal, TextIO, cast
+from typing import Any, Final, Literal, TextIO
 
 from .types import CellResult, StopReason, Usage
 
@@ -194,9 +193,4 @@ def to_json(event: Event) -> str:
 
 def _plain(value: Any) -> dict[str, object]:
     """The fields of a dataclass; `dataclasses.asdict` copies all that is in them, at several times the cost."""
-    return {name: getattr(value, name) for name in _field_names(type(value))}
-
-
-@cache
-def _field_names(kind: Hashable) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(cast("Any", kind)))
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}

@@ -53,7 +53,7 @@ def _short(number: int) -> str:
 
 def table(rows: Sequence[Row], *, title: str) -> Table:
     """The rows for a terminal; readable at 80 columns."""
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for heading in HEADINGS:
         if heading in NUMERIC:
             shown.add_column(heading.replace("-", "-\n"), justify="right", no_wrap=True)
