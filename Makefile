@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup image niah test test-unit test-long check format bench clean lock
 
-PYTHON := .venv/bin/python
+PY := .venv/bin/python
 ifeq ($(origin LINES),environment)  # a terminal's height, not ours
 LINES :=
 endif
@@ -17,20 +17,20 @@ setup: ## virtual environment and Docker engine; what is there is used
 	@scripts/setup.sh
 
 image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
-	@$(PYTHON) -m rlm.sandbox.build $(if $(filter undefined,$(origin EXTRA)),,--extra "$(EXTRA)")
+	@$(PY) -m rlm.sandbox.build $(if $(filter undefined,$(origin EXTRA)),,--extra "$(EXTRA)")
 
 niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT=
 	@.venv/bin/rlm niah $(NIAH)
 
 test: image check ## checks and all tests but the long ones
-	@$(PYTHON) -m pytest
+	@$(PY) -m pytest
 
 test-unit: ## tests without Docker
 	@scripts/venv.sh
-	@$(PYTHON) -m pytest tests/unit
+	@$(PY) -m pytest tests/unit
 
 test-long: image ## the long tests, and those of openai with its older major version
-	@$(PYTHON) -m pytest -m long || [ $$? -eq 5 ]
+	@$(PY) -m pytest -m long || [ $$? -eq 5 ]
 	@scripts/test_openai2.sh
 
 check: ## lint, format, types, import rules
@@ -46,7 +46,7 @@ format: ## format the code and mend what the linter can
 	@.venv/bin/ruff format
 
 bench: image ## times and ratios of the system itself
-	@$(PYTHON) scripts/bench.py
+	@$(PY) scripts/bench.py
 
 clean: ## remove environment, caches, our containers and our images
 	@scripts/clean.sh

@@ -46,8 +46,7 @@ def inside(path: Path) -> Path:
 def copy_file(path: Path) -> None:
     target = inside(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)  # content only: no mode, owner or capability of the base comes along
-    target.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+    shutil.copyfile(path, target)  # content only: no owner, mode or capability of the base comes along
 
 
 def copy_python() -> None:
@@ -94,9 +93,6 @@ def write_system_files() -> None:
     (ROOT / "etc").mkdir(exist_ok=True)
     (ROOT / "etc/passwd").write_text("root:x:0:0::/:/none\nsandbox:x:65532:65532::/workspace:/none\n")
     (ROOT / "etc/group").write_text("root:x:0:\nsandbox:x:65532:\n")
-    for name in ("tmp", "workspace"):
-        (ROOT / name).mkdir()
-        (ROOT / name).chmod(0o1777)
 
 
 def compile_everything() -> None:
@@ -105,10 +101,14 @@ def compile_everything() -> None:
     compileall.compile_dir(ROOT, quiet=2, stripdir=str(ROOT), prependdir="/", invalidation_mode=mode, workers=0)
 
 
-def normalise_modes() -> None:
-    """No setuid or setgid bit, nothing that another user may write."""
-    for path in (HOME, *HOME.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+def set_modes() -> None:
+    """Nothing is setuid, only the interpreter and its loader can be run, only the scratch folders can be written."""
+    for path in (path for path in ROOT.rglob("*") if not path.is_symlink()):
+        runs = path.is_dir() or path.name.startswith("ld-linux") or path == inside(Path(sys.executable).resolve())
+        path.chmod(0o755 if runs else 0o644)
+    for name in ("tmp", "workspace"):
+        (ROOT / name).mkdir()
+        (ROOT / name).chmod(0o1777)
 
 
 if __name__ == "__main__":
@@ -117,4 +117,4 @@ if __name__ == "__main__":
     copy_shared_libraries()
     write_system_files()
     compile_everything()
-    normalise_modes()
+    set_modes()

@@ -15,7 +15,7 @@ context=$(docker context show 2>/dev/null || echo default)
 [[ $context == default ]] ||
     fail "No Docker engine answers in the context '$context': start it, or run 'docker context use default', and try again."
 if [[ -S /run/docker.sock && ! -w /run/docker.sock ]]; then
-    fail "You may not use the Docker engine: run 'sudo usermod -aG docker $USER', log in again, and try again."
+    fail "You may not use the Docker engine: run 'sudo usermod -aG docker $(id -un)', log in again, and try again."
 fi
 sudo=""
 if [[ $(id -u) != 0 ]]; then

@@ -24,7 +24,8 @@ if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     [[ -z $sudo ]] || command -v sudo >/dev/null || fail "Python's venv module is missing: install python3-venv as root."
     command -v apt-get >/dev/null || fail "Python's venv module is missing: install it and try again."
     echo "Installing python3-venv with apt-get ..."
-    $sudo apt-get update -q && $sudo apt-get install -qy --no-install-recommends python3-venv
+    { $sudo apt-get update -q && $sudo apt-get install -qy --no-install-recommends python3-venv; } >/dev/null ||
+        fail "apt-get could not install python3-venv: install it yourself and try again."
 fi
 
 echo "Installing Python packages into $folder ..."
