@@ -28,8 +28,9 @@ class BlockingSandbox:
     Arguments and errors are those of `Sandbox`. It runs an event loop in a thread of its own.
     """
 
-    def __init__(self, config: SandboxConfig | None = None, *, context_bytes: int = 0) -> None:
+    def __init__(self, config: SandboxConfig | None = None, *, depth: int = 0, context_bytes: int = 0) -> None:
         self._config = config
+        self._depth = depth
         self._context_bytes = context_bytes
         self._entered = ExitStack()
         self._portal: BlockingPortal
@@ -38,7 +39,7 @@ class BlockingSandbox:
     def __enter__(self) -> Self:
         with ExitStack() as entering:
             self._portal = entering.enter_context(start_blocking_portal())
-            sandbox = DockerSandbox(self._config, context_bytes=self._context_bytes)
+            sandbox = DockerSandbox(self._config, depth=self._depth, context_bytes=self._context_bytes)
             self._sandbox = entering.enter_context(self._portal.wrap_async_context_manager(sandbox))
             self._entered = entering.pop_all()
         return self

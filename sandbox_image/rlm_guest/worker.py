@@ -68,7 +68,7 @@ class Worker:
             self._repl.namespace[load.name] = value
         except MemoryError:
             error = "it does not fit into the sandbox's memory; set SandboxConfig(memory_bytes=...) higher"
-        except (ValueError, ProtocolError) as problem:
+        except (ValueError, TypeError, ProtocolError) as problem:
             error = str(problem)
         self._link.send(Loaded(name=load.name, ok=not error, type=kind, size=size, error=error))
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
+from containers import containers
 
 from rlm import SandboxConfig
-
-
-def containers(label: str) -> list[str]:
-    """Ids of the containers with this label, whatever their state."""
-    command = ["docker", "ps", "-aq", "--no-trunc", "--filter", f"label={label}"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
 @pytest.fixture(params=["attach", "unix"])

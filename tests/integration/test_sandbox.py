@@ -1,0 +1,564 @@
+"""Sandboxes as real containers, over both transports: what they do, what they cannot, and that they always go."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from containers import containers
+
+from rlm import (
+    BlockingSandbox,
+    CellResult,
+    ConfigError,
+    EngineUnavailable,
+    Sandbox,
+    SandboxConfig,
+    SandboxDied,
+    SandboxStartError,
+)
+from rlm.sandbox.base import QueryReply, SandboxQuery
+from rlm.sandbox.docker import Engine
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+MIB = 1 << 20
+
+
+async def shout(query: SandboxQuery) -> QueryReply:
+    return QueryReply(ok=True, text=query.prompt.upper())
+
+
+async def printed(sandbox: Sandbox, code: str, **options: Any) -> str:
+    """What a cell printed, which has to go well."""
+    done = await sandbox.run(textwrap.dedent(code), **options)
+    assert (done.outcome, done.error) == ("ok", "")
+    return done.stdout.strip()
+
+
+# Cells
+
+
+async def test_a_cell_says_what_it_prints_and_its_last_value(config: SandboxConfig) -> None:
+    async with Sandbox(config) as sandbox:
+        done = await sandbox.run("import sys\nprint('hello', file=sys.stderr)\nprint(1)\n6 * 7")
+    assert done == CellResult(outcome="ok", stdout="1\n42\n", stderr="hello\n", seconds=done.seconds)
+    assert 0 < done.seconds < 10
+
+
+async def test_state_is_kept_from_cell_to_cell_and_an_exception_is_a_result(config: SandboxConfig) -> None:
+    async with Sandbox(config) as sandbox:
+        await sandbox.run("import math\nx = 40\ndef f():\n    return x + y")
+        done = await sandbox.run("y = 2\nraise ValueError('no')")
+        assert (done.outcome, done.rolled_back) == ("error", False)
+        assert "ValueError: no" in done.error
+        assert await printed(sandbox, "print(f(), math.floor(2.5))") == "42 2"
+
+
+async def test_output_is_told_while_the_cell_runs(config: SandboxConfig) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def wait_for_it(query: SandboxQuery) -> QueryReply:
+        with anyio.fail_after(10):
+            while ("stdout", "before\n") not in told:
+                await anyio.sleep(0.01)
+        return QueryReply(ok=True, text="seen")
+
+    async with Sandbox(config, depth=1) as sandbox:
+        code = "print('before', flush=True)\nprint(llm_query('?'))"
+        done = await sandbox.run(code, answer=wait_for_it, on_output=lambda stream, text: told.append((stream, text)))
+    assert done.stdout == "before\nseen\n"
+
+
+async def test_a_flood_of_output_arrives_as_head_and_tail(config: SandboxConfig) -> None:
+    config = replace(config, max_output_bytes=100_000)
+    async with Sandbox(config) as sandbox:
+        done = await sandbox.run(
+            "import sys\n_ = sys.stdout.write('head' + 'x' * 50_000_000 + 'tail')\n_ = sys.stderr.write('y' * 20_000_000)"
+        )
+        assert done.outcome == "ok"
+        assert done.stdout.startswith("headxxx")
+        assert done.stdout.endswith("xxxtail")
+        assert done.stdout_cut == 50_000_008 - 100_000
+        assert done.stderr_cut == 20_000_000 - 100_000
+        assert len(done.stdout) < 101_000
+        assert await printed(sandbox, "print('and on')") == "and on"
+
+
+async def test_bytes_that_are_no_text_arrive_escaped(config: SandboxConfig) -> None:
+    async with Sandbox(config) as sandbox:
+        assert await printed(sandbox, r"import os; _ = os.write(1, b'\xff\x00\n')") == "\\xff\x00"
+        assert await printed(sandbox, r"print('\ud800')") == r"\ud800"
+
+
+# Values
+
+LINES = "line\r\nline\rline\n\0end, \ud800 alone, 世界 🎉"
+
+VALUES: dict[str, Callable[[], Any]] = {
+    "text": lambda: LINES * 50_000,
+    "ascii": lambda: "x" * 20_000_000,
+    "empty text": lambda: "",
+    "list": lambda: [LINES, "", None, True, -1, 2**63, 0.5, b"\xff\0"] * 20_000,
+    "dict": lambda: {"rows": [{"id": i, "text": LINES} for i in range(5000)], 1: "one", -7: {2: [3]}},
+    "bytes": lambda: bytes(range(256)) * 50_000,
+}
+FINGERPRINT = """
+import hashlib
+
+def fingerprint(value):
+    total = hashlib.sha256()
+    def walk(item):
+        total.update(type(item).__name__.encode())
+        if isinstance(item, dict):
+            for key, entry in item.items():
+                walk(key)
+                walk(entry)
+        elif isinstance(item, list):
+            for entry in item:
+                walk(entry)
+        elif isinstance(item, str):
+            total.update(item.encode("utf-8", "surrogatepass"))
+        elif isinstance(item, bytes):
+            total.update(item)
+        else:
+            total.update(repr(item).encode())
+        total.update(b".")
+    walk(value)
+    return total.hexdigest()
+"""
+
+
+def fingerprint(value: object) -> str:
+    """The same function as in the sandbox: equal for equal values of equal types."""
+    namespace: dict[str, Any] = {}
+    exec(FINGERPRINT, namespace)
+    return namespace["fingerprint"](value)
+
+
+@pytest.mark.parametrize("make", VALUES.values(), ids=VALUES.keys())
+async def test_what_arrives_equals_what_was_given(config: SandboxConfig, make: Callable[[], Any]) -> None:
+    value = make()
+    async with Sandbox(config, context_bytes=50 * MIB) as sandbox:
+        loaded = await sandbox.load("context", value)
+        assert (loaded.type, loaded.size) == (type(value).__name__, len(value))
+        await sandbox.run(FINGERPRINT)
+        assert await printed(sandbox, "print(fingerprint(context))") == fingerprint(value)
+
+
+async def test_tuples_arrive_as_lists(config: SandboxConfig) -> None:
+    async with Sandbox(config) as sandbox:
+        await sandbox.load("context", [(1, 2), {"a": (3,)}])
+        assert await printed(sandbox, "print(context)") == "[[1, 2], {'a': [3]}]"
+
+
+async def test_files_and_folders_arrive_as_text_or_bytes(config: SandboxConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub/text.txt").write_bytes("über\r\n".encode())
+    (folder / "data.bin").write_bytes(b"\xff\0" * 500_000)
+    (folder / "link").symlink_to("/etc/passwd")
+    async with Sandbox(config) as sandbox:
+        loaded = await sandbox.load("context", folder)
+        assert (loaded.type, loaded.size) == ("dict", 2)
+        code = (
+            r"print(list(context), context['sub/text.txt'] == 'über\r\n', context['data.bin'] == b'\xff\0' * 500_000)"
+        )
+        assert await printed(sandbox, code) == "['data.bin', 'sub/text.txt'] True True"
+        await sandbox.load("one", folder / "sub/text.txt")
+        assert await printed(sandbox, r"print(one == 'über\r\n')") == "True"
+
+
+async def test_a_value_that_cannot_be_built_there_is_an_error_of_the_caller_and_the_sandbox_lives(
+    config: SandboxConfig,
+) -> None:
+    async with Sandbox(config) as sandbox:
+        with pytest.raises(ConfigError, match="memory"):
+            await sandbox.load("context", "x" * 400_000_000)
+        many = [{"row": number} for number in range(1000)]
+        with pytest.raises(ConfigError):
+            await sandbox.load("context", [*many, {(1, 2): "no"}])
+        await sandbox.load("context", "small")
+        assert await printed(sandbox, "print(context)") == "small"
+
+
+# Bad cells cost themselves only
+
+BAD_CELLS = {
+    "a loop without end": ("while True: pass", "timeout"),
+    "sleep": ("import time; time.sleep(1000)", "timeout"),
+    "a loop in C": ("sum(range(10**12))", "timeout"),
+    "signals ignored": (
+        "import signal\nfor n in range(1, 32):\n    try: signal.signal(n, signal.SIG_IGN)\n    except OSError: pass\n"
+        "while True: pass",
+        "timeout",
+    ),
+    "stopped": ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "timeout"),
+    "segfault": ("import ctypes; ctypes.string_at(0)", "died"),
+    "abort": ("import os; os.abort()", "died"),
+    "_exit": ("import os; os._exit(0)", "died"),
+    "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "died"),
+    "every descriptor closed": ("import os; os.closerange(0, 1024)", "died"),
+}
+
+
+@pytest.mark.parametrize(("code", "outcome"), BAD_CELLS.values(), ids=BAD_CELLS.keys())
+async def test_a_cell_that_hangs_or_dies_is_rolled_back(config: SandboxConfig, code: str, outcome: str) -> None:
+    async with Sandbox(config) as sandbox:
+        await sandbox.run("kept = {'a': [1]}")
+        done = await sandbox.run(f"kept['a'].append(2)\nprint('said', flush=True)\n{code}", seconds=1)
+        assert (done.outcome, done.rolled_back) == (outcome, True)
+        assert done.error
+        assert done.stdout == "said\n"
+        assert await printed(sandbox, "print(kept)") == "{'a': [1]}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "hog = []\nwhile True: hog.append(bytearray(10_000_000))",
+        "hog = b'x' * (1 << 40)",
+        "def recurse(): return recurse()\nrecurse()",
+    ],
+    ids=["bit by bit", "at once", "recursion"],
+)
+async def test_memory_used_up_is_an_exception_and_costs_nothing(config: SandboxConfig, code: str) -> None:
+    async with Sandbox(config) as sandbox:
+        await sandbox.run("kept = 1")
+        done = await sandbox.run(code)
+        assert done.outcome in ("error", "died")
+        await sandbox.run("hog = None")
+        assert await printed(sandbox, "print(kept)") == "1"
+
+
+async def test_memory_used_up_by_many_processes_ends_the_cell_only(config: SandboxConfig) -> None:
+    code = """
+        import os, time
+        for _ in range(6):
+            if os.fork() == 0:
+                hog = bytearray(200_000_000)
+                time.sleep(100)
+        time.sleep(100)
+    """
+    async with Sandbox(config) as sandbox:
+        await sandbox.run("kept = 1")
+        await sandbox.run(textwrap.dedent(code), seconds=3)
+        assert await printed(sandbox, "print(kept)") == "1"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(1000,)).start()",
+        "import subprocess, sys\nps = [subprocess.Popen([sys.executable, '-c', 'while 1: pass']) for _ in range(1000)]",
+    ],
+    ids=["forks", "threads", "programs"],
+)
+async def test_processes_without_end_are_bounded_and_cleared_away(config: SandboxConfig, code: str) -> None:
+    async with Sandbox(config) as sandbox:
+        await sandbox.run("kept = 1")
+        await sandbox.run(code, seconds=2)
+        assert await printed(sandbox, "print(kept)") == "1"
+        alive = await printed(sandbox, "import os; print(sum(name.isdigit() for name in os.listdir('/proc')))")
+        assert int(alive) <= 4
+
+
+async def test_a_disk_filled_up_is_an_exception(config: SandboxConfig) -> None:
+    async with Sandbox(replace(config, tmp_bytes=8 * MIB)) as sandbox:
+        done = await sandbox.run("open('/tmp/big', 'wb').write(b'x' * 20_000_000)")
+        assert (done.outcome, "No space left" in done.error) == ("error", True)
+        done = await sandbox.run("import os\nfor i in range(100_000): open(f'/workspace/{i}', 'w').close()")
+        assert (done.outcome, "No space left" in done.error) == ("error", True)
+        assert await printed(sandbox, "print('on')") == "on"
+
+
+# Queries
+
+
+async def test_calls_are_answered_in_any_order_and_arrive_in_theirs(config: SandboxConfig) -> None:
+    arrived: list[str] = []
+
+    async def answer(query: SandboxQuery) -> QueryReply:
+        arrived.append(query.prompt)
+        await anyio.sleep(0.02 * (20 - int(query.prompt)))
+        return QueryReply(ok=True, text=f"answer {query.prompt}")
+
+    async with Sandbox(config, depth=1) as sandbox:
+        with anyio.fail_after(20):
+            code = "print(llm_batch([str(i) for i in range(20)]) == [f'answer {i}' for i in range(20)])"
+            assert await printed(sandbox, code, answer=answer) == "True"
+    assert sorted(arrived, key=int) == [str(number) for number in range(20)]
+
+
+async def test_a_call_that_fails_is_an_exception_in_the_cell_and_a_slot_of_a_batch(config: SandboxConfig) -> None:
+    async def answer(query: SandboxQuery) -> QueryReply:
+        return QueryReply(ok=query.prompt != "bad", text=f"about {query.prompt}")
+
+    async with Sandbox(config, depth=1) as sandbox:
+        done = await sandbox.run("llm_query('bad')", answer=answer)
+        assert (done.outcome, "LLMError: about bad" in done.error) == ("error", True)
+        code = "a = llm_batch(['x', 'bad', 'y']); print(list(a), [bool(x) for x in a])"
+        assert await printed(sandbox, code, answer=answer) == "['about x', 'about bad', 'about y'] [True, False, True]"
+
+
+async def test_large_prompts_and_answers_arrive_byte_for_byte(config: SandboxConfig) -> None:
+    async with Sandbox(config, depth=1) as sandbox:
+        code = r"t = 'ab\r\n\0ü)\ud800FINAL(' * 300_000; print(llm_query(t) == t.upper())"
+        assert await printed(sandbox, code, answer=shout) == "True"
+
+
+async def test_a_final_answer_of_any_length_arrives_byte_for_byte(config: SandboxConfig) -> None:
+    async with Sandbox(config) as sandbox:
+        done = await sandbox.run(r"""FINAL(')"\n\r\n\0 FINAL(x) ' * 200_000)""")
+        assert done.answer == ')"\n\r\n\0 FINAL(x) ' * 200_000
+
+
+async def test_a_context_for_a_call_is_handed_over_as_it_is(config: SandboxConfig) -> None:
+    got: list[tuple[str, bytes]] = []
+
+    async def answer(query: SandboxQuery) -> QueryReply:
+        assert query.context is not None
+        got.append((query.context.kind, b"".join(query.context.pieces())))
+        return QueryReply(ok=True, text="")
+
+    async with Sandbox(config, depth=2) as sandbox:
+        await sandbox.run("llm_query('?', context='x' * 1_000_000)", answer=answer)
+    assert got == [("text", b"x" * 1_000_000)]
+
+
+async def test_the_clock_stands_still_during_a_call(config: SandboxConfig) -> None:
+    async def slow(query: SandboxQuery) -> QueryReply:
+        await anyio.sleep(1.5)
+        return QueryReply(ok=True, text="at last")
+
+    async with Sandbox(config, depth=1) as sandbox:
+        done = await sandbox.run("print(llm_query('?'))", seconds=1, answer=slow)
+    assert (done.outcome, done.stdout) == ("ok", "at last\n")
+    assert done.seconds < 1
+
+
+# Containers go
+
+
+async def test_no_container_is_left_after_success_error_and_cancellation(config: SandboxConfig) -> None:
+    run_id = f"gone-{os.getpid()}"
+    async with Sandbox(config, run_id=run_id) as sandbox:
+        assert containers(f"rlm.run={run_id}") == [sandbox.id]
+    assert containers(f"rlm.run={run_id}") == []
+
+    with pytest.raises(LookupError):
+        async with Sandbox(config, run_id=run_id):
+            raise LookupError
+    assert containers(f"rlm.run={run_id}") == []
+
+    with anyio.move_on_after(0.5):
+        async with Sandbox(config, run_id=run_id) as sandbox:
+            await sandbox.run("while True: print('x' * 10_000)")
+    assert containers(f"rlm.run={run_id}") == []
+
+
+@pytest.mark.parametrize("milliseconds", [0, 2, 10, 30, 60, 90, 120, 150, 200])
+async def test_no_container_is_left_when_a_start_is_cancelled(config: SandboxConfig, milliseconds: int) -> None:
+    run_id = f"early-{os.getpid()}"
+    with anyio.move_on_after(milliseconds / 1000):
+        async with Sandbox(config, run_id=run_id):
+            await anyio.sleep_forever()
+    assert containers(f"rlm.run={run_id}") == []
+
+
+async def test_after_a_cancelled_cell_the_sandbox_says_that_it_is_of_no_more_use(config: SandboxConfig) -> None:
+    async with Sandbox(config) as sandbox:
+        with anyio.move_on_after(0.2):
+            await sandbox.run("while True: pass")
+        with pytest.raises(SandboxDied, match="cannot be used any more"):
+            await sandbox.run("1")
+
+
+async def test_a_sandbox_killed_from_outside_has_died_and_says_why(config: SandboxConfig) -> None:
+    async with Sandbox(config) as sandbox:
+        async with anyio.create_task_group() as group:
+
+            async def kill() -> None:
+                await anyio.sleep(0.2)
+                await anyio.run_process(["docker", "kill", sandbox.id])
+
+            group.start_soon(kill)
+            with pytest.raises(SandboxDied, match="killed from outside"):
+                await sandbox.run("while True: pass")
+        with pytest.raises(SandboxDied, match="cannot be used any more"):
+            await sandbox.run("1")
+
+
+async def test_a_container_that_ends_at_its_start_is_an_error_with_what_it_said(config: SandboxConfig) -> None:
+    broken = f"rlm-broken-{os.getpid()}"
+    made = subprocess.run(
+        ["docker", "build", "--quiet", "--tag", broken, "-"],
+        input=f'FROM {config.image}\nENTRYPOINT ["python3", "-c", "raise SystemExit(\'no luck\')"]\n',
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert made.stdout
+    try:
+        with anyio.fail_after(10), pytest.raises(SandboxStartError, match=r"exit code 1.*no luck"):
+            async with Sandbox(replace(config, image=broken)):
+                pass
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", broken], check=True, capture_output=True)
+
+
+async def test_a_container_that_does_not_come_up_in_time_is_an_error(config: SandboxConfig) -> None:
+    with pytest.raises(SandboxStartError, match=r"0\.02 s"):
+        async with Sandbox(replace(config, start_seconds=0.02)):
+            pass
+
+
+async def test_what_the_engine_refuses_is_told_in_its_words(config: SandboxConfig) -> None:
+    with pytest.raises(SandboxStartError, match="no-such-runtime"):
+        async with Sandbox(replace(config, runtime="no-such-runtime")):
+            pass
+
+
+async def test_a_missing_image_and_a_missing_engine_are_told_with_the_way_out() -> None:
+    with pytest.raises(EngineUnavailable, match=r"no-such-image.*make image"):
+        async with Sandbox(SandboxConfig(image="no-such-image")):
+            pass
+
+    def refuse() -> Any:
+        raise ConnectionRefusedError("nobody there")
+
+    with pytest.raises(EngineUnavailable, match=r"nowhere.*start it"):
+        async with Sandbox(engine=Engine(refuse, "nowhere")):
+            pass
+
+
+async def test_an_image_of_other_sources_is_refused(config: SandboxConfig) -> None:
+    stranger = f"rlm-stranger-{os.getpid()}"
+    dockerfile = f"FROM {config.image}\nLABEL rlm.digest=0000\n"
+    command = ["docker", "build", "--quiet", "--tag", stranger, "-"]
+    subprocess.run(command, input=dockerfile, text=True, capture_output=True, check=True)
+    try:
+        with pytest.raises(EngineUnavailable, match=r"other sources.*make image"):
+            async with Sandbox(replace(config, image=stranger)):
+                pass
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", stranger], check=True, capture_output=True)
+
+
+async def test_many_sandboxes_start_and_end_at_once_and_leave_nothing_open(config: SandboxConfig) -> None:
+    answers: list[str] = []
+
+    async def one(number: int) -> None:
+        async with Sandbox(config) as sandbox:
+            answers.append(await printed(sandbox, f"print({number})"))
+
+    async def all_of_them() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(one, number)
+
+    await all_of_them()
+    open_files = len(os.listdir("/proc/self/fd"))
+    await all_of_them()
+    assert len(os.listdir("/proc/self/fd")) <= open_files
+    assert sorted(answers, key=int) == sorted([str(number) for number in range(10)] * 2, key=int)
+
+
+# Isolation
+
+
+async def test_two_sandboxes_see_nothing_of_each_other(config: SandboxConfig) -> None:
+    async with Sandbox(config) as one, Sandbox(config) as other:
+        assert one.id != other.id
+        await one.run("secret = 1; open('/tmp/secret', 'w').write('x'); open('/workspace/secret', 'w').write('x')")
+        code = "import os; print('secret' in globals(), os.listdir('/tmp'), os.listdir('/workspace'))"
+        assert await printed(other, code) == "False [] []"
+
+
+async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_write(config: SandboxConfig) -> None:
+    code = """
+        import os, socket
+        status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        print(os.getuid(), os.getgid(), os.getgroups(), os.uname().nodename)
+        print({name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")})
+        print(status["NoNewPrivs"].strip(), status["Seccomp"].strip(), os.getpid() != 1)
+        print(sorted(name for _, name in socket.if_nameindex()))
+        print(sorted(os.environ))
+        for place in ("/", "/opt/rlm/x", "/usr/x", "/etc/x", "/run/rlm/x", "/dev/x", "/proc/sys/kernel/x"):
+            try:
+                open(os.path.join(place, "file") if place == "/" else place, "w")
+                print("wrote", place)
+            except OSError:
+                pass
+        mounts = {line.split()[1]: line.split()[2:4] for line in open("/proc/mounts")}
+        for place in ("/tmp", "/workspace"):
+            kind, flags = mounts[place]
+            print(kind, {"noexec", "nosuid", "nodev"} <= set(flags.split(",")))
+        print(mounts["/"][1].split(",")[0], "/dev/shm" in mounts)
+    """
+    async with Sandbox(config) as sandbox:
+        said = (await printed(sandbox, code)).splitlines()
+    caps = "{'CapInh': 0, 'CapPrm': 0, 'CapEff': 0, 'CapBnd': 0, 'CapAmb': 0}"
+    assert said[:4] == ["65532 65532 [65532] sandbox", caps, "1 2 True", "['lo']"] or said[0].startswith("65532 65532")
+    assert said[1:4] == [caps, "1 2 True", "['lo']"]
+    allowed = {"HOME", "HOSTNAME", "LANG", "MALLOC_ARENA_MAX", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED"}
+    assert set(eval(said[4])) <= allowed | {"PYTHONPATH", "LC_CTYPE", "PYTHON_VERSION", "PYTHON_SHA256", "GPG_KEY"}
+    assert said[5:] == ["tmpfs True", "tmpfs True", "ro False"]
+
+
+async def test_the_channel_is_out_of_reach_of_a_cell(config: SandboxConfig) -> None:
+    code = """
+        import os, socket
+        for place in ("/proc/1/fd", "/proc/1/mem", "/proc/1/environ", "/proc/1/root"):
+            try:
+                print("open", os.listdir(place) if place.endswith("fd") else open(place, "rb"))
+            except OSError:
+                pass
+        print(os.path.exists("/run/rlm/channel.sock"))
+    """
+    async with Sandbox(config) as sandbox:
+        assert await printed(sandbox, code) == "False"
+
+
+async def test_labels_say_whose_a_container_is(config: SandboxConfig) -> None:
+    async with Sandbox(config, run_id="Run 7/ü", node="0.3") as sandbox:
+        template = '{{index .Config.Labels "rlm.run"}}|{{index .Config.Labels "rlm.node"}}|{{.Name}}'
+        command = ["docker", "inspect", "--format", template, sandbox.id]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        assert containers(f"rlm.owner.pid={os.getpid()}") == [sandbox.id]
+    run, node, name = said.split("|")
+    assert (run, node) == ("Run 7/ü", "0.3")
+    assert name.startswith("/rlm-Run-7--")
+
+
+# The blocking twin
+
+
+def test_the_blocking_twin_does_the_same(config: SandboxConfig) -> None:
+    told: list[str] = []
+    with BlockingSandbox(config, depth=1) as sandbox:
+        assert containers(f"rlm.owner.pid={os.getpid()}") == [sandbox.id]
+        assert sandbox.load("context", ["a", "b"]).type == "list"
+        done = sandbox.run(
+            "print(len(context), llm_query('ask'))",
+            answer=lambda query: QueryReply(ok=True, text=query.prompt.upper()),
+            on_output=lambda stream, text: told.append(text),
+        )
+        assert (done.stdout, "".join(told)) == ("2 ASK\n", "2 ASK\n")
+        with pytest.raises(ConfigError):
+            sandbox.load("context", object())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="with"):
+        sandbox.run("1")
+
+
+async def test_a_sandbox_that_was_not_started_says_so() -> None:
+    with pytest.raises(ConfigError, match="async with"):
+        await Sandbox().run("1")
