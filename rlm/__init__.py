@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import SandboxMisbehaved as SandboxMisbehaved
     from .errors import SandboxStartError as SandboxStartError
     from .models.openai import OpenAIModel as OpenAIModel
+    from .models.prices import Price as Price
     from .models.scripted import ScriptedModel as ScriptedModel
     from .orchestrator import Orchestrator as Orchestrator
     from .prompts import PromptFacts as PromptFacts
@@ -50,6 +51,7 @@ _HOMES = {
     "ModelReply": "rlm.types",
     "OpenAIModel": "rlm.models.openai",
     "Orchestrator": "rlm.orchestrator",
+    "Price": "rlm.models.prices",
     "PromptFacts": "rlm.prompts",
     "RLMError": "rlm.errors",
     "Sandbox": "rlm.sandbox.container",

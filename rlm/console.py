@@ -53,7 +53,9 @@ class ConsoleView:
             case TurnStarted():
                 self._console.print(Rule(Text(f"{event.node}  turn {event.turn} of {event.of}"), style="dim"))
             case CellStarted():
-                code = Syntax(printable(clip(event.code, SHOWN_CHARS)), "python", background_color="default")
+                code = Syntax(
+                    printable(clip(event.code, SHOWN_CHARS)), "python", background_color="default", word_wrap=True
+                )
                 self._console.print(Panel(code, title=Text(f"{event.node}  cell {event.cell}"), title_align="left"))
             case CellFinished():
                 shown = printable(describe(event.result, limit=SHOWN_CHARS))
@@ -74,7 +76,7 @@ class ConsoleView:
                 shown = printable(clip(event.answer, SHOWN_CHARS))
                 self._console.print(Panel(Text(shown), title=title, title_align="left", border_style="bold green"))
             case RunFinished():
-                cost = "unknown" if event.usage.cost_usd is None else f"${event.usage.cost_usd:.4f}"
+                cost = "unknown" if event.usage.cost_usd is None else f"${event.usage.cost_usd:.4g}"
                 tokens = f"{event.usage.input_tokens:,} + {event.usage.output_tokens:,} tokens"
                 say(event, f"{event.seconds:.1f} s, {event.usage.calls} model calls, {tokens}, cost {cost}", "dim")
 

@@ -1,0 +1,25 @@
+"""Several facts in a long text, asked for all at once with `llm_batch`.
+
+Runs offline with the scripted model; with RLM_MODEL set, on the models of the environment.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rlm import Orchestrator
+from rlm.evals.niah import is_correct, make_trial
+from rlm.models.policies import playing
+
+
+def main() -> None:
+    trial = make_trial(number=1, lines=200_000, seed=1, facts=4)
+    print(f"A text of {len(trial.context):,} characters. {trial.query}")
+    model = None if os.environ.get("RLM_MODEL") else playing("facts")
+    done = Orchestrator(depth=1, model=model).completion(trial.context, trial.query)
+    print(f"Answer: {done}")
+    print(f"Right: {is_correct(done.answer, trial.expected)}. {done.sub_calls} calls, {done.seconds:.2f} s.")
+
+
+if __name__ == "__main__":
+    main()

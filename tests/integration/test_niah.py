@@ -1,0 +1,79 @@
+"""The needle is found in real containers, at several depths; the examples give right answers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlm.models.policies import POLICIES
+from rlm.types import Message
+from support import FakeProvider
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RLM = str(Path(sys.executable).with_name("rlm"))
+
+
+def niah(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [RLM, "niah", "--lines", "20000", "--out", str(folder / "out"), *arguments]
+    keep = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "COLUMNS": "120"}
+    return subprocess.run(command, cwd=folder, env=keep | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_the_scripted_model_finds_every_needle(tmp_path: Path, depth: int) -> None:
+    facts = "0" if depth == 0 else "3"  # without calls there is nobody to ask about pieces
+    done = niah(tmp_path, "--trials", "2", "--depth", str(depth), "--facts", facts)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [row["correct"] for row in rows] == [True] * (2 if depth == 0 else 3)
+    assert all(row["answer"] == row["expected"] for row in rows)
+    assert all((tmp_path / "out" / row["run_dir"] / "events.jsonl").is_file() for row in rows)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.startswith("This run used the scripted model")
+    assert str(tmp_path) not in report
+
+
+def test_the_same_command_runs_on_a_server_and_counts_what_it_counts(tmp_path: Path) -> None:
+    def played(messages: list[dict[str, str]], model: str) -> str:
+        asked = [Message(role=message["role"], content=message["content"]) for message in messages]
+        return POLICIES["needle"](asked)
+
+    with FakeProvider(played) as provider:
+        done = niah(
+            tmp_path, "--trials", "1", "--facts", "0", OPENAI_BASE_URL=provider.base_url, RLM_MODEL="some-model"
+        )
+        assert done.returncode == 0, done.stderr
+        row = json.loads((tmp_path / "out" / "results.jsonl").read_text())
+        assert row["correct"] is True
+        assert row["calls"] == len(provider.requests) == 3
+        assert row["input_tokens"] == provider.input_tokens
+        assert row["cost_usd"] is None
+    assert "scripted" not in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_wrong_answer_is_a_result_and_not_a_failure(tmp_path: Path) -> None:
+    with FakeProvider("FINAL(1111111)") as provider:
+        done = niah(tmp_path, "--trials", "1", "--facts", "0", OPENAI_BASE_URL=provider.base_url)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "out" / "results.jsonl").read_text())["correct"] is False
+
+
+@pytest.mark.parametrize("name", ["batch", "depth", "folder"])
+def test_an_example_gives_the_right_answer(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / f"example_{name}.py")]
+    keep = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=keep, capture_output=True, text=True, check=True)
+    answer = {"batch": "Right: True.", "depth": "Answer: 2016 (expected 2016). 21 containers", "folder": ", right)."}
+    assert answer[name] in done.stdout
+
+
+def test_an_engine_that_does_not_answer_is_one_sentence_and_a_failure(tmp_path: Path) -> None:
+    done = niah(tmp_path, "--trials", "1", "--facts", "0", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    row = json.loads((tmp_path / "out" / "results.jsonl").read_text())
+    assert row["correct"] is None
+    assert row["error"].startswith("EngineUnavailable: The Docker engine at unix://")
+    assert "0 of 0 right, 1 failed" in (tmp_path / "out" / "report.md").read_text()
