@@ -104,7 +104,9 @@ def niah(
         console.print(report.SYSTEM_ONLY, highlight=False)
     console.print(report.table(rows, title=f"Needle in {lines:,} lines"))
     console.print(report.summary(rows), highlight=False)
-    if any(row.correct is None for row in rows):
+    for sentence in report.failures(rows):
+        progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    if report.failures(rows):
         raise typer.Exit(1)
 
 

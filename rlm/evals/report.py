@@ -28,7 +28,7 @@ def cells(row: Row) -> tuple[str, ...]:
     """One row of the table, as text."""
     verdict = "failed" if row.correct is None else "yes" if row.correct else "no"
     cost = "unknown" if row.cost_usd is None else f"${row.cost_usd:.4g}"
-    answer = printable(row.error or row.answer).replace("\n", " ")
+    answer = printable(row.answer).replace("\n", " ")
     return (
         str(row.trial),
         row.expected,
@@ -76,6 +76,11 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{right} of {len(done)} right{trouble}{seconds}."
 
 
+def failures(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each trial that the system failed."""
+    return [f"Trial {row.trial} failed: {printable(row.error)}" for row in rows if row.correct is None]
+
+
 def markdown(rows: Sequence[Row], *, scripted: bool, setting: Mapping[str, object]) -> str:
     """The text of `report.md`; `setting` says what the run was made with."""
     lines = [
@@ -89,6 +94,7 @@ def markdown(rows: Sequence[Row], *, scripted: bool, setting: Mapping[str, objec
     headings = [heading.replace("sand-boxes", "sandboxes") for heading in HEADINGS]
     lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(HEADINGS)]
     lines += ["| " + " | ".join(_escaped(cell) for cell in cells(row)) + " |" for row in rows]
+    lines += ["", *(_escaped(sentence) for sentence in failures(rows))]
     lines += ["", "| made with | |", "|---|---|"]
     lines += [f"| {name} | {_escaped(str(value))} |" for name, value in setting.items()]
     return "\n".join(lines) + "\n"

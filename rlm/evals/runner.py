@@ -12,7 +12,7 @@ from typing import Protocol
 
 import anyio
 
-from rlm.errors import ConfigError, RLMError
+from rlm.errors import ConfigError, EngineUnavailable, RLMError
 from rlm.types import Completion, Context
 
 from .niah import Trial, is_correct
@@ -62,8 +62,8 @@ async def run_trials(
 ) -> list[Row]:
     """Run one trial after the other; each row is written before the next one starts.
 
-    A failed trial becomes a row with an error, and the next one runs. What makes all of them impossible (ConfigError)
-    is raised.
+    A failed trial becomes a row with an error, and the next one runs; without an engine there is no next one. What makes
+    all of them impossible from the start (ConfigError) is raised.
     """
     rows = []
     file = await anyio.open_file(folder / "results.jsonl", "x")
@@ -74,6 +74,8 @@ async def run_trials(
             await file.write(json.dumps(dataclasses.asdict(row)) + "\n")
             await file.flush()
             on_row(row)
+            if row.error.startswith(EngineUnavailable.__name__):
+                break
     return rows
 
 

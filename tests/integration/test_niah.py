@@ -72,6 +72,7 @@ def test_an_example_gives_the_right_answer(tmp_path: Path, name: str) -> None:
 def test_an_engine_that_does_not_answer_is_one_sentence_and_a_failure(tmp_path: Path) -> None:
     done = niah(tmp_path, "--trials", "1", "--facts", "0", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert done.returncode == 1
+    assert "Trial 1 failed: EngineUnavailable: The Docker engine at unix://" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     row = json.loads((tmp_path / "out" / "results.jsonl").read_text())
     assert row["correct"] is None

@@ -127,6 +127,7 @@ def test_a_report_says_first_what_it_measures_and_counts_failures_apart() -> Non
     assert text.startswith("This run used the scripted model: it measures the system")
     assert "1 of 2 right, 1 failed, median 1.00 s a trial." in text
     assert "| 1 | 1 | a\\|b &lt;script> \\`x\\` | no |" in text
+    assert "Trial 2 failed: ModelError: gone" in text
     assert "unknown" in text
     assert "1.5M" in text
     assert "| seed | 7 |" in text
