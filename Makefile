@@ -19,8 +19,8 @@ setup: ## virtual environment and Docker engine; what is there is used
 image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
 	@$(PY) -m rlm.sandbox.build $(if $(filter undefined,$(origin EXTRA)),,--extra "$(EXTRA)")
 
-niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT=
-	@.venv/bin/rlm niah $(NIAH)
+niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
+	@.venv/bin/rlm niah $(NIAH) $(if $(VERBOSE),--verbose)
 
 test: image check ## checks and all tests but the long ones
 	@$(PY) -m pytest
