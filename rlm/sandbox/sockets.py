@@ -16,7 +16,7 @@ async def adopt(opened: Any) -> ByteStream:
     """A stream over what `attach_socket` of the docker package gives, which depends on the engine's address."""
     sock = getattr(opened, "_sock", opened)  # a SocketIO around the socket of a Unix or TCP address
     if isinstance(sock, ssl.SSLSocket):
-        return TLSStream(sock)
+        return TLSStream(sock, getattr(sock, "_response", None))
     if isinstance(sock, socket.socket):
         return await adopt_socket(socket.socket(fileno=sock.detach()))  # else the client would close it
     return ThreadedStream(opened)
@@ -37,11 +37,15 @@ def enlarge(sock: socket.socket) -> None:
 
 
 class TLSStream(ByteStream):
-    """A connection that Python's `ssl` has wrapped; anyio can only wrap its own."""
+    """A connection that Python's `ssl` has wrapped; anyio can only wrap its own.
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
+    `response` is the HTTP response that it came with, which holds on to it until it is closed too.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket, response: Any = None) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._response = response
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         await anyio.lowlevel.checkpoint()
@@ -80,6 +84,8 @@ class TLSStream(ByteStream):
         if self._sock.fileno() >= 0:
             anyio.notify_closing(self._sock)
             self._sock.close()
+            if self._response is not None:
+                self._response.close()
 
 
 class ThreadedStream(ByteStream):
