@@ -1,7 +1,8 @@
 """What rlm adds to what has to be paid anyway, held against goals. `make bench` prints the figures.
 
-The machine may be busy with other things, so a figure has several tries to reach its goal; compared are medians of
-measurements that alternate.
+Goals in milliseconds are for a machine that does nothing else. Tests may run beside other work, so its share of the
+processors is measured along with each figure and the goal widened by it; ratios compare medians that alternate in one
+run and need no such care. A figure has several tries.
 """
 
 from __future__ import annotations
@@ -27,15 +28,30 @@ from support import FakeProvider
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 MB = 1_000_000
-TRIES = 4
+TRIES = 6
 
 
-async def reaches(goal: float, measure: Callable[[], Awaitable[float]]) -> None:
+BUSY = "import time; b = time.perf_counter(); c = time.process_time()\nwhile time.process_time() - c < 0.1: pass\n"
+BUSY += "print((time.perf_counter() - b) / (time.process_time() - c))"
+
+
+def crowding() -> float:
+    """How much longer two processes take than the processor time that they use: 1 on an idle machine."""
+    command = [sys.executable, "-S", "-c", BUSY]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    return max(1.0, *(float(process.communicate()[0]) for process in both))
+
+
+async def reaches(goal: float, measure: Callable[[], Awaitable[float]], *, absolute: bool = False) -> None:
     """Assert that one of several measurements is within the goal."""
     figures: list[float] = []
-    while len(figures) < TRIES and (not figures or min(figures) > goal):
-        figures.append(await measure())
-    assert min(figures) <= goal, f"{figures} are all above {goal}"
+    for _ in range(TRIES):
+        before = crowding() if absolute else 1.0
+        figure = await measure()
+        figures.append(figure / max(before, crowding() if absolute else 1.0))
+        if figures[-1] <= goal:
+            return
+    raise AssertionError(f"{figures} are all above {goal}")
 
 
 @pytest.mark.parametrize(("size", "milliseconds"), [(1_000, 3.0), (100 * MB, 10.0)])
@@ -53,7 +69,7 @@ async def test_a_turn_costs_little_however_long_the_context(tmp_path: Path, size
         await Orchestrator(model=model, limits=limits, run_root=tmp_path, on_event=note).acompletion("x" * size, "q")
         return 1000 * statistics.median(after - before for before, after in pairwise(starts))
 
-    await reaches(milliseconds, measure)
+    await reaches(milliseconds, measure, absolute=True)
 
 
 async def test_a_sandbox_starts_in_no_more_than_one_and_a_half_times_the_engines_own_time() -> None:
@@ -85,7 +101,7 @@ async def test_100_mb_are_loaded_quickly(transport: str, seconds: float) -> None
             await sandbox.load("context", encode(context))
             return time.perf_counter() - began
 
-    await reaches(seconds, measure)
+    await reaches(seconds, measure, absolute=True)
 
 
 BATCH = """```repl
