@@ -1,0 +1,281 @@
+"""Cells behave as Python does, and what a cell does to its own process costs itself at most."""
+
+from __future__ import annotations
+
+import textwrap
+
+import anyio
+import pytest
+
+from rlm import CellResult, Sandbox, SandboxDied
+from rlm.sandbox.base import QueryReply, SandboxQuery
+from rlm.sandbox.base import Sandbox as AnySandbox
+
+pytestmark = pytest.mark.anyio
+
+
+async def echo(query: SandboxQuery) -> QueryReply:
+    return QueryReply(ok=True, text=f"<{query.prompt}>")
+
+
+async def last(*cells: str, sandbox: AnySandbox | None = None) -> CellResult:
+    """The result of the last of several cells."""
+    if sandbox is None:
+        async with Sandbox(depth=1) as sandbox:
+            return await last(*cells, sandbox=sandbox)
+    for cell in cells:
+        result = await sandbox.run(textwrap.dedent(cell), seconds=5, answer=echo)
+    return result
+
+
+async def test_functions_see_names_that_come_later() -> None:
+    assert (await last("def f(): return later", "later = 1", "f()")).stdout == "1\n"
+
+
+async def test_classes_are_those_of_a_real_module() -> None:
+    cell = "class A: pass\nimport pickle\ntype(pickle.loads(pickle.dumps(A()))) is A, A.__module__"
+    assert (await last(cell)).stdout == "(True, '__main__')\n"
+
+
+async def test_private_names_and_assignments_before_an_exception_persist() -> None:
+    result = await last("_hidden = 1", "x = 2\n1/0", "_hidden + x")
+    assert result.stdout == "3\n"
+
+
+async def test_the_last_value_is_shown_unless_it_is_none_and_kept_as_underscore() -> None:
+    async with Sandbox() as sandbox:
+        assert (await last("'a' * 3", sandbox=sandbox)).stdout == "'aaa'\n"
+        assert (await last("_.upper()", sandbox=sandbox)).stdout == "'AAA'\n"
+        assert (await last("None", "x = 1", sandbox=sandbox)).stdout == ""
+
+
+async def test_a_traceback_shows_the_cells_own_lines_and_nothing_of_the_guest() -> None:
+    error = (await last("def f():\n    return 1 / 0", "x = 1\nf()")).error
+    assert 'File "<cell 2>", line 2, in <module>\n    f()' in error
+    assert 'File "<cell 1>", line 2, in f\n    return 1 / 0' in error
+    assert error.endswith("ZeroDivisionError: division by zero")
+    assert "rlm" not in error
+
+
+async def test_a_failed_call_shows_no_frames_of_the_guest() -> None:
+    async def refuse(query: SandboxQuery) -> QueryReply:
+        return QueryReply(ok=False, text="not today")
+
+    async with Sandbox(depth=1) as sandbox:
+        result = await sandbox.run("llm_query('x')", answer=refuse)
+    assert result.error.endswith("LLMError: not today")
+    assert "calls.py" not in result.error
+
+
+async def test_a_syntax_error_is_shown_with_its_place() -> None:
+    result = await last("x = 1\ny = (2")
+    assert result.outcome == "error"
+    assert "y = (2" in result.error
+    assert "SyntaxError" in result.error
+
+
+async def test_sys_exit_ends_the_cell_and_not_the_repl() -> None:
+    async with Sandbox() as sandbox:
+        assert (await last("x = 1\nimport sys\nsys.exit()", sandbox=sandbox)).outcome == "ok"
+        failed = await last("sys.exit('gone')", sandbox=sandbox)
+        assert (failed.outcome, failed.error) == ("error", "SystemExit: gone")
+        assert (await last("x", sandbox=sandbox)).stdout == "1\n"
+
+
+async def test_a_cell_may_await_at_its_top_level() -> None:
+    assert (await last("import asyncio\nx = await asyncio.sleep(0, 5)\nx")).stdout == "5\n"
+
+
+async def test_there_is_no_input_to_wait_for() -> None:
+    assert "EOFError" in (await last("input()")).error
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "class E:\n    def __repr__(self): raise RuntimeError('no')\nE()",
+        "class E(Exception):\n    def __str__(self): raise RuntimeError('no')\nraise E()",
+        "class M(type):\n    def __getattribute__(s, n): raise RuntimeError('no')\n"
+        "class E(Exception, metaclass=M): pass\nraise E()",
+        "raise BaseException('x' * 10_000_000)",
+        "import sys\nsys.excepthook = sys.displayhook = None\n1/0",
+        "import builtins\nbuiltins.repr = None\n1/0",
+        "import sys\nsys.stdout = sys.stderr = None\n5",
+        "import os\nos.close(1)\nos.close(2)\nprint('x')",
+        "import sys\nsys.stdout.close()",
+        "del __builtins__",
+        "import sys\nsys.modules.clear()",
+    ],
+)
+async def test_an_evil_cell_is_an_error_at_most_and_the_next_one_works(evil: str) -> None:
+    async with Sandbox() as sandbox:
+        await last("kept = 41", sandbox=sandbox)
+        bad = await last(evil, sandbox=sandbox)
+        assert len(bad.error) < 100_000
+        assert (await last("print(kept + 1)", sandbox=sandbox)).stdout == "42\n"
+
+
+async def test_lone_surrogates_are_printed_escaped() -> None:
+    assert (await last("print('a\\ud800b')")).stdout == "a\\ud800b\n"
+
+
+async def test_names_for_calling_are_there_again_after_they_were_overwritten() -> None:
+    assert (await last("llm_query = llm_batch = FINAL = None", "llm_query('x')")).stdout == "'<x>'\n"
+    assert (await last("[f('x') for f in (llm_query, rlm_query)]")).stdout == "['<x>', '<x>']\n"
+    batches = "[f(['x']) for f in (llm_batch, llm_query_batched, rlm_query_batched)]"
+    assert (await last(batches)).stdout == "[['<x>'], ['<x>'], ['<x>']]\n"
+
+
+async def test_threads_call_at_once_each_getting_its_own_answer() -> None:
+    cell = """
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(llm_query, [str(i) for i in range(200)]))
+    answers == [f"<{i}>" for i in range(200)]
+    """
+    assert (await last(cell)).stdout == "True\n"
+
+
+async def test_a_batch_longer_than_the_limit_on_open_calls_goes_on_as_answers_come() -> None:
+    most = open_now = 0
+
+    async def count(query: SandboxQuery) -> QueryReply:
+        nonlocal most, open_now
+        open_now += 1
+        most = max(most, open_now)
+        await anyio.sleep(0.01)
+        open_now -= 1
+        return QueryReply(ok=True, text=query.prompt)
+
+    async with Sandbox(depth=1) as sandbox:
+        cell = "llm_batch([str(i) for i in range(100)], max_concurrent=7) == [str(i) for i in range(100)]"
+        assert (await sandbox.run(cell, answer=count)).stdout == "True\n"
+        assert most == 7
+        cell = "llm_batch([str(i) for i in range(2000)]) == [str(i) for i in range(2000)]"
+        assert (await sandbox.run(cell, answer=count)).stdout == "True\n"
+    assert most <= 512
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ("llm_query(5)", "a prompt has to be a str, not int"),
+        ("llm_batch('one')", "llm_batch takes a list of prompts"),
+        ("llm_batch(['a'], contexts=[])", "1 prompts and 0 contexts"),
+        ("llm_query('a', model=5)", "model= takes a name"),
+        ("FINAL_VAR('resul')", "there is no variable 'resul'; did you mean result?"),
+    ],
+)
+async def test_a_wrong_call_is_told_in_words(cell: str, sentence: str) -> None:
+    assert sentence in (await last("result = 1", cell)).error
+
+
+@pytest.mark.parametrize(
+    ("cell", "answer"),
+    [
+        ("FINAL(42)", "42"),
+        ("FINAL('a'); FINAL('b')", "b"),
+        ("x = [1]; FINAL_VAR('x')", "[1]"),
+        ("x = 'text'; FINAL_VAR(x) if False else FINAL_VAR('x')", "text"),
+        ("answer['content'] = 'c'; answer['ready'] = True", "c"),
+        ("FINAL('early'); 1/0", None),
+        ("answer['content'] = 'not ready'", None),
+        ("def FINAL(x): pass\nFINAL(1)", None),
+    ],
+)
+async def test_a_final_answer_counts_where_its_cell_ended_well(cell: str, answer: str | None) -> None:
+    assert (await last(cell)).answer == answer
+
+
+async def test_show_vars_lists_what_the_cells_have_made() -> None:
+    shown = (await last("text = 'abc' * 100\nnumber = 5", "SHOW_VARS()")).stdout
+    assert "text: str (300) = 'abcabc" in shown
+    assert "number: int = 5" in shown
+    assert "llm_query" not in shown
+
+
+async def test_what_a_cell_leaves_running_ends_with_it() -> None:
+    leave = """
+    import os, sys, subprocess
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
+    if os.fork() == 0:
+        os.setsid()
+        while True: pass
+    print("left")
+    """
+    count = "import os; len([p for p in os.listdir('/proc') if p.isdigit()])"
+    async with Sandbox() as sandbox:
+        before = (await last(count, count, sandbox=sandbox)).stdout
+        assert (await last(leave, sandbox=sandbox)).stdout == "left\n"
+        assert (await last("pass", count, sandbox=sandbox)).stdout == before
+
+
+async def test_a_forked_child_that_comes_out_of_the_cell_says_nothing() -> None:
+    async with Sandbox() as sandbox:
+        result = await last("import os\nx = os.fork()\nFINAL('child' if x == 0 else 'parent')", sandbox=sandbox)
+        assert result.answer in ("child", "parent")
+        assert (await last("print('next')", sandbox=sandbox)).stdout == "next\n"
+
+
+FORGE = """
+import gc, os, socket
+from rlm.protocol.messages import Result, Ready, pack
+forged = {forged}
+for number in range(3, 64):
+    try:
+        socket.socket(fileno=os.dup(number)).send(forged)
+    except OSError:
+        continue
+import time; time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "b'garbage'",
+        "b''.join([bytes([0xc1]), b'snapshot', (1).to_bytes(4, 'big')])",
+        "pack(Ready(version=1, digest='x', python='3'))",
+        "pack(Result(cell=9, outcome='timeout', error='', answer=None, stdout_bytes=0, stderr_bytes=0, snapshot=True,"
+        " seconds=0.0))",
+    ],
+)
+async def test_nonsense_on_the_line_to_the_supervisor_costs_the_cell_only(forged: str) -> None:
+    async with Sandbox() as sandbox:
+        await last("kept = 1", sandbox=sandbox)
+        bad = await last(FORGE.format(forged=forged), sandbox=sandbox)
+        assert bad.outcome == "died"
+        assert "the line to its supervisor" in bad.error
+        assert (await last("kept", sandbox=sandbox)).stdout == "1\n"
+
+
+async def test_a_result_forged_by_a_cell_is_at_most_that_cells_result() -> None:
+    forged = (
+        "pack(Result(cell=9, outcome='ok', error='', answer=b'mine', stdout_bytes=9, stderr_bytes=0, snapshot=True,"
+        " seconds=0.0))"
+    )
+    async with Sandbox() as sandbox:
+        first = await last(FORGE.format(forged=forged), sandbox=sandbox)
+        assert (first.outcome, first.answer, first.stdout) == ("ok", "mine", "")
+
+
+async def test_a_cell_that_kills_its_own_snapshot_and_hangs_loses_its_sandbox_and_no_more() -> None:
+    cell = """
+    import os, signal
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in (1, os.getpid()):
+            os.kill(int(name), signal.SIGKILL)
+    while True: pass
+    """
+    async with Sandbox() as sandbox:
+        await sandbox.run(textwrap.dedent(cell), seconds=0.5)  # its time is up, and the copy is gone too
+        with pytest.raises(SandboxDied):
+            await sandbox.run("1")
+
+
+async def test_cells_with_a_large_state_run_without_a_snapshot_and_say_so() -> None:
+    async with Sandbox() as sandbox:
+        result = await last("big = bytearray(300 << 20)", "len(big)", sandbox=sandbox)
+        assert (result.stdout, result.snapshot) == ("314572800\n", False)
+        result = await last("del big", "1", sandbox=sandbox)
+        assert result.snapshot
