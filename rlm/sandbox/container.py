@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
 from rlm.config import SandboxConfig
-from rlm.errors import ConfigError, SandboxDied, SandboxMisbehaved, SandboxStartError
+from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
 from rlm.logs import get_logger
 from rlm.types import CellResult, Context
 
@@ -101,8 +101,8 @@ class DockerSandbox:
         encoded = value if isinstance(value, Value) else encode(value)
         try:
             return await session.load(name, encoded)
-        except SandboxDied as error:
-            await self._explain(error)
+        except SandboxError as error:
+            await self._lost(error)
 
     async def run(
         self,
@@ -117,8 +117,8 @@ class DockerSandbox:
         seconds = CELL_SECONDS if seconds is None else seconds
         try:
             return await session.run(code, seconds=seconds, answer=answer, on_output=on_output)
-        except SandboxDied as error:
-            await self._explain(error)
+        except SandboxError as error:
+            await self._lost(error)
 
     def _started(self) -> Session:
         if self._session is None:
@@ -189,11 +189,14 @@ class DockerSandbox:
         if problem:
             _log.warning("sandbox_not_removed", container=self._name, reason=problem)
 
-    async def _explain(self, error: SandboxDied) -> NoReturn:
-        """Say why a sandbox has ended; an error without a cause says already that it is of no more use."""
-        if error.__cause__ is None:
-            raise error
-        raise SandboxDied(self._with_stderr(f"The sandbox has ended: {await self._reason()}")) from error
+    async def _lost(self, error: SandboxError) -> NoReturn:
+        """Remove the container at once, and say why it has ended; an error without a cause says all there is to say."""
+        ended = isinstance(error, SandboxDied) and error.__cause__ is not None
+        reason = await self._reason() if ended else ""
+        await self._resources.aclose()
+        if ended:
+            raise SandboxDied(self._with_stderr(f"The sandbox has ended: {reason}")) from error
+        raise error
 
     async def _reason(self) -> str:
         with anyio.move_on_after(self._config.stop_seconds):

@@ -152,18 +152,19 @@ class Engine:
         except EngineUnavailable as error:
             return str(error)
         except APIError as error:
-            if error.status_code != 409:  # it is being removed already: after its end, as it is set to AutoRemove
-                return str(error)
-            while await self._exists(container):  # noqa: ASYNC110 - the engine has no event that a deadline can bound
-                await anyio.sleep(GONE_POLL_SECONDS)
+            # 409: it has ended, and is being removed already.
+            return await self._wait_until_gone(container) if error.status_code == 409 else str(error)
         return ""
 
-    async def _exists(self, container: str) -> bool:
+    async def _wait_until_gone(self, container: str) -> str:
         try:
-            await self._call(lambda client: client.inspect_container(container), abandon=True)
+            while True:
+                await self._call(lambda client: client.inspect_container(container), abandon=True)
+                await anyio.sleep(GONE_POLL_SECONDS)
         except NotFound:
-            return False
-        return True
+            return ""
+        except (EngineUnavailable, APIError) as error:
+            return str(error)
 
     async def cause_of_end(self, container: str) -> str:
         """Why a container has ended, as far as the engine remembers; it does so after the container is gone."""

@@ -22,6 +22,7 @@ from rlm import (
     Sandbox,
     SandboxConfig,
     SandboxDied,
+    SandboxMisbehaved,
     SandboxStartError,
 )
 from rlm.sandbox.base import QueryReply, SandboxQuery
@@ -401,6 +402,16 @@ async def test_a_sandbox_killed_from_outside_has_died_and_says_why(config: Sandb
             group.start_soon(kill)
             with pytest.raises(SandboxDied, match="killed from outside"):
                 await sandbox.run("while True: pass")
+        assert containers(f"rlm.owner.pid={os.getpid()}") == []
+        with pytest.raises(SandboxDied, match="cannot be used any more"):
+            await sandbox.run("1")
+
+
+async def test_a_sandbox_that_misbehaves_is_removed_at_once(config: SandboxConfig) -> None:
+    async with Sandbox(replace(config, max_value_bytes=1000), depth=1) as sandbox:
+        with pytest.raises(SandboxMisbehaved, match="protocol"):
+            await sandbox.run("llm_query('x' * 100_000)")
+        assert containers(f"rlm.owner.pid={os.getpid()}") == []
         with pytest.raises(SandboxDied, match="cannot be used any more"):
             await sandbox.run("1")
 

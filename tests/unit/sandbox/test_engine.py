@@ -1,0 +1,188 @@
+"""What the engine's client does and raises, in this package's words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import docker
+import pytest
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from rlm.config import SandboxConfig
+from rlm.errors import EngineUnavailable, SandboxStartError
+from rlm.sandbox.docker import Engine
+from rlm.sandbox.image import source_digest
+from rlm.sandbox.spec import container_spec
+
+pytestmark = pytest.mark.anyio
+
+SPEC = container_spec(SandboxConfig(image="picture"), name="rlm-x", labels={})
+
+
+def refusal(status: int, words: str = "no") -> APIError:
+    response = requests.Response()
+    response.status_code = status
+    return APIError("", response=response, explanation=words)
+
+
+class Events(list[dict[str, Any]]):
+    def close(self) -> None:
+        """As the client's stream of events."""
+
+
+class FakeClient:
+    """Answers each request with the next of what was given for it: returned, raised, or called."""
+
+    def __init__(self, **answers: list[Any]) -> None:
+        self._answers = {name: iter(values) for name, values in answers.items()}
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def request(*args: Any, **options: Any) -> Any:
+            self.asked.append(name)
+            answer = next(self._answers[name])
+            if isinstance(answer, Exception):
+                raise answer
+            return answer() if callable(answer) else answer
+
+        return request
+
+
+def engine(**answers: list[Any]) -> Engine:
+    client = FakeClient(**answers)
+    return Engine(lambda: client, "somewhere")
+
+
+def image(digest: str) -> dict[str, Any]:
+    return {"Config": {"Labels": {"rlm.digest": digest}}}
+
+
+@pytest.mark.parametrize(
+    "problem", [requests.ConnectionError("refused"), DockerException("bad address"), OSError("no route")]
+)
+async def test_an_engine_that_does_not_answer_is_named_with_the_way_to_start_it(problem: Exception) -> None:
+    def connect() -> docker.APIClient:
+        raise problem
+
+    with pytest.raises(EngineUnavailable, match=r"somewhere.*start it") as caught:
+        await Engine(connect, "somewhere").check_image("picture")
+    assert caught.value.__cause__ is problem
+    with pytest.raises(EngineUnavailable, match="somewhere"):
+        await engine(create_container_from_config=[problem]).create(SPEC)
+
+
+async def test_an_engine_that_the_user_may_not_use_is_told_apart() -> None:
+    problem = DockerException("('Connection aborted.', PermissionError(13, 'Permission denied'))")
+    with pytest.raises(EngineUnavailable, match="group `docker`"):
+        await engine(inspect_image=[problem]).check_image("picture")
+
+
+async def test_an_engine_that_comes_up_later_is_used_then() -> None:
+    client = FakeClient(start=[None])
+    tries: Iterator[object] = iter([requests.ConnectionError(), client])
+
+    def connect() -> Any:
+        found = next(tries)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    engine = Engine(connect, "somewhere")
+    with pytest.raises(EngineUnavailable):
+        await engine.start("x")
+    await engine.start("x")
+    assert client.asked == ["start"]
+
+
+async def test_an_image_is_checked_once() -> None:
+    await engine(inspect_image=[image(source_digest())]).check_image("picture")
+    checked = engine(inspect_image=[image(source_digest())])
+    await checked.check_image("picture")
+    await checked.check_image("picture")
+
+
+@pytest.mark.parametrize("found", [image("other"), {"Config": {"Labels": None}}])
+async def test_an_image_of_other_sources_is_refused(found: dict[str, Any]) -> None:
+    with pytest.raises(EngineUnavailable, match=r"'picture'.*make image"):
+        await engine(inspect_image=[found]).check_image("picture")
+
+
+async def test_an_image_that_has_gone_is_looked_for_again() -> None:
+    missing = ImageNotFound("", response=refusal(404).response, explanation="No such image")
+    known = engine(
+        inspect_image=[missing, image(source_digest()), missing], create_container_from_config=[missing, {"Id": "abc"}]
+    )
+    for check in (known.check_image("picture"), known.create(SPEC)):
+        with pytest.raises(EngineUnavailable, match=r"'picture'.*make image"):
+            await check
+    await known.check_image("picture")
+    assert await known.create(SPEC) == "abc"
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda to: to.create(SPEC), lambda to: to.attach("x", stdin=True), lambda to: to.start("x")]
+)
+async def test_what_the_engine_refuses_is_told_in_its_words(ask: Callable[[Engine], Awaitable[object]]) -> None:
+    refused = [refusal(400, "unknown runtime")]
+    with pytest.raises(SandboxStartError, match="unknown runtime"):
+        await ask(engine(create_container_from_config=refused, attach_socket=refused, start=refused))
+
+
+GONE = NotFound("", response=refusal(404).response)
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem"),
+    [
+        ({"remove_container": [None]}, ""),
+        ({"remove_container": [GONE]}, ""),
+        ({"remove_container": [refusal(409)], "inspect_container": [{}, {}, GONE]}, ""),
+        ({"remove_container": [refusal(409)], "inspect_container": [refusal(500, "sorry")]}, "sorry"),
+        ({"remove_container": [refusal(500, "device busy")]}, "device busy"),
+        ({"remove_container": [requests.ConnectionError("gone away")]}, "gone away"),
+    ],
+    ids=["removed", "gone already", "going", "going, unknown", "refused", "no engine"],
+)
+async def test_removal_never_raises(answers: dict[str, list[Any]], problem: str) -> None:
+    said = await engine(**answers).remove("x", seconds=5)
+    assert bool(said) == bool(problem)
+    assert problem in said
+
+
+async def test_removal_is_bounded() -> None:
+    with anyio.fail_after(5):
+        assert "0.05 s" in await engine(remove_container=[lambda: time.sleep(0.3)]).remove("x", seconds=0.05)
+
+
+async def test_removal_is_done_although_cancelled() -> None:
+    client = FakeClient(remove_container=[None])
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await Engine(lambda: client, "somewhere").remove("x", seconds=5)
+    assert client.asked == ["remove_container"]
+
+
+def event(action: str, **attributes: str) -> dict[str, Any]:
+    return {"Action": action, "Actor": {"Attributes": attributes}}
+
+
+@pytest.mark.parametrize(
+    ("events", "cause"),
+    [
+        ([event("kill", signal="9"), event("die", exitCode="137")], "killed from outside (signal 9)"),
+        ([event("oom"), event("die", exitCode="137")], "memory was used up"),
+        ([event("oom"), event("die", exitCode="1")], "exit code 1"),
+        ([event("die", exitCode="137")], "exit code 137"),
+        ([], "does not say why"),
+    ],
+)
+async def test_the_cause_of_an_end_is_what_the_engine_remembers(events: list[dict[str, Any]], cause: str) -> None:
+    assert cause in await engine(events=[Events(events)]).cause_of_end("x")
+
+
+async def test_without_an_engine_the_cause_of_an_end_is_unknown() -> None:
+    assert "does not say" in await engine(events=[requests.ConnectionError("down")]).cause_of_end("x")
