@@ -46,6 +46,7 @@ WRITE_SECONDS: Final = 30.0  # for a guest to take one frame: it reads all the t
 FRAME_SECONDS: Final = 30.0  # for more of a frame that has begun
 LOAD_SECONDS: Final = 60.0  # to build a value from bytes that have arrived ...
 LOAD_SECONDS_PER_BYTE: Final = 0.2 / MIB  # ... a hundred times what was measured
+MAX_CELL_SECONDS: Final = 1e6  # what every clock on the way can hold
 GRACE_SECONDS: Final = 10.0  # beyond a cell's own time, which the guest keeps, until the host gives up on it
 MAX_STREAMS: Final = 16  # values sent ahead at once; an honest guest sends one after the other
 
@@ -106,6 +107,8 @@ class Session:
 
     async def load(self, name: str, value: Value) -> LoadedValue:
         """Bind a variable; see `Sandbox.load`."""
+        if not name.isidentifier():
+            raise ConfigError(f"{name!r} cannot be the name of a variable.")
         with self._in_use():
             payload = await self._send_ahead(value.pieces(), value.size)
             await self._send(Load(name=name, kind=value.kind, value=payload))
@@ -124,6 +127,8 @@ class Session:
         on_output: OnOutput | None = None,
     ) -> CellResult:
         """Run one cell; see `Sandbox.run`."""
+        if not 0 < seconds <= MAX_CELL_SECONDS:
+            raise ConfigError(f"A cell's seconds have to be above 0 and at most {MAX_CELL_SECONDS:g}, not {seconds!r}.")
         with self._in_use():
             self._cells += 1
             encoded = code.encode("utf-8", "surrogatepass")

@@ -129,7 +129,26 @@ async def test_a_value_that_cannot_be_built_there_is_the_callers_error_and_costs
         assert (await session.run("pass", seconds=1)).outcome == "ok"
 
 
+@pytest.mark.parametrize("name", ["", "a b", "1x", "a.b"])
+async def test_a_name_that_is_none_is_refused(name: str) -> None:
+    async with connected(_stop) as session:
+        with pytest.raises(ConfigError, match="name"):
+            await session.load(name, encode("x"))
+
+
 # Cells
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+async def test_a_time_that_no_clock_can_keep_is_refused_and_costs_nothing(seconds: float) -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(result())
+
+    async with connected(script) as session:
+        with pytest.raises(ConfigError, match="seconds"):
+            await session.run("pass", seconds=seconds)
+        assert (await session.run("pass", seconds=1)).outcome == "ok"
 
 
 async def test_a_cell_is_sent_as_it_is_and_its_result_told() -> None:
@@ -571,10 +590,10 @@ async def test_a_cells_clock_stands_still_while_it_waits_for_answers(monkeypatch
         await guest.say(result())
 
     async def answer(asked: SandboxQuery) -> QueryReply:
-        await anyio.sleep(0.3)
+        await anyio.sleep(1.0)
         return QueryReply(ok=True, text="")
 
-    assert (await run(script, seconds=0.05, answer=answer)).outcome == "ok"
+    assert (await run(script, seconds=0.6, answer=answer)).outcome == "ok"
 
 
 async def test_after_its_answers_a_cells_clock_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
