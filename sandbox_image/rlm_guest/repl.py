@@ -41,6 +41,8 @@ class Repl:
         self._main.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = self._main
         self.namespace = self._main.__dict__
+        self._raw: list[io.FileIO] = []
+        self._written: list[io.TextIOWrapper] = []
         self._final: str | None = None
         self._answer: dict[str, Any] = {"content": "", "ready": False}
         self._given: dict[str, Any] = {
@@ -61,7 +63,7 @@ class Repl:
         self._final = None
         self.namespace.update(self._given)
         sys.modules["__main__"] = self._main
-        sys.stdin, sys.stdout, sys.stderr = _stream(0), _stream(1), _stream(2)
+        self._open_streams()
         linecache.cache[filename] = len(code), None, code.splitlines(keepends=True), filename
         error = ""
         try:
@@ -74,13 +76,24 @@ class Repl:
         self.flush()
         return Ended(error=error, answer=None if error else self._answer_given())
 
+    def _open_streams(self) -> None:
+        """Standard streams of its own for each cell; what cannot be encoded is written as an escape."""
+        self._raw = [io.FileIO(1, "w", closefd=False), io.FileIO(2, "w", closefd=False)]
+        how: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), **how)
+        self._written = [io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True, **how) for raw in self._raw]
+        sys.stdout, sys.stderr = self._written
+
     def flush(self) -> None:
-        """Write out what the standard streams hold: a fork must not write it a second time."""
-        for stream in (sys.stdout, sys.stderr):
+        """Write out what the standard streams hold: a fork must not write it a second time.
+
+        What cannot be written, because the cell has closed a descriptor, must not come out in another cell.
+        """
+        for stream, raw in zip(self._written, self._raw, strict=True):
             try:
                 stream.flush()
-            except Exception:  # noqa: S112 - the model's code may have put anything in its place
-                continue
+            except (OSError, ValueError):
+                raw.close()
 
     def _execute(self, code: str, filename: str) -> None:
         tree = ast.parse(code, filename)
@@ -148,13 +161,6 @@ class Repl:
             for name, value in self.namespace.items()
             if name not in hidden and not name.startswith("__") and not isinstance(value, types.ModuleType)
         }
-
-
-def _stream(number: int) -> io.TextIOWrapper:
-    """A standard stream of its own for each cell; what cannot be encoded is written as an escape."""
-    raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
-    buffered = io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw)
-    return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", line_buffering=number != 0)
 
 
 def _describe(problem: BaseException) -> str:

@@ -26,7 +26,6 @@ class Worker:
         self._link = link
         self._start = start
         self._streams = (os.open(os.devnull, os.O_RDONLY), stdout, stderr)
-        self._snapshots: list[int] = []
         self._calls = Calls(link, start)
         self._repl = Repl(self._calls)
         processes.limit_worker(start.worker_memory_bytes)
@@ -77,7 +76,7 @@ class Worker:
 
         Where two copies would not fit into the memory, or no process is left, the cell runs without.
         """
-        self._reap_snapshots()
+        processes.reap()  # snapshots, and what the supervisor killed of earlier cells; without waiting for the latest
         self._repl.flush()
         if 2 * processes.resident_bytes() > self._start.worker_memory_bytes:
             self._link.send_bytes(SNAPSHOT)
@@ -100,18 +99,7 @@ class Worker:
         ours.close()
         self._link.send_bytes(SNAPSHOT + pid.to_bytes(4, "big"), [theirs.fileno()])
         theirs.close()
-        self._snapshots.append(pid)
         return False
-
-    def _reap_snapshots(self) -> None:
-        """Without waiting: the latest may still be about to end."""
-        for pid in self._snapshots.copy():
-            try:
-                ended, _ = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:  # the model's code has reaped it, or this is a woken snapshot
-                ended = pid
-            if ended:
-                self._snapshots.remove(pid)
 
     def _execute(self, cell: int, code: str) -> None:
         pid = os.getpid()
