@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
@@ -381,6 +382,30 @@ async def test_no_container_is_left_when_a_start_is_cancelled(config: SandboxCon
         async with Sandbox(config, run_id=run_id):
             await anyio.sleep_forever()
     assert containers(f"rlm.run={run_id}") == []
+
+
+async def test_no_container_is_left_when_the_orchestrator_is_killed(config: SandboxConfig) -> None:
+    run_id = f"killed-{os.getpid()}-{config.transport}"
+    code = f"""
+        import anyio
+        from rlm import Sandbox, SandboxConfig
+
+        async def main():
+            async with Sandbox(SandboxConfig(transport={config.transport!r}), run_id={run_id!r}) as sandbox:
+                cell = "print('running', flush=True)\\nwhile True: pass"
+                await sandbox.run(cell, on_output=lambda stream, text: print(text, end="", flush=True))
+
+        anyio.run(main)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as orchestrator:
+        assert orchestrator.stdout is not None
+        assert orchestrator.stdout.readline() == "running\n"
+        assert len(containers(f"rlm.run={run_id}")) == 1
+        orchestrator.kill()
+    with anyio.fail_after(10):
+        while containers(f"rlm.run={run_id}"):
+            await anyio.sleep(0.05)
 
 
 async def test_after_a_cancelled_cell_the_sandbox_says_that_it_is_of_no_more_use(config: SandboxConfig) -> None:
