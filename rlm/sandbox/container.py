@@ -7,7 +7,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -131,7 +131,8 @@ class DockerSandbox:
         An engine whose attached stream is full hangs in kill and remove for as long as nobody reads or closes it.
         """
         unix = self._config.transport == "unix"
-        folder = resources.enter_context(_socket_folder()) if unix else None
+        until_connected = resources.enter_context(ExitStack())
+        folder = until_connected.enter_context(_socket_folder()) if unix else None
         spec = container_spec(
             self._config,
             name=self._name,
@@ -148,8 +149,8 @@ class DockerSandbox:
                 await self._engine.start(self._name)
                 self._session = await self._greet(self._attached, spec)
             else:
-                stream = await self._accept(folder / SOCKET_NAME, self._attached)
-                resources.push_async_callback(anyio.aclose_forcefully, stream)
+                stream = await self._accept(folder / SOCKET_NAME, self._attached, resources)
+                until_connected.close()  # a mounted folder that is empty, and from here on nowhere to be found
                 self._session = await self._greet(stream, spec)
         except (SandboxDied, SandboxMisbehaved) as error:
             reason = await self._reason() if isinstance(error, SandboxDied) else str(error).rstrip(".")
@@ -160,8 +161,8 @@ class DockerSandbox:
         await session.handshake(digest=source_digest(), depth=self._depth, worker_memory_bytes=spec.worker_memory_bytes)
         return session
 
-    async def _accept(self, path: Path, attached: AttachedStream) -> SocketStream:
-        """Start the container and take its one connection; after that there is no socket to connect to."""
+    async def _accept(self, path: Path, attached: AttachedStream, resources: AsyncExitStack) -> SocketStream:
+        """Start the container and take its one connection; after that nobody listens."""
         stream: SocketStream | None = None
         try:
             listener = await anyio.create_unix_listener(path, mode=0o666)
@@ -177,8 +178,8 @@ class DockerSandbox:
             async with anyio.create_task_group() as group:
                 group.start_soon(stop_at_end)
                 stream = await listener.accept()
+                resources.push_async_callback(anyio.aclose_forcefully, stream)
                 group.cancel_scope.cancel()
-        os.unlink(path)
         if stream is None:
             raise SandboxDied("The sandbox has ended.")
         enlarge(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - anyio's extra, not Django's

@@ -25,10 +25,14 @@ async def adopt(opened: Any) -> ByteStream:
 async def adopt_socket(sock: socket.socket) -> ByteStream:
     """A stream that owns a connected socket."""
     enlarge(sock)
-    if sock.family == socket.AF_UNIX:
-        return await UNIXSocketStream.from_socket(sock)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return await SocketStream.from_socket(sock)
+    stream: ByteStream
+    with anyio.CancelScope(shield=True):  # it takes no time, and a cancellation would leave a socket that nobody owns
+        if sock.family == socket.AF_UNIX:
+            stream = await UNIXSocketStream.from_socket(sock)
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream = await SocketStream.from_socket(sock)
+    return stream
 
 
 def enlarge(sock: socket.socket) -> None:

@@ -384,7 +384,7 @@ async def test_no_container_is_left_when_a_start_is_cancelled(config: SandboxCon
     assert containers(f"rlm.run={run_id}") == []
 
 
-async def test_no_container_is_left_when_the_orchestrator_is_killed(config: SandboxConfig) -> None:
+async def test_nothing_is_left_when_the_orchestrator_is_killed(config: SandboxConfig, tmp_path: Path) -> None:
     run_id = f"killed-{os.getpid()}-{config.transport}"
     code = f"""
         import anyio
@@ -398,7 +398,8 @@ async def test_no_container_is_left_when_the_orchestrator_is_killed(config: Sand
         anyio.run(main)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as orchestrator:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as orchestrator:
         assert orchestrator.stdout is not None
         assert orchestrator.stdout.readline() == "running\n"
         assert len(containers(f"rlm.run={run_id}")) == 1
@@ -406,6 +407,7 @@ async def test_no_container_is_left_when_the_orchestrator_is_killed(config: Sand
     with anyio.fail_after(10):
         while containers(f"rlm.run={run_id}"):
             await anyio.sleep(0.05)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_after_a_cancelled_cell_the_sandbox_says_that_it_is_of_no_more_use(config: SandboxConfig) -> None:
