@@ -26,6 +26,7 @@ from rich.table import Table
 
 from rlm import Limits, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
 from rlm.events import CellFinished, CellStarted, Event, TurnStarted
+from rlm.sandbox.image import find_sources
 from rlm.sandbox.spec import container_spec
 from rlm.sandbox.values import encode
 
@@ -99,13 +100,12 @@ async def start(repeat: int) -> Row:
 
 def docker_run() -> list[str]:
     """The command that starts the same container; at the end of its input it ends by itself."""
-    arguments = container_spec(SandboxConfig(), name="", labels={"rlm.run": "bench"}).arguments
+    arguments = container_spec(SandboxConfig(), name="", labels={"rlm.run": "bench"}, seccomp="").arguments
     host = arguments["HostConfig"]
     flags = {
         "network": host["NetworkMode"],
         "ipc": host["IpcMode"],
         "cap-drop": host["CapDrop"][0],
-        "security-opt": host["SecurityOpt"][0],
         "memory": host["Memory"],
         "memory-swap": host["MemorySwap"],
         "cpus": host["NanoCpus"] / 1e9,
@@ -118,6 +118,7 @@ def docker_run() -> list[str]:
         "label": "rlm.run=bench",
     }
     lists = {
+        "security-opt": [host["SecurityOpt"][0], f"seccomp={find_sources().image / 'seccomp.json'}"],
         "env": arguments["Env"],
         "tmpfs": [f"{path}:{options}" for path, options in host["Tmpfs"].items()],
         "ulimit": [f"{limit['Name']}={limit['Soft']}:{limit['Hard']}" for limit in host["Ulimits"]],

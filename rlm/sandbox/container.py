@@ -23,7 +23,7 @@ from rlm.types import CellResult, Context
 from .attach import AttachedStream
 from .base import Answer, LoadedValue, OnOutput
 from .docker import Engine, default_engine
-from .image import source_digest
+from .image import seccomp_profile, source_digest
 from .session import Session, Stream
 from .sockets import enlarge
 from .spec import SOCKET_NAME, ContainerSpec, container_spec
@@ -137,6 +137,7 @@ class DockerSandbox:
             self._config,
             name=self._name,
             labels=self._labels,
+            seccomp=seccomp_profile(),
             context_bytes=self._context_bytes,
             socket_folder=None if folder is None else str(folder),
         )

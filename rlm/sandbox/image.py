@@ -55,6 +55,12 @@ def find_sources(package: Path = _PACKAGE) -> Sources:
 
 
 @cache
+def seccomp_profile() -> str:
+    """The profile of the system calls that a sandbox may use, as JSON (made by `scripts/make_seccomp.py`)."""
+    return (find_sources().image / "seccomp.json").read_text()
+
+
+@cache
 def source_digest() -> str:
     """The digest that an image of this package carries as its label `rlm.digest`."""
     return find_sources().digest()

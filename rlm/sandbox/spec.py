@@ -5,6 +5,8 @@ Names of fields are those of the engine's API (Docker Engine API 1.41, POST /con
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -51,10 +53,13 @@ def container_spec(
     *,
     name: str,
     labels: Mapping[str, str],
+    seccomp: str,
     context_bytes: int = 0,
     socket_folder: str | None = None,
 ) -> ContainerSpec:
     """The container of one sandbox; `socket_folder` on the host is mounted for the `unix` transport.
+
+    `seccomp` is the profile of system calls (JSON in the engine's format).
 
     Raises:
         ConfigError: the policy leaves too little to run in.
@@ -78,7 +83,7 @@ def container_spec(
         "IpcMode": "none",
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp if socket_folder is None else _with_socket(seccomp)}"],
         "Privileged": False,
         "Memory": memory,
         "MemorySwap": memory,  # memory and swap together: no swap
@@ -116,3 +121,14 @@ def container_spec(
         "HostConfig": host,
     }
     return ContainerSpec(name=name, arguments=arguments, worker_memory_bytes=memory - SUPERVISOR_BYTES)
+
+
+def _with_socket(seccomp: str) -> str:
+    """The profile for the `unix` transport, whose guest connects a Unix socket once; no other kind can be made."""
+    profile = json.loads(seccomp)
+    unix_only = {"index": 0, "value": socket.AF_UNIX.value, "op": "SCMP_CMP_EQ"}
+    profile["syscalls"] += [
+        {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [unix_only]},
+        {"names": ["connect"], "action": "SCMP_ACT_ALLOW"},
+    ]
+    return json.dumps(profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -532,12 +533,12 @@ async def test_two_sandboxes_see_nothing_of_each_other(config: SandboxConfig) ->
 
 async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_write(config: SandboxConfig) -> None:
     code = """
-        import os, socket
+        import os
         status = dict(line.split(":", 1) for line in open("/proc/self/status"))
         print(os.getuid(), os.getgid(), os.getgroups(), os.uname().nodename)
         print({name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")})
         print(status["NoNewPrivs"].strip(), status["Seccomp"].strip(), os.getpid() != 1)
-        print(sorted(name for _, name in socket.if_nameindex()))
+        print(sorted(line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]))
         print(sorted(os.environ))
         for place in ("/", "/opt/rlm/x", "/usr/x", "/etc/x", "/run/rlm/x", "/dev/x", "/proc/sys/kernel/x"):
             try:
@@ -557,7 +558,13 @@ async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_w
     assert said[:4] == ["65532 65532 [65532] sandbox", caps, "1 2 True", "['lo']"] or said[0].startswith("65532 65532")
     assert said[1:4] == [caps, "1 2 True", "['lo']"]
     allowed = {"HOME", "HOSTNAME", "LANG", "MALLOC_ARENA_MAX", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED"}
-    assert set(eval(said[4])) <= allowed | {"PYTHONPATH", "LC_CTYPE", "PYTHON_VERSION", "PYTHON_SHA256", "GPG_KEY"}
+    assert set(ast.literal_eval(said[4])) <= allowed | {
+        "PYTHONPATH",
+        "LC_CTYPE",
+        "PYTHON_VERSION",
+        "PYTHON_SHA256",
+        "GPG_KEY",
+    }
     assert said[5:] == ["tmpfs True", "tmpfs True", "ro False"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -11,9 +12,13 @@ from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.sandbox.spec import ContainerSpec, container_spec
 
+PROFILE = '{"syscalls": []}'
+
 
 def spec(config: SandboxConfig | None = None, **options: Any) -> ContainerSpec:
-    return container_spec(config or SandboxConfig(), name="rlm-x", labels={"rlm.run": "r"}, **options)
+    return container_spec(
+        config or SandboxConfig(), name="rlm-x", labels={"rlm.run": "r"}, **({"seccomp": PROFILE} | options)
+    )
 
 
 def host(config: SandboxConfig | None = None, **options: Any) -> dict[str, Any]:
@@ -118,3 +123,14 @@ def test_over_a_socket_there_is_one_mount_read_only_and_no_input() -> None:
 def test_labels_and_image_are_those_given() -> None:
     arguments = spec(SandboxConfig(image="mine")).arguments
     assert (arguments["Image"], arguments["Labels"]) == ("mine", {"rlm.run": "r"})
+
+
+def test_the_profile_of_system_calls_is_given_to_the_engine() -> None:
+    assert f"seccomp={PROFILE}" in host()["SecurityOpt"]
+
+
+def test_a_guest_that_connects_may_make_unix_sockets_only() -> None:
+    option = next(option for option in host(socket_folder="/x")["SecurityOpt"] if option.startswith("seccomp="))
+    socket_rule, connect_rule = json.loads(option.removeprefix("seccomp="))["syscalls"]
+    assert (socket_rule["names"], connect_rule["names"]) == (["socket"], ["connect"])
+    assert socket_rule["args"] == [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]
