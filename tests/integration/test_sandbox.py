@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -555,7 +556,7 @@ async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_w
     async with Sandbox(config) as sandbox:
         said = (await printed(sandbox, code)).splitlines()
     caps = "{'CapInh': 0, 'CapPrm': 0, 'CapEff': 0, 'CapBnd': 0, 'CapAmb': 0}"
-    assert said[:4] == ["65532 65532 [65532] sandbox", caps, "1 2 True", "['lo']"] or said[0].startswith("65532 65532")
+    assert re.fullmatch(r"65532 65532 \[(65532)?\] sandbox", said[0])
     assert said[1:4] == [caps, "1 2 True", "['lo']"]
     allowed = {"HOME", "HOSTNAME", "LANG", "MALLOC_ARENA_MAX", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED"}
     assert set(ast.literal_eval(said[4])) <= allowed | {
