@@ -1,8 +1,8 @@
 """What rlm adds to what has to be paid anyway, held against goals. `make bench` prints the figures.
 
-Goals in milliseconds are for a machine that does nothing else. Tests may run beside other work, so its share of the
-processors is measured along with each figure and the goal widened by it; ratios compare medians that alternate in one
-run and need no such care. A figure has several tries.
+Ratios compare medians that alternate in one run. Goals in milliseconds are for a machine that does nothing else, which a
+test cannot ask for: `make bench` measures them, and here twice the goal is the guard, widened by how much longer the
+machine's other work makes a process take at that moment. A figure has several tries.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 MB = 1_000_000
 TRIES = 6
+GUARD = 2.0  # times the goal, for figures in milliseconds
 
 
 BUSY = "import time; b = time.perf_counter(); c = time.process_time()\nwhile time.process_time() - c < 0.1: pass\n"
@@ -48,7 +49,7 @@ async def reaches(goal: float, measure: Callable[[], Awaitable[float]], *, absol
     for _ in range(TRIES):
         before = crowding() if absolute else 1.0
         figure = await measure()
-        figures.append(figure / max(before, crowding() if absolute else 1.0))
+        figures.append(figure / (GUARD * max(before, crowding())) if absolute else figure)
         if figures[-1] <= goal:
             return
     raise AssertionError(f"{figures} are all above {goal}")
