@@ -17,6 +17,9 @@ ROUNDS = 2000  # of looking for processes that are not gone yet, a millisecond a
 OOM_CELL = 1000
 OOM_SNAPSHOT = 900
 
+RESERVED_BYTES = 16 << 20
+RESERVED_FILES = 32
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,10 +45,32 @@ def prefer_for_oom(score: int) -> None:
         file.write(str(score))
 
 
-def limit_worker(memory_bytes: int) -> None:
-    """An address space below the container's memory turns most exhaustion into MemoryError, which costs nothing."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+class WorkerLimits:
+    """What the model's code may use, and a little more for the worker's own work around it.
+
+    An address space below the container's memory turns most exhaustion into MemoryError, which costs nothing. What a cell
+    leaves allocated or open stays: without the rest that is kept here, the worker could not even report it.
+    """
+
+    def __init__(self, memory_bytes: int) -> None:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self._hard = {resource.RLIMIT_AS: memory_bytes, resource.RLIMIT_NOFILE: files}
+        self._soft = {
+            resource.RLIMIT_AS: memory_bytes - RESERVED_BYTES,
+            resource.RLIMIT_NOFILE: files - RESERVED_FILES,
+        }
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        self.lift()
+
+    def lift(self) -> None:
+        """For the worker's own work."""
+        for kind, hard in self._hard.items():
+            resource.setrlimit(kind, (hard, hard))
+
+    def impose(self) -> None:
+        """For the model's code."""
+        for kind, soft in self._soft.items():
+            resource.setrlimit(kind, (soft, self._hard[kind]))
 
 
 def resident_bytes() -> int:

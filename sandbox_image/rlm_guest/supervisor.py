@@ -332,6 +332,7 @@ class Supervisor:
 
 def main() -> None:
     """Serve one host over the standard streams or a socket; ends when it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a cell may send it; all others PID 1 does not even get
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     path = options.get("--unix")
     channel = Channel.over_standard_streams() if path is None else Channel.over_socket(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 from typing import NoReturn
 
@@ -28,8 +29,9 @@ class Worker:
         self._streams = (os.open(os.devnull, os.O_RDONLY), stdout, stderr)
         self._calls = Calls(link, start)
         self._repl = Repl(self._calls)
-        processes.limit_worker(start.worker_memory_bytes)
+        self._limits = processes.WorkerLimits(start.worker_memory_bytes)
         processes.prefer_for_oom(processes.OOM_CELL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.stack_size(THREAD_STACK_BYTES)
         gc.freeze()  # what is here stays; a collection that touched it would copy its pages after every fork
 
@@ -84,7 +86,7 @@ class Worker:
         ours, theirs = Link.pair()
         try:
             pid = os.fork()
-        except OSError:
+        except OSError:  # no process is left, or no memory for its tables
             ours.close()
             theirs.close()
             self._link.send_bytes(SNAPSHOT)
@@ -103,7 +105,9 @@ class Worker:
 
     def _execute(self, cell: int, code: str) -> None:
         pid = os.getpid()
+        self._limits.impose()
         ended = self._repl.run(code, f"<cell {cell}>")
+        self._limits.lift()
         if os.getpid() != pid:  # a child that the cell forked came out of the cell too
             os._exit(0)
         with parcel() as packed:
