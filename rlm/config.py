@@ -58,7 +58,8 @@ class SandboxConfig:
     """The policy of a sandbox.
 
     Attributes:
-        image: name of the image; it must carry the digest of this package's guest sources.
+        image: name of the image, which must carry the digest of this package's guest sources; None is the one that
+            `make image` built.
         transport: `attach` (works with every engine) or `unix` (local Linux engines; faster).
         runtime: the engine's runtime; None is the engine's default, `runsc` is gVisor.
         memory_bytes: memory without the context; `memory_per_context_byte` x the context's size is added.
@@ -72,7 +73,7 @@ class SandboxConfig:
         stop_seconds: for the removal of a container.
     """
 
-    image: str = "rlm-sandbox"
+    image: str | None = None
     transport: Literal["attach", "unix"] = "attach"
     runtime: str | None = None
     memory_bytes: int = 512 * MIB

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from rlm import Limits, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
 from rlm.events import CellFinished, CellStarted, Event, TurnStarted
-from rlm.sandbox.image import find_sources
+from rlm.sandbox.image import find_sources, image_name
 from rlm.sandbox.spec import container_spec
 from rlm.sandbox.values import encode
 
@@ -100,7 +100,8 @@ async def start(repeat: int) -> Row:
 
 def docker_run() -> list[str]:
     """The command that starts the same container; at the end of its input it ends by itself."""
-    arguments = container_spec(SandboxConfig(), name="", labels={"rlm.run": "bench"}, seccomp="").arguments
+    labels = {"rlm.run": "bench"}
+    arguments = container_spec(SandboxConfig(), name="", image=image_name(), labels=labels, seccomp="").arguments
     host = arguments["HostConfig"]
     flags = {
         "network": host["NetworkMode"],

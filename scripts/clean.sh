@@ -4,9 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 if docker info >/dev/null 2>&1; then
     docker ps --all --quiet --filter label=rlm.run | xargs --no-run-if-empty docker rm --force >/dev/null
-    for name in rlm-sandbox rlm-base; do
-        if docker image inspect "$name" >/dev/null 2>&1; then docker rmi "$name" >/dev/null; fi
-    done
+    docker images --format '{{.Repository}}:{{.Tag}}' rlm-sandbox | xargs --no-run-if-empty docker rmi >/dev/null
+    if docker image inspect rlm-base >/dev/null 2>&1; then docker rmi rlm-base >/dev/null; fi
     docker image prune --force --filter label=rlm.image >/dev/null
 fi
 rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

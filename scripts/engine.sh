@@ -32,6 +32,7 @@ if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
     mountpoint -q /sys/fs/cgroup || packages+=(cgroupfs-mount)
     [[ $(cat /sys/module/apparmor/parameters/enabled 2>/dev/null) != Y ]] || packages+=(apparmor)
     $sudo apt-get update -q >/dev/null || fail "apt-get could not read the package lists."
+    [[ -z $(apt-cache search --names-only '^runsc$') ]] || packages+=(runsc)  # gVisor, for who asks for it
     command -v docker >/dev/null || [[ -z $(apt-cache search --names-only '^docker-cli$') ]] || packages+=(docker-cli)
     echo "No Docker engine answers. Installing ${packages[*]} with apt-get, then starting the engine ..."
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${packages[@]}" >/dev/null ||
@@ -47,8 +48,18 @@ wait_for_engine() {  # wait_for_engine SECONDS [PID]: until it answers; not long
     return 1
 }
 
+engine_config() {  # the machine's own, or one that offers gVisor where it is installed
+    if [[ -e /etc/docker/daemon.json ]]; then
+        cat /etc/docker/daemon.json
+    elif command -v runsc >/dev/null; then
+        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": ["--platform=ptrace"]}}}\n' "$(command -v runsc)"
+    else
+        echo '{}'
+    fi
+}
+
 start_in_background() {  # start_in_background OPTION...: dockerd detached from this shell, with a log and a pid file
-    $sudo setsid dockerd --group "$(id -gn)" "$@" </dev/null >>.cache/dockerd.log 2>&1 &
+    $sudo setsid dockerd --config-file "$PWD/.cache/daemon.json" --group "$(id -gn)" "$@" </dev/null >>.cache/dockerd.log 2>&1 &
     wait_for_engine 60 $! || return 1
     cat /run/docker.pid >.cache/dockerd.pid
 }
@@ -61,6 +72,7 @@ elif pgrep -x dockerd >/dev/null; then
     wait_for_engine 60 || fail "A Docker engine runs but does not answer: stop it or mend it, and try again."
 else
     mkdir -p .cache
+    engine_config >.cache/daemon.json
     echo "Starting the Docker engine (log: .cache/dockerd.log) ..."
     start_in_background || {
         echo "It did not start. Trying without networks, which no sandbox needs ..."

@@ -20,12 +20,13 @@ from pathlib import Path
 from threading import Timer
 
 from ..errors import EngineUnavailable
-from .image import DIGEST_LABEL, IMAGE, Sources, find_sources
+from .image import DIGEST_LABEL, Sources, find_sources, image_name
 
 REGISTRY_BASE = "python:3.12-slim"
 LOCAL_BASE = "rlm-base"
 REGISTRY_SECONDS = 5.0  # until a registry has begun to answer; a download that has begun may take as long as it takes
 DEBIAN_PACKAGES = "python3-minimal,libpython3-stdlib,libstdc++6,tzdata"  # libstdc++ for extra packages such as numpy
+KEEP = "168h"  # an image that no container uses, for the other checkouts and versions on this machine
 LABELS = f'{{{{index .Config.Labels "{DIGEST_LABEL}"}}}},{{{{index .Config.Labels "rlm.extra"}}}}'
 
 
@@ -59,7 +60,7 @@ def inspect_image(name: str, template: str) -> str | None:
 
 def built_from() -> tuple[str, str]:
     """The digest and the extra packages of the engine's image; both empty if there is none."""
-    digest, _, extra = (inspect_image(IMAGE, LABELS) or "").partition(",")
+    digest, _, extra = (inspect_image(image_name(), LABELS) or "").partition(",")
     return digest, extra
 
 
@@ -141,7 +142,7 @@ def fetch_wheels(base: str, sources: Sources, extra: Sequence[str], folder: Path
 def build(sources: Sources, digest: str, extra: str) -> None:
     """Build the image, whatever is there."""
     base = find_base()
-    say(f"Building the image {IMAGE} on {base} …")
+    say(f"Building the image {image_name()} on {base} …")
     with tempfile.TemporaryDirectory(prefix="rlm-image-") as name:
         context = Path(name)
         for target, source in sources.files().items():
@@ -150,10 +151,12 @@ def build(sources: Sources, digest: str, extra: str) -> None:
         fetch_wheels(base, sources, extra.split(), context / "wheels")
         arguments = {"BASE": base, "DIGEST": digest, "EXTRA": extra}
         options = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-        command = ("docker", "build", "--network=none", "--force-rm", *options, "--tag", IMAGE, name)
+        command = ("docker", "build", "--network=none", "--force-rm", *options, "--tag", image_name(), name)
         run(*command, failure="The image could not be built.")
-    # What an earlier build left without a name; only ours carries the label.
-    run("docker", "image", "prune", "--force", "--filter=label=rlm.image", failure="Old images could not be removed.")
+    # What an earlier build left without a name, and the images of versions long gone; only ours carry the label.
+    prune = ("docker", "image", "prune", "--force", "--filter=label=rlm.image")
+    for which in ((), ("--all", f"--filter=until={KEEP}")):
+        run(*prune, *which, failure="Old images could not be removed.")
 
 
 @contextmanager
@@ -209,7 +212,7 @@ def main() -> None:
         built = ensure_image(arguments.extra, force=arguments.force)
     except EngineUnavailable as error:
         raise SystemExit(f"error: {error}") from error
-    say(f"The image {IMAGE} is {'ready' if built else 'up to date'}.")
+    say(f"The image {image_name()} is {'ready' if built else 'up to date'}.")
 
 
 if __name__ == "__main__":

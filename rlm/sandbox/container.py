@@ -23,7 +23,7 @@ from rlm.types import CellResult, Context
 from .attach import AttachedStream
 from .base import Answer, LoadedValue, OnOutput
 from .docker import Engine, default_engine
-from .image import seccomp_profile, source_digest
+from .image import image_name, seccomp_profile, source_digest
 from .session import Session, Stream
 from .sockets import enlarge
 from .spec import SOCKET_NAME, ContainerSpec, container_spec
@@ -63,6 +63,7 @@ class DockerSandbox:
         engine: Engine | None = None,
     ) -> None:
         self._config = config or SandboxConfig()
+        self._image = self._config.image or image_name()
         self._labels = {"rlm.run": run_id, "rlm.node": node, **_owner()}
         # Named here, so that it can be removed whatever is known of it.
         self._name = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}-{secrets.token_hex(8)}"
@@ -79,7 +80,7 @@ class DockerSandbox:
         return self._id
 
     async def __aenter__(self) -> Self:
-        await self._engine.check_image(self._config.image)
+        await self._engine.check_image(self._image)
         async with AsyncExitStack() as opening, self._engine.starts:
             with anyio.move_on_after(self._config.start_seconds) as patience:
                 await self._open(opening)
@@ -136,6 +137,7 @@ class DockerSandbox:
         spec = container_spec(
             self._config,
             name=self._name,
+            image=self._image,
             labels=self._labels,
             seccomp=seccomp_profile(),
             context_bytes=self._context_bytes,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..errors import EngineUnavailable
 
-IMAGE = "rlm-sandbox"
+REPOSITORY = "rlm-sandbox"
+TAG_CHARS = 12  # of the digest
 DIGEST_LABEL = "rlm.digest"
 BUILD_COMMAND = "`make image`, or `python -m rlm.sandbox.build`"
 
@@ -64,3 +65,8 @@ def seccomp_profile() -> str:
 def source_digest() -> str:
     """The digest that an image of this package carries as its label `rlm.digest`."""
     return find_sources().digest()
+
+
+def image_name() -> str:
+    """The image of this package. Each version of the sources has its own, so that several can be used on one machine."""
+    return f"{REPOSITORY}:{source_digest()[:TAG_CHARS]}"

@@ -52,6 +52,7 @@ def container_spec(
     config: SandboxConfig,
     *,
     name: str,
+    image: str,
     labels: Mapping[str, str],
     seccomp: str,
     context_bytes: int = 0,
@@ -104,7 +105,7 @@ def container_spec(
         command = ["--unix", f"{SOCKET_FOLDER}/{SOCKET_NAME}"]
     over_stdin = socket_folder is None
     arguments = {
-        "Image": config.image,
+        "Image": image,
         "Cmd": command,
         "User": USER,
         "WorkingDir": WORKDIR,

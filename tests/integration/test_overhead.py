@@ -22,6 +22,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from rlm import Limits, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
 from rlm.events import CellFinished, CellStarted, Event, TurnStarted
+from rlm.sandbox.image import image_name
 from rlm.sandbox.values import encode
 from support import FakeProvider
 
@@ -77,7 +78,7 @@ async def test_a_sandbox_starts_in_no_more_than_one_and_a_half_times_the_engines
     async def measure() -> float:
         ours, theirs = [], []
         command = ["docker", "run", "--rm", "--interactive", "--network=none", "--read-only", "--cap-drop=ALL"]
-        command += ["--label=rlm.run=overhead", "--memory=512m", "--pids-limit=128", "--log-driver=none", "rlm-sandbox"]
+        command += ["--label=rlm.run=overhead", "--memory=512m", "--pids-limit=128", "--log-driver=none", image_name()]
         for _ in range(3):
             began = time.perf_counter()
             async with Sandbox() as sandbox:

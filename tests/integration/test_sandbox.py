@@ -30,6 +30,7 @@ from rlm import (
 )
 from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.docker import Engine
+from rlm.sandbox.image import image_name
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -449,7 +450,7 @@ async def test_a_container_that_ends_at_its_start_is_an_error_with_what_it_said(
     broken = f"rlm-broken-{os.getpid()}"
     made = subprocess.run(
         ["docker", "build", "--quiet", "--tag", broken, "-"],
-        input=f'FROM {config.image}\nENTRYPOINT ["python3", "-c", "raise SystemExit(\'no luck\')"]\n',
+        input=f'FROM {image_name()}\nENTRYPOINT ["python3", "-c", "raise SystemExit(\'no luck\')"]\n',
         text=True,
         capture_output=True,
         check=True,
@@ -490,7 +491,7 @@ async def test_a_missing_image_and_a_missing_engine_are_told_with_the_way_out() 
 
 async def test_an_image_of_other_sources_is_refused(config: SandboxConfig) -> None:
     stranger = f"rlm-stranger-{os.getpid()}"
-    dockerfile = f"FROM {config.image}\nLABEL rlm.digest=0000\n"
+    dockerfile = f"FROM {image_name()}\nLABEL rlm.digest=0000\n"
     command = ["docker", "build", "--quiet", "--tag", stranger, "-"]
     subprocess.run(command, input=dockerfile, text=True, capture_output=True, check=True)
     try:

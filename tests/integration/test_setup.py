@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlm.sandbox.build import ensure_image
-from rlm.sandbox.image import DIGEST_LABEL, IMAGE, source_digest
+from rlm.sandbox.image import DIGEST_LABEL, image_name, source_digest
 
 REPOSITORY = Path(__file__).parents[2]
 TARGETS = {"help", "setup", "image", "niah", "test", "test-unit", "test-long", "check", "format", "bench", "clean"}
@@ -49,7 +49,7 @@ def test_a_second_set_up_finds_everything_done_within_two_seconds() -> None:
     done = run("make", "image")
     assert time.monotonic() - began <= 2
     assert done.returncode == 0
-    assert (done.stdout + done.stderr).splitlines()[-1] == f"The image {IMAGE} is up to date."
+    assert (done.stdout + done.stderr).splitlines()[-1] == f"The image {image_name()} is up to date."
     assert "Installing" not in done.stdout + done.stderr
 
 
@@ -81,7 +81,7 @@ def test_lock_files_name_no_index_and_no_place() -> None:
 def image_files() -> Iterator[list[tarfile.TarInfo]]:
     """Everything in the image's file system."""
     ensure_image()
-    container = run("docker", "create", IMAGE).stdout.strip()
+    container = run("docker", "create", image_name()).stdout.strip()
     try:
         export = subprocess.run(["docker", "export", container], check=True, capture_output=True).stdout
     finally:
@@ -117,7 +117,7 @@ def test_only_the_scratch_folders_are_writable(image_files: list[tarfile.TarInfo
 def test_the_image_carries_the_digest_and_runs_as_nobody_in_particular() -> None:
     ensure_image()
     template = f'{{{{index .Config.Labels "{DIGEST_LABEL}"}}}} {{{{.Config.User}}}} {{{{.Config.WorkingDir}}}}'
-    done = run("docker", "image", "inspect", "--format", template, IMAGE)
+    done = run("docker", "image", "inspect", "--format", template, image_name())
     assert done.stdout.split() == [source_digest(), "65532:65532", "/workspace"]
 
 

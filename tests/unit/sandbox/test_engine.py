@@ -20,7 +20,7 @@ from rlm.sandbox.spec import container_spec
 
 pytestmark = pytest.mark.anyio
 
-SPEC = container_spec(SandboxConfig(image="picture"), name="rlm-x", labels={}, seccomp="{}")
+SPEC = container_spec(SandboxConfig(), name="rlm-x", image="picture", labels={}, seccomp="{}")
 
 
 def refusal(status: int, words: str = "no") -> APIError:

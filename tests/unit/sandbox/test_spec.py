@@ -16,9 +16,8 @@ PROFILE = '{"syscalls": []}'
 
 
 def spec(config: SandboxConfig | None = None, **options: Any) -> ContainerSpec:
-    return container_spec(
-        config or SandboxConfig(), name="rlm-x", labels={"rlm.run": "r"}, **({"seccomp": PROFILE} | options)
-    )
+    given = {"name": "rlm-x", "image": "picture", "labels": {"rlm.run": "r"}, "seccomp": PROFILE} | options
+    return container_spec(config or SandboxConfig(), **given)
 
 
 def host(config: SandboxConfig | None = None, **options: Any) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def test_over_a_socket_there_is_one_mount_read_only_and_no_input() -> None:
 
 
 def test_labels_and_image_are_those_given() -> None:
-    arguments = spec(SandboxConfig(image="mine")).arguments
+    arguments = spec(image="mine").arguments
     assert (arguments["Image"], arguments["Labels"]) == ("mine", {"rlm.run": "r"})
 
 
