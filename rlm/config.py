@@ -69,8 +69,12 @@ class SandboxConfig:
         max_output_bytes: kept of each output stream of a cell.
         max_calls_in_flight: unanswered queries at once.
         max_value_bytes: prompts and answers that a sandbox may send ahead, together.
+        max_frames_per_second: messages that the host reads of a sandbox; what comes faster waits.
+        max_bytes_per_second: bytes, likewise.
+        max_received_bytes: of all that a sandbox may ever send; more ends it.
         start_seconds: until a container must have come up.
         stop_seconds: for the removal of a container.
+        lifetime_seconds: after which a sandbox ends whatever it does, also when nobody is left to remove it.
     """
 
     image: str | None = None
@@ -84,5 +88,9 @@ class SandboxConfig:
     max_output_bytes: int = 1 * MIB
     max_calls_in_flight: int = 512
     max_value_bytes: int = 256 * MIB
+    max_frames_per_second: float = 10_000.0
+    max_bytes_per_second: float = 256.0 * MIB
+    max_received_bytes: int = 64 * GIB
     start_seconds: float = 30.0
     stop_seconds: float = 10.0
+    lifetime_seconds: float = 86_400.0

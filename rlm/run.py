@@ -6,8 +6,9 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import TextIO
 
@@ -31,7 +32,7 @@ from .events import (
 )
 from .logs import get_logger
 from .loop import Services, rlm_loop
-from .models.base import Model
+from .models.base import HoldsKeys, Model
 from .prompts import SystemPrompt, default_system_prompt
 from .sandbox.base import SandboxFactory
 from .sandbox.container import DockerSandboxes
@@ -78,7 +79,7 @@ async def run(*, options: Options, models: Mapping[int, Model], context: Value, 
         listeners.append(options.on_event)
     run_id, directory = _run_directory(options.run_root)
     with _new_file(directory / "events.jsonl") as file:
-        events = EventLog(run_id, file, listeners)
+        events = EventLog(run_id, file, listeners, redact=_redaction(models.values()))
         budget = Budget(limits)
         calls = Calls(budget=budget, max_concurrent=limits.max_concurrent_calls, events=events)
         services = Services(
@@ -150,6 +151,12 @@ def _run_directory(root: Path | None) -> tuple[str, Path]:
             f"No run directory can be made in {root} ({error.strerror}): choose another with run_root."
         ) from error
     return run_id, directory
+
+
+def _redaction(models: Iterable[Model]) -> Callable[[str], str]:
+    """Takes the keys of all models out of a text."""
+    holders = [model for model in models if isinstance(model, HoldsKeys)]
+    return lambda text: reduce(lambda clean, holder: holder.redact(clean), holders, text)
 
 
 def _new_file(path: Path) -> TextIO:

@@ -16,6 +16,7 @@ from .types import CellResult, Message
 CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3"})
 
 _FENCE: Final = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
+_TICKS: Final = re.compile("`+")
 _FINAL: Final = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(", re.MULTILINE)
 _STRING: Final = re.compile(
     r'"""(?:[^\\]|\\.)*?"""|' r"'''(?:[^\\]|\\.)*?'''|" r'"(?:[^"\\\n]|\\.)*"|' r"'(?:[^'\\\n]|\\.)*'", re.DOTALL
@@ -168,25 +169,36 @@ def observation(results: Sequence[CellResult], *, limit: int) -> str:
 
 
 def describe(result: CellResult, *, limit: int) -> str:
-    """One cell's result as the model reads it: output, errors, and whether its variables are kept."""
+    """One cell's result as the model reads it: output, errors, and whether its variables are kept.
+
+    What the cell could choose stands between fences that it cannot close: there a forged order is seen to be data.
+    """
     parts = []
     if result.stdout:
-        parts.append("Output:\n" + clip(result.stdout, limit))
+        parts.append("Output:\n" + fenced(clip(result.stdout, limit)))
     if result.stderr:
-        parts.append("Standard error:\n" + clip(result.stderr, limit))
+        parts.append("Standard error:\n" + fenced(clip(result.stderr, limit)))
     match result.outcome:
         case "ok":
             if not parts:
                 parts.append("The cell ran and printed nothing.")
         case "error":
             parts.append(
-                "The cell ended with an exception; what it assigned before is kept:\n" + clip(result.error, limit)
+                "The cell ended with an exception; what it assigned before is kept:\n"
+                + fenced(clip(result.error, limit))
             )
         case "timeout" | "died":
             parts.append(f"{clip(result.error, limit)}\nAll variables are as they were before this cell.")
         case "lost":
             parts.append(clip(result.error, limit))
     return "\n".join(parts)
+
+
+def fenced(text: str) -> str:
+    """Text as a block that ends where it ends: its fence is longer than any run of the same mark inside (CommonMark)."""
+    longest = max((len(run) for run in _TICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
 
 
 def clip(text: str, limit: int) -> str:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rlm.types import Message, ModelReply
+
+
+@runtime_checkable
+class HoldsKeys(Protocol):
+    """A model that knows secrets, and can take them out of a text: what a run records goes through it."""
+
+    def redact(self, text: str) -> str:
+        """The text without them."""
 
 
 class Model(Protocol):

@@ -10,7 +10,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Any, Final
@@ -128,12 +128,17 @@ class OpenAIModel:
             raise self._translated(error) from self._secrets.scrub(error)
         request_id = response.headers.get("x-request-id")
         try:
-            return read_reply(
+            reply = read_reply(
                 response.content, asked=messages, model=self._name, pricing=self._pricing, request_id=request_id
             )
         except Unusable as error:
             sentence = self._sentence(str(error))
             raise ModelError(sentence, status=response.status_code, request_id=request_id) from None
+        return replace(reply, text=self.redact(reply.text))  # it goes on into containers and records
+
+    def redact(self, text: str) -> str:
+        """A text without this client's keys."""
+        return self._secrets.redact(text)
 
     async def aclose(self) -> None:
         """Close the running event loop's connections; the next call opens new ones."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import re
 import secrets
 import tempfile
@@ -26,13 +28,14 @@ from .docker import Engine, default_engine
 from .image import image_name, seccomp_profile, source_digest
 from .session import Session, Stream
 from .sockets import enlarge
-from .spec import SOCKET_NAME, ContainerSpec, container_spec
+from .spec import SOCKET_NAME, UIDS, ContainerSpec, container_spec
 from .values import Value, encode
 
 CELL_SECONDS: Final = 60.0
 NAME_CHARS: Final = 40  # of a run's id in a container's name
 
 _log = get_logger("rlm.sandbox")
+_uids = itertools.cycle(UIDS[random.randrange(len(UIDS)) :])  # noqa: S311 - not secret, only each its own
 
 
 class DockerSandbox:
@@ -80,6 +83,7 @@ class DockerSandbox:
         return self._id
 
     async def __aenter__(self) -> Self:
+        await self._engine.check_runtime(self._config.runtime)
         await self._engine.check_image(self._image)
         async with AsyncExitStack() as opening, self._engine.starts:
             with anyio.move_on_after(self._config.start_seconds) as patience:
@@ -138,6 +142,7 @@ class DockerSandbox:
             self._config,
             name=self._name,
             image=self._image,
+            uid=next(_uids),
             labels=self._labels,
             seccomp=seccomp_profile(),
             context_bytes=self._context_bytes,

@@ -19,8 +19,10 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from rlm.errors import EngineUnavailable, SandboxStartError
+from rlm.logs import get_logger
 
 from .image import DIGEST_LABEL, source_digest
+from .runtimes import GVISOR, is_gvisor, known_holes
 from .sockets import adopt
 from .spec import ContainerSpec
 
@@ -30,7 +32,13 @@ REMOVALS: Final = 8  # containers being removed at once; they never wait for sta
 LOOKS: Final = 4  # other requests at once
 GONE_POLL_SECONDS: Final = 0.02
 HISTORY_SECONDS: Final = 2.0  # for the engine to know of a container's end, after its streams have ended
+HOW_TO_ADD_GVISOR: Final = (
+    f"install gVisor (on Debian: `apt-get install runsc`) and add it to the engine's runtimes as `{GVISOR}` "
+    "(docs/gvisor.md)"
+)
 SIGKILL_CODE: Final = 137  # 128 + SIGKILL, a container's exit code
+
+_log = get_logger("rlm.engine")
 
 T = TypeVar("T")
 
@@ -73,6 +81,7 @@ class Engine:
         self._client: docker.APIClient | None = None
         self._client_lock = threading.Lock()
         self._checked: set[str] = set()
+        self._runtimes: set[str | None] = set()
 
     def close(self) -> None:
         if self._client is not None:
@@ -98,6 +107,32 @@ class Engine:
                 "build it again with `make image`."
             )
         self._checked.add(image)
+
+    async def check_runtime(self, runtime: str | None) -> None:
+        """Warns of a runtime with known holes, once. None is the engine's default.
+
+        Raises:
+            EngineUnavailable: the engine does not offer it.
+        """
+        if runtime in self._runtimes:
+            return
+        if runtime is None:
+            version = await self._call(lambda client: client.version(), abandon=True)
+            if (warning := known_holes(version.get("Components") or ())) and None not in self._runtimes:
+                _log.warning(warning)
+        else:
+            offered = (await self._call(lambda client: client.info(), abandon=True)).get("Runtimes") or {}
+            if runtime not in offered:
+                how = f"; {HOW_TO_ADD_GVISOR}" if is_gvisor(runtime) else ""
+                raise EngineUnavailable(
+                    f"The Docker engine at {self._address} offers no runtime {runtime!r}, only {', '.join(sorted(offered))}"
+                    f"{how}."
+                )
+        self._runtimes.add(runtime)
+
+    async def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the engine says of itself (GET /info and GET /version)."""
+        return await self._call(lambda client: (client.info(), client.version()), abandon=True)
 
     async def create(self, spec: ContainerSpec) -> str:
         """The id of a new container.

@@ -31,6 +31,7 @@ from rlm import (
 from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.docker import Engine
 from rlm.sandbox.image import image_name
+from rlm.sandbox.spec import UIDS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -470,8 +471,8 @@ async def test_a_container_that_does_not_come_up_in_time_is_an_error(config: San
             pass
 
 
-async def test_what_the_engine_refuses_is_told_in_its_words(config: SandboxConfig) -> None:
-    with pytest.raises(SandboxStartError, match="no-such-runtime"):
+async def test_a_runtime_that_the_engine_does_not_offer_is_told_before_anything_starts(config: SandboxConfig) -> None:
+    with pytest.raises(EngineUnavailable, match=r"no runtime 'no-such-runtime', only .*runc"):
         async with Sandbox(replace(config, runtime="no-such-runtime")):
             pass
 
@@ -556,10 +557,21 @@ async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_w
     """
     async with Sandbox(config) as sandbox:
         said = (await printed(sandbox, code)).splitlines()
+    uid = said[0].split()[0]
+    assert int(uid) in UIDS
     caps = "{'CapInh': 0, 'CapPrm': 0, 'CapEff': 0, 'CapBnd': 0, 'CapAmb': 0}"
-    assert re.fullmatch(r"65532 65532 \[(65532)?\] sandbox", said[0])
+    assert re.fullmatch(rf"{uid} {uid} \[({uid})?\] sandbox", said[0])
     assert said[1:4] == [caps, "1 2 True", "['lo']"]
-    allowed = {"HOME", "HOSTNAME", "LANG", "MALLOC_ARENA_MAX", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED"}
+    allowed = {
+        "HOME",
+        "HOSTNAME",
+        "LANG",
+        "MALLOC_ARENA_MAX",
+        "PATH",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONHASHSEED",
+        "USER",
+    }
     assert set(ast.literal_eval(said[4])) <= allowed | {
         "PYTHONPATH",
         "LC_CTYPE",

@@ -9,12 +9,15 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from containers import offered, ways
 
 from attacks import ATTACKS, Attack
 from rlm import CellResult, Sandbox, SandboxConfig, SandboxDied
+from rlm.sandbox.runtimes import GVISOR
 from rlm.transcript import describe
 
 pytestmark = pytest.mark.anyio
@@ -23,10 +26,6 @@ SECONDS = 2.0
 SHOWN_CHARS = 20_000
 MOST_SECONDS = 30.0  # for one attack with all that surrounds it, on a crowded machine
 MEMORY_SLACK = 64 << 20  # that the orchestrator's own process may grow by in one attack
-
-
-def transports() -> list[object]:
-    return [pytest.param("attach"), pytest.param("unix", marks=pytest.mark.long)]
 
 
 def listening() -> set[str]:
@@ -70,11 +69,13 @@ async def attacked(sandbox: Sandbox, attack: Attack) -> CellResult | None:
 
 
 @pytest.mark.usefixtures("host_is_unchanged")
-@pytest.mark.parametrize("transport", transports())
+@pytest.mark.parametrize("config", ways(daily=1))
 @pytest.mark.parametrize("attack", [pytest.param(attack, id=attack.name) for attack in ATTACKS])
-async def test_an_attack_costs_its_own_cell_at_most(attack: Attack, transport: str) -> None:
+async def test_an_attack_costs_its_own_cell_at_most(attack: Attack, config: SandboxConfig) -> None:
+    if config.runtime == GVISOR:
+        attack = replace(attack, **attack.gvisor)
     began = time.monotonic()
-    async with Sandbox(SandboxConfig(transport=transport)) as sandbox:
+    async with Sandbox(offered(config)) as sandbox:
         assert (await sandbox.run("kept = 'kept'")).outcome == "ok"
         result = await attacked(sandbox, attack)
         if result is None:

@@ -20,7 +20,7 @@ from rlm.sandbox.spec import container_spec
 
 pytestmark = pytest.mark.anyio
 
-SPEC = container_spec(SandboxConfig(), name="rlm-x", image="picture", labels={}, seccomp="{}")
+SPEC = container_spec(SandboxConfig(), name="rlm-x", image="picture", uid=20_000, labels={}, seccomp="{}")
 
 
 def refusal(status: int, words: str = "no") -> APIError:
@@ -103,6 +103,29 @@ async def test_an_image_is_checked_once() -> None:
     checked = engine(inspect_image=[image(source_digest())])
     await checked.check_image("picture")
     await checked.check_image("picture")
+
+
+async def test_a_runtime_with_known_holes_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    old = engine(version=[{"Components": [{"Name": "runc", "Version": "1.1.5"}]}])
+    await old.check_runtime(None)
+    await old.check_runtime(None)
+    assert [("runc 1.1.5" in record.getMessage(), record.levelname) for record in caplog.records] == [(True, "WARNING")]
+
+
+async def test_a_runtime_that_is_not_offered_is_refused_with_what_is() -> None:
+    some = engine(info=[{"Runtimes": {"runc": {}, "io.containerd.runc.v2": {}}}] * 2)
+    with pytest.raises(
+        EngineUnavailable, match=r"no runtime 'runsc', only io.containerd.runc.v2, runc; install gVisor"
+    ):
+        await some.check_runtime("runsc")
+    with pytest.raises(EngineUnavailable, match=r"no runtime 'kata', only io.containerd.runc.v2, runc\."):
+        await some.check_runtime("kata")
+
+
+async def test_a_runtime_that_is_offered_is_asked_for_once() -> None:
+    good = engine(info=[{"Runtimes": {"runsc": {}}}])
+    await good.check_runtime("runsc")
+    await good.check_runtime("runsc")
 
 
 @pytest.mark.parametrize("found", [image("other"), {"Config": {"Labels": None}}])
