@@ -136,11 +136,15 @@ async def _root(task: Task, services: Services) -> tuple[Answered, float]:
     return answered, seconds
 
 
+def default_run_root() -> Path:
+    """Where runs are recorded unless said: in the user's state directory (XDG Base Directory Specification)."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "rlm" / "runs"
+
+
 def _run_directory(root: Path | None) -> tuple[str, Path]:
     """A new directory that only this user can read: it will hold the data and the answers."""
-    if root is None:
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        root = Path(state) / "rlm" / "runs"
+    root = root or default_run_root()
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
     directory = root / run_id
     try:

@@ -34,7 +34,7 @@ GONE_POLL_SECONDS: Final = 0.02
 HISTORY_SECONDS: Final = 2.0  # for the engine to know of a container's end, after its streams have ended
 HOW_TO_ADD_GVISOR: Final = (
     f"install gVisor (on Debian: `apt-get install runsc`) and add it to the engine's runtimes as `{GVISOR}` "
-    "(docs/gvisor.md)"
+    "(docs/engines.md)"
 )
 SIGKILL_CODE: Final = 137  # 128 + SIGKILL, a container's exit code
 
@@ -119,7 +119,7 @@ class Engine:
         if runtime is None:
             version = await self._call(lambda client: client.version(), abandon=True)
             if (warning := known_holes(version.get("Components") or ())) and None not in self._runtimes:
-                _log.warning(warning)
+                _log.warning("runtime_has_known_holes", advice=warning)
         else:
             offered = (await self._call(lambda client: client.info(), abandon=True)).get("Runtimes") or {}
             if runtime not in offered:

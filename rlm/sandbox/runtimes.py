@@ -32,6 +32,6 @@ def known_holes(components: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     needed = " or ".join(".".join(map(str, fixed)) for fixed in RUNC_FIXED)
     return (
-        f"The engine's runc {version} has known ways out of a container ({RUNC_HOLES}): update to {needed} or later, or "
-        f'run sandboxes under gVisor with SandboxConfig(runtime="{GVISOR}").'
+        f"This engine runs runc {version}, which has known ways out of a container ({RUNC_HOLES}): update it to {needed} "
+        f"or later, or run sandboxes under gVisor with SandboxConfig(runtime='{GVISOR}')."
     )

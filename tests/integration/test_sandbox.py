@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -605,6 +606,48 @@ async def test_labels_say_whose_a_container_is(config: SandboxConfig) -> None:
     run, node, name = said.split("|")
     assert (run, node) == ("Run 7/ü", "0.3")
     assert name.startswith("/rlm-Run-7--")
+
+
+# The end of a sandbox's life
+
+
+async def test_a_sandbox_ends_when_its_lifetime_is_over_whatever_it_does(config: SandboxConfig) -> None:
+    async with Sandbox(replace(config, lifetime_seconds=2.5)) as sandbox:
+        with anyio.fail_after(30), pytest.raises(SandboxDied, match="lifetime of 2.5 seconds is over"):
+            await sandbox.run(
+                "import signal, os, time\nsignal.alarm(0)\nfor s in range(1, 65):\n"
+                "    try: os.kill(1, s)\n    except (OSError, ProcessLookupError): pass\n"
+                "while True: time.sleep(1)"
+            )
+        assert containers(f"rlm.owner.pid={os.getpid()}") == []
+
+
+ABANDONED = """
+import anyio, os, signal
+from rlm import Sandbox, SandboxConfig
+
+async def main():
+    async with Sandbox(SandboxConfig(runtime={runtime!r}, transport={transport!r}, lifetime_seconds=3)) as sandbox:
+        print(sandbox.id, flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+anyio.run(main)
+"""
+
+
+def test_a_sandbox_ends_after_its_lifetime_when_its_orchestrator_hangs(config: SandboxConfig) -> None:
+    code = ABANDONED.format(runtime=config.runtime, transport=config.transport)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as orchestrator:
+        assert orchestrator.stdout is not None
+        try:
+            container = orchestrator.stdout.readline().strip()
+            assert containers(f"rlm.owner.pid={orchestrator.pid}") == [container]
+            deadline = time.monotonic() + 20
+            while containers(f"rlm.owner.pid={orchestrator.pid}") and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert containers(f"rlm.owner.pid={orchestrator.pid}") == []
+        finally:
+            orchestrator.kill()
 
 
 # The blocking twin

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,13 +71,18 @@ async def attacked(sandbox: Sandbox, attack: Attack) -> CellResult | None:
 @pytest.mark.usefixtures("host_is_unchanged")
 @pytest.mark.parametrize("config", ways(daily=1))
 @pytest.mark.parametrize("attack", [pytest.param(attack, id=attack.name) for attack in ATTACKS])
-async def test_an_attack_costs_its_own_cell_at_most(attack: Attack, config: SandboxConfig) -> None:
+async def test_an_attack_costs_its_own_cell_at_most(
+    attack: Attack, config: SandboxConfig, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("attack", attack.name)
+    record_property("way", f"{config.runtime or 'runc'}-{config.transport}")
     if config.runtime == GVISOR:
         attack = replace(attack, **attack.gvisor)
     began = time.monotonic()
     async with Sandbox(offered(config)) as sandbox:
         assert (await sandbox.run("kept = 'kept'")).outcome == "ok"
         result = await attacked(sandbox, attack)
+        record_property("came_to", "lost" if result is None else result.outcome)
         if result is None:
             assert attack.lost
             return
