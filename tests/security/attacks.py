@@ -333,7 +333,14 @@ PROCESSES = [
         sees="Permission denied",
         gvisor={"sees": r"\['0'", "outcomes": ("ok",)},
     ),
-    Attack(name="channel by the descriptors of PID 1", code="open('/proc/1/fd/3', 'wb')", sees="Permission denied"),
+    Attack(
+        name="channel by the descriptors of PID 1",
+        code="import os\nfor n in range(64):\n    for mode in ('rb', 'wb', 'ab'):\n        try:\n            f = open(f'/proc/1/fd/{n}', mode)\n"
+        "            os.fstat(f.fileno()).st_rdev == os.stat('/dev/null').st_rdev or print('ALLOWED', f)\n"
+        "        except OSError: pass\nprint('none')",
+        sees="none",
+        outcomes=("ok",),
+    ),
     Attack(
         name="environment of PID 1",
         code="open('/proc/1/environ').read()",

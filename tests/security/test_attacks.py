@@ -29,9 +29,11 @@ MEMORY_SLACK = 64 << 20  # that the orchestrator's own process may grow by in on
 
 
 def listening() -> set[str]:
-    """Local addresses that something on the host listens on (state 0A in /proc/net/tcp, proc_net(5))."""
+    """Local addresses that this process listens on (state 0A in /proc/net/tcp, proc_net(5))."""
+    mine = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and link.exists()}
     lines = [line for kind in ("tcp", "tcp6", "udp") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
-    return {line.split()[1] for line in lines if line.split()[3] in ("0A", "07")}
+    rows = [line.split() for line in lines]
+    return {row[1] for row in rows if row[3] in ("0A", "07") and f"socket:[{row[9]}]" in mine}
 
 
 def memory() -> int:
