@@ -523,7 +523,6 @@ PYTHON = [
         code="import builtins\nbuiltins.compile = builtins.eval = builtins.exec = None",
         sees=r"",
         outcomes=("ok", "died"),
-        lost=True,
     ),
     Attack(
         name="guest modules replaced",
