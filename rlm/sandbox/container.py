@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import re
 import secrets
@@ -26,6 +25,7 @@ from .attach import AttachedStream
 from .base import Answer, LoadedValue, OnOutput
 from .docker import Engine, default_engine
 from .image import image_name, seccomp_profile, source_digest
+from .owner import owner_labels
 from .session import Session, Stream
 from .sockets import enlarge
 from .spec import SOCKET_NAME, UIDS, ContainerSpec, container_spec
@@ -67,7 +67,7 @@ class DockerSandbox:
     ) -> None:
         self._config = config or SandboxConfig()
         self._image = self._config.image or image_name()
-        self._labels = {"rlm.run": run_id, "rlm.node": node, **_owner()}
+        self._labels = {"rlm.run": run_id, "rlm.node": node, **owner_labels()}
         # Named here, so that it can be removed whatever is known of it.
         self._name = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}-{secrets.token_hex(8)}"
         self._depth = depth
@@ -83,6 +83,7 @@ class DockerSandbox:
         return self._id
 
     async def __aenter__(self) -> Self:
+        await self._engine.remove_orphans(seconds=self._config.stop_seconds)
         await self._engine.check_runtime(self._config.runtime)
         await self._engine.check_image(self._image)
         async with AsyncExitStack() as opening, self._engine.starts:
@@ -237,12 +238,3 @@ def _socket_folder() -> Iterator[Path]:
         folder.mkdir()
         folder.chmod(0o755)
         yield folder
-
-
-def _owner() -> dict[str, str]:
-    """Labels that say which process a container belongs to, also after a restart of the machine."""
-    labels = {"rlm.owner.pid": str(os.getpid())}
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    if boot.is_file():
-        labels["rlm.owner.boot"] = boot.read_text().strip()
-    return labels

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -22,6 +23,7 @@ from rlm.errors import EngineUnavailable, SandboxStartError
 from rlm.logs import get_logger
 
 from .image import DIGEST_LABEL, source_digest
+from .owner import PREFIX, is_orphan
 from .runtimes import GVISOR, is_gvisor, known_holes
 from .sockets import adopt
 from .spec import ContainerSpec
@@ -82,6 +84,7 @@ class Engine:
         self._client_lock = threading.Lock()
         self._checked: set[str] = set()
         self._runtimes: set[str | None] = set()
+        self._looked_for_orphans = False
 
     def close(self) -> None:
         if self._client is not None:
@@ -129,6 +132,23 @@ class Engine:
                     f"{how}."
                 )
         self._runtimes.add(runtime)
+
+    async def remove_orphans(self, *, seconds: float) -> None:
+        """Remove what processes of this user left when they were killed. Once; a container gets so many seconds."""
+        if self._looked_for_orphans:
+            return
+        self._looked_for_orphans = True
+        filters = {"label": f"{PREFIX}pid"}
+        try:
+            found = await self._call(lambda client: client.containers(all=True, filters=filters), abandon=True)
+        except APIError as error:
+            _log.warning("orphans_not_looked_for", reason=str(error))
+            return
+        async with anyio.create_task_group() as removals:
+            for container in found:
+                if is_orphan(container.get("Labels") or {}):
+                    _log.warning("orphan_removed", container=container["Id"][:12])
+                    removals.start_soon(partial(self.remove, container["Id"], seconds=seconds))
 
     async def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the engine says of itself (GET /info and GET /version)."""

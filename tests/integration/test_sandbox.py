@@ -30,8 +30,9 @@ from rlm import (
     SandboxStartError,
 )
 from rlm.sandbox.base import QueryReply, SandboxQuery
-from rlm.sandbox.docker import Engine
+from rlm.sandbox.docker import Engine, default_engine
 from rlm.sandbox.image import image_name
+from rlm.sandbox.owner import owner_labels
 from rlm.sandbox.runtimes import is_gvisor
 from rlm.sandbox.spec import UIDS
 
@@ -657,6 +658,23 @@ def test_a_sandbox_ends_after_its_lifetime_when_its_orchestrator_hangs(config: S
             assert containers(f"rlm.owner.pid={orchestrator.pid}") == []
         finally:
             orchestrator.kill()
+
+
+async def test_what_a_killed_orchestrator_left_is_gone_after_the_next_start() -> None:
+    ended = owner_labels() | {"rlm.owner.start": "1", "rlm.owner.pid": "4000000"}
+    strangers = ended | {"rlm.owner.uid": "4000000"}
+    made = {}
+    for whose, labels in {"ended": ended, "strangers": strangers}.items():
+        options = [f"--label={name}={value}" for name, value in labels.items()]
+        command = ["docker", "create", "--network=none", *options, image_name()]
+        made[whose] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        engine = default_engine()
+        async with Sandbox(engine=Engine(engine._connect, "again")) as sandbox:  # as a new process would
+            assert containers("rlm.owner.pid=4000000") == [made["strangers"]]
+            assert sandbox.id in containers(f"rlm.owner.pid={os.getpid()}")
+    finally:
+        subprocess.run(["docker", "rm", "--force", made["strangers"]], check=True, capture_output=True)
 
 
 # The blocking twin

@@ -16,6 +16,7 @@ from rlm.config import SandboxConfig
 from rlm.errors import EngineUnavailable, SandboxStartError
 from rlm.sandbox.docker import Engine
 from rlm.sandbox.image import source_digest
+from rlm.sandbox.owner import owner_labels
 from rlm.sandbox.spec import container_spec
 
 pytestmark = pytest.mark.anyio
@@ -103,6 +104,24 @@ async def test_an_image_is_checked_once() -> None:
     checked = engine(inspect_image=[image(source_digest())])
     await checked.check_image("picture")
     await checked.check_image("picture")
+
+
+async def test_what_a_killed_process_left_is_removed_once_and_nothing_else() -> None:
+    mine = owner_labels()
+    gone = mine | {"rlm.owner.start": "1"}
+    strangers = gone | {"rlm.owner.uid": "another"}
+    found = [{"Id": name, "Labels": labels} for name, labels in {"a": mine, "b": gone, "c": strangers, "d": {}}.items()]
+    removed: list[str] = []
+    client = FakeClient(containers=[found])
+    client.remove_container = lambda container, **options: removed.append(container)
+    engine = Engine(lambda: client, "somewhere")
+    await engine.remove_orphans(seconds=1)
+    await engine.remove_orphans(seconds=1)
+    assert removed == ["b"]
+
+
+async def test_an_engine_that_does_not_list_containers_still_serves() -> None:
+    await engine(containers=[refusal(500)]).remove_orphans(seconds=1)
 
 
 async def test_a_runtime_with_known_holes_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
