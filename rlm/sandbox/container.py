@@ -17,7 +17,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
 from rlm.config import SandboxConfig
-from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
+from rlm.errors import ConfigError, EngineUnavailable, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
 from rlm.logs import get_logger
 from rlm.types import CellResult, Context
 
@@ -68,8 +68,8 @@ class DockerSandbox:
         self._config = config or SandboxConfig()
         self._image = self._config.image or image_name()
         self._labels = {"rlm.run": run_id, "rlm.node": node, **owner_labels()}
-        # Named here, so that it can be removed whatever is known of it.
-        self._name = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}-{secrets.token_hex(8)}"
+        self._prefix = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}"
+        self._name = ""
         self._depth = depth
         self._context_bytes = context_bytes
         self._engine = engine or default_engine()
@@ -83,6 +83,17 @@ class DockerSandbox:
         return self._id
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except EngineUnavailable:
+            if not await self._engine.has_come_back():
+                raise
+            await self._start()
+        return self
+
+    async def _start(self) -> None:
+        # Named here, so that it can be removed whatever is known of it.
+        self._name = f"{self._prefix}-{secrets.token_hex(8)}"
         await self._engine.remove_orphans(seconds=self._config.stop_seconds)
         await self._engine.check_runtime(self._config.runtime)
         await self._engine.check_image(self._image)
@@ -94,7 +105,6 @@ class DockerSandbox:
                     self._with_stderr(f"A sandbox did not start in {self._config.start_seconds:g} s")
                 )
             self._resources = opening.pop_all()
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -33,6 +33,8 @@ STARTS: Final = max(4, os.cpu_count() or 1)  # containers in the making at once;
 REMOVALS: Final = 8  # containers being removed at once; they never wait for starts
 LOOKS: Final = 4  # other requests at once
 GONE_POLL_SECONDS: Final = 0.02
+RETURN_SECONDS: Final = 30.0  # for an engine that is being restarted to answer again
+RETURN_POLL_SECONDS: Final = 0.25
 HISTORY_SECONDS: Final = 2.0  # for the engine to know of a container's end, after its streams have ended
 HOW_TO_ADD_GVISOR: Final = (
     f"install gVisor (on Debian: `apt-get install runsc`) and add it to the engine's runtimes as `{GVISOR}` "
@@ -85,6 +87,7 @@ class Engine:
         self._checked: set[str] = set()
         self._runtimes: set[str | None] = set()
         self._looked_for_orphans = False
+        self._has_answered = False
 
     def close(self) -> None:
         if self._client is not None:
@@ -94,6 +97,20 @@ class Engine:
     def starts(self) -> anyio.CapacityLimiter:
         """To be held while a container starts."""
         return _limits().starts
+
+    async def has_come_back(self) -> bool:
+        """Wait, a bounded time, for an engine that has answered before: it may be restarting. False where it never had."""
+        if not self._has_answered:
+            return False
+        with anyio.move_on_after(RETURN_SECONDS):
+            while True:
+                try:
+                    await self._call(lambda client: client.ping(), abandon=True)
+                except (EngineUnavailable, APIError):
+                    await anyio.sleep(RETURN_POLL_SECONDS)
+                else:
+                    return True
+        return False
 
     async def check_image(self, image: str) -> None:
         """Raises EngineUnavailable when the image is missing or was built from other sources. Checked once."""
@@ -248,7 +265,9 @@ class Engine:
             with self._client_lock:
                 if self._client is None:
                     self._client = self._connect()
-            return request(self._client)
+            answer = request(self._client)
+            self._has_answered = True
+            return answer
         except APIError:
             raise
         except (DockerException, requests.RequestException, OSError) as error:

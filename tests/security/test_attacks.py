@@ -45,7 +45,7 @@ def host_is_unchanged(tmp_path: Path) -> Iterator[None]:
     """Canary files, this process's descriptors, children and memory, listening sockets."""
     canary = tmp_path / "canary"
     canary.write_text("alive")
-    world = Path("/tmp/rlm-canary")
+    world = Path(f"/tmp/rlm-canary-{os.getpid()}")
     world.write_text("alive")
     world.chmod(0o666)
     try:

@@ -82,6 +82,27 @@ async def test_an_engine_that_the_user_may_not_use_is_told_apart() -> None:
         await engine(inspect_image=[problem]).check_image("picture")
 
 
+async def test_an_engine_that_restarts_is_waited_for_and_one_that_never_was_there_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rlm.sandbox.docker.RETURN_POLL_SECONDS", 0.0)
+    down = requests.ConnectionError("down")
+    restarted = engine(start=[None, down], ping=[down, refusal(503), True])
+    assert not await restarted.has_come_back()
+    await restarted.start("x")
+    with pytest.raises(EngineUnavailable):
+        await restarted.start("x")
+    assert await restarted.has_come_back()
+
+
+async def test_an_engine_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlm.sandbox.docker.RETURN_POLL_SECONDS", 0.001)
+    monkeypatch.setattr("rlm.sandbox.docker.RETURN_SECONDS", 0.02)
+    gone = engine(start=[None], ping=[requests.ConnectionError("down")] * 1000)
+    await gone.start("x")
+    assert not await gone.has_come_back()
+
+
 async def test_an_engine_that_comes_up_later_is_used_then() -> None:
     client = FakeClient(start=[None])
     tries: Iterator[object] = iter([requests.ConnectionError(), client])
