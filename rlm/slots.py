@@ -28,7 +28,7 @@ class LevelSlots:
             )
         self._slots = slots
         self._levels = levels
-        self._taken = 0
+        self.taken = 0
         self._freed = anyio.Condition()
 
     @asynccontextmanager
@@ -36,13 +36,13 @@ class LevelSlots:
         """Wait for a slot at `level`, and keep it."""
         most = self._slots - (self._levels - 1 - level)
         async with self._freed:
-            while self._taken >= most:
+            while self.taken >= most:
                 await self._freed.wait()
-            self._taken += 1
+            self.taken += 1
         try:
             yield
         finally:
             with anyio.CancelScope(shield=True):  # takes the lock only: nobody holds it across a wait
                 async with self._freed:
-                    self._taken -= 1
+                    self.taken -= 1
                     self._freed.notify_all()
