@@ -10,7 +10,7 @@ from .config import Limits
 from .transcript import Transcript
 from .types import Usage
 
-COMPACT_AT: Final = 0.75  # of the window; the rest is for the reply, and for what the estimates miss
+COMPACT_AT: Final = 0.65  # of the window; the rest is for the reply (gpt-5 keeps 32 % for it) and what estimates miss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
