@@ -42,7 +42,7 @@ from .types import CellResult, Message, ModelReply, StopReason
 MAX_REBUILDS: Final = 3  # of one RLM's sandbox; after that its losses are not accidents
 LAST_TURN_SECONDS: Final = 60.0  # for the answer with what there is, once a limit is reached
 LAST_TURN_CHARS: Final = 1_000  # of the newest exchange, where the whole conversation does not fit into what is left
-LAST_TURN_ROOM: Final = Message(role="user", content=" " * 4_500)  # the size of those, at most, and of the request
+LAST_TURN_ROOM: Final = Message(role="user", content=" " * 5_000)  # the size of those, at most, and of the request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from containers import containers
 
 from rlm import Limits, Message, OpenAIModel, Orchestrator, Price, ScriptedModel
-from rlm.events import Compacted, Event, RLMStarted
+from rlm.events import Compacted, Event, RLMStarted, RunFinished
 from support import FakeProvider, Reply
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +69,19 @@ FINAL(" ".join(answers) if all(answers) else "failed: " + repr(answers))
 """
 
 
+def tree_model(fan_out: int) -> ScriptedModel:
+    """Plays every level of a full tree."""
+
+    def play(messages: Sequence[Message]) -> str:
+        if messages[0].role == "user":
+            return "!"
+        if "A call is itself a worker like you" in messages[0].content:
+            return f"```repl{FAN_OUT.format(fan_out=fan_out)}```"
+        return f"```repl\nFINAL(context + llm_batch(['?'] * {fan_out})[-1])\n```"
+
+    return ScriptedModel(play)
+
+
 @pytest.mark.parametrize(
     ("depth", "fan_out", "max_sandboxes"),
     [
@@ -75,17 +90,10 @@ FINAL(" ".join(answers) if all(answers) else "failed: " + repr(answers))
     ],
 )
 async def test_a_tree_ends_with_few_sandboxes(tmp_path: Path, depth: int, fan_out: int, max_sandboxes: int) -> None:
-    def play(messages: Sequence[Message]) -> str:
-        if messages[0].role == "user":
-            return "!"
-        if "plain calls of its own" in messages[0].content or "calls of its own, " in messages[0].content:
-            return f"```repl{FAN_OUT.format(fan_out=fan_out)}```"
-        return f"```repl\nFINAL(context + llm_batch(['?'] * {fan_out})[-1])\n```"
-
     seen: list[Event] = []
     limits = Limits(max_sandboxes=max_sandboxes, max_concurrent_calls=2)
     done = await Orchestrator(
-        depth=depth, model=ScriptedModel(play), run_root=tmp_path, limits=limits, on_event=seen.append
+        depth=depth, model=tree_model(fan_out), run_root=tmp_path, limits=limits, on_event=seen.append
     ).acompletion("r", "go")
     leaves = ["r"]
     for _ in range(depth - 1):
@@ -93,6 +101,22 @@ async def test_a_tree_ends_with_few_sandboxes(tmp_path: Path, depth: int, fan_ou
     assert done.answer.split() == [f"{leaf}!" for leaf in leaves]
     assert done.sandboxes == sum(fan_out**level for level in range(depth))
     assert len([event for event in seen if isinstance(event, RLMStarted)]) == done.sandboxes
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.7, 1.5])
+async def test_a_tree_that_is_cancelled_at_any_moment_leaves_no_container_and_says_so(
+    tmp_path: Path, seconds: float
+) -> None:
+    seen: list[Event] = []
+    orchestrator = Orchestrator(
+        depth=3, model=tree_model(4), run_root=tmp_path, limits=Limits(max_sandboxes=5), on_event=seen.append
+    )
+    with anyio.move_on_after(seconds) as scope:
+        await orchestrator.acompletion("r", "go")
+    assert scope.cancelled_caught
+    assert containers(f"rlm.run={seen[0].run_id}") == []
+    assert isinstance(seen[-1], RunFinished)
+    assert seen[-1].stop_reason == "cancelled"
 
 
 async def test_a_conversation_longer_than_the_window_ends_right_and_is_all_in_history(tmp_path: Path) -> None:
