@@ -19,9 +19,10 @@ class Limits:
     Attributes:
         max_lm_calls: model calls.
         max_tokens: input plus output tokens.
-        max_cost_usd: dollars; needs known prices.
+        max_cost_usd: dollars; needs known prices (see `Orchestrator(prices=...)`).
         max_seconds: wall time of the run.
         max_rlms: RLMs, the root included.
+        max_depth: the largest `depth` that a completion may ask for; a larger one is refused before anything is started.
         max_sandboxes: sandboxes alive at once.
         max_iterations: turns of each RLM.
         max_consecutive_errors: turns in a row without a cell that succeeded, after which an RLM gives up.
@@ -36,6 +37,7 @@ class Limits:
     max_cost_usd: float | None = None
     max_seconds: float | None = 3600.0
     max_rlms: int | None = 1000
+    max_depth: int | None = None
     max_sandboxes: int = 16
     max_iterations: int = 30
     max_consecutive_errors: int | None = 10
@@ -47,6 +49,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
+            if value == 0 and name == "max_depth":
+                continue  # code only
             if value is not None and not value > 0:
                 raise ConfigError(
                     f"Limits({name}={value!r}) allows nothing: give a number above 0, or None for no limit."

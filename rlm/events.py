@@ -88,12 +88,21 @@ class ModelReplied(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFailed(Event):
-    """A model call gave no usable reply, after the client's retries."""
+    """A model call gave no usable reply, after the client's retries. `usage` is set where it was billed all the same."""
 
     role: Literal["root", "sub"]
     model: str
     error: str
+    usage: Usage | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted(Event):
+    """The conversation of an RLM, so many messages in all, has been made shorter: `summary` stands for the older turns."""
+
+    messages: int
+    summary: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +162,7 @@ class RLMFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
-    """The run is over. `error` is set instead of an answer when it failed."""
+    """The run is over. `error` is set instead of an answer when it failed or was cancelled."""
 
     stop_reason: StopReason | None
     usage: Usage

@@ -208,6 +208,32 @@ CUT_OFF: Final = (
 )
 
 
+SUMMARIZE: Final = (
+    "This conversation nears the limit of what you can read at once. Everything above will be replaced by a summary that "
+    "you write now, for yourself. Say what the question asks for, what you have tried, what you found out (with exact "
+    "figures, names and places), what each variable holds, and what is to be done next. Write text only: no code is run "
+    "and no answer is taken now."
+)
+
+LEFT_OUT: Final = "The turns after this are left out, but for the last one."
+
+NO_SUMMARY: Final = "(None: the conversation had become too long to be summarized.)"
+
+
+def compaction_message(*, summary: str, variables: str, messages: int, kept: bool) -> str:
+    """What stands for the turns that are left out. `kept`: the whole conversation, so many messages, is in the REPL."""
+    parts = [
+        f"Earlier turns are left out here. Your own summary of them:\n{summary}",
+        f"The variables in the REPL, as SHOW_VARS() prints them:\n{variables}",
+    ]
+    if kept:
+        parts.append(
+            f"The whole conversation up to now ({messages} messages) is in the REPL too, as `history`: a list of dicts "
+            'with "role" and "content".'
+        )
+    return "\n\n".join(parts)
+
+
 def last_turn_message(reason: str) -> str:
     """The request that ends an RLM whose limit is reached."""
     return (

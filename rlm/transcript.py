@@ -42,24 +42,65 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """The messages of one RLM so far."""
+    """The conversation of one RLM: what is sent, and all that was said.
+
+    The two differ once it has been made shorter. Both begin with the system prompt and the question; after them a reply
+    and what the model is told make an exchange.
+    """
 
     messages: tuple[Message, ...]
+    history: tuple[Message, ...]
 
     @classmethod
     def begin(cls, system: str, first: str) -> Transcript:
-        return cls(messages=(Message(role="system", content=system), Message(role="user", content=first)))
+        messages = Message(role="system", content=system), Message(role="user", content=first)
+        return cls(messages=messages, history=messages)
+
+    @property
+    def exchanged_chars(self) -> int:
+        """The length of what is sent of the exchanges."""
+        return sum(len(message.content) for message in self.messages[2:])
 
     def reply(self, text: str) -> Transcript:
         """With a reply of the model."""
-        return replace(self, messages=(*self.messages, Message(role="assistant", content=text)))
+        message = Message(role="assistant", content=text)
+        return Transcript(messages=(*self.messages, message), history=(*self.history, message))
 
     def say(self, text: str) -> Transcript:
         """With what the model is told next; joined to what it was told just before, as roles have to alternate."""
-        *earlier, latest = self.messages
-        if latest.role == "user":
-            return replace(self, messages=(*earlier, Message(role="user", content=f"{latest.content}\n\n{text}")))
-        return replace(self, messages=(*self.messages, Message(role="user", content=text)))
+        return Transcript(messages=_said(self.messages, text), history=_said(self.history, text))
+
+    def older(self, keep_chars: int) -> Transcript:
+        """Without the newest exchanges: those that fit into `keep_chars`, and the newest of all in any case."""
+        return replace(self, messages=self.messages[: self._cut(keep_chars)])
+
+    def compact(self, note: str, *, keep_chars: int) -> Transcript:
+        """With a note behind the question in place of the older exchanges; of the newest, head and tail are kept."""
+        question = self.history[1]
+        newest = [
+            replace(message, content=clip(message.content, keep_chars // 2))
+            for message in self.messages[self._cut(keep_chars) :]
+        ]
+        noted = replace(question, content=f"{question.content}\n\n{note}")
+        return replace(self, messages=(self.messages[0], noted, *newest))
+
+    def _cut(self, keep_chars: int) -> int:
+        """Where the newest exchanges begin."""
+        cut = max(2, (len(self.messages) - 1) // 2 * 2)
+        kept = sum(len(message.content) for message in self.messages[cut:])
+        while cut > 2:
+            kept += sum(len(message.content) for message in self.messages[cut - 2 : cut])
+            if kept > keep_chars:
+                break
+            cut -= 2
+        return cut
+
+
+def _said(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    *earlier, latest = messages
+    if latest.role == "user":
+        return (*earlier, Message(role="user", content=f"{latest.content}\n\n{text}"))
+    return (*messages, Message(role="user", content=text))
 
 
 def parse(reply: str, *, cut_off: bool = False) -> Turn:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from own_engine import OwnEngine
 
+from own_engine import OwnEngine
 from rlm import EngineUnavailable, Orchestrator, ScriptedModel
 from rlm.events import CellStarted, Event, SandboxLost
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from containers import no_container_is_left, offered, ways
 
+from containers import no_container_is_left, offered, ways
 from rlm import SandboxConfig
 
 __all__ = ["config", "no_container_is_left"]

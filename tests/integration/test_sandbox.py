@@ -16,8 +16,8 @@ from typing import Any
 
 import anyio
 import pytest
-from containers import containers, its_own_cost
 
+from containers import containers, its_own_cost
 from rlm import (
     BlockingSandbox,
     CellResult,

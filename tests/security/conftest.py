@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from containers import no_container_is_left
 
 import results
+from containers import no_container_is_left
 
 __all__ = ["no_container_is_left"]
 

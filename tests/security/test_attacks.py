@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from containers import offered, ways
 
 from attacks import ATTACKS, Attack
+from containers import offered, ways
 from rlm import CellResult, Sandbox, SandboxConfig, SandboxDied
 from rlm.sandbox.runtimes import GVISOR
 from rlm.transcript import describe
