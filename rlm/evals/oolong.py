@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from .dates import MONTHS
 from .oolong_forms import TEMPLATES, Rows, in_scope
 from .questions import LABELS, Questions
 from .task import Instance
+from .templates import parts_of
 from .windows import make_window, read_window, render, show_day
 
 QUESTIONS_OF_A_WINDOW: Final = 25
@@ -107,21 +107,8 @@ class Oolong:
         assert isinstance(context, str)
         rows = read_window(context, self.questions())
         for scope, form, text in TEMPLATES:
-            if match := _pattern(text).fullmatch(query):
-                parts = match.groupdict()
+            if (parts := parts_of(text, query)) is not None:
                 answer = form.answer(in_scope(scope, rows, parts), parts)
                 assert answer is not None
                 return (answer,)
         raise ValueError(f"This is no question of {self.name}: {query}")
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    """Finds the parts of a query again; a part that occurs twice is the same both times."""
-    seen, pattern = set[str](), ""
-    for place, piece in enumerate(re.split(r"\{(\w+)\}", text)):
-        if place % 2 == 0:
-            pattern += re.escape(piece)
-        else:
-            pattern += f"(?P={piece})" if piece in seen else f"(?P<{piece}>.+?)"
-            seen.add(piece)
-    return re.compile(pattern)

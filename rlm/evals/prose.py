@@ -7,6 +7,7 @@ identifier, or anything special or magic.
 from __future__ import annotations
 
 import functools
+import re
 from itertools import accumulate
 from typing import Final
 
@@ -62,9 +63,27 @@ def book() -> tuple[str, ...]:
 
 
 @functools.cache
+def book_sentences() -> tuple[str, ...]:
+    """The book's sentences, without the last, which may be cut."""
+    return tuple(re.split(r"(?<=\.) ", " ".join(book()))[:-1])
+
+
+@functools.cache
 def book_tokens() -> tuple[int, ...]:
     """At place i, how many tokens the first i words of the book are estimated to be."""
     return tuple(accumulate(map(tokens, book()), initial=0))
+
+
+def passage(chance: Chance, size: int) -> list[str]:
+    """Consecutive sentences of about so many tokens, from a random place in the book; none if `size` is below one."""
+    sentences, found = book_sentences(), list[str]()
+    place = chance.below(len(sentences))
+    while size > 0:
+        sentence = sentences[place % len(sentences)]
+        size -= tokens(sentence)
+        found.append(sentence)
+        place += 1
+    return found
 
 
 def first_words(count: int) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import ruler, seed_niah
+from . import long_output, ruler, seed_niah
+from .multihop import Multihop
 from .oolong import Oolong
 from .pairs import Pairs
 from .questions import built_in, read_trec
+from .repo_qa import RepoQA
 from .task import Task
 
 
@@ -25,6 +27,9 @@ def tasks(*, trec: Path | None = None) -> dict[str, Task]:
         *seed_niah.VARIANTS,
         Oolong(name="oolong/trec_coarse", questions=built_in),
         Pairs(name="oolong_pairs", questions=built_in),
+        Multihop(),
+        *long_output.VARIANTS,
+        RepoQA(),
     ]
     if trec is not None:
         real = read_trec(trec)
