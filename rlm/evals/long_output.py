@@ -107,7 +107,7 @@ def _fill(left: int, numbers: Iterator[str], make: Callable[[str], Item], show: 
     made = list[Item]()
     for number in numbers:
         item = make(number)
-        left -= tokens(show(item)) + 1
+        left -= tokens(f"{show(item)}\n")
         if left < 0:
             break
         made.append(item)
@@ -143,7 +143,7 @@ def _tables(chance: Chance, left: int) -> tuple[list[str], tuple[str, ...]]:
             orders.append((number, customer, chance.choice(NOUNS), str(chance.between(1, 99))))
             line = f"Order {number}: customer {customer}, article {orders[-1][2]}, pieces {orders[-1][3]}"
         lines.append(line)
-        left -= tokens(line) + 1
+        left -= tokens(f"{line}\n")
         if left < SPARE_TOKENS:
             break
     return chance.shuffled(lines), _joined(customers, orders)

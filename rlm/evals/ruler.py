@@ -61,7 +61,7 @@ class Ruler:
         asked = keys[: self.asked]
         lines = chance.shuffled([self._needle(key, value) for key in keys for value in needles[key]])
         opening, query = self._opening(), self._query(asked)
-        left = length - ANSWER_TOKENS - tokens(f"{opening}\n{query}") - sum(map(tokens, lines)) - len(lines)
+        left = length - ANSWER_TOKENS - tokens(f"{opening}\n{query}") - sum(map(tokens, lines))
         match self.haystack:
             case "prose":
                 haystack = self._prose(chance, lines, left, SHORT_STEP if length < SHORT else WORD_STEP)
@@ -122,7 +122,7 @@ class Ruler:
 
     def _lines(self, chance: Chance, needles: list[str], left: int, step: int, taken: set[str]) -> str:
         if self.haystack == "noise":
-            line = tokens(NOISE) + 1
+            line = tokens(f"{NOISE}\n")
             lines = [NOISE] * _largest(lambda count: count * line, left, step)
         else:
             drawn, used = list[str](), 0
@@ -130,8 +130,8 @@ class Ruler:
                 key = _draw(chance, self.key_kind)
                 if key not in taken:
                     drawn.append(self._needle(key, _draw(chance, self.value_kind)))
-                    used += tokens(drawn[-1]) + 1
-            sums = list(accumulate((tokens(line) + 1 for line in drawn), initial=0))
+                    used += tokens(drawn[-1])
+            sums = list(accumulate(map(tokens, drawn), initial=0))
             lines = drawn[: _largest(sums.__getitem__, left, step, most=len(drawn))]
         if len(lines) < len(needles):
             raise ConfigError(f"{self.name} needs more tokens than it was given: ask for a greater length.")

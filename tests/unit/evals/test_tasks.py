@@ -116,6 +116,7 @@ def test_draws_are_a_function_of_their_names_and_stay_within_their_bounds() -> N
 def test_tokens_of_texts_joined_by_a_blank_add_up() -> None:
     assert tokens("") == 0
     assert tokens("The lamp is lit.") == 5
-    assert tokens("1234567 harbour-master") == 3 + 1 + 1 + 1
+    assert tokens("1234567 harbour-master") == 3 + 2 + 1 + 1
+    assert tokens("One.\n\nTwo\n") == 2 + 2
     assert tokens("a b") == tokens("a") + tokens("b")
     assert tokens("extraordinarily") == 3
