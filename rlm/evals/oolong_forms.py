@@ -26,6 +26,7 @@ Parts = Mapping[str, str]
 class Form:
     """What is asked: `answer` gives None where there is no single fair answer."""
 
+    name: str
     asks: str
     answer: Callable[[Rows, Parts], str | None]
     scorer: str
@@ -152,57 +153,80 @@ _USER: Final = f"{_FINAL} 'User: [X]', where [X] is the user ID."
 _DATE: Final = f"{_FINAL} 'Date: [X]', where [X] is the date in the format MM/DD/YYYY."
 _COUNTED: Final = ("all", "lines of users", "month", "range")
 
-COUNT: Final = Form(
-    asks=f"how many data points should be classified as label '{{label}}'? {_NUMBER}",
-    answer=_count,
-    scorer="oolong_number",
-    scopes=_COUNTED,
-)
 FORMS: Final = (
     Form(
-        asks=f"which of the labels is the most common? {_LABEL}", answer=_most_common, scorer="oolong", scopes=_COUNTED
+        name="most common label",
+        asks=f"which of the labels is the most common? {_LABEL}",
+        answer=_most_common,
+        scorer="oolong",
+        scopes=_COUNTED,
     ),
     Form(
+        name="least common label",
         asks=f"which of the labels is the least common? {_LABEL}",
         answer=_least_common,
         scorer="oolong",
         scopes=_COUNTED,
     ),
     Form(
+        name="two labels",
         asks=f"is label '{{a}}' more common, less common, or the same frequency as label '{{b}}'? {_FINAL} 'Answer: "
         "{a} is [X] {b}', where [X] is 'more common than', 'less common than', or 'same frequency as'.",
         answer=_compared,
         scorer="oolong",
         scopes=_COUNTED,
     ),
-    COUNT,
-    Form(asks=f"which user is represented most often? {_USER}", answer=_user, scorer="oolong", scopes=("all", "users")),
     Form(
+        name="count",
+        asks=f"how many data points should be classified as label '{{label}}'? {_NUMBER}",
+        answer=_count,
+        scorer="oolong_number",
+        scopes=_COUNTED,
+    ),
+    Form(
+        name="user",
+        asks=f"which user is represented most often? {_USER}",
+        answer=_user,
+        scorer="oolong",
+        scopes=("all", "users"),
+    ),
+    Form(
+        name="second user",
         asks=f"which user is represented the second most often? {_USER}",
         answer=_second_user,
         scorer="oolong",
         scopes=("all", "users"),
     ),
     Form(
+        name="user of label",
         asks=f"which user has the most instances with the label {{label}}? {_USER}",
         answer=_user_of_label,
         scorer="oolong",
         scopes=("all", "users"),
     ),
     Form(
+        name="one of two users",
         asks=f"which user has more instances with the label {{label}}: User {{first}} or User {{second}}? {_USER}",
         answer=_user_of_two,
         scorer="oolong",
         scopes=("all",),
     ),
-    Form(asks=f"which date is represented most often? {_DATE}", answer=_day, scorer="oolong_date", scopes=("all",)),
     Form(
+        name="date",
+        asks=f"which date is represented most often? {_DATE}",
+        answer=_day,
+        scorer="oolong_date",
+        scopes=("all",),
+    ),
+    Form(
+        name="second date",
         asks=f"which date is represented the second most often? {_DATE}",
         answer=_second_day,
         scorer="oolong_date",
         scopes=("all",),
     ),
     Form(
+        name="dates seen n times",
         asks=f"how many dates are represented exactly {{n}} times? {_FINAL} 'Answer: [X]', where [X] is the number of dates "
         "represented exactly {n} times.",
         answer=_days_seen,
@@ -210,6 +234,7 @@ FORMS: Final = (
         scopes=("all",),
     ),
     Form(
+        name="before or after",
         asks="was label '{label}' more common, less common, or the same frequency before {time}, as compared to after "
         f"{{time}}? {_FINAL} 'Answer: {{label}} is [X] before {{time}}', where [X] is 'more common', 'less common', or "
         "'the same frequency'.",
@@ -218,6 +243,7 @@ FORMS: Final = (
         scopes=("all",),
     ),
     Form(
+        name="first month",
         asks=f"In which month did the label '{{a}}' first occur more often than the label '{{b}}'? {_FINAL} 'Answer: "
         "[month] [year]', where [month] is the name of the month and [year] is the four-digit year where '{a}' first "
         "occurred more often than '{b}'.",
@@ -226,6 +252,7 @@ FORMS: Final = (
         scopes=("none",),
     ),
     Form(
+        name="months above",
         asks="For how many months does the label '{a}' occur more frequently than the label '{b}'? Disregard months where "
         f"there is a tie. {_FINAL} 'Answer: [X]', where [X] is the number of months where '{{a}}' occurs more often than "
         "'{b}'.",
@@ -234,6 +261,7 @@ FORMS: Final = (
         scopes=("none",),
     ),
     Form(
+        name="months alone",
         asks="For how many months is the label '{label}' the single most frequently occurring label? Disregard months where "
         f"there is a tie for the most common label. {_FINAL} 'Answer: [X]', where [X] is the number of months where "
         "'{label}' is the most common label.",
