@@ -100,7 +100,8 @@ class Multihop:
             steps.append(match[1])
             asked = match[2]
         start = _START.fullmatch(asked)
-        assert start is not None
+        if start is None:
+            raise ValueError(f"This is no question of {self.name}: {query}")
         found = prizes[start[1], start[2]]
         for relation in reversed(steps):
             found = facts[relation, found]

@@ -163,5 +163,7 @@ class Pairs:
     def gold(self, context: str | Mapping[str, str], query: str) -> tuple[str, ...]:
         """See `Task`."""
         assert isinstance(context, str)
-        asked = next(condition for condition in CONDITIONS if query_of(condition) == query)
-        return pairs_of(read_window(context, self.questions()), asked)
+        for condition in CONDITIONS:
+            if query_of(condition) == query:
+                return pairs_of(read_window(context, self.questions()), condition)
+        raise ValueError(f"This is no question of {self.name}: {query}")

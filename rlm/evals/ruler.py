@@ -82,7 +82,8 @@ class Ruler:
         """See `Task`."""
         assert isinstance(context, str)
         match = _ASKED.search(query)
-        assert match is not None
+        if match is None:
+            raise ValueError(f"This is no question of {self.name}: {query}")
         asked = re.split(r", and |, ", match[1])
         found: dict[str, list[str]] = {key: [] for key in asked}
         for key, value in _FOUND.findall(context):

@@ -77,4 +77,4 @@ class Task(Protocol):
         """One instance."""
 
     def gold(self, context: str | Mapping[str, str], query: str) -> tuple[str, ...]:
-        """The right answers."""
+        """The right answers. Raises ValueError where the query is none of the task's."""

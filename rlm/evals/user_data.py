@@ -45,9 +45,11 @@ def read_jsonl(path: Path) -> Iterator[Instance]:
                     f"Line {number} of {path}: there is no scorer {scorer!r}; there are {', '.join(SCORERS)}."
                 )
             given = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
+            answers = tuple(map(str, given))
+            SCORERS[scorer]("0", answers)  # whether it can score against these answers at all
             context = record["context"] if "context" in record else _read(path.parent / record["context_path"])
-            yield _instance(f"user/{path.stem}", number, context, record["query"], tuple(map(str, given)), scorer)
-        except (KeyError, TypeError) as error:
+            yield _instance(f"user/{path.stem}", number, context, record["query"], answers, scorer)
+        except (KeyError, TypeError, IndexError, ValueError, ZeroDivisionError) as error:
             raise _lacking(path, number, error) from error
 
 

@@ -71,6 +71,13 @@ def test_a_length_that_is_too_short_is_refused(name: str) -> None:
         TASKS[name].make(length=64, seed=1, index=0)
 
 
+@pytest.mark.parametrize("name", [name for name in TASKS if not name.startswith(("seed_niah", "long_output"))])
+def test_a_question_of_another_task_has_no_answer(name: str) -> None:
+    instance = TASKS[name].make(length=SHORT, seed=1, index=0)
+    with pytest.raises(ValueError, match="no question"):
+        TASKS[name].gold(instance.context, "What is the meaning of it all?")
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_names_itself_and_a_scorer_that_there_is(name: str) -> None:
     instance = TASKS[name].make(length=SHORT, seed=1, index=0)
