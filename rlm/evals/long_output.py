@@ -23,6 +23,7 @@ Item = TypeVar("Item")
 
 MIN_LINES: Final = 8
 ORDERS_OF_A_CUSTOMER: Final = 4  # on average
+FEWEST_TOKENS: Final = 8  # of a line
 SPARE_TOKENS: Final = 24  # of a length that a table may leave unused: those of its longest line
 _QUERIES: Final[Mapping[Variant, str]] = {
     "sort": (
@@ -99,7 +100,10 @@ class LongOutput:
 
 def _numbers(chance: Chance, left: int) -> Iterator[str]:
     """Numbers for lines of so many tokens, and more; no number twice."""
-    return (str(number) for number in chance.sample(range(100_000, 1_000_000), max(0, min(left // 8, 900_000))))
+    possible = range(100_000, 1_000_000)
+    if left // FEWEST_TOKENS > len(possible):
+        raise ConfigError(f"There are numbers for {len(possible):,} lines only: ask for a smaller length.")
+    return (str(number) for number in chance.sample(possible, max(0, left // FEWEST_TOKENS)))
 
 
 def _fill(left: int, numbers: Iterator[str], make: Callable[[str], Item], show: Callable[[Item], str]) -> list[Item]:

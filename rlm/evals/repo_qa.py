@@ -32,7 +32,7 @@ FUNCTIONS, METHODS = 6, 3  # of a file, and of the class in it
 MAX_CALLS: Final = 3  # in a function
 NEAR: Final = 40  # a function calls one of so many that were defined before it
 MIN_FILES: Final = 2
-FILE_TOKENS: Final = 300  # a file has more
+FILE_TOKENS: Final = 600  # a file has more
 HEAD_TOKENS: Final = 12  # of a file's path where a folder is one text
 
 _NAMES: Final = "Answer with the {what}, separated by commas, or with 'none'."
@@ -152,7 +152,9 @@ def _package(chance: Chance, left: int) -> tuple[dict[str, str], Code]:
     imports: dict[str, tuple[str, ...]] = {}
     most = len(VERBS) * len(NOUNS) * len(ENDINGS)
     enough = FUNCTIONS * (left // FILE_TOKENS + 2)
-    names = (_function_name(number) for number in chance.sample(range(most), max(FUNCTIONS, min(enough, most))))
+    if enough > most:
+        raise ConfigError(f"There are names for {most:,} functions only: ask for a smaller length.")
+    names = (_function_name(number) for number in chance.sample(range(most), max(FUNCTIONS, enough)))
     recent = list[Definition]()
     while True:
         noun = NOUNS[len(files) % len(NOUNS)]

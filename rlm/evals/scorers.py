@@ -168,7 +168,7 @@ def _contains(output: str, gold: str) -> float:
 
 
 _STRICT_PAIR: Final = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
-_LAX_PAIR: Final = re.compile(r"(?<!\d)(\d+)(?!\d)[^\d\n]{1,20}(\d+)(?!\d)")
+_LAX_PAIR: Final = re.compile(r"(?<!\d)(\d{4,})[^\d\n]{1,20}(\d{4,})")  # shorter numbers count the lines of a list
 
 
 def _pairs(pattern: re.Pattern[str], text: str) -> Iterable[str]:

@@ -21,6 +21,7 @@ from .tokens import tokens
 
 _OOLONG_SCORERS: Final = {"NUMERIC": "oolong_number", "DATE": "oolong_date"}
 _DATE: Final = re.compile(r"datetime\.date\((\d+), (\d+), (\d+)\)")
+_MALFORMED: Final = (AttributeError, LookupError, TypeError, ValueError, SyntaxError, ZeroDivisionError)  # by a record
 _CHOICES: Final = (
     "{question}\n\n(A) {choice_A}\n(B) {choice_B}\n(C) {choice_C}\n(D) {choice_D}\n\n"
     'Answer in the form "The correct answer is (A)", with the letter of the correct choice.'
@@ -49,7 +50,7 @@ def read_jsonl(path: Path) -> Iterator[Instance]:
             SCORERS[scorer]("0", answers)  # whether it can score against these answers at all
             context = record["context"] if "context" in record else _read(path.parent / record["context_path"])
             yield _instance(f"user/{path.stem}", number, context, record["query"], answers, scorer)
-        except (KeyError, TypeError, IndexError, ValueError, ZeroDivisionError) as error:
+        except _MALFORMED as error:
             raise _lacking(path, number, error) from error
 
 
@@ -63,7 +64,7 @@ def read_longbench(path: Path) -> Iterator[Instance]:
         try:
             query = _CHOICES.format_map({key: record[key] for key in ("question", *(f"choice_{c}" for c in "ABCD"))})
             yield _instance("longbench_v2", number, record["context"], query, (record["answer"],), "choice")
-        except (KeyError, TypeError) as error:
+        except _MALFORMED as error:
             raise _lacking(path, number, error) from error
 
 
@@ -79,7 +80,7 @@ def read_oolong(path: Path) -> Iterator[Instance]:
             answers = _oolong_answers(record["answer"])
             name = f"oolong_file/{record['dataset']}"
             yield _instance(name, number, record["context_window_text"], record["question"], answers, scorer)
-        except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+        except _MALFORMED as error:
             raise _lacking(path, number, error) from error
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlm.evals.dates import read_date
 from rlm.evals.scorers import SCORERS, f1
@@ -145,6 +147,7 @@ def test_a_date_is_read_only_where_every_part_of_it_is_there() -> None:
         ("(11111, 22222)\n(11111, 44444)", ["(11111, 22222)", "(11111, 33333)"], 0.5, 0.5),
         ("[['11111', '22222']]", ["(11111, 22222)"], 0, 1),
         ("User 11111 and User 22222", ["(11111, 22222)"], 0, 1),
+        ("1. (11111, 22222)\n2. (11111, 33333)", ["(11111, 22222)", "(11111, 33333)"], 1, 1),
         ("11111-22222\n11111-33333", ["(11111, 22222)", "(11111, 33333)"], 0, 1),
         ("There are none.", [], 1, 1),
         ("", [], 1, 1),
@@ -247,3 +250,32 @@ def test_a_choice_is_read_from_the_sentence_that_was_asked_for(output: str, stri
 def test_f1_of_two_empty_sets_is_one() -> None:
     assert f1(set(), set()) == 1
     assert f1({"a"}, set()) == f1(set(), {"a"}) == 0
+
+
+ANSWERS = {
+    "recall": ("1234567", "7654321"),
+    "facts": ("ada=1234567", "ben=7654321"),
+    "oolong": ("less common than",),
+    "oolong_number": ("12",),
+    "oolong_date": ("07/01/2022",),
+    "pairs": ("(11111, 22222)",),
+    "phrase": ("Marden Bridge",),
+    "number": ("12",),
+    "names": ("load", "save"),
+    "lines": ("a 1", "b 2"),
+    "choice": ("B",),
+}
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@given(
+    output=st.text()
+    | st.text("0123456789,.:()[]*-/\n ABCD²٣")
+    | st.lists(
+        st.sampled_from(["Answer:", "12", "(11111, 22222)", "\n", " ", "load", "B", "less common", "July 1"])
+    ).map("".join)
+)
+def test_whatever_a_model_says_scores_from_0_to_1(scorer: str, output: str) -> None:
+    result = SCORERS[scorer](output, ANSWERS[scorer])
+    assert 0 <= result.strict <= 1
+    assert 0 <= result.lax <= 1

@@ -78,6 +78,12 @@ def test_a_question_of_another_task_has_no_answer(name: str) -> None:
         TASKS[name].gold(instance.context, "What is the meaning of it all?")
 
 
+@pytest.mark.parametrize("name", ["repo_qa", "long_output/sort", "long_output/join", "long_output/label"])
+def test_a_length_for_which_there_are_too_few_names_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="ask for a smaller length"):
+        TASKS[name].make(length=2**24, seed=1, index=0)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_names_itself_and_a_scorer_that_there_is(name: str) -> None:
     instance = TASKS[name].make(length=SHORT, seed=1, index=0)
