@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import SandboxError as SandboxError
     from .errors import SandboxMisbehaved as SandboxMisbehaved
     from .errors import SandboxStartError as SandboxStartError
+    from .errors import ToolError as ToolError
     from .models.openai import OpenAIModel as OpenAIModel
     from .models.prices import Price as Price
     from .models.scripted import ScriptedModel as ScriptedModel
@@ -61,6 +62,7 @@ _HOMES = {
     "SandboxMisbehaved": "rlm.errors",
     "SandboxStartError": "rlm.errors",
     "ScriptedModel": "rlm.models.scripted",
+    "ToolError": "rlm.errors",
     "Usage": "rlm.types",
 }
 

@@ -25,6 +25,7 @@ from .events import (
     SandboxLost,
     SubCallFinished,
     SubCallStarted,
+    ToolUsed,
     TurnStarted,
 )
 from .transcript import clip, describe
@@ -68,6 +69,8 @@ class ConsoleView:
                 say(event, f"{kind} to {event.model}: {_first_line(event.prompt)}", "cyan")
             case SubCallFinished():
                 say(event, _first_line(event.text), "cyan" if event.ok else "red")
+            case ToolUsed():
+                say(event, f"tool {event.tool}{_first_line(event.arguments)}", "cyan" if event.ok else "red")
             case ModelFailed():
                 say(event, f"{event.model} failed: {_first_line(event.error)}", "red")
             case Compacted():

@@ -63,6 +63,10 @@ class SandboxMisbehaved(SandboxError):
     """A sandbox broke the protocol or a limit; it has been removed."""
 
 
+class ToolError(RLMError):
+    """A tool gives no value, and its text is for the sandbox to read: the one error of a tool that is told there."""
+
+
 class LimitExceeded(RLMError):
     """A limit of the run was reached and the caller asked for an error instead of a best answer.
 

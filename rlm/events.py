@@ -133,6 +133,16 @@ class CellFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUsed(Event):
+    """A cell has called a function of the host; long arguments are cut."""
+
+    tool: str
+    arguments: str
+    ok: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubCallStarted(Event):
     """A cell of the parent calls a model (`recursive`: as an RLM). `batch` groups one `llm_batch`, 0 is a single call."""
 

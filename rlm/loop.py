@@ -29,6 +29,7 @@ from .events import (
     RLMFinished,
     RLMStarted,
     SandboxLost,
+    ToolUsed,
     TurnStarted,
 )
 from .models.base import Model
@@ -36,6 +37,7 @@ from .prompts import PromptFacts, SystemPrompt
 from .sandbox.base import Answer, LoadedValue, Sandbox, SandboxFactory
 from .sandbox.values import Value, encode
 from .slots import LevelSlots
+from .tools import Tools, ToolUse
 from .transcript import Transcript, Turn, clip, describe, fenced, observation, parse
 from .types import CellResult, Message, ModelReply, StopReason
 
@@ -63,6 +65,8 @@ class Services:
     model_at: Callable[[int], Model]
     by_name: Mapping[str, Model]
     deadline: float
+    tools: Tools
+    tools_for_children: bool
 
 
 class _Stop(Exception):
@@ -101,6 +105,7 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
         level=task.level,
         depth=task.depth,
         limits=services.limits,
+        tools=tuple(_tools_of(task, services).descriptions.values()),
     )
     async with services.slots.hold(task.level), _open_repl(task, services, broker.answer) as repl:
         first = prompts.first_message(
@@ -120,6 +125,19 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
         )
     )
     return answered
+
+
+def _tools_of(task: Task, services: Services) -> Tools:
+    """The functions of the host that an RLM's cells may call; those of children are the caller's decision."""
+    if task.level > 0 and not services.tools_for_children:
+        return Tools({})
+
+    def record(use: ToolUse) -> None:
+        services.events.emit(
+            ToolUsed(node=task.node, tool=use.name, arguments=use.arguments, ok=use.ok, seconds=use.seconds)
+        )
+
+    return services.tools.told(record)
 
 
 class _RLM:
@@ -285,6 +303,8 @@ class _Repl:
                 run_id=self._services.run_id, node=task.node, depth=task.depth, context_bytes=task.context.size
             )
         )
+        if tools := _tools_of(task, self._services):
+            await self._sandbox.offer(tools)
         self.context = await self._sandbox.load("context", task.context)
         for name, value in self._values.items():
             await self._sandbox.load(name, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +47,8 @@ class OptionsDict(TypedDict, total=False):
     sandbox: SandboxConfig
     sandboxes: SandboxFactory | None
     system_prompt: SystemPrompt
+    tools: Mapping[str, Callable[..., object]]
+    tools_for_children: bool
     run_root: Path | None
     verbose: bool
     on_event: OnEvent | None
@@ -81,6 +83,10 @@ class Orchestrator:
         sandbox: the policy of the containers.
         sandboxes: makes the sandboxes, where they are not to be Docker containers (tests).
         system_prompt: makes the system prompt of an RLM from its facts: the hook for wording of one's own, by model.
+        tools: functions of the host that cells may call by name. They are described to the model by signature and docstring,
+            and get plain data, checked strictly against their types. Coroutine functions run on the event loop, others in a
+            thread. What they raise is logged on the host and not told, unless it is a `ToolError`.
+        tools_for_children: whether recursive calls get them too.
         run_root: where run directories are made. None is `rlm/runs` in the user's state directory (XDG).
         verbose: show the run on the terminal (standard error).
         on_event: called with every event, in order. What it raises ends the run.

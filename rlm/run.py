@@ -39,6 +39,7 @@ from .sandbox.base import SandboxFactory
 from .sandbox.container import DockerSandboxes
 from .sandbox.values import Value
 from .slots import LevelSlots
+from .tools import Tools
 from .types import Completion, StopReason, Usage
 
 _log = get_logger("rlm.run")
@@ -58,6 +59,8 @@ class Options:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     sandboxes: SandboxFactory | None = None
     system_prompt: SystemPrompt = default_system_prompt
+    tools: Mapping[str, Callable[..., object]] = field(default_factory=dict)
+    tools_for_children: bool = False
     run_root: Path | None = None
     verbose: bool = False
     on_event: OnEvent | None = None
@@ -83,6 +86,7 @@ async def run(*, options: Options, models: Mapping[int, Model], context: Value, 
     """
     limits = options.limits
     _refuse_unknown_prices(options, models)
+    tools = Tools(options.tools, seconds=options.sandbox.tool_seconds)
     slots = LevelSlots(slots=limits.max_sandboxes, levels=max(1, options.depth))
     tally = _Tally()
     listeners: list[OnEvent] = [tally]
@@ -105,6 +109,8 @@ async def run(*, options: Options, models: Mapping[int, Model], context: Value, 
             system_prompt=options.system_prompt,
             model_at=lambda level: models[min(level, max(models))],
             by_name={model.name: model for model in models.values()},
+            tools=tools,
+            tools_for_children=options.tools_for_children,
             deadline=math.inf if limits.max_seconds is None else anyio.current_time() + limits.max_seconds,
         )
         task = Task(node="0", level=0, depth=options.depth, context=context, query=query, model=models[0])

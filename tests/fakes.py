@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from rlm.prompts import default_system_prompt
 from rlm.sandbox.base import Answer, LoadedValue, OnOutput
 from rlm.sandbox.values import Value
 from rlm.slots import LevelSlots
+from rlm.tools import Tools
 from rlm.types import CellResult
 
 Behaviour = Callable[[str, Answer | None], Awaitable[CellResult]]
@@ -37,10 +38,14 @@ class FakeSandbox:
     id: str
     behaviour: Behaviour
     loaded: dict[str, Value] = field(default_factory=dict)
+    tools: Tools | None = None
 
     async def load(self, name: str, value: Value) -> LoadedValue:
         self.loaded[name] = value
         return LoadedValue(type="str", size=value.size)
+
+    async def offer(self, tools: Tools) -> None:
+        self.tools = tools
 
     async def run(
         self,
@@ -83,6 +88,7 @@ def services(
     seen: list[Event] | None = None,
     deadline: float = float("inf"),
     slots: LevelSlots | None = None,
+    tools: Mapping[str, Callable[..., object]] | None = None,
 ) -> Services:
     """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
     limits = limits or Limits()
@@ -98,4 +104,6 @@ def services(
         model_at=lambda level: models[min(level, len(models) - 1)],
         by_name={model.name: model for model in models},
         deadline=deadline,
+        tools=Tools(tools or {}),
+        tools_for_children=False,
     )

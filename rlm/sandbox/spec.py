@@ -25,7 +25,7 @@ MIN_MEMORY_BYTES: Final = 128 * MIB  # below it Python starts, and little else
 GVISOR_PROCESSES: Final = 512  # gVisor counts its own threads in the container's limit
 # Under gVisor users and capabilities exist in its own kernel only. That kernel lets a process of the same user open the
 # descriptors of PID 1 and kill it, so there the supervisor is root with these, and the worker is not.
-GVISOR_CAPABILITIES: Final = ["KILL", "SETGID", "SETUID"]
+GVISOR_CAPABILITIES: Final = ["DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
 OPEN_FILES: Final = 1024
 TMPFS_INODES: Final = 16_384
 OOM_SCORE: Final = 500  # the kernel takes a sandbox's process before any of the host's

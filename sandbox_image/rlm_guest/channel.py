@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+from collections.abc import Iterable, Iterator
 
 from rlm.protocol.connection import Connection, Role
 from rlm.protocol.messages import CHUNK_BYTES, Blob, Chunk, Message, Payload, ProtocolError
@@ -75,6 +76,15 @@ class Channel:
             sent += len(data)
         return Blob(stream=self._streams, size=payload.size)
 
+    def send_pieces(self, pieces: Iterable[bytes]) -> Payload:
+        """Send a value ahead as it comes, whatever its size turns out to be."""
+        self._streams += 1
+        sent = 0
+        for piece in pieces:
+            self.send(Chunk(stream=self._streams, data=piece))
+            sent += len(piece)
+        return Blob(stream=self._streams, size=sent) if sent else b""
+
     def receive(self) -> list[Message]:
         """The messages that have come, large values put aside for `take_value`.
 
@@ -106,6 +116,19 @@ class Channel:
         if isinstance(payload, bytes):
             return payload, []
         return Blob(stream=0, size=payload.size), [self._values.pop(payload.stream)]
+
+    @contextlib.contextmanager
+    def taken(self, payload: Payload) -> Iterator[Iterator[bytes]]:
+        """A host's value, piece by piece."""
+        if isinstance(payload, bytes):
+            yield iter([payload])
+            return
+        descriptor = self._values.pop(payload.stream)
+        try:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            yield iter(lambda: os.read(descriptor, CHUNK_BYTES), b"")
+        finally:
+            os.close(descriptor)
 
 
 def _silence_standard_streams() -> None:

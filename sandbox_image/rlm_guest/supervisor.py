@@ -18,10 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NoReturn
 
 from rlm.protocol.messages import (
     VERSION,
     Execute,
+    Get,
+    ListFiles,
     Load,
     Loaded,
     Message,
@@ -29,16 +32,21 @@ from rlm.protocol.messages import (
     Output,
     Payload,
     ProtocolError,
+    Put,
     Query,
     Ready,
     Reply,
+    Reset,
     Result,
+    Served,
     Start,
+    ToolCall,
     pack,
     unpack,
 )
 
-from . import processes
+from . import files, processes
+from . import values as encodings
 from .channel import Channel
 from .link import Link, close_all
 from .output import Capture, pieces
@@ -94,6 +102,7 @@ class Supervisor:
     def __init__(self, channel: Channel, start: Start, worker_uid: int | None) -> None:
         self._channel = channel
         self._start = start
+        self._worker_uid = worker_uid
         self._cell: Cell | None = None
         self._snapshot: tuple[int, Link] | None = None
         self._calls = 0
@@ -109,8 +118,7 @@ class Supervisor:
                     end.close()
                 close_all([self._stdout.reader, self._stderr.reader])
                 os.dup2(self._stderr.writer, 2)
-                if worker_uid is not None:
-                    processes.become(worker_uid)
+                self._drop_rights()
                 Worker(theirs, start, stdout=self._stdout.writer, stderr=self._stderr.writer).serve()
             finally:
                 os._exit(70)  # whatever happens, this process must never go on as a second supervisor
@@ -123,6 +131,10 @@ class Supervisor:
         register(channel.reader, selectors.EVENT_READ, self._hear_host)
         register(self._stdout.reader, selectors.EVENT_READ, lambda: self._pass_on(1, self._stdout.read()))
         register(self._stderr.reader, selectors.EVENT_READ, lambda: self._pass_on(2, self._stderr.read()))
+
+    def _drop_rights(self) -> None:
+        if self._worker_uid is not None:
+            processes.become(self._worker_uid)
 
     def serve(self, commands: list[Message]) -> None:
         """Do what the host says; `commands` came together with its greeting.
@@ -164,6 +176,50 @@ class Supervisor:
                         close_all(descriptors)
                     else:
                         self._to_worker(replace(message, call=theirs, text=value), descriptors)
+                case Put() | Get() | ListFiles() | Reset():
+                    self._serve(message)
+
+    def _serve(self, wish: Put | Get | ListFiles | Reset) -> None:
+        """Between cells; what cannot be is told, as the model's code may have seen to that."""
+        value: Payload | None = None
+        try:
+            match wish:
+                case Put():
+                    with self._channel.taken(wish.value) as content:
+                        files.write(wish.path, content)
+                case Get():
+                    value = self._channel.send_pieces(files.read(wish.path, wish.max_bytes))
+                case ListFiles():
+                    value = self._channel.send_pieces(pieces(encodings.packed(files.listing(wish.max_files))))
+                case Reset():
+                    self._begin_anew()
+        except OSError as error:
+            self._channel.send(Served(ok=False, error=error.strerror or str(error), value=None))
+        except ValueError as error:
+            self._channel.send(Served(ok=False, error=str(error), value=None))
+        else:
+            self._channel.send(Served(ok=True, error="", value=value))
+
+    def _begin_anew(self) -> None:
+        """Nothing of the model's code stays: no process, no file, no memory that a new worker could read."""
+        processes.kill_others(set())
+        self._selector.unregister(self._link)
+        self._link.close()
+        self._drop_unsent()
+        try:
+            files.empty_scratch()
+        except OSError as error:
+            raise SandboxLost(f"what it had written could not be removed: {error}") from error
+        self._link, theirs = Link.pair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                self._drop_rights()
+                run_worker_afresh(theirs, self._start, stdout=self._stdout.writer, stderr=self._stderr.writer)
+            finally:
+                os._exit(70)
+        theirs.close()
+        self._watch_worker()
 
     # The worker
 
@@ -226,7 +282,7 @@ class Supervisor:
 
     def _hear_worker(self, message: Message, descriptors: list[int]) -> None:
         match message:
-            case Query():
+            case Query() | ToolCall():
                 self._ask_host(message, descriptors)
             case Result() if self._cell and message.outcome in ("ok", "error"):
                 answer = message.answer and self._channel.send_value(message.answer, descriptors)
@@ -236,16 +292,18 @@ class Supervisor:
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not legal now")
 
-    def _ask_host(self, query: Query, descriptors: list[int]) -> None:
+    def _ask_host(self, asked: Query | ToolCall, descriptors: list[int]) -> None:
         cell = self._cell
         if cell is None or len(cell.calls) >= self._start.max_calls_in_flight:
-            self._refuse(query.call, NO_CELL if cell is None else TOO_MANY)
+            self._refuse(asked.call, NO_CELL if cell is None else TOO_MANY)
             return
-        prompt = self._channel.send_value(query.prompt, descriptors)
-        context = None if query.context is None else self._channel.send_value(query.context, descriptors)
+        given = {name: getattr(asked, name, None) for name in ("prompt", "context", "arguments")}
+        sent: dict[str, Any] = {
+            name: self._channel.send_value(value, descriptors) for name, value in given.items() if value is not None
+        }
         self._calls += 1
-        cell.asked(self._calls, query.call)
-        self._channel.send(replace(query, cell=cell.number, call=self._calls, prompt=prompt, context=context))
+        cell.asked(self._calls, asked.call)
+        self._channel.send(replace(asked, cell=cell.number, call=self._calls, **sent))
 
     def _refuse(self, call: int, why: str) -> None:
         self._to_worker(Reply(call=call, ok=False, text=why.encode()), [])
@@ -344,10 +402,31 @@ def end_after(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+def run_worker_afresh(link: Link, start: Start, *, stdout: int, stderr: int) -> NoReturn:
+    """Become a worker in a new interpreter, which holds nothing of what the supervisor has seen."""
+    descriptors = [link.fileno(), stdout, stderr]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    options = ["--worker", ",".join(map(str, descriptors)), "--start", pack(start).hex()]
+    os.execv(sys.executable, [sys.executable, "-P", "-s", "-S", sys.argv[0], *options])  # noqa: S606 - no shell is the point
+
+
+def work(descriptors: str, start: Message) -> NoReturn:
+    """The other end of `run_worker_afresh`."""
+    link, stdout, stderr = map(int, descriptors.split(","))
+    for descriptor in (link, stdout, stderr):
+        os.set_inheritable(descriptor, False)
+    os.dup2(stderr, 2)
+    assert isinstance(start, Start)
+    Worker(Link.adopt(link), start, stdout=stdout, stderr=stderr).serve()
+
+
 def main() -> None:
     """Serve one host over the standard streams or a socket; ends when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a cell may send it; all others PID 1 does not even get
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    if "--worker" in options:
+        work(options["--worker"], unpack(bytes.fromhex(options["--start"])))
     end_after(float(options["--lifetime"]))
     path = options.get("--unix")
     worker_uid = int(options["--worker-uid"]) if "--worker-uid" in options else None

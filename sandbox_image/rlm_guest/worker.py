@@ -67,7 +67,10 @@ class Worker:
         try:
             value = values.decode(load.kind, load.value, descriptors)
             kind, size = type(value).__name__, len(value)
-            self._repl.namespace[load.name] = value
+            if load.kind == "tools":
+                self._repl.bind_tools(value)
+            else:
+                self._repl.namespace[load.name] = value
         except MemoryError:
             error = "it does not fit into the sandbox's memory; set SandboxConfig(memory_bytes=...) higher"
         except (ValueError, TypeError, ProtocolError) as problem:

@@ -100,7 +100,7 @@ def test_under_gvisor_the_code_runs_as_another_user_than_its_supervisor() -> Non
     assert spec(config).arguments["User"] == "0:0"
     assert spec(config).arguments["Cmd"][2:] == ["--worker-uid", "20123"]
     assert host(config)["CapDrop"] == ["ALL"]
-    assert host(config)["CapAdd"] == ["KILL", "SETGID", "SETUID"]
+    assert host(config)["CapAdd"] == ["DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
     assert "CapAdd" not in host()
 
 
