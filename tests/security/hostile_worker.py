@@ -13,8 +13,9 @@ import socket
 import threading
 import time
 
-import __main__
 import msgpack
+
+import __main__
 from rlm_guest import worker
 from rlm_guest.link import Link
 

@@ -25,7 +25,10 @@ CELLS = 12  # in one sandbox, if it lives so long
 CONFIG = SandboxConfig(max_value_bytes=4 * MIB)  # what is sent ahead reaches it soon
 
 # The ends that are told: the supervisor says why, memory was used up, or the host says which of its limits was passed.
-TOLD = r"It said: rlm guest: The cell |all its memory was used up|not UTF-8|sent ahead|hold more than|calls open|more output than"
+TOLD = (
+    r"It said: rlm guest: The cell |all its memory was used up|"
+    r"not UTF-8|sent ahead|hold more than|calls open|more output than"
+)
 
 FOUND = {
     "a signal without a name": "import os\nos.kill(os.getpid(), 40)",
@@ -98,11 +101,12 @@ async def told(sandbox: Sandbox, code: str) -> CellResult | None:
     try:
         return await sandbox.run(code, seconds=CELL_SECONDS, answer=echo)
     except (SandboxDied, SandboxMisbehaved) as error:
-        assert re.search(TOLD, str(error)), error
-        assert "Traceback" not in str(error)
-        return None
+        lost = str(error)
     finally:
         assert time.monotonic() - began < MOST_SECONDS
+    assert re.search(TOLD, lost), lost
+    assert "Traceback" not in lost
+    return None
 
 
 def dedented(code: str) -> str:
