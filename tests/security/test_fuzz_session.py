@@ -299,14 +299,14 @@ class Conversation(RuleBasedStateMachine):
         done = self.done().result()
         assert done.outcome == outcome
         assert done.answer == (None if final is None else final.decode("utf-8", "surrogatepass"))
-        for said, count, got, cut in (
+        for said, total, got, cut in (
             (self.output[1], counts[0], done.stdout, done.stdout_cut),
             (self.output[2], counts[1], done.stderr, done.stderr_cut),
         ):
-            if count == len(said):
+            if total == len(said):
                 assert (got, cut) == (said.decode("utf-8", "backslashreplace"), 0)
             else:
-                assert count - len(said) <= cut <= count
+                assert total - len(said) <= cut <= total
                 assert f"[... {cut:,} bytes left out ...]" in got
         self.phase = "idle"
         return None
