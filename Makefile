@@ -1,7 +1,7 @@
 # Every target runs what it needs first. `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup image niah test test-unit test-long check format bench clean lock
+.PHONY: help setup image niah test test-unit test-long security check format bench clean lock
 
 PY := .venv/bin/python
 ifeq ($(origin LINES),environment)  # a terminal's height, not ours
@@ -32,6 +32,9 @@ test-unit: ## tests without Docker
 test-long: image ## the long tests, and those of openai with its older major version
 	@$(PY) -m pytest -m long || [ $$? -eq 5 ]
 	@scripts/test_openai2.sh
+
+security: image ## all attacks, on both runtimes and transports; writes docs/security-results.md
+	@$(PY) -m pytest tests/security -m "" --results docs/security-results.md
 
 check: ## lint, format, types, import rules
 	@scripts/venv.sh

@@ -13,79 +13,130 @@ from .config import Limits
 from .errors import RLMError
 from .types import Message, StopReason, Usage
 
-CHARS_PER_TOKEN: Final = 3  # English runs at about 4; the estimate is to be on the high side
-OUTPUT_TOKENS: Final = 2_000  # reserved for a reply whose length nobody has bounded
+BYTES_PER_TOKEN: Final = 3  # English runs at about 4: the estimate is to be on the high side
+TOKENS_PER_MESSAGE: Final = 4  # with which a provider marks where a message begins and ends
+OUTPUT_TOKENS: Final = 2_000  # set aside for a reply whose length nobody has bounded
 
 
 class Refused(RLMError):
-    """The budget does not allow this call. `reason` is the limit that stands in the way."""
+    """The budget does not allow this call.
 
-    def __init__(self, message: str, *, reason: StopReason) -> None:
+    Attributes:
+        reason: the limit that stands in the way.
+        may_pass: calls under way stand in the way too, and give back what they do not use.
+    """
+
+    def __init__(self, message: str, *, reason: StopReason, may_pass: bool = False) -> None:
         super().__init__(message)
         self.reason: StopReason = reason
+        self.may_pass = may_pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
-    """Tokens set aside for one call that is under way."""
+class Estimate:
+    """An upper estimate of what a call will use: tokens, and dollars where a limit on them needs it."""
 
-    tokens: int
+    tokens: int = 0
+    dollars: float = 0.0
+
+    def __add__(self, other: Estimate) -> Estimate:
+        return Estimate(tokens=self.tokens + other.tokens, dollars=self.dollars + other.dollars)
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(tokens=self.tokens - other.tokens, dollars=self.dollars - other.dollars)
 
 
-def estimate_tokens(messages: Sequence[Message], max_tokens: int | None) -> int:
-    """An upper estimate of what a call uses, input and output."""
-    characters = sum(len(message.content) for message in messages)
-    return characters // CHARS_PER_TOKEN + 1 + (OUTPUT_TOKENS if max_tokens is None else max_tokens)
+def estimate_usage(messages: Sequence[Message], max_tokens: int | None) -> Usage:
+    """An upper estimate of what a call uses, input and output; what it costs is not known here."""
+    input_tokens = sum(TOKENS_PER_MESSAGE + estimate_tokens(message.content) for message in messages)
+    output_tokens = OUTPUT_TOKENS if max_tokens is None else max_tokens
+    return Usage(calls=1, input_tokens=input_tokens, output_tokens=output_tokens, cost_usd=None)
+
+
+def estimate_tokens(text: str) -> int:
+    """An upper estimate of a text's tokens. Scripts with more bytes a character have fewer characters a token."""
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return -(-size // BYTES_PER_TOKEN)
 
 
 class Budget:
     """One ledger for the whole tree of a run.
 
-    One call, and the tokens of the root's latest, stay in reserve until `last=True` asks for them: they pay for the turn
-    in which the root answers with what it has.
+    One call, and what the root's last turn is expected to use, stay in reserve until `last=True` asks for them: they pay
+    for the turn in which the root answers with what it has.
+
+    Attributes:
+        used: what the providers counted.
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._calls = 0
         self._rlms = 0
-        self._tokens_in_flight = 0
-        self._last_turn_tokens = 0
+        self._open = 0
+        self._spent = Estimate()  # counted, or where nobody counted, what was set aside
+        self._in_flight = Estimate()
+        self._last_turn = Estimate()
         self.used = Usage()
 
-    def reserve(self, tokens: int, *, last: bool = False) -> Reservation:
-        """Set aside one call and an upper estimate of its tokens.
+    @property
+    def in_flight(self) -> Estimate:
+        """What calls under way have set aside."""
+        return self._in_flight
+
+    def reserve(self, estimate: Estimate, *, last: bool = False) -> None:
+        """Set aside one call and what it is expected to use; one of `settle` and `abandon` has to follow.
 
         Raises:
             Refused: a limit would be passed.
         """
-        limits = self._limits
-        kept = 0 if last else 1
-        if limits.max_lm_calls is not None and self._calls + 1 + kept > limits.max_lm_calls:
+        limits = self.limits
+        if limits.max_lm_calls is not None and self._calls + 1 + (not last) > limits.max_lm_calls:
             raise Refused(f"the run's limit of {limits.max_lm_calls:,} model calls is reached", reason="budget_calls")
-        kept = 0 if last else self._last_turn_tokens
-        spoken_for = self.used.total_tokens + self._tokens_in_flight + tokens + kept
-        if limits.max_tokens is not None and spoken_for > limits.max_tokens:
-            raise Refused(f"the run's limit of {limits.max_tokens:,} tokens is reached", reason="budget_tokens")
-        spent = self.used.cost_usd
-        if limits.max_cost_usd is not None and not last and spent is not None and spent >= limits.max_cost_usd:
-            raise Refused(f"the run's limit of ${limits.max_cost_usd:g} is reached", reason="budget_cost")
+        gone = self._spent if last else self._spent + self._last_turn
+        wanted = gone + estimate
+        if limits.max_tokens is not None and wanted.tokens + self._in_flight.tokens > limits.max_tokens:
+            left = max(0, limits.max_tokens - gone.tokens - self._in_flight.tokens)
+            raise Refused(
+                f"of the run's limit of {limits.max_tokens:,} tokens {left:,} are left, and up to {estimate.tokens:,} are "
+                "needed",
+                reason="budget_tokens",
+                may_pass=self._open > 0 and wanted.tokens <= limits.max_tokens,
+            )
+        if limits.max_cost_usd is not None and wanted.dollars + self._in_flight.dollars > limits.max_cost_usd:
+            left_usd = max(0.0, limits.max_cost_usd - gone.dollars - self._in_flight.dollars)
+            raise Refused(
+                f"of the run's limit of ${limits.max_cost_usd:g} ${left_usd:.4g} are left, and up to "
+                f"${estimate.dollars:.4g} are needed",
+                reason="budget_cost",
+                may_pass=self._open > 0 and wanted.dollars <= limits.max_cost_usd,
+            )
         self._calls += 1
-        self._tokens_in_flight += tokens
-        return Reservation(tokens=tokens)
+        self._open += 1
+        self._in_flight += estimate
 
-    def settle(self, reservation: Reservation, usage: Usage) -> None:
-        """Replace a reservation by what the provider counted."""
-        self._tokens_in_flight -= reservation.tokens
+    def settle(self, estimate: Estimate, usage: Usage) -> None:
+        """Replace what was set aside by what the provider counted (nothing, where it refused the call).
+
+        Where nobody knows what the call cost, it counts against the limit as estimated.
+        """
+        self._close(estimate)
+        dollars = estimate.dollars if usage.cost_usd is None else usage.cost_usd
+        self._spent += Estimate(tokens=usage.total_tokens, dollars=dollars)
         self.used += usage
 
-    def release(self, reservation: Reservation) -> None:
-        """Give back the tokens of a call that failed; the call itself counts as made."""
-        self._tokens_in_flight -= reservation.tokens
+    def abandon(self, estimate: Estimate) -> None:
+        """Nothing is known of a call that was sent and then cancelled: it may be billed, so it counts as estimated."""
+        self._close(estimate)
+        self._spent += estimate
 
-    def keep_for_last_turn(self, tokens: int) -> None:
+    def _close(self, estimate: Estimate) -> None:
+        self._open -= 1
+        self._in_flight = self._in_flight - estimate if self._open else Estimate()  # no rounding error stays
+
+    def keep_for_last_turn(self, estimate: Estimate) -> None:
         """What the root's last turn is expected to use."""
-        self._last_turn_tokens = tokens
+        self._last_turn = estimate
 
     def start_rlm(self) -> None:
         """Count one more RLM.
@@ -93,7 +144,7 @@ class Budget:
         Raises:
             Refused: the limit on RLMs is reached.
         """
-        limit = self._limits.max_rlms
+        limit = self.limits.max_rlms
         if limit is not None and self._rlms >= limit:
             raise Refused(f"the run's limit of {limit:,} recursive calls is reached", reason="budget_calls")
         self._rlms += 1

@@ -5,6 +5,7 @@ Exit status: 0 done (a wrong answer of a model is a result), 1 the system failed
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -17,7 +18,10 @@ import anyio
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
+from .doctor import examine
 from .errors import ConfigError, RLMError
 from .evals import niah as task
 from .evals import report
@@ -35,6 +39,29 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def rlm() -> None:
     """Recursive Language Models, run safely."""
+
+
+MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
+
+
+@app.command()
+def doctor() -> None:
+    """Look at all that a run needs: engine, image, transports, gVisor, key, disk. Exit status 1 if a part is missing."""
+    console = Console()
+    logging.getLogger("rlm").setLevel(logging.ERROR)  # its warnings are among the findings
+
+    async def work() -> bool:
+        well = True
+        async for finding in examine():
+            mark, style = MARKS[finding.state]
+            row = Table.grid(padding=(0, 1))
+            row.add_row(Text(mark, style), Text(f"{finding.part:7}"), Text(finding.text))
+            console.print(row)
+            well = well and finding.state != "problem"
+        return well
+
+    if not anyio.run(work):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -19,9 +19,10 @@ class Limits:
     Attributes:
         max_lm_calls: model calls.
         max_tokens: input plus output tokens.
-        max_cost_usd: dollars; needs known prices.
+        max_cost_usd: dollars; needs known prices (see `Orchestrator(prices=...)`).
         max_seconds: wall time of the run.
         max_rlms: RLMs, the root included.
+        max_depth: the largest `depth` that a completion may ask for; a larger one is refused before anything is started.
         max_sandboxes: sandboxes alive at once.
         max_iterations: turns of each RLM.
         max_consecutive_errors: turns in a row without a cell that succeeded, after which an RLM gives up.
@@ -36,6 +37,7 @@ class Limits:
     max_cost_usd: float | None = None
     max_seconds: float | None = 3600.0
     max_rlms: int | None = 1000
+    max_depth: int | None = None
     max_sandboxes: int = 16
     max_iterations: int = 30
     max_consecutive_errors: int | None = 10
@@ -47,6 +49,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
+            if value == 0 and name == "max_depth":
+                continue  # code only
             if value is not None and not value > 0:
                 raise ConfigError(
                     f"Limits({name}={value!r}) allows nothing: give a number above 0, or None for no limit."
@@ -69,8 +73,12 @@ class SandboxConfig:
         max_output_bytes: kept of each output stream of a cell.
         max_calls_in_flight: unanswered queries at once.
         max_value_bytes: prompts and answers that a sandbox may send ahead, together.
+        max_frames_per_second: messages that the host reads of a sandbox; what comes faster waits.
+        max_bytes_per_second: bytes, likewise.
+        max_received_bytes: of all that a sandbox may ever send; more ends it.
         start_seconds: until a container must have come up.
         stop_seconds: for the removal of a container.
+        lifetime_seconds: after which a sandbox ends whatever it does, also when nobody is left to remove it.
     """
 
     image: str | None = None
@@ -84,5 +92,9 @@ class SandboxConfig:
     max_output_bytes: int = 1 * MIB
     max_calls_in_flight: int = 512
     max_value_bytes: int = 256 * MIB
+    max_frames_per_second: float = 10_000.0
+    max_bytes_per_second: float = 256.0 * MIB
+    max_received_bytes: int = 64 * GIB
     start_seconds: float = 30.0
     stop_seconds: float = 10.0
+    lifetime_seconds: float = 86_400.0

@@ -16,6 +16,7 @@ from rich.text import Text
 from .events import (
     CellFinished,
     CellStarted,
+    Compacted,
     Event,
     ModelFailed,
     RLMFinished,
@@ -69,6 +70,8 @@ class ConsoleView:
                 say(event, _first_line(event.text), "cyan" if event.ok else "red")
             case ModelFailed():
                 say(event, f"{event.model} failed: {_first_line(event.error)}", "red")
+            case Compacted():
+                say(event, f"{event.messages} messages made shorter: {_first_line(event.summary)}", "dim")
             case SandboxLost():
                 say(event, f"sandbox {event.sandbox[:12]} lost: {_first_line(event.reason)}", "red")
             case RLMFinished():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .types import Completion
+    from .types import Completion, Usage
 
 
 class RLMError(Exception):
@@ -26,12 +26,25 @@ class ModelError(RLMError):
     Attributes:
         status: the HTTP status, if there was a response.
         request_id: the provider's id of the request, if it gave one.
+        usage: what the provider counted for the reply that cannot be used, if it did: that is billed all the same.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, request_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        usage: Usage | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.request_id = request_id
+        self.usage = usage
+
+
+class ContextTooLong(ModelError):
+    """The conversation, or the prompt, is longer than the model's window."""
 
 
 class SandboxError(RLMError):

@@ -88,12 +88,21 @@ class ModelReplied(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFailed(Event):
-    """A model call gave no usable reply, after the client's retries."""
+    """A model call gave no usable reply, after the client's retries. `usage` is set where it was billed all the same."""
 
     role: Literal["root", "sub"]
     model: str
     error: str
+    usage: Usage | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted(Event):
+    """The conversation of an RLM, so many messages in all, has been made shorter: `summary` stands for the older turns."""
+
+    messages: int
+    summary: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +162,7 @@ class RLMFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
-    """The run is over. `error` is set instead of an answer when it failed."""
+    """The run is over. `error` is set instead of an answer when it failed or was cancelled."""
 
     stop_reason: StopReason | None
     usage: Usage
@@ -165,12 +174,18 @@ OnEvent = Callable[[Event], None]
 
 
 class EventLog:
-    """Stamps the events of one run and hands them to the JSONL file and the listeners, in order."""
+    """Stamps the events of one run and hands them to the JSONL file and the listeners, in order.
 
-    def __init__(self, run_id: str, file: TextIO, listeners: Sequence[OnEvent]) -> None:
+    `redact` takes secrets out of a text; nothing that is told or written has not gone through it.
+    """
+
+    def __init__(
+        self, run_id: str, file: TextIO, listeners: Sequence[OnEvent], *, redact: Callable[[str], str] = str
+    ) -> None:
         self._run_id = run_id
         self._file = file
         self._listeners = listeners
+        self._redact = redact
         self._seq = 0
 
     def emit(self, event: Event) -> None:
@@ -178,11 +193,27 @@ class EventLog:
         recorded = not isinstance(event, CellOutput)
         self._seq += recorded
         stamped = dataclasses.replace(event, run_id=self._run_id, seq=self._seq, ts=time.time())
+        line = to_json(stamped)
+        if (clean := self._redact(line)) != line:
+            stamped = _redacted(stamped, self._redact)
         if recorded:
-            self._file.write(to_json(stamped) + "\n")
+            self._file.write(clean + "\n")
             self._file.flush()
         for listener in self._listeners:
             listener(stamped)
+
+
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    """The same data with every text redacted."""
+    match value:
+        case str():
+            return redact(value)
+        case Mapping():
+            return {key: _redacted(item, redact) for key, item in value.items()}
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.replace(value, **{name: _redacted(item, redact) for name, item in _plain(value).items()})
+        case _:
+            return value
 
 
 def to_json(event: Event) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -15,14 +15,16 @@ import anyio
 
 from . import prompts
 from .broker import Answered, Broker, Task
-from .budget import Refused, estimate_tokens
+from .budget import Refused
 from .calls import Calls
+from .compaction import Room, fitting
 from .config import Limits
-from .errors import SandboxError
+from .errors import ConfigError, ContextTooLong, SandboxError
 from .events import (
     CellFinished,
     CellOutput,
     CellStarted,
+    Compacted,
     EventLog,
     RLMFinished,
     RLMStarted,
@@ -32,12 +34,15 @@ from .events import (
 from .models.base import Model
 from .prompts import PromptFacts, SystemPrompt
 from .sandbox.base import Answer, LoadedValue, Sandbox, SandboxFactory
+from .sandbox.values import Value, encode
 from .slots import LevelSlots
-from .transcript import Transcript, Turn, observation, parse
-from .types import CellResult, StopReason
+from .transcript import Transcript, Turn, clip, describe, fenced, observation, parse
+from .types import CellResult, Message, ModelReply, StopReason
 
 MAX_REBUILDS: Final = 3  # of one RLM's sandbox; after that its losses are not accidents
 LAST_TURN_SECONDS: Final = 60.0  # for the answer with what there is, once a limit is reached
+LAST_TURN_CHARS: Final = 1_000  # of the newest exchange, where the whole conversation does not fit into what is left
+LAST_TURN_ROOM: Final = Message(role="user", content=" " * 5_000)  # the size of those, at most, and of the request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +83,15 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
         ConfigError: the context cannot be built in a sandbox.
     """
     services.calls.budget.start_rlm()
+    child = partial(rlm_loop, services=services)
+    services = replace(services, limits=fitting(services.limits, task.model.context_window))
     below = services.model_at(task.level + 1)
     broker = Broker(
         task=task,
         below=below,
         by_name=services.by_name,
         calls=services.calls,
-        child=partial(rlm_loop, services=services),
+        child=child,
         events=services.events,
     )
     facts = PromptFacts(
@@ -123,6 +130,7 @@ class _RLM:
         self._services = services
         self._repl = repl
         self._transcript = transcript
+        self._room = Room(window=task.model.context_window)
         self._turns = 0
 
     async def run(self) -> Answered:
@@ -142,7 +150,10 @@ class _RLM:
         errors = 0
         while self._turns < limits.max_iterations:
             self._turns += 1
+            self._services.events.emit(TurnStarted(node=self._task.node, turn=self._turns, of=limits.max_iterations))
             try:
+                if self._room.is_short(self._transcript):
+                    await self._compact(self._room)
                 turn, cut_off = await self._ask()
             except Refused as refused:
                 raise _Stop(refused.reason, str(refused)) from refused
@@ -159,15 +170,46 @@ class _RLM:
 
     async def _ask(self, *, last: bool = False) -> tuple[Turn, bool]:
         """The model's next reply: what it asks for, and whether it was cut off."""
-        node, limits = self._task.node, self._services.limits
-        self._services.events.emit(TurnStarted(node=node, turn=self._turns, of=limits.max_iterations))
-        budget, messages = self._services.calls.budget, self._transcript.messages
         if self._task.level == 0:
-            budget.keep_for_last_turn(estimate_tokens(messages, None))
-        reply = await self._services.calls.complete(self._task.model, messages, node=node, role="root", last=last)
+            kept = self._services.calls.estimate(self._task.model, (*self._transcript.messages, LAST_TURN_ROOM))
+            self._services.calls.budget.keep_for_last_turn(kept)
+        try:
+            reply = await self._reply(self._transcript, last=last)
+        except ContextTooLong:
+            room = self._room.refused()
+            if last or not room.can_gain(self._transcript):
+                raise
+            await self._compact(room)
+            reply = await self._reply(self._transcript)
+        self._room = self._room.after(reply.usage)
         self._transcript = self._transcript.reply(reply.text)
         cut_off = reply.finish_reason == "length"
         return parse(reply.text, cut_off=cut_off), cut_off
+
+    async def _reply(self, transcript: Transcript, *, last: bool = False) -> ModelReply:
+        task = self._task
+        return await self._services.calls.complete(
+            task.model, transcript.messages, node=task.node, role="root", last=last
+        )
+
+    async def _compact(self, room: Room) -> None:
+        """Put a summary by the model in place of the older turns; all of them stay readable in the REPL."""
+        chars = room.part_chars
+        try:
+            reply = await self._reply(self._transcript.older(chars).say(prompts.SUMMARIZE))
+            summary = fenced(clip(reply.text, chars))
+        except ContextTooLong:
+            summary = prompts.NO_SUMMARY
+        history = self._transcript.history
+        loaded = await self._repl.load(
+            "history", encode([{"role": message.role, "content": message.content} for message in history])
+        )
+        variables = await self._repl.run("SHOW_VARS()", calls=False)
+        note = prompts.compaction_message(
+            summary=summary, variables=describe(variables, limit=chars // 2), messages=len(history), kept=loaded
+        )
+        self._transcript = self._transcript.compact(note, keep_chars=chars)
+        self._services.events.emit(Compacted(node=self._task.node, messages=len(history), summary=summary))
 
     async def _answer_in(self, turn: Turn, results: list[CellResult]) -> str | None:
         """The final answer that a turn gave: in a cell, or in its text where no unseen output stands beside it."""
@@ -197,11 +239,22 @@ class _RLM:
 
     async def _last_turn(self, stop: _Stop) -> str:
         """One more reply, after which whatever the model said is the answer; the root's is paid from the reserve."""
-        self._transcript = self._transcript.say(prompts.last_turn_message(str(stop)))
+        self._services.events.emit(
+            TurnStarted(node=self._task.node, turn=self._turns, of=self._services.limits.max_iterations)
+        )
+        request = prompts.last_turn_message(str(stop))
+        whole = self._transcript.say(request)
+        short = self._transcript.compact(prompts.LEFT_OUT, keep_chars=LAST_TURN_CHARS).say(request)
+        is_root = self._task.level == 0
         try:
-            turn, _ = await self._ask(last=self._task.level == 0)
+            try:
+                self._transcript = whole
+                turn, _ = await self._ask(last=is_root)
+            except (Refused, ContextTooLong):
+                self._transcript = short
+                turn, _ = await self._ask(last=is_root)
         except Refused:
-            if self._task.level > 0:
+            if not is_root:
                 raise
             return ""
         results = [await self._repl.run(cell, calls=False) for cell in turn.cells]
@@ -221,6 +274,7 @@ class _Repl:
         self._stack = stack
         self._cells = 0
         self._rebuilds = 0
+        self._values: dict[str, Value] = {}
         self._sandbox: Sandbox
         self.context: LoadedValue
 
@@ -232,10 +286,24 @@ class _Repl:
             )
         )
         self.context = await self._sandbox.load("context", task.context)
+        for name, value in self._values.items():
+            await self._sandbox.load(name, value)
 
     @property
     def sandbox_id(self) -> str:
         return self._sandbox.id
+
+    async def load(self, name: str, value: Value) -> bool:
+        """Bind a variable, also in every sandbox that takes this one's place; False where it has no memory for it."""
+        self._values[name] = value
+        try:
+            await self._sandbox.load(name, value)
+        except SandboxError as error:
+            await self._rebuild(error)
+        except ConfigError:
+            del self._values[name]
+            return False
+        return True
 
     async def run(self, code: str, *, calls: bool = True) -> CellResult:
         """Run a cell. A lost sandbox is told as a result: the run goes on in a new one."""

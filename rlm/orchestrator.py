@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypedDict, Unpack
+from typing import Final, Literal, Self, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -22,6 +22,7 @@ from .errors import ConfigError
 from .events import OnEvent
 from .models.base import Model
 from .models.openai import OpenAIModel
+from .models.prices import Price
 from .prompts import SystemPrompt, question_from
 from .run import Options, run
 from .sandbox.base import SandboxFactory
@@ -41,6 +42,8 @@ class OptionsDict(TypedDict, total=False):
     sub_model: str | Model | None
     level_models: Mapping[int, str | Model]
     limits: Limits
+    on_limit: Literal["answer", "raise"]
+    prices: Mapping[str, Price]
     sandbox: SandboxConfig
     sandboxes: SandboxFactory | None
     system_prompt: SystemPrompt
@@ -72,6 +75,9 @@ class Orchestrator:
             gpt-5-mini.
         level_models: models for single levels (0 is the root), over the two above.
         limits: what a run may use, over its whole tree.
+        on_limit: what happens when a limit is reached: `answer` with what there is (`Completion.stop_reason` says which),
+            or `raise` LimitExceeded, which holds that completion.
+        prices: of models, by name. They come before what a provider reports and before the price list.
         sandbox: the policy of the containers.
         sandboxes: makes the sandboxes, where they are not to be Docker containers (tests).
         system_prompt: makes the system prompt of an RLM from its facts: the hook for wording of one's own, by model.
@@ -105,6 +111,7 @@ class Orchestrator:
             EngineUnavailable: Docker cannot be reached or lacks the image.
             ModelError: the root model gives no usable reply.
             SandboxError: sandboxes cannot be started, or were lost time and again.
+            LimitExceeded: a limit was reached, and `on_limit` is `raise`.
         """
         ended = threading.Event()
 

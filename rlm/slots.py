@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import accumulate
 
 import anyio
 
@@ -14,9 +15,11 @@ class LevelSlots:
     """A number of slots shared by the levels of a call tree (0: the root).
 
     An RLM keeps its slot while it waits for its children, so plain first-come admission can end with parents holding all
-    slots and no child able to start. Here level k is admitted only while one slot remains free for every deeper level.
-    Then there is no deadlock: of all levels that hold slots let k be the deepest, and all of its holders wait for level
-    k+1. When the last holder was admitted, at most `slots - (levels - 1 - k)` were taken; level k+1 may take one more.
+    slots and no child able to start. Here the levels 0 to k together may hold `most[k]` slots, which grows with k up to
+    all of them: so a level always finds slots that those above it cannot take, and none is taken up by waiting parents.
+
+    Then there is no deadlock. Of all levels that hold slots let k be the deepest, and all of its holders wait for level
+    k+1. The slots taken are `most[k]` at most, which is less than `most[k+1]` and all that follow: level k+1 may take one.
     """
 
     def __init__(self, *, slots: int, levels: int) -> None:
@@ -26,23 +29,31 @@ class LevelSlots:
                 f"max_sandboxes={slots} is too small for {levels} levels of RLMs: each level needs one; "
                 f"set Limits(max_sandboxes={levels}) or more, or a smaller depth."
             )
-        self._slots = slots
-        self._levels = levels
-        self._taken = 0
+        # One for the one root, and an equal share of the others for each level below it.
+        self._most = [1 + (slots - 1) * level // (levels - 1) for level in range(levels)] if levels > 1 else [slots]
+        self._held = [0] * levels
         self._freed = anyio.Condition()
+
+    @property
+    def taken(self) -> int:
+        """Slots in use."""
+        return sum(self._held)
 
     @asynccontextmanager
     async def hold(self, level: int) -> AsyncIterator[None]:
         """Wait for a slot at `level`, and keep it."""
-        most = self._slots - (self._levels - 1 - level)
         async with self._freed:
-            while self._taken >= most:
+            while not self._has_room(level):
                 await self._freed.wait()
-            self._taken += 1
+            self._held[level] += 1
         try:
             yield
         finally:
             with anyio.CancelScope(shield=True):  # takes the lock only: nobody holds it across a wait
                 async with self._freed:
-                    self._taken -= 1
+                    self._held[level] -= 1
                     self._freed.notify_all()
+
+    def _has_room(self, level: int) -> bool:
+        down_to = accumulate(self._held)  # slots held by the levels from the root down to each
+        return all(held < most for held, most in list(zip(down_to, self._most, strict=True))[level:])

@@ -16,6 +16,7 @@ from .types import CellResult, Message
 CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3"})
 
 _FENCE: Final = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
+_TICKS: Final = re.compile("`+")
 _FINAL: Final = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(", re.MULTILINE)
 _STRING: Final = re.compile(
     r'"""(?:[^\\]|\\.)*?"""|' r"'''(?:[^\\]|\\.)*?'''|" r'"(?:[^"\\\n]|\\.)*"|' r"'(?:[^'\\\n]|\\.)*'", re.DOTALL
@@ -41,24 +42,65 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """The messages of one RLM so far."""
+    """The conversation of one RLM: what is sent, and all that was said.
+
+    The two differ once it has been made shorter. Both begin with the system prompt and the question; after them a reply
+    and what the model is told make an exchange.
+    """
 
     messages: tuple[Message, ...]
+    history: tuple[Message, ...]
 
     @classmethod
     def begin(cls, system: str, first: str) -> Transcript:
-        return cls(messages=(Message(role="system", content=system), Message(role="user", content=first)))
+        messages = Message(role="system", content=system), Message(role="user", content=first)
+        return cls(messages=messages, history=messages)
+
+    @property
+    def exchanged_chars(self) -> int:
+        """The length of what is sent of the exchanges."""
+        return sum(len(message.content) for message in self.messages[2:])
 
     def reply(self, text: str) -> Transcript:
         """With a reply of the model."""
-        return replace(self, messages=(*self.messages, Message(role="assistant", content=text)))
+        message = Message(role="assistant", content=text)
+        return Transcript(messages=(*self.messages, message), history=(*self.history, message))
 
     def say(self, text: str) -> Transcript:
         """With what the model is told next; joined to what it was told just before, as roles have to alternate."""
-        *earlier, latest = self.messages
-        if latest.role == "user":
-            return replace(self, messages=(*earlier, Message(role="user", content=f"{latest.content}\n\n{text}")))
-        return replace(self, messages=(*self.messages, Message(role="user", content=text)))
+        return Transcript(messages=_said(self.messages, text), history=_said(self.history, text))
+
+    def older(self, keep_chars: int) -> Transcript:
+        """Without the newest exchanges: those that fit into `keep_chars`, and the newest of all in any case."""
+        return replace(self, messages=self.messages[: self._cut(keep_chars)])
+
+    def compact(self, note: str, *, keep_chars: int) -> Transcript:
+        """With a note behind the question in place of the older exchanges; of the newest, head and tail are kept."""
+        question = self.history[1]
+        newest = [
+            replace(message, content=clip(message.content, keep_chars // 2))
+            for message in self.messages[self._cut(keep_chars) :]
+        ]
+        noted = replace(question, content=f"{question.content}\n\n{note}")
+        return replace(self, messages=(self.messages[0], noted, *newest))
+
+    def _cut(self, keep_chars: int) -> int:
+        """Where the newest exchanges begin."""
+        cut = max(2, (len(self.messages) - 1) // 2 * 2)
+        kept = sum(len(message.content) for message in self.messages[cut:])
+        while cut > 2:
+            kept += sum(len(message.content) for message in self.messages[cut - 2 : cut])
+            if kept > keep_chars:
+                break
+            cut -= 2
+        return cut
+
+
+def _said(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    *earlier, latest = messages
+    if latest.role == "user":
+        return (*earlier, Message(role="user", content=f"{latest.content}\n\n{text}"))
+    return (*messages, Message(role="user", content=text))
 
 
 def parse(reply: str, *, cut_off: bool = False) -> Turn:
@@ -168,25 +210,36 @@ def observation(results: Sequence[CellResult], *, limit: int) -> str:
 
 
 def describe(result: CellResult, *, limit: int) -> str:
-    """One cell's result as the model reads it: output, errors, and whether its variables are kept."""
+    """One cell's result as the model reads it: output, errors, and whether its variables are kept.
+
+    What the cell could choose stands between fences that it cannot close: there a forged order is seen to be data.
+    """
     parts = []
     if result.stdout:
-        parts.append("Output:\n" + clip(result.stdout, limit))
+        parts.append("Output:\n" + fenced(clip(result.stdout, limit)))
     if result.stderr:
-        parts.append("Standard error:\n" + clip(result.stderr, limit))
+        parts.append("Standard error:\n" + fenced(clip(result.stderr, limit)))
     match result.outcome:
         case "ok":
             if not parts:
                 parts.append("The cell ran and printed nothing.")
         case "error":
             parts.append(
-                "The cell ended with an exception; what it assigned before is kept:\n" + clip(result.error, limit)
+                "The cell ended with an exception; what it assigned before is kept:\n"
+                + fenced(clip(result.error, limit))
             )
         case "timeout" | "died":
             parts.append(f"{clip(result.error, limit)}\nAll variables are as they were before this cell.")
         case "lost":
             parts.append(clip(result.error, limit))
     return "\n".join(parts)
+
+
+def fenced(text: str) -> str:
+    """Text as a block that ends where it ends: its fence is longer than any run of the same mark inside (CommonMark)."""
+    longest = max((len(run) for run in _TICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
 
 
 def clip(text: str, limit: int) -> str:

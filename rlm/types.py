@@ -17,6 +17,7 @@ StopReason = Literal[
     "budget_cost",
     "deadline",
     "errors",
+    "cancelled",
 ]
 
 Context = str | bytes | Path | Sequence[object] | Mapping[object, object]

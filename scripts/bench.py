@@ -101,7 +101,9 @@ async def start(repeat: int) -> Row:
 def docker_run() -> list[str]:
     """The command that starts the same container; at the end of its input it ends by itself."""
     labels = {"rlm.run": "bench"}
-    arguments = container_spec(SandboxConfig(), name="", image=image_name(), labels=labels, seccomp="").arguments
+    arguments = container_spec(
+        SandboxConfig(), name="", image=image_name(), uid=20_000, labels=labels, seccomp=""
+    ).arguments
     host = arguments["HostConfig"]
     flags = {
         "network": host["NetworkMode"],

@@ -1,12 +1,18 @@
-"""What the engine says of containers, asked beside the code under test."""
+"""What the engine says of containers, asked beside the code under test; and the ways in which sandboxes run."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import pytest
+
+from rlm import SandboxConfig, SandboxDied
+from rlm.sandbox.runtimes import GVISOR, is_gvisor
 
 
 def containers(label: str) -> list[str]:
@@ -20,3 +26,40 @@ def no_container_is_left() -> Iterator[None]:
     """Whatever a test does: afterwards this process has no container."""
     yield
     assert containers(f"rlm.owner.pid={os.getpid()}") == []
+
+
+@cache
+def runtimes() -> set[str]:
+    """The runtimes that this engine offers."""
+    command = ["docker", "info", "--format", "{{json .Runtimes}}"]
+    return set(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def ways(*, daily: int) -> list[object]:
+    """A policy for each runtime and transport; the first `daily` of them without the mark `long`."""
+    pairs = [(runtime, transport) for runtime in (None, GVISOR) for transport in ("attach", "unix")]
+    return [
+        pytest.param(
+            SandboxConfig(runtime=runtime, transport=transport),
+            id=f"{runtime or 'runc'}-{transport}",
+            marks=() if number < daily else pytest.mark.long,
+        )
+        for number, (runtime, transport) in enumerate(pairs)
+    ]
+
+
+@contextmanager
+def its_own_cost(config: SandboxConfig) -> Iterator[None]:
+    """Under gVisor, whose kernel shares the sandbox's limits, the sandbox may be lost; under runc it must not be."""
+    try:
+        yield
+    except SandboxDied:
+        if not is_gvisor(config.runtime):
+            raise
+
+
+def offered(config: SandboxConfig) -> SandboxConfig:
+    """The policy, where this engine has its runtime: one that `make setup` started has."""
+    if config.runtime is not None and config.runtime not in runtimes():
+        pytest.skip(f"this engine offers no runtime {config.runtime!r} (`rlm doctor` says how to add it)")
+    return config

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import anyio
+
 from rlm.budget import Budget
 from rlm.calls import Calls
 from rlm.config import Limits
@@ -52,19 +54,24 @@ class FakeSandbox:
 
 
 class FakeSandboxes:
-    """A SandboxFactory of FakeSandboxes."""
+    """A SandboxFactory of FakeSandboxes. `most` were alive at once; `latency` is the seconds that a start takes."""
 
-    def __init__(self, behaviour: Behaviour = says_ok) -> None:
+    def __init__(self, behaviour: Behaviour = says_ok, *, latency: float = 0.0) -> None:
         self.behaviour = behaviour
+        self.latency = latency
         self.started: list[tuple[str, int]] = []
-        self.alive = 0
+        self.made: list[FakeSandbox] = []
+        self.alive = self.most = 0
 
     @asynccontextmanager
     async def __call__(self, *, run_id: str, node: str, depth: int, context_bytes: int) -> AsyncIterator[FakeSandbox]:
         self.started.append((node, depth))
         self.alive += 1
+        self.most = max(self.most, self.alive)
         try:
-            yield FakeSandbox(id=f"sandbox-{len(self.started)}", behaviour=self.behaviour)
+            await anyio.sleep(self.latency)
+            self.made.append(FakeSandbox(id=f"sandbox-{len(self.started)}", behaviour=self.behaviour))
+            yield self.made[-1]
         finally:
             self.alive -= 1
 
@@ -75,6 +82,7 @@ def services(
     sandboxes: FakeSandboxes | None = None,
     seen: list[Event] | None = None,
     deadline: float = float("inf"),
+    slots: LevelSlots | None = None,
 ) -> Services:
     """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
     limits = limits or Limits()
@@ -83,7 +91,7 @@ def services(
         limits=limits,
         calls=Calls(budget=Budget(limits), max_concurrent=limits.max_concurrent_calls, events=events),
         events=events,
-        slots=LevelSlots(slots=8, levels=4),
+        slots=slots or LevelSlots(slots=8, levels=4),
         sandboxes=sandboxes or FakeSandboxes(),
         run_id="run",
         system_prompt=default_system_prompt,

@@ -6,11 +6,12 @@ be read from its text.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from .chance import Chance
 
 WORDS: Final = """
 acorn amble anchor apple april arrow autumn badge bamboo basin beacon berry birch blanket bloom border bottle branch
@@ -46,11 +47,11 @@ class Trial:
 
 def make_trial(*, number: int, lines: int, seed: int, facts: int = 1) -> Trial:
     """An instance; `facts` above 1 asks for the numbers of so many names, up to `len(NAMES)`."""
-    chance = random.Random(f"niah {seed} {number} {lines} {facts}")  # noqa: S311 - not for secrets
+    chance = Chance("niah", seed, number, lines, facts)
     pool = [
-        " ".join(chance.choices(WORDS, k=chance.randint(MIN_WORDS, MAX_WORDS))) for _ in range(min(lines, POOL_LINES))
+        " ".join(chance.choices(WORDS, chance.between(MIN_WORDS, MAX_WORDS))) for _ in range(min(lines, POOL_LINES))
     ]
-    haystack = chance.choices(pool, k=lines)
+    haystack = chance.choices(pool, lines)
     names = chance.sample(NAMES, facts) if facts > 1 else [""]
     places = chance.sample(range(int(lines * FIRST), max(int(lines * LAST), int(lines * FIRST) + facts)), facts)
     values = chance.sample(range(1_000_000, 10_000_000), facts)

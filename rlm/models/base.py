@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from rlm.types import Message, ModelReply
+from rlm.types import Message, ModelReply, Usage
+
+
+@runtime_checkable
+class HoldsKeys(Protocol):
+    """A model that knows secrets, and can take them out of a text: what a run records goes through it."""
+
+    def redact(self, text: str) -> str:
+        """The text without them."""
 
 
 class Model(Protocol):
@@ -15,10 +23,22 @@ class Model(Protocol):
     def name(self) -> str:
         """The name that usage is reported under and that prices are looked up by."""
 
+    @property
+    def context_window(self) -> int | None:
+        """Tokens that a conversation and its reply may have together; None is unknown."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The limit on output tokens that every request carries; None is no limit."""
+
+    def cost(self, usage: Usage) -> float | None:
+        """The most dollars that a call with this usage can cost; None is unknown."""
+
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
         """One reply to a conversation.
 
         Raises:
+            ContextTooLong: the conversation is longer than the model's window.
             ModelError: there is no usable reply (after the retries that the implementation makes).
         """
 

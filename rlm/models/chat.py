@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from rlm.models.prices import Pricing
 from rlm.types import Message, ModelReply, Usage
+
+# OpenAI and most who speak its format; vLLM; llama.cpp; Anthropic; Google
+_TOO_LONG: Final = re.compile(r"context[ _](length|window|size)|prompt is too long|input token count", re.IGNORECASE)
 
 
 class Unusable(Exception):
     """A response that holds no answer.
 
     The text says why, and follows the server's name: "sent no choices". It may quote the response in full: redact it,
-    then cut it (half a key is a leak too).
+    then cut it (half a key is a leak too). `usage` is what the provider counted for it, if it did.
     """
+
+    def __init__(self, words: str, *, usage: Usage | None = None) -> None:
+        super().__init__(words)
+        self.usage = usage
 
 
 def request_body(
@@ -53,12 +62,16 @@ def read_reply(
         raise Unusable(f"sent what is not JSON: {_quoted(body)}") from None
     if not isinstance(response, dict):
         raise Unusable(f"sent JSON that is not a chat completion: {_quoted(body)}")
-    text, finish_reason = _answer(response)
     served = response.get("model")
     names = [served, model] if isinstance(served, str) and served else [model]
+    usage = _usage(response, names=names, pricing=pricing)
+    try:
+        text, finish_reason = _answer(response)
+    except Unusable as error:
+        raise Unusable(str(error), usage=usage) from None
     return ModelReply(
         text=text,
-        usage=_usage(response, asked=asked, text=text, names=names, pricing=pricing),
+        usage=_estimated(asked, text) if usage is None else usage,
         model=names[0],
         finish_reason=finish_reason,
         request_id=request_id,
@@ -88,6 +101,11 @@ def said(body: object) -> str:
     return json.dumps(body, default=str, ensure_ascii=False)
 
 
+def is_too_long(status: int, body: object) -> bool:
+    """Whether an error response says that the conversation does not fit into the model's window."""
+    return status in (400, 413, 422) and bool(_TOO_LONG.search(json.dumps(body, default=str)))
+
+
 def _answer(response: Mapping[str, object]) -> tuple[str, str]:
     """The text and the finish reason of the first choice."""
     choices = response.get("choices")
@@ -115,18 +133,12 @@ def _answer(response: Mapping[str, object]) -> tuple[str, str]:
     raise Unusable(f"sent a reply whose content is not text but {type(content).__name__}")
 
 
-def _usage(
-    response: Mapping[str, object], *, asked: Sequence[Message], text: str, names: Sequence[str], pricing: Pricing
-) -> Usage:
-    """What the call used, as the provider counted it.
-
-    A server that does not count gets an estimate, one token for four characters, and an unknown cost.
-    """
+def _usage(response: Mapping[str, object], *, names: Sequence[str], pricing: Pricing) -> Usage | None:
+    """What the call used, as the provider counted it; None where it did not."""
     told = _map(response.get("usage"))
     input_tokens, output_tokens = _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
     if input_tokens is None or output_tokens is None:
-        estimate = sum(_estimate(message.content) for message in asked)
-        return Usage(calls=1, input_tokens=estimate, output_tokens=_estimate(text), cost_usd=None)
+        return None
     cached = _count(_map(told.get("prompt_tokens_details")).get("cached_tokens")) or 0
     reasoning = _count(_map(told.get("completion_tokens_details")).get("reasoning_tokens")) or 0
     usage = Usage(
@@ -141,6 +153,12 @@ def _usage(
         return replace(usage, cost_usd=float(cost))
     tier = response.get("service_tier")
     return replace(usage, cost_usd=pricing.cost(usage, names=names, tier=tier if isinstance(tier, str) else None))
+
+
+def _estimated(asked: Sequence[Message], text: str) -> Usage:
+    """For a server that does not count: one token for four characters, and an unknown cost."""
+    input_tokens = sum(_estimate(message.content) for message in asked)
+    return Usage(calls=1, input_tokens=input_tokens, output_tokens=_estimate(text), cost_usd=None)
 
 
 def _map(value: object) -> Mapping[str, object]:

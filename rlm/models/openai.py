@@ -10,7 +10,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Any, Final
@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import openai
 
-from rlm.errors import ConfigError, ModelError
-from rlm.models.chat import Unusable, read_reply, request_body, said
-from rlm.models.prices import Price, Pricing
+from rlm.errors import ConfigError, ContextTooLong, ModelError
+from rlm.models.chat import Unusable, is_too_long, read_reply, request_body, said
+from rlm.models.prices import Price, Pricing, listed_window
 from rlm.models.redaction import Secrets
 from rlm.settings import Settings
-from rlm.types import Message, ModelReply
+from rlm.types import Message, ModelReply, Usage
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # for one connection: a server that is there answers within a few round trips
@@ -64,6 +64,7 @@ class OpenAIModel:
         sampling: goes into the request as it is: `temperature`, `reasoning_effort`, ...; with the names that the openai
             client knows too: `extra_body`, `extra_headers`, `extra_query`.
         price: for a model that the list does not know, or knows wrongly.
+        context_window: tokens of the model's window, where the list does not know it, or knows it wrongly.
         max_tokens_field: what the server calls the limit on output tokens; older servers know `max_tokens` only.
 
     Raises:
@@ -81,12 +82,15 @@ class OpenAIModel:
         max_retries: int = 2,
         sampling: Mapping[str, object] | None = None,
         price: Price | None = None,
+        context_window: int | None = None,
         max_tokens_field: str = "max_completion_tokens",
     ) -> None:
         if not name:
             raise ConfigError("The name of the model is empty: give the name that the server knows it by.")
         if max_concurrency < 1 or not timeout > 0 or max_retries < 0:
             raise ConfigError("OpenAIModel needs max_concurrency >= 1, timeout > 0 and max_retries >= 0.")
+        if context_window is not None and context_window < 1:
+            raise ConfigError(f"context_window={context_window} is no size of a window: give tokens, or None.")
         self._name = name
         self._base_url, self._api_key = _server_and_key(base_url, api_key)
         self._server = urlsplit(self._base_url).netloc
@@ -95,6 +99,7 @@ class OpenAIModel:
         self._max_retries = max_retries
         self._sampling, self._headers, self._query = _split(sampling or {})
         self._pricing = Pricing(base_url=self._base_url, price=price)
+        self._context_window = context_window or listed_window(name, self._base_url)
         self._max_tokens_field = max_tokens_field
         self._secrets = Secrets(self._api_key, *self._headers.values(), *self._query.values())
         self._open: dict[asyncio.AbstractEventLoop, _Open] = {}
@@ -104,10 +109,27 @@ class OpenAIModel:
     def name(self) -> str:
         return self._name
 
+    @property
+    def context_window(self) -> int | None:
+        return self._context_window
+
+    @property
+    def max_tokens(self) -> int | None:
+        limits = [
+            self._sampling.get(field) for field in {"max_completion_tokens", "max_tokens", self._max_tokens_field}
+        ]
+        return min((limit for limit in limits if isinstance(limit, int)), default=None)
+
+    def cost(self, usage: Usage) -> float | None:
+        """By the price given, else by the list at the service tier asked for."""
+        tier = self._sampling.get("service_tier")
+        return self._pricing.cost(usage, names=[self._name], tier=tier if isinstance(tier, str) else None)
+
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
         """One reply to a conversation.
 
         Raises:
+            ContextTooLong: the server says that the conversation is longer than the model's window.
             ModelError: the server cannot be reached, answers with an error, or its response holds no text (after the
                 retries). No key is part of the sentence, nor of the text of the errors that caused it.
         """
@@ -128,12 +150,17 @@ class OpenAIModel:
             raise self._translated(error) from self._secrets.scrub(error)
         request_id = response.headers.get("x-request-id")
         try:
-            return read_reply(
+            reply = read_reply(
                 response.content, asked=messages, model=self._name, pricing=self._pricing, request_id=request_id
             )
         except Unusable as error:
             sentence = self._sentence(str(error))
-            raise ModelError(sentence, status=response.status_code, request_id=request_id) from None
+            raise ModelError(sentence, status=response.status_code, request_id=request_id, usage=error.usage) from None
+        return replace(reply, text=self.redact(reply.text))  # it goes on into containers and records
+
+    def redact(self, text: str) -> str:
+        """A text without this client's keys."""
+        return self._secrets.redact(text)
 
     async def aclose(self) -> None:
         """Close the running event loop's connections; the next call opens new ones."""
@@ -173,7 +200,8 @@ class OpenAIModel:
             case openai.APIStatusError(status_code=status):
                 answer = f"answered {status} {error.response.reason_phrase}".rstrip() + _attempts(error)
                 sentence = self._sentence(": ".join(filter(None, [answer, said(error.body)])))
-                return ModelError(sentence, status=status, request_id=error.request_id)
+                kind = ContextTooLong if is_too_long(status, error.body) else ModelError
+                return kind(sentence, status=status, request_id=error.request_id)
             case openai.APIConnectionError():
                 return ModelError(self._sentence(f"{self._what_broke(error)}{_attempts(error)}"))
         return ModelError(self._sentence(f"cannot be asked: {error}"))

@@ -5,13 +5,16 @@ The list is the one that the installed package carries: nothing is fetched.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 import genai_prices
+from genai_prices import data_snapshot
 
+from rlm.errors import ConfigError
 from rlm.types import Usage
 
 MTOK: Final = 1_000_000  # prices are given for a million tokens
@@ -26,10 +29,17 @@ class Price:
     output: float
     cached: float | None = None
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(rate, int | float) and 0 <= rate < math.inf for rate in self._rates()):
+            raise ConfigError(f"{self!r} cannot be: give dollars per million tokens, 0 or more.")
+
     def cost(self, usage: Usage) -> float:
         cached = self.input if self.cached is None else self.cached
         fresh_tokens = usage.input_tokens - usage.cached_tokens
         return (fresh_tokens * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output) / MTOK
+
+    def _rates(self) -> tuple[float, ...]:
+        return (self.input, self.output) if self.cached is None else (self.input, self.output, self.cached)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,3 +89,12 @@ def _is_listed(model: str, base_url: str) -> bool:
     except LookupError:
         return False
     return entry.input_mtok is not None and entry.output_mtok is not None
+
+
+def listed_window(model: str, base_url: str) -> int | None:
+    """Tokens of the model's window, or None where the list does not know the server, the model or its window."""
+    try:
+        _, entry = data_snapshot.get_snapshot().find_provider_model(model, None, None, base_url)
+    except LookupError:
+        return None
+    return entry.context_window

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from rlm.errors import ModelError
+from rlm.errors import ContextTooLong, ModelError
 from rlm.types import Message, ModelReply, Usage
 
 Policy = Callable[[Sequence[Message]], str | ModelReply]
@@ -20,26 +20,50 @@ class ScriptedModel:
             so that one model serves many conversations at once.
         name: what usage is reported under.
         latency: seconds that each reply takes.
+        context_window: tokens, at four characters each; a longer conversation is refused. None is unknown.
     """
 
-    def __init__(self, reply: Policy | Sequence[str], *, name: str = "scripted", latency: float = 0.0) -> None:
+    def __init__(
+        self,
+        reply: Policy | Sequence[str],
+        *,
+        name: str = "scripted",
+        latency: float = 0.0,
+        context_window: int | None = None,
+    ) -> None:
         self._reply = reply if callable(reply) else _in_order(reply)
         self._name = name
         self._latency = latency
+        self._context_window = context_window
 
     @property
     def name(self) -> str:
         return self._name
 
+    @property
+    def context_window(self) -> int | None:
+        return self._context_window
+
+    @property
+    def max_tokens(self) -> int | None:
+        return None
+
+    def cost(self, usage: Usage) -> float | None:
+        """Nothing."""
+        return 0.0
+
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
         """The scripted reply. Raises ModelError when a list of replies is used up, and what the function raises."""
         await anyio.sleep(self._latency)
+        tokens = sum(_tokens(message.content) for message in messages)
+        if self._context_window is not None and tokens > self._context_window:
+            raise ContextTooLong(f"{tokens:,} tokens are more than the {self._context_window:,} of the script's window")
         reply = self._reply(messages)
         if isinstance(reply, ModelReply):
             return reply
         usage = Usage(
             calls=1,
-            input_tokens=sum(_tokens(message.content) for message in messages),
+            input_tokens=tokens,
             output_tokens=_tokens(reply),
             cost_usd=0.0,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import itertools
+import random
 import re
 import secrets
 import tempfile
@@ -16,7 +17,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
 from rlm.config import SandboxConfig
-from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
+from rlm.errors import ConfigError, EngineUnavailable, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
 from rlm.logs import get_logger
 from rlm.types import CellResult, Context
 
@@ -24,15 +25,17 @@ from .attach import AttachedStream
 from .base import Answer, LoadedValue, OnOutput
 from .docker import Engine, default_engine
 from .image import image_name, seccomp_profile, source_digest
+from .owner import owner_labels
 from .session import Session, Stream
 from .sockets import enlarge
-from .spec import SOCKET_NAME, ContainerSpec, container_spec
+from .spec import SOCKET_NAME, UIDS, ContainerSpec, container_spec
 from .values import Value, encode
 
 CELL_SECONDS: Final = 60.0
 NAME_CHARS: Final = 40  # of a run's id in a container's name
 
 _log = get_logger("rlm.sandbox")
+_uids = itertools.cycle(UIDS[random.randrange(len(UIDS)) :])  # noqa: S311 - not secret, only each its own
 
 
 class DockerSandbox:
@@ -64,9 +67,9 @@ class DockerSandbox:
     ) -> None:
         self._config = config or SandboxConfig()
         self._image = self._config.image or image_name()
-        self._labels = {"rlm.run": run_id, "rlm.node": node, **_owner()}
-        # Named here, so that it can be removed whatever is known of it.
-        self._name = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}-{secrets.token_hex(8)}"
+        self._labels = {"rlm.run": run_id, "rlm.node": node, **owner_labels()}
+        self._prefix = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}"
+        self._name = ""
         self._depth = depth
         self._context_bytes = context_bytes
         self._engine = engine or default_engine()
@@ -80,6 +83,19 @@ class DockerSandbox:
         return self._id
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except EngineUnavailable:
+            if not await self._engine.has_come_back():
+                raise
+            await self._start()
+        return self
+
+    async def _start(self) -> None:
+        # Named here, so that it can be removed whatever is known of it.
+        self._name = f"{self._prefix}-{secrets.token_hex(8)}"
+        await self._engine.remove_orphans(seconds=self._config.stop_seconds)
+        await self._engine.check_runtime(self._config.runtime)
         await self._engine.check_image(self._image)
         async with AsyncExitStack() as opening, self._engine.starts:
             with anyio.move_on_after(self._config.start_seconds) as patience:
@@ -89,7 +105,6 @@ class DockerSandbox:
                     self._with_stderr(f"A sandbox did not start in {self._config.start_seconds:g} s")
                 )
             self._resources = opening.pop_all()
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -138,6 +153,7 @@ class DockerSandbox:
             self._config,
             name=self._name,
             image=self._image,
+            uid=next(_uids),
             labels=self._labels,
             seccomp=seccomp_profile(),
             context_bytes=self._context_bytes,
@@ -232,12 +248,3 @@ def _socket_folder() -> Iterator[Path]:
         folder.mkdir()
         folder.chmod(0o755)
         yield folder
-
-
-def _owner() -> dict[str, str]:
-    """Labels that say which process a container belongs to, also after a restart of the machine."""
-    labels = {"rlm.owner.pid": str(os.getpid())}
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    if boot.is_file():
-        labels["rlm.owner.boot"] = boot.read_text().strip()
-    return labels

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -19,8 +20,11 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from rlm.errors import EngineUnavailable, SandboxStartError
+from rlm.logs import get_logger
 
 from .image import DIGEST_LABEL, source_digest
+from .owner import PREFIX, is_orphan
+from .runtimes import GVISOR, is_gvisor, known_holes
 from .sockets import adopt
 from .spec import ContainerSpec
 
@@ -29,8 +33,16 @@ STARTS: Final = max(4, os.cpu_count() or 1)  # containers in the making at once;
 REMOVALS: Final = 8  # containers being removed at once; they never wait for starts
 LOOKS: Final = 4  # other requests at once
 GONE_POLL_SECONDS: Final = 0.02
+RETURN_SECONDS: Final = 30.0  # for an engine that is being restarted to answer again
+RETURN_POLL_SECONDS: Final = 0.25
 HISTORY_SECONDS: Final = 2.0  # for the engine to know of a container's end, after its streams have ended
+HOW_TO_ADD_GVISOR: Final = (
+    f"install gVisor (on Debian: `apt-get install runsc`) and add it to the engine's runtimes as `{GVISOR}` "
+    "(docs/engines.md)"
+)
 SIGKILL_CODE: Final = 137  # 128 + SIGKILL, a container's exit code
+
+_log = get_logger("rlm.engine")
 
 T = TypeVar("T")
 
@@ -73,6 +85,9 @@ class Engine:
         self._client: docker.APIClient | None = None
         self._client_lock = threading.Lock()
         self._checked: set[str] = set()
+        self._runtimes: set[str | None] = set()
+        self._looked_for_orphans = False
+        self._has_answered = False
 
     def close(self) -> None:
         if self._client is not None:
@@ -82,6 +97,20 @@ class Engine:
     def starts(self) -> anyio.CapacityLimiter:
         """To be held while a container starts."""
         return _limits().starts
+
+    async def has_come_back(self) -> bool:
+        """Wait, a bounded time, for an engine that has answered before: it may be restarting. False where it never had."""
+        if not self._has_answered:
+            return False
+        with anyio.move_on_after(RETURN_SECONDS):
+            while True:
+                try:
+                    await self._call(lambda client: client.ping(), abandon=True)
+                except (EngineUnavailable, APIError):
+                    await anyio.sleep(RETURN_POLL_SECONDS)
+                else:
+                    return True
+        return False
 
     async def check_image(self, image: str) -> None:
         """Raises EngineUnavailable when the image is missing or was built from other sources. Checked once."""
@@ -98,6 +127,49 @@ class Engine:
                 "build it again with `make image`."
             )
         self._checked.add(image)
+
+    async def check_runtime(self, runtime: str | None) -> None:
+        """Warns of a runtime with known holes, once. None is the engine's default.
+
+        Raises:
+            EngineUnavailable: the engine does not offer it.
+        """
+        if runtime in self._runtimes:
+            return
+        if runtime is None:
+            version = await self._call(lambda client: client.version(), abandon=True)
+            if (warning := known_holes(version.get("Components") or ())) and None not in self._runtimes:
+                _log.warning("runtime_has_known_holes", advice=warning)
+        else:
+            offered = (await self._call(lambda client: client.info(), abandon=True)).get("Runtimes") or {}
+            if runtime not in offered:
+                how = f"; {HOW_TO_ADD_GVISOR}" if is_gvisor(runtime) else ""
+                raise EngineUnavailable(
+                    f"The Docker engine at {self._address} offers no runtime {runtime!r}, only {', '.join(sorted(offered))}"
+                    f"{how}."
+                )
+        self._runtimes.add(runtime)
+
+    async def remove_orphans(self, *, seconds: float) -> None:
+        """Remove what processes of this user left when they were killed. Once; a container gets so many seconds."""
+        if self._looked_for_orphans:
+            return
+        self._looked_for_orphans = True
+        filters = {"label": f"{PREFIX}pid"}
+        try:
+            found = await self._call(lambda client: client.containers(all=True, filters=filters), abandon=True)
+        except APIError as error:
+            _log.warning("orphans_not_looked_for", reason=str(error))
+            return
+        async with anyio.create_task_group() as removals:
+            for container in found:
+                if is_orphan(container.get("Labels") or {}):
+                    _log.warning("orphan_removed", container=container["Id"][:12])
+                    removals.start_soon(partial(self.remove, container["Id"], seconds=seconds))
+
+    async def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the engine says of itself (GET /info and GET /version)."""
+        return await self._call(lambda client: (client.info(), client.version()), abandon=True)
 
     async def create(self, spec: ContainerSpec) -> str:
         """The id of a new container.
@@ -193,7 +265,9 @@ class Engine:
             with self._client_lock:
                 if self._client is None:
                     self._client = self._connect()
-            return request(self._client)
+            answer = request(self._client)
+            self._has_answered = True
+            return answer
         except APIError:
             raise
         except (DockerException, requests.RequestException, OSError) as error:

@@ -39,11 +39,12 @@ from rlm.types import CellResult
 
 from .base import Answer, LoadedValue, OnOutput, QueryReply, SandboxQuery
 from .cell import RunningCell
+from .meter import Meter
 from .values import Piece, Value, opaque
 
 RECEIVE_BYTES: Final = MIB
 WRITE_SECONDS: Final = 30.0  # for a guest to take one frame: it reads all the time, unless it is not what we started
-FRAME_SECONDS: Final = 30.0  # for more of a frame that has begun
+FRAME_SECONDS: Final = 30.0  # from the first byte of a frame to its last
 LOAD_SECONDS: Final = 60.0  # to build a value from bytes that have arrived ...
 LOAD_SECONDS_PER_BYTE: Final = 0.2 / MIB  # ... a hundred times what was measured
 MAX_CELL_SECONDS: Final = 1e6  # what every clock on the way can hold
@@ -75,6 +76,9 @@ class Session:
         self._stream = stream
         self._config = config
         self._connection = Connection(Role.HOST)
+        self._meter = Meter(config, anyio.current_time())
+        self._frames = 0  # read since the meter was told
+        self._frame_since: float | None = None  # when the first bytes of an unfinished frame were there
         self._values = Streams(max_bytes=config.max_value_bytes, max_streams=MAX_STREAMS)
         self._writing = anyio.Lock()
         self._sent_streams = 0
@@ -256,6 +260,9 @@ class Session:
         while True:
             try:
                 message = self._connection.next_message()
+                if message is not None:
+                    self._frame_since = None
+                    self._frames += 1
                 if isinstance(message, Chunk):
                     self._values.add(message)
                 elif message is not None:
@@ -268,10 +275,21 @@ class Session:
                 raise SandboxDied("The sandbox has ended.") from error
 
     async def _receive_bytes(self) -> bytes:
+        now = anyio.current_time()
+        self._meter.frames(self._frames, now)
+        self._frames = 0
+        if (wait := self._meter.wait(now)) > 0:
+            await anyio.sleep(wait)
+            now += wait
+            self._frame_since = None  # the host's own waiting is not the guest's
         if not self._connection.mid_frame:
-            return await self._stream.receive(RECEIVE_BYTES)
-        with _deadline(FRAME_SECONDS, "stopped in the middle of a message"):
-            return await self._stream.receive(RECEIVE_BYTES)
+            data = await self._stream.receive(RECEIVE_BYTES)
+        else:
+            self._frame_since = self._frame_since or now
+            with _deadline(FRAME_SECONDS, "did not finish a message in time", since=self._frame_since):
+                data = await self._stream.receive(RECEIVE_BYTES)
+        self._meter.bytes(len(data), now)
+        return data
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -288,8 +306,10 @@ class Session:
 
 
 @contextmanager
-def _deadline(seconds: float, what: str) -> Iterator[None]:
-    with anyio.move_on_after(seconds) as scope:
+def _deadline(seconds: float, what: str, *, since: float | None = None) -> Iterator[None]:
+    """Bounds a wait that began `since` then on the event loop's clock, or now."""
+    began = anyio.current_time() if since is None else since
+    with anyio.CancelScope(deadline=began + seconds) as scope:
         yield
     if scope.cancelled_caught:
         raise SandboxMisbehaved(f"The sandbox {what} ({seconds:g} s).")

@@ -14,14 +14,18 @@ from typing import Any, Final
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError
 
-USER: Final = "65532:65532"  # nobody that the host knows; no process of the image has another
+from .runtimes import is_gvisor
+
+UIDS: Final = range(20_000, 60_000)  # nobody that a host knows; below 65,536, where remapped and rootless engines end
 WORKDIR: Final = "/workspace"
 SOCKET_FOLDER: Final = "/run/rlm"
 SOCKET_NAME: Final = "channel.sock"
 SUPERVISOR_BYTES: Final = 64 * MIB  # of the container's memory that the worker's address space leaves free
 MIN_MEMORY_BYTES: Final = 128 * MIB  # below it Python starts, and little else
-GVISOR: Final = "runsc"
 GVISOR_PROCESSES: Final = 512  # gVisor counts its own threads in the container's limit
+# Under gVisor users and capabilities exist in its own kernel only. That kernel lets a process of the same user open the
+# descriptors of PID 1 and kill it, so there the supervisor is root with these, and the worker is not.
+GVISOR_CAPABILITIES: Final = ["KILL", "SETGID", "SETUID"]
 OPEN_FILES: Final = 1024
 TMPFS_INODES: Final = 16_384
 OOM_SCORE: Final = 500  # the kernel takes a sandbox's process before any of the host's
@@ -32,6 +36,7 @@ ENVIRONMENT: Final = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "MALLOC_ARENA_MAX": "2",  # an arena for each thread would use up the address space
     "HOME": WORKDIR,
+    "USER": "sandbox",  # no file of the image knows the number
     "LANG": "C.UTF-8",
 }
 
@@ -53,14 +58,16 @@ def container_spec(
     *,
     name: str,
     image: str,
+    uid: int,
     labels: Mapping[str, str],
     seccomp: str,
     context_bytes: int = 0,
     socket_folder: str | None = None,
 ) -> ContainerSpec:
-    """The container of one sandbox; `socket_folder` on the host is mounted for the `unix` transport.
+    """The container of one sandbox, whose code runs as user `uid`.
 
-    `seccomp` is the profile of system calls (JSON in the engine's format).
+    `seccomp` is the profile of system calls (JSON in the engine's format); `socket_folder` on the host is mounted for the
+    `unix` transport.
 
     Raises:
         ConfigError: the policy leaves too little to run in.
@@ -70,7 +77,7 @@ def container_spec(
         raise ConfigError(
             f"SandboxConfig(memory_bytes={config.memory_bytes:,}) is too little: give {MIN_MEMORY_BYTES:,} or more."
         )
-    gvisor = config.runtime is not None and config.runtime.startswith(GVISOR)
+    gvisor = is_gvisor(config.runtime)
     tmpfs = f"rw,noexec,nosuid,nodev,size={config.tmp_bytes},nr_inodes={TMPFS_INODES},mode=1777"
     limits = {
         "nofile": OPEN_FILES,
@@ -84,7 +91,10 @@ def container_spec(
         "IpcMode": "none",
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp if socket_folder is None else _with_socket(seccomp)}"],
+        "SecurityOpt": [
+            "no-new-privileges",
+            f"seccomp={_profile(seccomp, unix=socket_folder is not None, gvisor=gvisor)}",
+        ],
         "Privileged": False,
         "Memory": memory,
         "MemorySwap": memory,  # memory and swap together: no swap
@@ -99,15 +109,18 @@ def container_spec(
     }
     if config.runtime is not None:
         host["Runtime"] = config.runtime
-    command: list[str] = []
+    command = ["--lifetime", f"{config.lifetime_seconds:g}"]
+    if gvisor:
+        host["CapAdd"] = GVISOR_CAPABILITIES
+        command += ["--worker-uid", str(uid)]
     if socket_folder is not None:
         host["Mounts"] = [{"Type": "bind", "Source": socket_folder, "Target": SOCKET_FOLDER, "ReadOnly": True}]
-        command = ["--unix", f"{SOCKET_FOLDER}/{SOCKET_NAME}"]
+        command += ["--unix", f"{SOCKET_FOLDER}/{SOCKET_NAME}"]
     over_stdin = socket_folder is None
     arguments = {
         "Image": image,
         "Cmd": command,
-        "User": USER,
+        "User": "0:0" if gvisor else f"{uid}:{uid}",
         "WorkingDir": WORKDIR,
         "Hostname": "sandbox",
         "Env": [f"{key}={value}" for key, value in ENVIRONMENT.items()],
@@ -124,12 +137,17 @@ def container_spec(
     return ContainerSpec(name=name, arguments=arguments, worker_memory_bytes=memory - SUPERVISOR_BYTES)
 
 
-def _with_socket(seccomp: str) -> str:
-    """The profile for the `unix` transport, whose guest connects a Unix socket once; no other kind can be made."""
+def _profile(seccomp: str, *, unix: bool, gvisor: bool) -> str:
+    """The profile with what a transport and a runtime need beyond it."""
+    if not (unix or gvisor):
+        return seccomp
     profile = json.loads(seccomp)
-    unix_only = {"index": 0, "value": socket.AF_UNIX.value, "op": "SCMP_CMP_EQ"}
-    profile["syscalls"] += [
-        {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [unix_only]},
-        {"names": ["connect"], "action": "SCMP_ACT_ALLOW"},
-    ]
+    rules = profile["syscalls"]
+    if unix:  # the guest connects a Unix socket once; no other kind can be made
+        unix_only = {"index": 0, "value": socket.AF_UNIX.value, "op": "SCMP_CMP_EQ"}
+        rules.append({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [unix_only]})
+        rules.append({"names": ["connect"], "action": "SCMP_ACT_ALLOW"})
+    if gvisor:  # it knows no error but EPERM for a refused call, which libc takes for the failure of a thread
+        rules[:] = [rule for rule in rules if rule["names"] != ["clone3"]]
+        rules.append({"names": ["clone3"], "action": "SCMP_ACT_ALLOW"})
     return json.dumps(profile)

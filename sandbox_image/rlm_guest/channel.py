@@ -34,14 +34,13 @@ class Channel:
         with contextlib.suppress(OSError):  # they are pipes in a container, but need not be
             fcntl.fcntl(reader, F_SETPIPE_SZ, READ_BYTES)
             fcntl.fcntl(writer, F_SETPIPE_SZ, READ_BYTES)
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.close(null)
+        _silence_standard_streams()
         return cls(reader, writer)
 
     @classmethod
     def over_socket(cls, path: str) -> Channel:
+        """The standard streams, which nobody needs then, become /dev/null too."""
+        _silence_standard_streams()
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(path)
         descriptor = sock.detach()
@@ -110,3 +109,11 @@ class Channel:
         if isinstance(payload, bytes):
             return payload, []
         return Blob(stream=0, size=payload.size), [self._values.pop(payload.stream)]
+
+
+def _silence_standard_streams() -> None:
+    """No later process inherits what the runtime has put there."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)

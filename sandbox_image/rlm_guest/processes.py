@@ -39,6 +39,13 @@ def adopt_orphans() -> None:
     set_process_flag(PR_SET_CHILD_SUBREAPER, 1)
 
 
+def become(uid: int) -> None:
+    """Run as this user from here on, with no capability and no way back."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
 def prefer_for_oom(score: int) -> None:
     # An engine may forbid the change; then the kernel chooses by size alone, and the run is rebuilt if it chooses badly.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:

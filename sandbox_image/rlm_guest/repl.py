@@ -41,6 +41,8 @@ class Repl:
         self._main.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = self._main
         self.namespace = self._main.__dict__
+        self._builtins = dict(vars(builtins))
+        self._restore_builtins = vars(builtins).update  # bound here, so that it needs no name that could be replaced
         self._raw: list[io.FileIO] = []
         self._written: list[io.TextIOWrapper] = []
         self._final: str | None = None
@@ -60,6 +62,7 @@ class Repl:
 
     def run(self, code: str, filename: str) -> Ended:
         """Run one cell. A final answer counts only where the cell ended without an error."""
+        self._restore_builtins(self._builtins)
         self._final = None
         self.namespace.update(self._given)
         sys.modules["__main__"] = self._main

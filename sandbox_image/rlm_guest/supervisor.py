@@ -1,6 +1,6 @@
 """PID 1 of a sandbox: owns the channel, runs the worker, and puts its snapshot in its place when it goes wrong.
 
-    python -m rlm_guest.supervisor --digest HEX [--unix PATH]
+    python -m rlm_guest.supervisor --digest HEX --lifetime SECONDS [--worker-uid UID] [--unix PATH]
 
 Whatever comes from the worker is hostile, as the model's code can speak on the worker's line. All that it can bring about
 on the channel is queries while a cell runs and one result a cell, under numbers that are set here.
@@ -48,6 +48,7 @@ NO_CELL = "This call was not made: no cell is running."
 TOO_MANY = "This call was not made: too many calls wait for an answer."
 TOO_LATE = "The cell ended before this call was answered."
 MOST_PIDS = 1 << 22  # Linux has no more (proc(5), pid_max)
+LIFETIME_CODE = 124  # as timeout(1) has it
 STATUS_SECONDS = 0.2  # between the end of a process's line and the news of its death
 
 
@@ -91,7 +92,7 @@ class Cell:
 class Supervisor:
     """Serves one channel until the host closes it."""
 
-    def __init__(self, channel: Channel, start: Start) -> None:
+    def __init__(self, channel: Channel, start: Start, worker_uid: int | None) -> None:
         self._channel = channel
         self._start = start
         self._cell: Cell | None = None
@@ -109,6 +110,8 @@ class Supervisor:
                     end.close()
                 close_all([self._stdout.reader, self._stderr.reader])
                 os.dup2(self._stderr.writer, 2)
+                if worker_uid is not None:
+                    processes.become(worker_uid)
                 Worker(theirs, start, stdout=self._stdout.writer, stderr=self._stderr.writer).serve()
             finally:
                 os._exit(70)  # whatever happens, this process must never go on as a second supervisor
@@ -333,11 +336,24 @@ class Supervisor:
             self._roll_back("died", f"The cell did not end: {processes.how_it_ended(ended[self._pid])}.")
 
 
+def end_after(seconds: float) -> None:
+    """Let this process, and with it the container, end then, whatever it waits for. A worker does not inherit the timer."""
+
+    def end(number: int, frame: object) -> None:
+        os.write(2, f"rlm guest: the sandbox's lifetime of {seconds:g} seconds is over\n".encode())
+        os._exit(LIFETIME_CODE)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def main() -> None:
     """Serve one host over the standard streams or a socket; ends when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a cell may send it; all others PID 1 does not even get
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    end_after(float(options["--lifetime"]))
     path = options.get("--unix")
+    worker_uid = int(options["--worker-uid"]) if "--worker-uid" in options else None
     channel = Channel.over_standard_streams() if path is None else Channel.over_socket(path)
     channel.send(Ready(version=VERSION, digest=options["--digest"], python=sys.version.split()[0]))
     try:
@@ -346,7 +362,7 @@ def main() -> None:
             messages = channel.receive()
         start, *commands = messages
         assert isinstance(start, Start)  # the connection lets nothing else pass
-        Supervisor(channel, start).serve(commands)
+        Supervisor(channel, start, worker_uid).serve(commands)
     except EOFError:
         processes.kill_others(set())
     except (SandboxLost, BrokenPipeError) as error:

@@ -32,6 +32,7 @@ class Worker:
         self._limits = processes.WorkerLimits(start.worker_memory_bytes)
         processes.prefer_for_oom(processes.OOM_CELL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         threading.stack_size(THREAD_STACK_BYTES)
         gc.freeze()  # what is here stays; a collection that touched it would copy its pages after every fork
 

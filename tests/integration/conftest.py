@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from containers import no_container_is_left
 
+from containers import no_container_is_left, offered, ways
 from rlm import SandboxConfig
 
 __all__ = ["config", "no_container_is_left"]
 
 
-@pytest.fixture(params=["attach", "unix"])
+@pytest.fixture(params=ways(daily=2))
 def config(request: pytest.FixtureRequest) -> SandboxConfig:
-    """The default policy, over each transport."""
-    return SandboxConfig(transport=request.param)
+    """The default policy, with each runtime and over each transport."""
+    return offered(request.param)

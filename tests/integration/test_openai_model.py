@@ -16,7 +16,7 @@ from typing import Any
 import openai
 import pytest
 
-from rlm.errors import ModelError
+from rlm.errors import ContextTooLong, ModelError
 from rlm.models.openai import OpenAIModel
 from rlm.models.prices import Price
 from rlm.types import Message, ModelReply, Usage
@@ -360,3 +360,24 @@ async def test_a_call_costs_at_most_a_tenth_of_a_millisecond_more_cpu_time_than_
         await model.aclose()
         await client.close()
     assert statistics.median(ours) <= statistics.median(theirs) + 0.0001, f"seconds: ours {ours}, bare {theirs}"
+
+
+async def test_a_conversation_that_is_too_long_is_an_error_of_its_own() -> None:
+    words = "This model's maximum context length is 8192 tokens."
+    fault = Fault(status=400, body={"error": {"message": words, "code": "context_length_exceeded"}})
+    async with FakeProvider(in_turn(fault)) as server:
+        model = OpenAIModel("m", base_url=server.base_url)
+        with pytest.raises(ContextTooLong, match=words):
+            await model.complete(HELLO)
+        await model.aclose()
+
+
+async def test_a_reply_that_was_billed_and_holds_no_text_tells_its_usage() -> None:
+    async with FakeProvider(in_turn(Reply(text="half", finish_reason="content_filter"))) as server:
+        model = OpenAIModel("m", base_url=server.base_url, price=Price(input=1, output=1))
+        with pytest.raises(ModelError) as caught:
+            await model.complete(HELLO)
+        await model.aclose()
+        assert caught.value.usage is not None
+        assert caught.value.usage.total_tokens == server.input_tokens + server.output_tokens > 0
+        assert caught.value.usage.cost_usd == pytest.approx(caught.value.usage.total_tokens / 1e6)

@@ -7,18 +7,24 @@ ordinary error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
-    """One program. `lost`: the sandbox may be lost as a whole, which the host says; then it is replaced."""
+    """One program. `lost`: the sandbox may be lost as a whole, which the host says; then it is replaced.
+
+    `gvisor` holds what is different under gVisor.
+    """
 
     name: str
     code: str
     sees: str
     outcomes: tuple[str, ...] = ("error",)
     lost: bool = False
+    gvisor: Mapping[str, Any] = field(default_factory=dict)
 
 
 REFUSED = r"PermissionError|Operation not permitted|OSError|FileNotFoundError|refused: "
@@ -53,12 +59,14 @@ BOMBS = [
         code="import os\nwhile True: os.fork()",
         sees=r"BlockingIOError|" + KILLED + "|" + STOPPED,
         outcomes=("error", "died", "timeout"),
+        gvisor={"lost": True},
     ),
     Attack(
         name="fork bomb that catches errors",
         code="import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
         sees=STOPPED,
         outcomes=("timeout",),
+        gvisor={"lost": True},
     ),
     Attack(
         name="thread bomb",
@@ -70,6 +78,7 @@ BOMBS = [
         sees=r"BlockingIOError|Resource temporarily",
         code="import subprocess, sys\nwhile True: subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(99)'])",
         outcomes=("error", "timeout"),
+        gvisor={"sees": r"BlockingIOError|Resource temporarily|" + STOPPED, "lost": True},
     ),
     Attack(name="memory in a list", code="x = []\nwhile True: x.append(bytearray(1 << 20))", sees="MemoryError"),
     Attack(name="memory at once", code="x = bytearray(1 << 40)", sees="MemoryError"),
@@ -80,6 +89,7 @@ BOMBS = [
         sees=r"",
         code="import os\nfor _ in range(8):\n    if os.fork() == 0:\n        x = bytearray(300 << 20)\n        os._exit(0)\n"
         "for _ in range(8): os.wait()",
+        gvisor={"lost": True},
     ),
     Attack(
         name="memory files",
@@ -92,6 +102,7 @@ BOMBS = [
         name="zip bomb",
         sees="MemoryError",
         code="import zlib\nx = zlib.compress(bytes(1 << 26), 9)\ny = b''.join(zlib.decompress(x) for _ in range(99))",
+        gvisor={"sees": "MemoryError|" + STOPPED, "outcomes": ("error", "timeout")},
     ),
     Attack(
         name="regular expression without end",
@@ -162,6 +173,7 @@ DISKS = [
         outcomes=("ok",),
         code="import os\nopen('/tmp/s', 'w').close()\nos.chmod('/tmp/s', 0o4755)\n"
         "print(os.statvfs('/tmp').f_flag & os.ST_NOSUID != 0, os.getuid() == 0)",
+        gvisor={"sees": "False"},
     ),
     Attack(
         name="device node",
@@ -315,16 +327,39 @@ DEATHS = [
 
 PROCESSES = [
     Attack(name="memory of PID 1", code="open('/proc/1/mem', 'rb')", sees="Permission denied"),
-    Attack(name="descriptors of PID 1", code="import os\nos.listdir('/proc/1/fd')", sees="Permission denied"),
-    Attack(name="channel by the descriptors of PID 1", code="open('/proc/1/fd/3', 'wb')", sees="Permission denied"),
-    Attack(name="environment of PID 1", code="open('/proc/1/environ').read()", sees="Permission denied"),
-    Attack(name="maps of PID 1", code="open('/proc/1/maps').read()", sees="Permission denied"),
+    Attack(
+        name="descriptors of PID 1",
+        code="import os\nos.listdir('/proc/1/fd')",
+        sees="Permission denied",
+        gvisor={"sees": r"\['0'", "outcomes": ("ok",)},
+    ),
+    Attack(
+        name="channel by the descriptors of PID 1",
+        code="import os\nfor n in range(64):\n    for mode in ('rb', 'wb', 'ab'):\n        try:\n            f = open(f'/proc/1/fd/{n}', mode)\n"
+        "            os.fstat(f.fileno()).st_rdev == os.stat('/dev/null').st_rdev or print('ALLOWED', f)\n"
+        "        except OSError: pass\nprint('none')",
+        sees="none",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="environment of PID 1",
+        code="open('/proc/1/environ').read()",
+        sees="Permission denied",
+        gvisor={"sees": "HOME=/workspace", "outcomes": ("ok",)},
+    ),
+    Attack(
+        name="maps of PID 1",
+        code="open('/proc/1/maps').read()",
+        sees="Permission denied",
+        gvisor={"sees": "python3", "outcomes": ("ok",)},
+    ),
     Attack(name="root of PID 1", code="import os\nos.listdir('/proc/1/root')", sees="Permission denied"),
     Attack(
         name="its own standard streams through /proc",
         sees="mine",
         outcomes=("ok",),
         code="open('/proc/self/fd/1', 'w').write('mine\\n')",
+        gvisor={"sees": "mine|Permission denied", "outcomes": ("ok", "error")},
     ),
     Attack(
         name="processes of the host",
@@ -397,6 +432,7 @@ KERNEL = [
         code="import ctypes, mmap\nm = mmap.mmap(-1, 4096, prot=7)\n"
         "m.write(bytes([0xb8, 20, 0, 0, 0, 0xcd, 0x80, 0xc3]))\n"
         "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()",
+        gvisor={"sees": "-9|SIG", "outcomes": ("ok", "died")},
     ),
     Attack(name="DNS", code="import socket\nsocket.getaddrinfo('example.com', 80)", sees="gaierror|Error"),
     Attack(
@@ -436,6 +472,7 @@ KERNEL = [
         name="a lower OOM score",
         sees=r"Permission denied",
         code="import os\nos.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')",
+        gvisor={"sees": "5|Permission denied", "outcomes": ("ok", "error")},
     ),
     Attack(name="set uid", code="import os\nos.setuid(0)", sees="Operation not permitted"),
 ]
@@ -486,7 +523,6 @@ PYTHON = [
         code="import builtins\nbuiltins.compile = builtins.eval = builtins.exec = None",
         sees=r"",
         outcomes=("ok", "died"),
-        lost=True,
     ),
     Attack(
         name="guest modules replaced",

@@ -1,7 +1,33 @@
-"""Attacks run in real containers, none of which may be left."""
+"""Attacks run in real containers, none of which may be left; `--results FILE` writes down what each came to."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+import results
 from containers import no_container_is_left
 
 __all__ = ["no_container_is_left"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--results", type=Path, help="write the outcome of every attack to this file")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The table of attacks on the terminal and, where asked for, in a file."""
+    reports = [
+        report
+        for kind in ("passed", "failed", "skipped")
+        for report in terminalreporter.stats.get(kind, [])
+        if report.when == "call" or kind != "passed"
+    ]
+    path = config.getoption("--results")
+    if path is None:
+        return
+    text = results.page(reports)
+    path.write_text(text, encoding="utf-8")
+    terminalreporter.section("attacks and what they came to")
+    terminalreporter.write_line(text)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from attacks import ATTACKS, Attack
+from containers import offered, ways
 from rlm import CellResult, Sandbox, SandboxConfig, SandboxDied
+from rlm.sandbox.runtimes import GVISOR
 from rlm.transcript import describe
 
 pytestmark = pytest.mark.anyio
@@ -25,14 +28,12 @@ MOST_SECONDS = 30.0  # for one attack with all that surrounds it, on a crowded m
 MEMORY_SLACK = 64 << 20  # that the orchestrator's own process may grow by in one attack
 
 
-def transports() -> list[object]:
-    return [pytest.param("attach"), pytest.param("unix", marks=pytest.mark.long)]
-
-
 def listening() -> set[str]:
-    """Local addresses that something on the host listens on (state 0A in /proc/net/tcp, proc_net(5))."""
+    """Local addresses that this process listens on (state 0A in /proc/net/tcp, proc_net(5))."""
+    mine = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and link.exists()}
     lines = [line for kind in ("tcp", "tcp6", "udp") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
-    return {line.split()[1] for line in lines if line.split()[3] in ("0A", "07")}
+    rows = [line.split() for line in lines]
+    return {row[1] for row in rows if row[3] in ("0A", "07") and f"socket:[{row[9]}]" in mine}
 
 
 def memory() -> int:
@@ -44,7 +45,7 @@ def host_is_unchanged(tmp_path: Path) -> Iterator[None]:
     """Canary files, this process's descriptors, children and memory, listening sockets."""
     canary = tmp_path / "canary"
     canary.write_text("alive")
-    world = Path("/tmp/rlm-canary")
+    world = Path(f"/tmp/rlm-canary-{os.getpid()}")
     world.write_text("alive")
     world.chmod(0o666)
     try:
@@ -70,13 +71,20 @@ async def attacked(sandbox: Sandbox, attack: Attack) -> CellResult | None:
 
 
 @pytest.mark.usefixtures("host_is_unchanged")
-@pytest.mark.parametrize("transport", transports())
+@pytest.mark.parametrize("config", ways(daily=1))
 @pytest.mark.parametrize("attack", [pytest.param(attack, id=attack.name) for attack in ATTACKS])
-async def test_an_attack_costs_its_own_cell_at_most(attack: Attack, transport: str) -> None:
+async def test_an_attack_costs_its_own_cell_at_most(
+    attack: Attack, config: SandboxConfig, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("attack", attack.name)
+    record_property("way", f"{config.runtime or 'runc'}-{config.transport}")
+    if config.runtime == GVISOR:
+        attack = replace(attack, **attack.gvisor)
     began = time.monotonic()
-    async with Sandbox(SandboxConfig(transport=transport)) as sandbox:
+    async with Sandbox(offered(config)) as sandbox:
         assert (await sandbox.run("kept = 'kept'")).outcome == "ok"
         result = await attacked(sandbox, attack)
+        record_property("came_to", "lost" if result is None else result.outcome)
         if result is None:
             assert attack.lost
             return

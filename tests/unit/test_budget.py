@@ -4,52 +4,98 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.budget import Budget, Refused, estimate_tokens
+from rlm.budget import Budget, Estimate, Refused, estimate_tokens, estimate_usage
 from rlm.config import Limits
 from rlm.errors import ConfigError
 from rlm.types import Message, Usage
 
 
+def tokens(count: int) -> Estimate:
+    return Estimate(tokens=count)
+
+
+def dollars(amount: float) -> Estimate:
+    return Estimate(dollars=amount)
+
+
 def test_one_call_stays_in_reserve_for_the_last_turn() -> None:
     budget = Budget(Limits(max_lm_calls=3))
-    budget.reserve(1)
-    budget.reserve(1)
+    budget.reserve(tokens(1))
+    budget.reserve(tokens(1))
     with pytest.raises(Refused, match="3 model calls") as refused:
-        budget.reserve(1)
+        budget.reserve(tokens(1))
     assert refused.value.reason == "budget_calls"
-    budget.reserve(1, last=True)
+    budget.reserve(tokens(1), last=True)
     with pytest.raises(Refused):
-        budget.reserve(1, last=True)
+        budget.reserve(tokens(1), last=True)
 
 
 def test_tokens_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget = Budget(Limits(max_tokens=100))
-    first = budget.reserve(80)
-    with pytest.raises(Refused, match="100 tokens"):
-        budget.reserve(30)
-    budget.settle(first, Usage(calls=1, input_tokens=10, output_tokens=5))
-    budget.reserve(80)
+    budget.reserve(tokens(80))
+    with pytest.raises(Refused, match="of the run's limit of 100 tokens 20 are left, and up to 30 are needed"):
+        budget.reserve(tokens(30))
+    budget.settle(tokens(80), Usage(calls=1, input_tokens=10, output_tokens=5))
+    budget.reserve(tokens(80))
 
 
-def test_a_failed_call_gives_its_tokens_back() -> None:
-    budget = Budget(Limits(max_tokens=100))
-    budget.release(budget.reserve(100))
-    budget.reserve(100)
-
-
-def test_the_roots_last_turn_is_kept_out_of_reach_of_its_children() -> None:
-    budget = Budget(Limits(max_tokens=100))
-    budget.keep_for_last_turn(40)
-    with pytest.raises(Refused):
-        budget.reserve(70)
-    budget.reserve(70, last=True)
-
-
-def test_a_dollar_limit_stops_further_calls_once_it_is_spent() -> None:
+def test_dollars_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget = Budget(Limits(max_cost_usd=1.0))
-    budget.settle(budget.reserve(1), Usage(calls=1, cost_usd=1.2))
-    with pytest.raises(Refused, match=r"\$1 "):
-        budget.reserve(1)
+    budget.reserve(dollars(0.8))
+    with pytest.raises(
+        Refused, match=r"of the run's limit of \$1 \$0.2 are left, and up to \$0.3 are needed"
+    ) as refused:
+        budget.reserve(dollars(0.3))
+    assert refused.value.reason == "budget_cost"
+    budget.settle(dollars(0.8), Usage(calls=1, cost_usd=0.1))
+    budget.reserve(dollars(0.8))
+
+
+def test_a_refusal_says_whether_calls_under_way_may_make_room() -> None:
+    budget = Budget(Limits(max_tokens=100))
+    budget.reserve(tokens(80))
+    for wanted, may_pass in ((90, True), (110, False)):
+        with pytest.raises(Refused) as refused:
+            budget.reserve(tokens(wanted))
+        assert refused.value.may_pass is may_pass
+    budget.settle(tokens(80), Usage(calls=1, input_tokens=80))
+    with pytest.raises(Refused) as refused:
+        budget.reserve(tokens(90))
+    assert refused.value.may_pass is False
+
+
+def test_a_call_that_the_provider_refused_gives_back_what_was_set_aside() -> None:
+    budget = Budget(Limits(max_tokens=100))
+    budget.reserve(tokens(100))
+    budget.settle(tokens(100), Usage())
+    budget.reserve(tokens(100))
+
+
+def test_a_call_that_was_cancelled_may_be_billed_and_counts_as_estimated() -> None:
+    budget = Budget(Limits(max_tokens=100))
+    budget.reserve(tokens(60))
+    budget.abandon(tokens(60))
+    assert budget.in_flight == Estimate()
+    budget.reserve(tokens(40))
+    with pytest.raises(Refused):
+        budget.reserve(tokens(1))
+
+
+def test_a_call_whose_cost_nobody_knows_counts_as_estimated_against_the_limit() -> None:
+    budget = Budget(Limits(max_cost_usd=1.0))
+    budget.reserve(dollars(0.9))
+    budget.settle(dollars(0.9), Usage(calls=1, cost_usd=None))
+    with pytest.raises(Refused):
+        budget.reserve(dollars(0.2))
+
+
+@pytest.mark.parametrize("limits", [Limits(max_tokens=100), Limits(max_cost_usd=100.0)])
+def test_the_roots_last_turn_is_kept_out_of_reach_of_its_children(limits: Limits) -> None:
+    budget = Budget(limits)
+    budget.keep_for_last_turn(Estimate(tokens=40, dollars=40))
+    with pytest.raises(Refused):
+        budget.reserve(Estimate(tokens=70, dollars=70))
+    budget.reserve(Estimate(tokens=70, dollars=70), last=True)
 
 
 def test_the_number_of_rlms_is_bounded() -> None:
@@ -60,36 +106,53 @@ def test_the_number_of_rlms_is_bounded() -> None:
         budget.start_rlm()
 
 
-@given(
-    st.integers(1, 1000),
-    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300), st.booleans(), st.booleans())),
+CALL = st.tuples(
+    st.integers(0, 300), st.integers(0, 300), st.booleans(), st.sampled_from(["later", "settle", "abandon"])
 )
-def test_no_order_of_calls_passes_the_token_limit_by_more_than_their_own_excess(
-    limit: int, calls: list[tuple[int, int, bool, bool]]
+
+
+@given(st.integers(1, 1000), st.lists(CALL))
+def test_no_order_of_calls_passes_a_limit_by_more_than_their_own_excess(
+    limit: int, calls: list[tuple[int, int, bool, str]]
 ) -> None:
-    budget = Budget(Limits(max_tokens=limit, max_lm_calls=None))
+    budget = Budget(Limits(max_tokens=limit, max_cost_usd=limit / 10, max_lm_calls=None))
     excess = 0
-    open_calls = []
-    for estimate, actual, last, settle_now in calls:
+    under_way = []
+
+    def settle(estimate: Estimate, actual: int) -> None:
+        nonlocal excess
+        budget.settle(estimate, Usage(calls=1, input_tokens=actual, cost_usd=actual / 10))
+        excess += max(0, actual - estimate.tokens)
+
+    for expected, actual, last, then in calls:
+        estimate = Estimate(tokens=expected, dollars=expected / 10)
         try:
-            reservation = budget.reserve(estimate, last=last)
+            budget.reserve(estimate, last=last)
         except Refused:
             continue
-        open_calls.append((reservation, estimate, actual))
-        if settle_now:
-            reservation, estimate, actual = open_calls.pop(0)
-            budget.settle(reservation, Usage(calls=1, input_tokens=actual))
-            excess += max(0, actual - estimate)
-    for reservation, estimate, actual in open_calls:
-        budget.settle(reservation, Usage(calls=1, input_tokens=actual))
-        excess += max(0, actual - estimate)
+        under_way.append((estimate, actual))
+        if then == "settle":
+            settle(*under_way.pop(0))
+        elif then == "abandon":
+            budget.abandon(under_way.pop(0)[0])
+    for call in under_way:
+        settle(*call)
     assert budget.used.total_tokens <= limit + excess
+    assert budget.used.cost_usd is not None
+    assert budget.used.cost_usd <= (limit + excess) / 10 + 1e-9
+    assert budget.in_flight == Estimate()
 
 
 def test_the_estimate_of_a_call_covers_its_prompt_and_its_reply() -> None:
     messages = [Message(role="user", content="x" * 3000)]
-    assert estimate_tokens(messages, 500) == 1501
-    assert estimate_tokens(messages, None) > 1501
+    assert estimate_usage(messages, 500).total_tokens == 1504
+    assert estimate_usage(messages, None).total_tokens > 1504
+
+
+def test_scripts_with_fewer_characters_a_token_are_estimated_higher() -> None:
+    assert estimate_tokens("\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 30) == 30
+    assert estimate_tokens("\ud800" * 3) == 3
+    assert estimate_tokens("word " * 6) == 10
 
 
 def test_a_price_that_is_unknown_makes_the_sum_unknown() -> None:
@@ -97,7 +160,11 @@ def test_a_price_that_is_unknown_makes_the_sum_unknown() -> None:
     assert (Usage(cost_usd=1.0) + Usage(cost_usd=0.5)).cost_usd == 1.5
 
 
-@pytest.mark.parametrize("wrong", [{"max_iterations": 0}, {"max_tokens": -1}, {"cell_seconds": 0.0}])
+@pytest.mark.parametrize("wrong", [{"max_iterations": 0}, {"max_tokens": -1}, {"cell_seconds": 0.0}, {"max_depth": -1}])
 def test_a_limit_that_allows_nothing_is_refused_in_one_sentence(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="allows nothing"):
         Limits(**wrong)
+
+
+def test_depth_0_can_be_the_limit() -> None:
+    assert Limits(max_depth=0).max_depth == 0

@@ -7,7 +7,16 @@ import pytest
 from rich.console import Console
 
 from rlm.console import ConsoleView, printable
-from rlm.events import CellFinished, CellOutput, CellStarted, Event, EventLog, RLMFinished, SubCallStarted
+from rlm.events import (
+    CellFinished,
+    CellOutput,
+    CellStarted,
+    Event,
+    EventLog,
+    RLMFinished,
+    RunStarted,
+    SubCallStarted,
+)
 from rlm.types import CellResult
 
 
@@ -53,3 +62,13 @@ def test_markup_and_escapes_of_a_sandbox_are_shown_as_text() -> None:
     assert "[red]x[/red]\\x1b[31m" in out.getvalue()
     assert "[bold]y[/bold]\\x1b]0;title\\x07" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_nothing_is_told_or_written_that_was_not_redacted() -> None:
+    file, seen = io.StringIO(), list[Event]()
+    log = EventLog("run", file, [seen.append], redact=lambda text: text.replace("secret", "[key]"))
+    log.emit(RunStarted(query="secret", depth=1, models={0: "secret"}, context_bytes=1))
+    log.emit(CellOutput(cell=1, stream="stdout", text="a secret"))
+    log.emit(CellFinished(cell=1, result=CellResult(outcome="ok", stdout="the secret")))
+    assert "secret" not in file.getvalue() + repr(seen)
+    assert repr(seen).count("[key]") == 4

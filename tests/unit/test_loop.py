@@ -45,7 +45,7 @@ async def test_the_model_reads_what_its_cell_printed() -> None:
     await run(services(ScriptedModel(root)))
     assert "why?" in heard[0]
     assert "`context` is a str of 8 characters." in heard[0]
-    assert heard[1].startswith("Output:\nprint\n\nThis is turn 2 of 30.")
+    assert heard[1].startswith("Output:\n```\nprint\n```\n\nThis is turn 2 of 30.")
 
 
 async def test_a_text_answer_beside_code_with_unseen_output_is_not_taken() -> None:

@@ -1,14 +1,20 @@
 """Options, models and connections of an orchestrator."""
 
+import gc
+import itertools
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from fakes import FakeSandboxes
-from rlm import ConfigError, Orchestrator
+from rlm import ConfigError, LimitExceeded, Limits, Orchestrator, Price
+from rlm.events import Event, RunFinished
 from rlm.models.scripted import ScriptedModel
-from rlm.types import Message, ModelReply
+from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.types import CellResult, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +69,9 @@ async def test_a_single_completion_may_differ_from_its_orchestrator(tmp_path: Pa
         ({"depth": -1}, "depth=-1"),
         ({"depth": True}, "depth=True"),
         ({"dept": 1}, "There is no option dept"),
+        ({"depth": 3, "limits": Limits(max_depth=2)}, r"depth=3 is more than Limits\(max_depth=2\) allows"),
+        ({"on_limit": "stop"}, "on_limit='stop' cannot be: give 'answer' or 'raise'"),
+        ({"prices": {"m": 1.0}}, r"prices\['m'\] is a float: give Price\(input=..., output=...\)"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_sentence(options: dict[str, object], sentence: str) -> None:
@@ -82,3 +91,142 @@ async def test_levels_share_the_sub_model_unless_they_have_their_own() -> None:
     root, sub, own = (ScriptedModel([], name=name) for name in ("root", "sub", "own"))
     orchestrator = Orchestrator(depth=3, model=root, sub_model=sub, level_models={2: own})
     assert orchestrator._models(orchestrator._options) == {0: root, 1: sub, 2: own, 3: sub}
+
+
+class Unpriced(ScriptedModel):
+    """A model that nobody knows the price of."""
+
+    def cost(self, usage: Usage) -> float | None:
+        return None
+
+
+async def test_a_limit_on_dollars_without_a_price_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    sandboxes = FakeSandboxes()
+    orchestrator = Orchestrator(
+        model=ScriptedModel(["FINAL(ok)"]),
+        sub_model=Unpriced([], name="house-model"),
+        sandboxes=sandboxes,
+        run_root=tmp_path,
+        limits=Limits(max_cost_usd=1.0),
+    )
+    with pytest.raises(
+        ConfigError, match=r"price of house-model is not known: .* Orchestrator\(prices={'house-model': Price"
+    ):
+        await orchestrator.acompletion("text", "q")
+    assert sandboxes.started == []
+    assert list(tmp_path.iterdir()) == []
+    done = await orchestrator.acompletion("text", "q", prices={"house-model": Price(input=1, output=2)})
+    assert done.answer == "ok"
+
+
+async def test_a_price_by_name_is_what_the_completion_costs(tmp_path: Path) -> None:
+    orchestrator = Orchestrator(model=Unpriced(["FINAL(ok)"], name="m"), sandboxes=FakeSandboxes(), run_root=tmp_path)
+    done = await orchestrator.acompletion("text", "q", prices={"m": Price(input=2, output=4)})
+    assert done.cost == pytest.approx((done.usage.input_tokens * 2 + done.usage.output_tokens * 4) / 1e6)
+
+
+async def test_a_limit_raises_where_that_is_asked_for_and_the_error_holds_the_completion(tmp_path: Path) -> None:
+    model = ScriptedModel(["```repl\nlook\n```", "FINAL(so far)"])
+    orchestrator = Orchestrator(
+        model=model, sandboxes=FakeSandboxes(), run_root=tmp_path, limits=Limits(max_lm_calls=2), on_limit="raise"
+    )
+    with pytest.raises(LimitExceeded, match="budget_calls") as caught:
+        await orchestrator.acompletion("text", "q")
+    assert caught.value.partial is not None
+    assert (caught.value.partial.answer, caught.value.partial.usage.calls) == ("so far", 2)
+    assert (await orchestrator.acompletion("text", "q", on_limit="answer")).stop_reason == "budget_calls"
+    assert (
+        await orchestrator.acompletion("text", "q", limits=Limits(), model=ScriptedModel(["FINAL(x)"]))
+    ).answer == "x"
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(max_iterations=2), "max_iterations"),
+        (Limits(max_lm_calls=3), "budget_calls"),
+        (Limits(max_tokens=12_000), "budget_tokens"),
+        (Limits(max_cost_usd=0.012), "budget_cost"),
+        (Limits(max_seconds=0.2), "deadline"),
+    ],
+)
+async def test_every_limit_stops_the_work_with_its_own_reason_and_a_last_answer(
+    tmp_path: Path, limits: Limits, reason: str
+) -> None:
+    def root(messages: Sequence[Message]) -> str:
+        return "FINAL(so far)" if "have to stop" in messages[-1].content else "```repl\nlook\n```"
+
+    done = await Orchestrator(
+        model=ScriptedModel(root, name="m", latency=0.01),
+        sandboxes=FakeSandboxes(),
+        run_root=tmp_path,
+        prices={"m": Price(input=1, output=1)},
+        limits=limits,
+    ).acompletion("text", "q")
+    assert (done.answer, done.stop_reason) == ("so far", reason)
+    assert limits.max_tokens is None or done.usage.total_tokens <= limits.max_tokens
+    assert limits.max_cost_usd is None or done.cost <= limits.max_cost_usd
+
+
+async def test_a_cancelled_completion_raises_and_its_record_says_cancelled(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    sandboxes = FakeSandboxes()
+    model = ScriptedModel(["FINAL(ok)"], latency=60)
+    orchestrator = Orchestrator(model=model, sandboxes=sandboxes, run_root=tmp_path, on_event=seen.append)
+    with anyio.move_on_after(0.05) as scope:
+        await orchestrator.acompletion("text", "q")
+    assert scope.cancelled_caught
+    assert [event.stop_reason for event in seen if isinstance(event, RunFinished)] == ["cancelled"]
+    assert sandboxes.alive == 0
+
+
+async def test_200_completions_at_once_each_stay_within_their_own_limits_and_leave_no_memory(tmp_path: Path) -> None:
+    async def ask_often(code: str, answer: Answer | None) -> CellResult:
+        assert answer is not None
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                query = SandboxQuery(call=number, batch=1, prompt="x" * 400, context=None, model=None, recurse=None)
+                group.start_soon(answer, query)
+        return CellResult(outcome="ok", stdout="asked")
+
+    def root(messages: Sequence[Message]) -> str:
+        if messages[0].role == "user":
+            return "y" * 400
+        return "FINAL(so far)" if "have to stop" in messages[-1].content else "```repl\nask\n```"
+
+    orchestrator = Orchestrator(model=ScriptedModel(root), run_root=tmp_path)
+
+    async def one(number: int) -> None:
+        calls = 3 + number % 10
+        sandboxes = FakeSandboxes(ask_often)
+        done = await orchestrator.acompletion("text", "q", limits=Limits(max_lm_calls=calls), sandboxes=sandboxes)
+        assert (done.stop_reason, done.usage.calls, done.answer) == ("budget_calls", calls, "so far")
+        assert sandboxes.alive == 0
+
+    async def all_at_once() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(200):
+                group.start_soon(one, number)
+
+    await all_at_once()  # what is made once, is made here
+    tracemalloc.start()
+    try:
+        await all_at_once()
+        gc.collect()
+        left = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert left < 200_000, f"200 completions left {left:,} bytes"
+    assert len(orchestrator._users) == 0
+
+
+async def test_jumps_of_the_wall_clock_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.cycle([0.0, 1e9, -1e9])
+    monkeypatch.setattr("rlm.events.time.time", lambda: next(hours))
+    model = ScriptedModel(["```repl\nlook\n```", "FINAL(ok)"], latency=0.01)
+    limits = Limits(max_seconds=30.0)
+    done = await Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path, limits=limits).acompletion(
+        "t", "q"
+    )
+    assert (done.stop_reason, done.answer) == ("final", "ok")
+    assert 0 < done.seconds < 30

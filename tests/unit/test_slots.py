@@ -1,5 +1,7 @@
 """Sandboxes are admitted by level: no tree deadlocks, and the cap holds."""
 
+from contextlib import AsyncExitStack
+
 import anyio
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from rlm.errors import ConfigError
 from rlm.slots import LevelSlots
+from virtual_time import run_virtually
 
 Tree = list["Tree"]
 
@@ -67,3 +70,23 @@ async def test_cancelling_a_holder_or_a_waiter_gives_its_slot_back() -> None:
     with anyio.fail_after(1):
         async with slots.hold(0):
             pass
+
+
+@given(st.integers(1, 8), st.integers(0, 60))
+def test_every_level_has_slots_that_those_above_it_cannot_take(levels: int, spare: int) -> None:
+    slots = LevelSlots(slots=levels + spare, levels=levels)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            for level in range(levels):
+                before = slots.taken
+                while True:
+                    with anyio.move_on_after(1):
+                        await stack.enter_async_context(slots.hold(level))
+                        continue
+                    break
+                assert slots.taken > before
+            assert slots.taken == levels + spare
+
+    run_virtually(main)
+    assert slots.taken == 0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.transcript import FinalAnswer, Transcript, clip, describe, observation, parse
+from rlm.transcript import FinalAnswer, Transcript, clip, describe, fenced, observation, parse
 from rlm.types import CellResult
 
 
@@ -116,4 +116,14 @@ def test_a_rolled_back_cell_says_that_its_variables_are_undone() -> None:
 
 def test_several_cells_are_shown_each_with_its_number() -> None:
     shown = observation([CellResult(outcome="ok", stdout="1"), CellResult(outcome="ok")], limit=100)
-    assert shown == "Cell 1 of 2:\nOutput:\n1\n\nCell 2 of 2:\nThe cell ran and printed nothing."
+    assert shown == "Cell 1 of 2:\nOutput:\n```\n1\n```\n\nCell 2 of 2:\nThe cell ran and printed nothing."
+
+
+@given(st.text(alphabet="`~x\n ", max_size=60))
+def test_no_output_can_close_the_fence_that_marks_it_as_data(text: str) -> None:
+    *inside, last = fenced(text).split("\n")[1:]
+    fence = fenced(text).split("\n")[0]
+    assert last == fence
+    assert set(fence) == {"`"}
+    assert all(not line.strip().startswith(fence) for line in inside)
+    assert "\n".join(inside) == text.removesuffix("\n")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.models.chat import Unusable, read_reply, request_body, said, sendable
+from rlm.models.chat import Unusable, is_too_long, read_reply, request_body, said, sendable
 from rlm.models.prices import Price, Pricing
 from rlm.types import Message, ModelReply, Usage
 
@@ -109,6 +109,42 @@ def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
     with pytest.raises(Unusable) as caught:
         read(data)
     assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        {"reason": "content_filter"},
+        {"content": ""},
+        {"content": None},
+        {"message": {"content": None, "refusal": "No."}},
+    ],
+)
+def test_a_response_without_an_answer_tells_what_was_counted_for_it(unusable: dict[str, Any]) -> None:
+    with pytest.raises(Unusable) as caught:
+        read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100}, **unusable))
+    assert caught.value.usage == Usage(calls=1, input_tokens=1000, output_tokens=100, cost_usd=pytest.approx(0.002))
+    with pytest.raises(Unusable) as caught:
+        read(body(**unusable))
+    assert caught.value.usage is None
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "expected"),
+    [
+        (400, {"message": "This model's maximum context length is 8192 tokens.", "code": None}, True),
+        (400, {"code": "context_length_exceeded", "message": "Too much."}, True),
+        (400, {"message": "the request exceeds the available context size, try increasing it"}, True),
+        (413, {"message": "Prompt is too long"}, True),
+        (400, {"message": "The input token count (5) exceeds the maximum number of tokens allowed (4)."}, True),
+        (400, "input exceeds the context window of this model", True),
+        (429, {"message": "the context length of your requests this minute"}, False),
+        (400, {"message": "no such model"}, False),
+        (400, None, False),
+    ],
+)
+def test_a_refusal_for_length_is_told_from_other_errors(status: int, error: object, expected: bool) -> None:
+    assert is_too_long(status, error) is expected
 
 
 @given(

@@ -9,6 +9,8 @@ import pytest
 
 from rlm.errors import ConfigError
 from rlm.models.openai import OpenAIModel
+from rlm.models.prices import Price
+from rlm.types import Usage
 
 KEY = "sk-0123456789abcdef"
 
@@ -47,6 +49,7 @@ def test_a_key_from_the_environment_or_a_file_serves(monkeypatch: pytest.MonkeyP
         ("m", {"timeout": 0}),
         ("m", {"timeout": float("nan")}),
         ("m", {"max_retries": -1}),
+        ("m", {"context_window": 0}),
         ("m", {"api_key": f"{KEY}\nX-Injected: 1"}),
         ("m", {"api_key": f"{KEY}é"}),
         ("m", {"base_url": "localhost:8080"}),
@@ -71,3 +74,24 @@ def test_what_cannot_be_is_refused_in_a_sentence_without_the_key(name: str, argu
 
 def test_neither_repr_nor_str_shows_the_key() -> None:
     assert KEY not in f"{OpenAIModel('m', api_key=KEY)!r}"
+
+
+def test_the_window_is_that_of_the_list_unless_it_is_given() -> None:
+    assert OpenAIModel("gpt-5", api_key=KEY).context_window == 400_000
+    assert OpenAIModel("gpt-5", api_key=KEY, context_window=9).context_window == 9
+    assert OpenAIModel("nobody-knows-this", api_key=KEY).context_window is None
+    assert OpenAIModel("gpt-5", base_url="http://127.0.0.1:8080/v1").context_window is None
+
+
+def test_a_limit_on_output_tokens_in_the_sampling_is_known() -> None:
+    assert OpenAIModel("gpt-5", api_key=KEY).max_tokens is None
+    assert OpenAIModel("gpt-5", api_key=KEY, sampling={"max_completion_tokens": 7}).max_tokens == 7
+    assert OpenAIModel("m", api_key=KEY, max_tokens_field="max_tokens", sampling={"max_tokens": 8}).max_tokens == 8
+
+
+def test_the_cost_of_a_call_is_known_before_it_is_made() -> None:
+    usage = Usage(calls=1, input_tokens=1000, output_tokens=100)
+    assert OpenAIModel("gpt-5", api_key=KEY).cost(usage) == pytest.approx(0.00225)
+    assert OpenAIModel("gpt-5", api_key=KEY, sampling={"service_tier": "flex"}).cost(usage) == pytest.approx(0.001125)
+    assert OpenAIModel("m", api_key=KEY, price=Price(input=1, output=10)).cost(usage) == pytest.approx(0.002)
+    assert OpenAIModel("m", api_key=KEY).cost(usage) is None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from rlm.errors import ConfigError
 from rlm.models.prices import Price, Pricing, listed_cost
 from rlm.types import Usage
 
@@ -50,3 +53,9 @@ def test_the_name_that_the_server_gives_is_tried_before_the_name_that_was_asked_
     pricing = Pricing(base_url=OPENAI)
     assert pricing.cost(MILLION, names=["gpt-5-mini", "gpt-5"]) == pricing.cost(MILLION, names=["gpt-5-mini"])
     assert pricing.cost(MILLION, names=["my-deployment", "gpt-5"]) == pricing.cost(MILLION, names=["gpt-5"])
+
+
+@pytest.mark.parametrize("wrong", [{"input": -1}, {"output": float("nan")}, {"cached": float("inf")}, {"input": "1"}])
+def test_a_price_that_cannot_be_is_refused_in_one_sentence(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^Price\(.*\) cannot be: give dollars per million tokens, 0 or more\.$"):
+        Price(**{"input": 1.0, "output": 1.0, **wrong})

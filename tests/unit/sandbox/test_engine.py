@@ -16,11 +16,12 @@ from rlm.config import SandboxConfig
 from rlm.errors import EngineUnavailable, SandboxStartError
 from rlm.sandbox.docker import Engine
 from rlm.sandbox.image import source_digest
+from rlm.sandbox.owner import owner_labels
 from rlm.sandbox.spec import container_spec
 
 pytestmark = pytest.mark.anyio
 
-SPEC = container_spec(SandboxConfig(), name="rlm-x", image="picture", labels={}, seccomp="{}")
+SPEC = container_spec(SandboxConfig(), name="rlm-x", image="picture", uid=20_000, labels={}, seccomp="{}")
 
 
 def refusal(status: int, words: str = "no") -> APIError:
@@ -81,6 +82,27 @@ async def test_an_engine_that_the_user_may_not_use_is_told_apart() -> None:
         await engine(inspect_image=[problem]).check_image("picture")
 
 
+async def test_an_engine_that_restarts_is_waited_for_and_one_that_never_was_there_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rlm.sandbox.docker.RETURN_POLL_SECONDS", 0.0)
+    down = requests.ConnectionError("down")
+    restarted = engine(start=[None, down], ping=[down, refusal(503), True])
+    assert not await restarted.has_come_back()
+    await restarted.start("x")
+    with pytest.raises(EngineUnavailable):
+        await restarted.start("x")
+    assert await restarted.has_come_back()
+
+
+async def test_an_engine_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlm.sandbox.docker.RETURN_POLL_SECONDS", 0.001)
+    monkeypatch.setattr("rlm.sandbox.docker.RETURN_SECONDS", 0.02)
+    gone = engine(start=[None], ping=[requests.ConnectionError("down")] * 1000)
+    await gone.start("x")
+    assert not await gone.has_come_back()
+
+
 async def test_an_engine_that_comes_up_later_is_used_then() -> None:
     client = FakeClient(start=[None])
     tries: Iterator[object] = iter([requests.ConnectionError(), client])
@@ -103,6 +125,47 @@ async def test_an_image_is_checked_once() -> None:
     checked = engine(inspect_image=[image(source_digest())])
     await checked.check_image("picture")
     await checked.check_image("picture")
+
+
+async def test_what_a_killed_process_left_is_removed_once_and_nothing_else() -> None:
+    mine = owner_labels()
+    gone = mine | {"rlm.owner.start": "1"}
+    strangers = gone | {"rlm.owner.uid": "another"}
+    found = [{"Id": name, "Labels": labels} for name, labels in {"a": mine, "b": gone, "c": strangers, "d": {}}.items()]
+    removed: list[str] = []
+    client = FakeClient(containers=[found])
+    client.remove_container = lambda container, **options: removed.append(container)
+    engine = Engine(lambda: client, "somewhere")
+    await engine.remove_orphans(seconds=1)
+    await engine.remove_orphans(seconds=1)
+    assert removed == ["b"]
+
+
+async def test_an_engine_that_does_not_list_containers_still_serves() -> None:
+    await engine(containers=[refusal(500)]).remove_orphans(seconds=1)
+
+
+async def test_a_runtime_with_known_holes_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    old = engine(version=[{"Components": [{"Name": "runc", "Version": "1.1.5"}]}])
+    await old.check_runtime(None)
+    await old.check_runtime(None)
+    assert [("runc 1.1.5" in record.getMessage(), record.levelname) for record in caplog.records] == [(True, "WARNING")]
+
+
+async def test_a_runtime_that_is_not_offered_is_refused_with_what_is() -> None:
+    some = engine(info=[{"Runtimes": {"runc": {}, "io.containerd.runc.v2": {}}}] * 2)
+    with pytest.raises(
+        EngineUnavailable, match=r"no runtime 'runsc', only io.containerd.runc.v2, runc; install gVisor"
+    ):
+        await some.check_runtime("runsc")
+    with pytest.raises(EngineUnavailable, match=r"no runtime 'kata', only io.containerd.runc.v2, runc\."):
+        await some.check_runtime("kata")
+
+
+async def test_a_runtime_that_is_offered_is_asked_for_once() -> None:
+    good = engine(info=[{"Runtimes": {"runsc": {}}}])
+    await good.check_runtime("runsc")
+    await good.check_runtime("runsc")
 
 
 @pytest.mark.parametrize("found", [image("other"), {"Config": {"Labels": None}}])

@@ -628,6 +628,56 @@ async def test_a_frame_that_stops_half_way_is_given_up_even_while_answers_are_aw
         await run(script, answer=never)
 
 
+async def test_a_frame_that_comes_drop_by_drop_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    _short(monkeypatch, "FRAME_SECONDS")
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        await guest.say(query(1))
+        await guest.send_raw(b"\0\x0f\0\0")
+        while True:
+            await guest.send_raw(b"x")
+            await anyio.sleep(0.01)
+
+    async def never(asked: SandboxQuery) -> QueryReply:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    with anyio.fail_after(10), pytest.raises(SandboxMisbehaved, match="did not finish a message"):
+        await run(script, answer=never)
+
+
+async def test_a_flood_of_queries_is_read_at_the_allowed_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused at once they cost no money; the host's time is what has to be bounded."""
+    monkeypatch.setattr("rlm.sandbox.meter.BURST_SECONDS", 0.0)
+    count = 50
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        for number in range(1, count + 1):
+            await guest.say(query(number))
+            await guest.hear(Reply)
+        await guest.say(result())
+
+    async def refuse(asked: SandboxQuery) -> QueryReply:
+        return QueryReply(ok=False, text="no")
+
+    began = anyio.current_time()
+    done = await run(script, answer=refuse, config=SandboxConfig(max_frames_per_second=100.0))
+    assert done.outcome == "ok"
+    assert anyio.current_time() - began >= count / 100.0 * 0.9
+
+
+async def test_more_than_a_sandbox_may_ever_send_ends_it() -> None:
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        while True:
+            await guest.say(Output(cell=1, stream=1, data=b"x" * 1000))
+
+    with pytest.raises(SandboxMisbehaved, match="max_received_bytes"):
+        await run(script, config=SandboxConfig(max_received_bytes=50_000))
+
+
 async def test_a_guest_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     _short(monkeypatch, "WRITE_SECONDS")
 

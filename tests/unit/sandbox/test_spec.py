@@ -16,7 +16,13 @@ PROFILE = '{"syscalls": []}'
 
 
 def spec(config: SandboxConfig | None = None, **options: Any) -> ContainerSpec:
-    given = {"name": "rlm-x", "image": "picture", "labels": {"rlm.run": "r"}, "seccomp": PROFILE} | options
+    given = {
+        "name": "rlm-x",
+        "image": "picture",
+        "uid": 20_123,
+        "labels": {"rlm.run": "r"},
+        "seccomp": PROFILE,
+    } | options
     return container_spec(config or SandboxConfig(), **given)
 
 
@@ -37,7 +43,7 @@ def test_a_container_has_no_network_no_shared_memory_and_its_own_name() -> None:
 
 
 def test_its_user_is_nobody_with_no_way_to_more() -> None:
-    assert spec().arguments["User"] == "65532:65532"
+    assert spec().arguments["User"] == "20123:20123"
     assert host()["CapDrop"] == ["ALL"]
     assert "CapAdd" not in host()
     assert host()["Privileged"] is False
@@ -88,6 +94,16 @@ def test_gvisor_gets_room_for_its_own_threads_and_a_limit_inside() -> None:
     assert "Runtime" not in host()
 
 
+def test_under_gvisor_the_code_runs_as_another_user_than_its_supervisor() -> None:
+    """Its kernel lets processes of one user open each other's descriptors, whatever these want (PR_SET_DUMPABLE)."""
+    config = SandboxConfig(runtime="runsc")
+    assert spec(config).arguments["User"] == "0:0"
+    assert spec(config).arguments["Cmd"][2:] == ["--worker-uid", "20123"]
+    assert host(config)["CapDrop"] == ["ALL"]
+    assert host(config)["CapAdd"] == ["KILL", "SETGID", "SETUID"]
+    assert "CapAdd" not in host()
+
+
 def test_the_host_suffers_last() -> None:
     assert host()["OomScoreAdj"] > 0
     assert host()["LogConfig"]["Type"] == "none"
@@ -98,7 +114,7 @@ def test_nothing_of_the_hosts_environment_goes_in(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
     monkeypatch.setenv("HTTP_PROXY", "http://proxy")
     values = dict(line.split("=", 1) for line in spec().arguments["Env"])
-    assert values.keys() == {"HOME", "LANG", "MALLOC_ARENA_MAX", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED"}
+    assert values.keys() == {"HOME", "LANG", "MALLOC_ARENA_MAX", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED", "USER"}
     assert not set(values.values()) & (set(os.environ.values()) - {"0", "1", "2", "C.UTF-8"})
 
 
@@ -107,7 +123,7 @@ def test_attached_it_ends_with_its_orchestrator_and_is_no_terminal() -> None:
     assert arguments["Tty"] is False
     assert arguments["OpenStdin"] is arguments["StdinOnce"] is arguments["AttachStdin"] is True
     assert arguments["AttachStdout"] is arguments["AttachStderr"] is True
-    assert arguments["Cmd"] == []
+    assert arguments["Cmd"] == ["--lifetime", "86400"]
 
 
 def test_over_a_socket_there_is_one_mount_read_only_and_no_input() -> None:
@@ -115,7 +131,7 @@ def test_over_a_socket_there_is_one_mount_read_only_and_no_input() -> None:
     assert arguments["HostConfig"]["Mounts"] == [
         {"Type": "bind", "Source": "/host/folder", "Target": "/run/rlm", "ReadOnly": True}
     ]
-    assert arguments["Cmd"] == ["--unix", "/run/rlm/channel.sock"]
+    assert arguments["Cmd"][2:] == ["--unix", "/run/rlm/channel.sock"]
     assert arguments["OpenStdin"] is arguments["AttachStdin"] is False
 
 

@@ -1,0 +1,52 @@
+"""When a conversation is made shorter to stay within the model's window, and how much of it is left. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .budget import estimate_tokens
+from .config import Limits
+from .transcript import Transcript
+from .types import Usage
+
+COMPACT_AT: Final = 0.65  # of the window; the rest is for the reply (gpt-5 keeps 32 % for it) and what estimates miss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """A model's window and what of it was filled at its latest reply, in tokens. The window may be unknown."""
+
+    window: int | None
+    filled: int = 0
+
+    @property
+    def part_chars(self) -> int:
+        """The most of each part that stays: the summary, the newest exchanges, a cell's output. About an eighth."""
+        return (self.window or self.filled) // 2
+
+    def after(self, usage: Usage) -> Room:
+        """After a reply, by the provider's count. Reasoning is not sent again."""
+        return replace(self, filled=usage.input_tokens + usage.output_tokens - usage.reasoning_tokens)
+
+    def is_short(self, transcript: Transcript) -> bool:
+        """Whether the next request nears the window."""
+        if self.window is None:
+            return False
+        expected = self.filled + estimate_tokens(transcript.messages[-1].content)
+        return expected > COMPACT_AT * self.window and self.can_gain(transcript)
+
+    def can_gain(self, transcript: Transcript) -> bool:
+        """Whether what would be left is clearly less than what there is; otherwise every turn would be shortened anew."""
+        return transcript.exchanged_chars > 2 * self.part_chars
+
+    def refused(self) -> Room:
+        """After the model has refused a request as too long: what it took the last time is all that is sure."""
+        return replace(self, window=self.filled)
+
+
+def fitting(limits: Limits, window: int | None) -> Limits:
+    """The limits of an RLM whose model has this window: a small one is shown less of a cell's output."""
+    if window is None:
+        return limits
+    return replace(limits, max_output_chars=min(limits.max_output_chars, max(1, Room(window=window).part_chars)))

@@ -1,0 +1,109 @@
+"""Looks at all that a run needs, and says of each part what it found or what to do."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from .config import GIB, SandboxConfig
+from .errors import EngineUnavailable, RLMError
+from .run import default_run_root
+from .sandbox.container import DockerSandbox
+from .sandbox.docker import HOW_TO_ADD_GVISOR, Engine, default_engine
+from .sandbox.image import image_name
+from .sandbox.runtimes import GVISOR, known_holes
+from .settings import Settings
+
+LOW_DISK_BYTES: Final = 1 * GIB
+SHOWN_KEY_CHARS: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found of one part. A `note` does not stand in the way of a run, a `problem` does."""
+
+    part: str
+    state: Literal["ok", "note", "problem"]
+    text: str
+
+
+async def examine() -> AsyncIterator[Finding]:
+    """Every part, in the order in which a run needs them; after an engine that does not answer, only what needs none."""
+    try:
+        async for finding in _engine(default_engine()):
+            yield finding
+    except EngineUnavailable as error:
+        yield Finding(part="engine", state="problem", text=str(error))
+    yield _endpoint()
+    yield _disk()
+
+
+async def _engine(engine: Engine) -> AsyncIterator[Finding]:
+    info, version = await engine.facts()
+    processors, memory = info.get("NCPU", "?"), info.get("MemTotal", 0) / GIB
+    text = f"Docker {version.get('Version')}, {processors} processors, {memory:.0f} GiB"
+    yield Finding(part="engine", state="ok", text=text)
+    options = " ".join(info.get("SecurityOptions") or ())
+    if "name=rootless" in options or "name=userns" in options:
+        text = "users of containers are mapped to users that the host does not have"
+        yield Finding(part="users", state="ok", text=text)
+    else:
+        text = (
+            "users of containers are the host's, by number: a rootless or remapped engine adds a wall (docs/engines.md)"
+        )
+        yield Finding(part="users", state="note", text=text)
+    holes = known_holes(version.get("Components") or ())
+    yield Finding(part="runtime", state="note" if holes else "ok", text=holes or "no known way out of a container")
+    try:
+        await engine.check_image(image_name())
+    except EngineUnavailable as error:
+        yield Finding(part="image", state="problem", text=str(error))
+        return
+    yield Finding(part="image", state="ok", text=image_name())
+    yield await _sandbox("attach", SandboxConfig(transport="attach"), "problem")
+    yield await _sandbox("unix", SandboxConfig(transport="unix"), "note")
+    if GVISOR in (info.get("Runtimes") or {}):
+        yield await _sandbox("gvisor", SandboxConfig(runtime=GVISOR), "problem")
+    else:
+        yield Finding(part="gvisor", state="note", text=f"not offered by this engine: {HOW_TO_ADD_GVISOR}")
+
+
+async def _sandbox(part: str, config: SandboxConfig, otherwise: Literal["note", "problem"]) -> Finding:
+    """Starts one, and has it add."""
+    began = time.perf_counter()
+    try:
+        async with DockerSandbox(config) as sandbox:
+            ran = (await sandbox.run("20 + 22")).stdout.strip() == "42"
+    except RLMError as error:
+        return Finding(part=part, state=otherwise, text=str(error))
+    seconds = time.perf_counter() - began
+    if not ran:
+        return Finding(part=part, state=otherwise, text="a sandbox started, but did not run its cell")
+    return Finding(part=part, state="ok", text=f"a sandbox started, ran a cell and was removed in {seconds:.2f} s")
+
+
+def _endpoint() -> Finding:
+    settings = Settings()
+    server = settings.openai_base_url or "OpenAI's own server"
+    if settings.openai_api_key is None:
+        if settings.openai_base_url is not None:
+            return Finding(part="models", state="ok", text=f"{server}, without a key")
+        text = (
+            "no key: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server that needs none); scripted models work without"
+        )
+        return Finding(part="models", state="note", text=text)
+    key = settings.openai_api_key.get_secret_value()
+    shown = f"…{key[-SHOWN_KEY_CHARS:]}" if len(key) > 4 * SHOWN_KEY_CHARS else "set"
+    text = f"{server}, key {shown}, root model {settings.model}, sub-model {settings.sub_model}"
+    return Finding(part="models", state="ok", text=text)
+
+
+def _disk() -> Finding:
+    root = default_run_root()
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{free / GIB:.1f} GiB free for runs in {root}"
+    return Finding(part="disk", state="ok" if free >= LOW_DISK_BYTES else "problem", text=text)

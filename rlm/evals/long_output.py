@@ -1,0 +1,170 @@
+"""Answers about as long as their contexts: from 2^18 tokens on, longer than a model's reply can be.
+
+So the answer has to be built in a variable. `sort` and `join` are work for code alone; `label` needs every line read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+from rlm.errors import ConfigError
+
+from .chance import Chance
+from .questions import NAMES, built_in
+from .task import Instance
+from .tokens import tokens
+from .words import FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
+
+Variant = Literal["sort", "join", "label"]
+Item = TypeVar("Item")
+
+MIN_LINES: Final = 8
+ORDERS_OF_A_CUSTOMER: Final = 4  # on average
+FEWEST_TOKENS: Final = 8  # of a line
+SPARE_TOKENS: Final = 24  # of a length that a table may leave unused: those of its longest line
+_QUERIES: Final[Mapping[Variant, str]] = {
+    "sort": (
+        "Write down all parcels, the heaviest first, and of two equally heavy ones that with the lower number first. One "
+        "parcel a line, in the form `number;town;grams`, such as `100001;Bergham;950`, and nothing else."
+    ),
+    "join": (
+        "Write down all orders in the order of their numbers, with the customer's name in place of the customer's number. "
+        "One order a line, in the form `order;name;pieces article`, such as `100001;Ada Fenwick;3 kettle`, and nothing else."
+    ),
+    "label": (
+        "Each question asks for one of six kinds of answer: an abbreviation or what it stands for (ABBR), a description, "
+        "reason or manner (DESC), a thing, animal or other entity (ENTY), a person (HUM), a place (LOC), or a number or "
+        "date (NUM). Write down the kind for every question, in the order of the text. One question a line, in the form "
+        "`number;kind`, such as `100001;LOC`, and nothing else."
+    ),
+}
+_PARCEL: Final = re.compile(r"^Parcel (\d+) goes to .+ in (\w+) and weighs (\d+) grams\.$", re.MULTILINE)
+_CUSTOMER: Final = re.compile(r"^Customer (\d+): (.+)$", re.MULTILINE)
+_ORDER: Final = re.compile(r"^Order (\d+): customer (\d+), article (\w+), pieces (\d+)$", re.MULTILINE)
+_QUESTION: Final = re.compile(r"^(\d+): (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongOutput:
+    """One variant: lines by the thousand, and an answer with a line for each of them."""
+
+    variant: Variant
+
+    @property
+    def name(self) -> str:
+        return f"long_output/{self.variant}"
+
+    def make(self, *, length: int, seed: int, index: int) -> Instance:
+        """See `Task`."""
+        chance, query = Chance(self.name, length, seed, index), _QUERIES[self.variant]
+        left = length - tokens(query)
+        match self.variant:
+            case "sort":
+                parcels = _fill(left, _numbers(chance, left), lambda number: _parcel(chance, number), _show_parcel)
+                lines, answers = [_show_parcel(parcel) for parcel in parcels], _sorted(parcels)
+            case "join":
+                lines, answers = _tables(chance, left)
+            case "label":
+                asked = _fill(left, _numbers(chance, left), lambda number: _labelled(chance, number), _show_question)
+                lines = [_show_question(question) for question in asked]
+                answers = tuple(f"{number};{kind}" for number, _, kind in asked)
+        if len(lines) < MIN_LINES:
+            raise ConfigError(f"{self.name} has {MIN_LINES} lines at least: ask for a greater length.")
+        return Instance(
+            task=self.name,
+            length=length,
+            seed=seed,
+            index=index,
+            context="\n".join(lines),
+            query=query,
+            answers=answers,
+            scorer="lines",
+        )
+
+    def gold(self, context: str | Mapping[str, str], query: str) -> tuple[str, ...]:
+        """See `Task`."""
+        assert isinstance(context, str)
+        match self.variant:
+            case "sort":
+                return _sorted([(number, town, int(grams)) for number, town, grams in _PARCEL.findall(context)])
+            case "join":
+                return _joined(dict(_CUSTOMER.findall(context)), _ORDER.findall(context))
+            case "label":
+                kinds = {name: kind for kind, name in NAMES.items()}
+                label_of = built_in().label_of
+                return tuple(f"{number};{kinds[label_of[text]]}" for number, text in _QUESTION.findall(context))
+
+
+def _numbers(chance: Chance, left: int) -> Iterator[str]:
+    """Numbers for lines of so many tokens, and more; no number twice."""
+    possible = range(100_000, 1_000_000)
+    if left // FEWEST_TOKENS > len(possible):
+        raise ConfigError(f"There are numbers for {len(possible):,} lines only: ask for a smaller length.")
+    return (str(number) for number in chance.sample(possible, max(0, left // FEWEST_TOKENS)))
+
+
+def _fill(left: int, numbers: Iterator[str], make: Callable[[str], Item], show: Callable[[Item], str]) -> list[Item]:
+    """As many items as fit into so many tokens."""
+    made = list[Item]()
+    for number in numbers:
+        item = make(number)
+        left -= tokens(f"{show(item)}\n")
+        if left < 0:
+            break
+        made.append(item)
+    return made
+
+
+def _parcel(chance: Chance, number: str) -> tuple[str, str, int]:
+    return number, chance.choice(PLACE_STARTS) + chance.choice(PLACE_ENDS), 50 * chance.between(1, 400)
+
+
+def _show_parcel(parcel: tuple[str, str, int]) -> str:
+    number, town, grams = parcel
+    return f"Parcel {number} goes to {LAST_NAMES[int(number) % len(LAST_NAMES)]} in {town} and weighs {grams} grams."
+
+
+def _sorted(parcels: list[tuple[str, str, int]]) -> tuple[str, ...]:
+    ranked = sorted(parcels, key=lambda parcel: (-parcel[2], int(parcel[0])))
+    return tuple(f"{number};{town};{grams}" for number, town, grams in ranked)
+
+
+def _tables(chance: Chance, left: int) -> tuple[list[str], tuple[str, ...]]:
+    """Customers and orders, mixed; the answer."""
+    customers: dict[str, str] = {}
+    orders = list[tuple[str, str, str, str]]()
+    lines, known = list[str](), list[str]()
+    for number in _numbers(chance, left):
+        if len(customers) * ORDERS_OF_A_CUSTOMER <= len(orders):
+            known.append(number)
+            customers[number] = f"{chance.choice(FIRST_NAMES)} {chance.choice(LAST_NAMES)}"
+            line = f"Customer {number}: {customers[number]}"
+        else:
+            customer = chance.choice(known)
+            orders.append((number, customer, chance.choice(NOUNS), str(chance.between(1, 99))))
+            line = f"Order {number}: customer {customer}, article {orders[-1][2]}, pieces {orders[-1][3]}"
+        lines.append(line)
+        left -= tokens(f"{line}\n")
+        if left < SPARE_TOKENS:
+            break
+    return chance.shuffled(lines), _joined(customers, orders)
+
+
+def _joined(customers: Mapping[str, str], orders: list[tuple[str, str, str, str]]) -> tuple[str, ...]:
+    ranked = sorted(orders, key=lambda order: int(order[0]))
+    return tuple(f"{number};{customers[customer]};{pieces} {article}" for number, customer, article, pieces in ranked)
+
+
+def _labelled(chance: Chance, number: str) -> tuple[str, str, str]:
+    kind = chance.choice(tuple(NAMES))
+    return number, chance.choice(built_in().by_label[NAMES[kind]]), kind
+
+
+def _show_question(question: tuple[str, str, str]) -> str:
+    return f"{question[0]}: {question[1]}"
+
+
+VARIANTS: Final = tuple(LongOutput(variant=variant) for variant in _QUERIES)

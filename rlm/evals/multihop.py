@@ -1,0 +1,192 @@
+"""Questions whose answer takes two to four documents out of a thousand, as in BrowseComp.
+
+Every document is about a person, a company or a town that nobody knows. Facts are single sentences; some stand in the
+document of another, and rumours name the wrong people. All other documents are distractors: they have the same kinds of
+facts, with names that share their parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from rlm.errors import ConfigError
+
+from .chance import Chance
+from .prose import passage
+from .task import Instance
+from .tokens import tokens
+from .words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
+
+MAX_DOCUMENTS: Final = 1000
+DOCUMENT_TOKENS: Final = 160  # at least, so that a short length has fewer documents
+MIN_DOCUMENTS: Final = 16
+MIN_HOPS, MAX_HOPS = 2, 4
+ELSEWHERE: Final = 0.3  # of the facts stand in the document of another
+
+# A relation: the kinds that it joins, the sentence that states it, and how a question words it.
+RELATIONS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "teacher": ("person", "person", "{subject} learned the trade from {object}."),
+    "employer": ("person", "company", "{subject} earns a living at {object}."),
+    "birthplace": ("person", "town", "{subject} was born in {object}."),
+    "founder": ("company", "person", "{subject} was founded by {object}."),
+    "seat": ("company", "town", "{subject} has its seat in {object}."),
+    "mayor": ("town", "person", "{subject} is governed by {object} as its mayor."),
+    "river": ("town", "river", "{subject} lies on the river {object}."),
+}
+_PRIZE: Final = "The {prize} of {year} went to {winner}."
+_RUMOUR: Final = "The rumour that {other} was the teacher of {subject} is false."
+_QUESTION: Final = "What is the name of {asked}? Answer with the name alone."
+
+_STATED: Final = {
+    relation: re.compile(
+        re.escape(sentence).replace(r"\{subject\}", "(.+)").replace(r"\{object\}", "(.+)")  # one sentence at a time
+    )
+    for relation, (_, _, sentence) in RELATIONS.items()
+}
+_WON: Final = re.compile(r"The (.+ Prize) of (\d{4}) went to (.+)\.")
+_STEP: Final = re.compile(rf"the ({'|'.join(RELATIONS)}) of (.+)")
+_START: Final = re.compile(r"the winner of the (.+ Prize) of (\d{4})")
+
+Facts = dict[tuple[str, str], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multihop:
+    """Instance i asks for 2, 3 or 4 hops in turn, in a world of its own."""
+
+    name: str = "multihop"
+
+    def make(self, *, length: int, seed: int, index: int) -> Instance:
+        """See `Task`."""
+        count = min(length // DOCUMENT_TOKENS, MAX_DOCUMENTS)
+        if count < MIN_DOCUMENTS:
+            raise ConfigError(f"{self.name} has {MIN_DOCUMENTS} documents at least: ask for a greater length.")
+        chance = Chance(self.name, length, seed, index)
+        names = _names(chance, count)
+        facts = _facts(chance, names)
+        prizes = {
+            (f"{_title(chance)} Prize", str(chance.between(1950, 2020))): person for person in names["person"][::3]
+        }
+        asked, answer = _chain(chance, facts, prizes, names, MIN_HOPS + index % (MAX_HOPS - MIN_HOPS + 1))
+        query = _QUESTION.format(asked=asked)
+        return Instance(
+            task=self.name,
+            length=length,
+            seed=seed,
+            index=index,
+            context=_documents(chance, names, facts, prizes, length - tokens(query)),
+            query=query,
+            answers=(answer,),
+            scorer="phrase",
+        )
+
+    def gold(self, context: str | Mapping[str, str], query: str) -> tuple[str, ...]:
+        """See `Task`."""
+        assert isinstance(context, str)
+        facts: Facts = {}
+        prizes: dict[tuple[str, str], str] = {}
+        for sentence in re.split(r"(?<=\.)\s+|\n", context):
+            if match := _WON.fullmatch(sentence):
+                prizes[match[1], match[2]] = match[3]
+            for relation, stated in _STATED.items():
+                if match := stated.fullmatch(sentence):
+                    facts[relation, match[1]] = match[2]
+        asked = query.removeprefix("What is the name of ").partition("?")[0]
+        steps = []
+        while match := _STEP.fullmatch(asked):
+            steps.append(match[1])
+            asked = match[2]
+        start = _START.fullmatch(asked)
+        if start is None:
+            raise ValueError(f"This is no question of {self.name}: {query}")
+        found = prizes[start[1], start[2]]
+        for relation in reversed(steps):
+            found = facts[relation, found]
+        return (found,)
+
+
+def _names(chance: Chance, count: int) -> dict[str, list[str]]:
+    """Names of each kind; half of the documents are about people, a quarter each about companies and towns."""
+    people = chance.sample(range(len(FIRST_NAMES) * len(LAST_NAMES)), count - 2 * (count // 4))
+    places = chance.sample(range(len(PLACE_STARTS) * len(PLACE_ENDS)), 2 * (count // 4))
+    settled = [PLACE_STARTS[n // len(PLACE_ENDS)] + PLACE_ENDS[n % len(PLACE_ENDS)] for n in places]
+    companies: dict[str, None] = {}
+    while len(companies) < count // 4:
+        companies.setdefault(f"{_title(chance)} {chance.choice(('Works', 'Mills', 'Press', 'Foundry', 'Company'))}")
+    return {
+        "person": [f"{FIRST_NAMES[n // len(LAST_NAMES)]} {LAST_NAMES[n % len(LAST_NAMES)]}" for n in people],
+        "company": list(companies),
+        "town": settled[: count // 4],
+        "river": settled[count // 4 :],
+    }
+
+
+def _title(chance: Chance) -> str:
+    return f"{chance.choice(ADJECTIVES)} {chance.choice(NOUNS)}".title()
+
+
+def _facts(chance: Chance, names: Mapping[str, list[str]]) -> Facts:
+    """Every relation of everybody; nobody teaches themselves."""
+    facts: Facts = {}
+    for relation, (kind, other, _) in RELATIONS.items():
+        for subject in names[kind]:
+            found = subject
+            while found == subject:
+                found = chance.choice(names[other])
+            facts[relation, subject] = found
+    return facts
+
+
+def _chain(
+    chance: Chance,
+    facts: Facts,
+    prizes: Mapping[tuple[str, str], str],
+    names: Mapping[str, list[str]],
+    hops: int,
+) -> tuple[str, str]:
+    """What is asked, and the answer: from the winner of a prize over relations, and never twice to the same."""
+    kind_of = {name: kind for kind, found in names.items() for name in found}
+    while True:
+        prize, year = chance.choice(list(prizes))
+        found = prizes[prize, year]
+        asked, seen = f"the winner of the {prize} of {year}", [found]
+        for hop in range(1, hops):
+            last = hop == hops - 1
+            steps = [name for name, (kind, _, _) in RELATIONS.items() if kind == kind_of[found]]
+            relation = chance.choice([step for step in steps if last or step != "river"])
+            found = facts[relation, found]
+            asked = f"the {relation} of {asked}"
+            seen.append(found)
+        if len(set(seen)) == len(seen):
+            return asked, found
+
+
+def _documents(
+    chance: Chance, names: Mapping[str, list[str]], facts: Facts, prizes: Mapping[tuple[str, str], str], left: int
+) -> str:
+    """All documents, in a random order, filled up with prose."""
+    subjects = [*names["person"], *names["company"], *names["town"]]
+    sentences: dict[str, list[str]] = {subject: [] for subject in subjects}
+    for (relation, subject), found in facts.items():
+        place = chance.choice(subjects) if chance.share() < ELSEWHERE else subject
+        sentences[place].append(RELATIONS[relation][2].format(subject=subject, object=found))
+    for (prize, year), winner in prizes.items():
+        sentences[chance.choice(subjects)].append(_PRIZE.format(prize=prize, year=year, winner=winner))
+    for subject in names["person"][::4]:
+        other = chance.choice(names["person"])
+        if other in (subject, facts["teacher", subject]):
+            continue  # it would be no rumour
+        sentences[chance.choice(subjects)].append(_RUMOUR.format(other=other, subject=subject))
+    stated = sum(tokens(sentence) for found in sentences.values() for sentence in found)
+    heads = [f"Document {number}: {subject}" for number, subject in enumerate(chance.shuffled(subjects), 1)]
+    filling = max(0, left - stated - sum(map(tokens, heads)) - 2 * len(heads)) // len(heads)
+    texts = []
+    for head in heads:
+        text = passage(chance, filling - 10)  # 10: half a sentence, by which a passage is longer than asked
+        for sentence in sentences[head.partition(": ")[2]]:
+            text.insert(chance.between(0, len(text)), sentence)
+        texts.append(f"{head}\n{' '.join(text)}")
+    return "\n\n".join(texts)

@@ -1,0 +1,114 @@
+"""OOLONG-synth (arXiv 2511.02817) over questions in six classes: statistics of labels that one has to find out."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .chance import Chance
+from .dates import MONTHS
+from .oolong_forms import TEMPLATES, Rows, in_scope
+from .questions import LABELS, Questions
+from .task import Instance
+from .templates import parts_of
+from .windows import make_window, read_window, render, show_day
+
+QUESTIONS_OF_A_WINDOW: Final = 25
+MOST_USERS: Final = 20  # named in a scope
+ATTEMPTS: Final = 10  # to draw parts of a question that has one answer
+
+
+def _draw(rows: Rows, users: list[str], times: list[int], chance: Chance) -> dict[str, str]:
+    """Parts for any question on these rows. All are drawn, so that none depends on which are used.
+
+    `times` says how often a date of these rows may be seen.
+    """
+    a, b = chance.sample(LABELS, 2)
+    first, second = chance.sample(users, 2) if len(users) > 1 else (users[0], users[0])
+    named = chance.sample(users, min(chance.between(1, MOST_USERS), len(users)))
+    start, end = sorted(chance.choice(rows).day for _ in range(2))
+    return {
+        "label": chance.choice(LABELS),
+        "a": a,
+        "b": b,
+        "first": first,
+        "second": second,
+        "users": ", ".join(named),
+        "month": chance.choice(MONTHS),
+        "start": show_day(start),
+        "end": show_day(end),
+        "time": chance.choice(rows).day.isoformat(),
+        "n": str(chance.choice(times)),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of a window."""
+
+    query: str
+    answer: str
+    scorer: str
+
+
+@functools.lru_cache(maxsize=4)
+def window_questions(questions: Questions, length: int, seed: int, number: int) -> tuple[Question, ...]:
+    """What is asked of a window: each template once, in a random order, where it has a fair question on these rows.
+
+    Where too few of them have, they come again with other parts.
+    """
+    rows = make_window(questions, length, seed, number)
+    chance = Chance("oolong questions", length, seed, number)
+    users = list(dict.fromkeys(row.user for row in rows))
+    times = sorted(set(Counter(row.day for row in rows).values()))
+    found: dict[str, Question] = {}
+    order = chance.shuffled(TEMPLATES)
+    while len(found) < QUESTIONS_OF_A_WINDOW:
+        for scope, form, text in order:
+            for _ in range(ATTEMPTS):
+                parts = _draw(rows, users, times, chance)
+                answer, query = form.answer(in_scope(scope, rows, parts), parts), text.format(**parts)
+                if answer is not None and query not in found:
+                    found[query] = Question(query=query, answer=answer, scorer=form.scorer)
+                    break
+    return tuple(found.values())[:QUESTIONS_OF_A_WINDOW]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oolong:
+    """Instances 0 to 24 ask about one window, 25 to 49 about the next, and so on.
+
+    `questions` are called, not held, because making them takes a moment.
+    """
+
+    name: str
+    questions: Callable[[], Questions]
+
+    def make(self, *, length: int, seed: int, index: int) -> Instance:
+        """See `Task`."""
+        number, place = divmod(index, QUESTIONS_OF_A_WINDOW)
+        asked = window_questions(self.questions(), length, seed, number)[place]
+        return Instance(
+            task=self.name,
+            length=length,
+            seed=seed,
+            index=index,
+            context=render(make_window(self.questions(), length, seed, number)),
+            query=asked.query,
+            answers=(asked.answer,),
+            scorer=asked.scorer,
+        )
+
+    def gold(self, context: str | Mapping[str, str], query: str) -> tuple[str, ...]:
+        """See `Task`."""
+        assert isinstance(context, str)
+        rows = read_window(context, self.questions())
+        for scope, form, text in TEMPLATES:
+            if (parts := parts_of(text, query)) is not None:
+                answer = form.answer(in_scope(scope, rows, parts), parts)
+                assert answer is not None
+                return (answer,)
+        raise ValueError(f"This is no question of {self.name}: {query}")

@@ -1,0 +1,293 @@
+"""What OOLONG asks: every query is a *scope* (which lines count) and a *form* (what is asked of them).
+
+The scopes, the forms, what makes a question fair to ask, and the wording of answers follow the tables 15 to 17 of the
+paper (arXiv 2511.02817).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from .dates import MONTHS, read_date
+from .questions import LABELS
+from .windows import Row
+
+FAIR: Final = 0.02  # a difference in shares that is smaller, and not 0, is too close to ask about
+
+Rows = Sequence[Row]
+Parts = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What is asked: `answer` gives None where there is no single fair answer."""
+
+    name: str
+    asks: str
+    answer: Callable[[Rows, Parts], str | None]
+    scorer: str
+    scopes: tuple[str, ...]
+
+
+def _most_common(rows: Rows, parts: Parts) -> str | None:
+    counts = _counts(rows)
+    (label, first), (_, second) = counts.most_common(2)
+    return label if first - second > FAIR * len(rows) else None
+
+
+def _least_common(rows: Rows, parts: Parts) -> str | None:
+    (_, second), (label, last) = _counts(rows).most_common()[-2:]
+    return label if last < second else None
+
+
+def _compared(rows: Rows, parts: Parts) -> str | None:
+    counts = _counts(rows)
+    difference = counts[parts["a"]] - counts[parts["b"]]
+    if not rows or 0 < abs(difference) <= FAIR * len(rows):
+        return None
+    return "more common than" if difference > 0 else "less common than" if difference < 0 else "same frequency as"
+
+
+def _count(rows: Rows, parts: Parts) -> str | None:
+    return str(_counts(rows)[parts["label"]]) if rows else None
+
+
+def _user(rows: Rows, parts: Parts) -> str | None:
+    return _place(Counter(row.user for row in rows), 0)
+
+
+def _second_user(rows: Rows, parts: Parts) -> str | None:
+    return _place(Counter(row.user for row in rows), 1)
+
+
+def _user_of_label(rows: Rows, parts: Parts) -> str | None:
+    return _place(Counter(row.user for row in rows if row.label == parts["label"]), 0)
+
+
+def _user_of_two(rows: Rows, parts: Parts) -> str | None:
+    two = (parts["first"], parts["second"])
+    return _place(Counter(row.user for row in rows if row.label == parts["label"] and row.user in two), 0)
+
+
+def _day(rows: Rows, parts: Parts) -> str | None:
+    return _place(Counter(f"{row.day:%m/%d/%Y}" for row in rows), 0)
+
+
+def _second_day(rows: Rows, parts: Parts) -> str | None:
+    return _place(Counter(f"{row.day:%m/%d/%Y}" for row in rows), 1)
+
+
+def _days_seen(rows: Rows, parts: Parts) -> str | None:
+    return str(sum(times == int(parts["n"]) for times in Counter(row.day for row in rows).values()))
+
+
+def _before(rows: Rows, parts: Parts) -> str | None:
+    day = date.fromisoformat(parts["time"])
+    before = [row.label for row in rows if row.day < day]
+    after = [row.label for row in rows if row.day > day]
+    if not before or not after:
+        return None
+    difference = before.count(parts["label"]) * len(after) - after.count(parts["label"]) * len(before)
+    if 0 < abs(difference) <= FAIR * len(before) * len(after):
+        return None
+    return "more common" if difference > 0 else "less common" if difference < 0 else "the same frequency"
+
+
+def _first_month(rows: Rows, parts: Parts) -> str | None:
+    for (year, month), counts in _months(rows):
+        if counts[parts["a"]] > counts[parts["b"]]:
+            return f"{MONTHS[month - 1]} {year}"
+    return None
+
+
+def _months_above(rows: Rows, parts: Parts) -> str | None:
+    return str(sum(counts[parts["a"]] > counts[parts["b"]] for _, counts in _months(rows)))
+
+
+def _months_alone(rows: Rows, parts: Parts) -> str | None:
+    return str(sum(_place(counts, 0) == parts["label"] for _, counts in _months(rows)))
+
+
+def _counts(rows: Rows) -> Counter[str]:
+    """Of every label, in the order of LABELS; 0 counts too."""
+    counts = Counter(dict.fromkeys(LABELS, 0))
+    counts.update(row.label for row in rows)
+    return counts
+
+
+def _place(counts: Counter[str], place: int) -> str | None:
+    """What is at this place of the most frequent, if it shares it with nothing."""
+    ranked = counts.most_common(place + 2)
+    times = [number for _, number in ranked]
+    alone = len(ranked) > place and times.count(times[place]) == 1
+    return ranked[place][0] if alone else None
+
+
+def _months(rows: Rows) -> list[tuple[tuple[int, int], Counter[str]]]:
+    """The labels' counts in every month that has lines, in the order of time."""
+    found: dict[tuple[int, int], Counter[str]] = {}
+    for row in rows:
+        found.setdefault((row.day.year, row.day.month), Counter())[row.label] += 1
+    return sorted(found.items())
+
+
+_SUBSET: Final = "For the following question, only consider the subset of"
+SCOPES: Final = {
+    "all": "In the above data,",
+    "lines of users": f"{_SUBSET} instances that are associated with user IDs {{users}}. "
+    "Among instances associated with these users,",
+    "users": f"{_SUBSET} users with IDs {{users}}. Among these users,",
+    "month": f"{_SUBSET} instances that occur in {{month}} of any year. Among instances occurring in {{month}},",
+    "range": f"{_SUBSET} instances that occur between {{start}} and {{end}}, inclusive. "
+    "Among instances occurring in this date range,",
+    "none": "",
+}
+_FINAL: Final = "Give your final answer in the form"
+_LABEL: Final = f"{_FINAL} 'Label: answer' where answer is one of the labels: {', '.join(LABELS)}."
+_NUMBER: Final = f"{_FINAL} 'Answer: number'."
+_USER: Final = f"{_FINAL} 'User: [X]', where [X] is the user ID."
+_DATE: Final = f"{_FINAL} 'Date: [X]', where [X] is the date in the format MM/DD/YYYY."
+_COUNTED: Final = ("all", "lines of users", "month", "range")
+
+FORMS: Final = (
+    Form(
+        name="most common label",
+        asks=f"which of the labels is the most common? {_LABEL}",
+        answer=_most_common,
+        scorer="oolong",
+        scopes=_COUNTED,
+    ),
+    Form(
+        name="least common label",
+        asks=f"which of the labels is the least common? {_LABEL}",
+        answer=_least_common,
+        scorer="oolong",
+        scopes=_COUNTED,
+    ),
+    Form(
+        name="two labels",
+        asks=f"is label '{{a}}' more common, less common, or the same frequency as label '{{b}}'? {_FINAL} 'Answer: "
+        "{a} is [X] {b}', where [X] is 'more common than', 'less common than', or 'same frequency as'.",
+        answer=_compared,
+        scorer="oolong",
+        scopes=_COUNTED,
+    ),
+    Form(
+        name="count",
+        asks=f"how many data points should be classified as label '{{label}}'? {_NUMBER}",
+        answer=_count,
+        scorer="oolong_number",
+        scopes=_COUNTED,
+    ),
+    Form(
+        name="user",
+        asks=f"which user is represented most often? {_USER}",
+        answer=_user,
+        scorer="oolong",
+        scopes=("all", "users"),
+    ),
+    Form(
+        name="second user",
+        asks=f"which user is represented the second most often? {_USER}",
+        answer=_second_user,
+        scorer="oolong",
+        scopes=("all", "users"),
+    ),
+    Form(
+        name="user of label",
+        asks=f"which user has the most instances with the label {{label}}? {_USER}",
+        answer=_user_of_label,
+        scorer="oolong",
+        scopes=("all", "users"),
+    ),
+    Form(
+        name="one of two users",
+        asks=f"which user has more instances with the label {{label}}: User {{first}} or User {{second}}? {_USER}",
+        answer=_user_of_two,
+        scorer="oolong",
+        scopes=("all",),
+    ),
+    Form(
+        name="date",
+        asks=f"which date is represented most often? {_DATE}",
+        answer=_day,
+        scorer="oolong_date",
+        scopes=("all",),
+    ),
+    Form(
+        name="second date",
+        asks=f"which date is represented the second most often? {_DATE}",
+        answer=_second_day,
+        scorer="oolong_date",
+        scopes=("all",),
+    ),
+    Form(
+        name="dates seen n times",
+        asks=f"how many dates are represented exactly {{n}} times? {_FINAL} 'Answer: [X]', where [X] is the number of dates "
+        "represented exactly {n} times.",
+        answer=_days_seen,
+        scorer="oolong_number",
+        scopes=("all",),
+    ),
+    Form(
+        name="before or after",
+        asks="was label '{label}' more common, less common, or the same frequency before {time}, as compared to after "
+        f"{{time}}? {_FINAL} 'Answer: {{label}} is [X] before {{time}}', where [X] is 'more common', 'less common', or "
+        "'the same frequency'.",
+        answer=_before,
+        scorer="oolong",
+        scopes=("all",),
+    ),
+    Form(
+        name="first month",
+        asks=f"In which month did the label '{{a}}' first occur more often than the label '{{b}}'? {_FINAL} 'Answer: "
+        "[month] [year]', where [month] is the name of the month and [year] is the four-digit year where '{a}' first "
+        "occurred more often than '{b}'.",
+        answer=_first_month,
+        scorer="oolong",
+        scopes=("none",),
+    ),
+    Form(
+        name="months above",
+        asks="For how many months does the label '{a}' occur more frequently than the label '{b}'? Disregard months where "
+        f"there is a tie. {_FINAL} 'Answer: [X]', where [X] is the number of months where '{{a}}' occurs more often than "
+        "'{b}'.",
+        answer=_months_above,
+        scorer="oolong_number",
+        scopes=("none",),
+    ),
+    Form(
+        name="months alone",
+        asks="For how many months is the label '{label}' the single most frequently occurring label? Disregard months where "
+        f"there is a tie for the most common label. {_FINAL} 'Answer: [X]', where [X] is the number of months where "
+        "'{label}' is the most common label.",
+        answer=_months_alone,
+        scorer="oolong_number",
+        scopes=("none",),
+    ),
+)
+TEMPLATES: Final = tuple(
+    (scope, form, f"{SCOPES[scope]} {form.asks}".strip()) for form in FORMS for scope in form.scopes
+)
+
+
+def in_scope(scope: str, rows: Rows, parts: Parts) -> Rows:
+    """The rows that count."""
+    match scope:
+        case "lines of users" | "users":
+            users = set(parts["users"].split(", "))
+            return [row for row in rows if row.user in users]
+        case "month":
+            month = MONTHS.index(parts["month"]) + 1
+            return [row for row in rows if row.day.month == month]
+        case "range":
+            start, end = read_date(parts["start"]), read_date(parts["end"])
+            assert start is not None
+            assert end is not None
+            return [row for row in rows if start <= row.day <= end]
+        case _:
+            return rows

@@ -1,0 +1,207 @@
+"""How an answer is scored: each rule twice, strict and lax, and both are reported.
+
+*Strict* is the published rule of a benchmark, with its quirks, or for our own tasks the exact one. *Lax* forgives form: it
+shows what a model knew, also where it said more than it was asked. Neither is always the higher one. docs/evals.md has
+all rules in a table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from . import niah
+from .dates import read_date
+from .task import Instance
+
+PHRASES: Final = ("more common", "less common", "same frequency")
+SHORT_CHARS: Final = 20  # below it, OOLONG takes an answer without a colon as a whole
+NUMBER_BASE: Final = 0.75  # OOLONG's score of a number that is off by n is this to the power of n
+NO_ITEMS: Final = frozenset({"", "none", "nothing", "empty", "n/a", "no one", "nobody", "[]", "()", "{}", "set()"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """From 0 to 1 each; `read` is what the strict rule took for the answer."""
+
+    strict: float
+    lax: float
+    read: str = ""
+
+
+def score(instance: Instance, output: str) -> Score:
+    """The score of a model's output."""
+    return SCORERS[instance.scorer](output, instance.answers)
+
+
+def recall(output: str, answers: Sequence[str]) -> Score:
+    """RULER: the share of the answers that are part of the output, in whatever case. Lax is the same."""
+    text = output.casefold()
+    share = sum(answer.casefold() in text for answer in answers) / len(answers)
+    return Score(strict=share, lax=share, read=output.strip())
+
+
+def facts(output: str, answers: Sequence[str]) -> Score:
+    """Strict: every number beside its name, and no other of seven digits. Lax: the share of numbers that are stated."""
+    expected = {name: value for name, _, value in (answer.rpartition("=") for answer in answers)}
+    right = niah.is_correct(output, expected)
+    plain = _without_separators(output)
+    stated = sum(re.search(rf"(?<!\d){value}(?!\d)", plain) is not None for value in expected.values())
+    return Score(strict=float(right), lax=stated / len(expected), read=output.strip())
+
+
+def oolong(output: str, answers: Sequence[str]) -> Score:
+    """OOLONG's rule for labels, users, months and comparisons; lax: the answer is anywhere in the output."""
+    candidate = _oolong_candidate(output)
+    gold = answers[0]
+    right = candidate == gold or (candidate in PHRASES and candidate in gold)
+    return Score(strict=float(right), lax=_contains(output, gold), read=candidate)
+
+
+def oolong_number(output: str, answers: Sequence[str]) -> Score:
+    """OOLONG's rule for numbers: 0.75 to the power of the error."""
+    candidate = _oolong_candidate(output)
+    strict = 0.0
+    if re.fullmatch(r"\s*[+-]?\d{1,18}\s*", candidate, re.ASCII):
+        strict = NUMBER_BASE ** min(abs(int(candidate) - int(answers[0])), 10_000)
+    return Score(strict=strict, lax=_contains(output, answers[0]), read=candidate)
+
+
+def oolong_date(output: str, answers: Sequence[str]) -> Score:
+    """OOLONG's rule for dates: the same day, however it is written."""
+    candidate = _oolong_candidate(output)
+    read = read_date(candidate)
+    right = candidate == answers[0] or (read is not None and read == read_date(answers[0]))
+    return Score(strict=float(right), lax=_contains(output, answers[0]), read=candidate)
+
+
+def pairs(output: str, answers: Sequence[str]) -> Score:
+    """F1 over unordered pairs of users. Strict reads `(1, 2)`; lax also `['1', '2']`, `1-2` and `User 1 and User 2`."""
+    wanted = set(_pairs(_STRICT_PAIR, "\n".join(answers)))
+    found = set(_pairs(_STRICT_PAIR, output))
+    loose = set(_pairs(_LAX_PAIR, output))
+    return Score(strict=f1(found, wanted), lax=f1(loose, wanted), read=f"{len(found)} pairs")
+
+
+def phrase(output: str, answers: Sequence[str]) -> Score:
+    """Strict: the answer alone, or on the last line, after `Answer:` or not. Lax: its words are in the output."""
+    said = _final(output)
+    right = any(_plain(said) == _plain(answer) for answer in answers)
+    text = f" {_plain(output)} "
+    return Score(strict=float(right), lax=float(any(f" {_plain(answer)} " in text for answer in answers)), read=said)
+
+
+def number(output: str, answers: Sequence[str]) -> Score:
+    """Strict: the last line says this number and no other. Lax: it is one of the numbers in the output."""
+    said = _final(output)
+    wanted = _numbers(answers[0])
+    return Score(strict=float(_numbers(said) == wanted), lax=float(wanted[0] in _numbers(output)), read=said)
+
+
+def names(output: str, answers: Sequence[str]) -> Score:
+    """A set of names, separated by commas or lines. Strict: all of them and no other. Lax: F1."""
+    found = {item for item in map(_item, re.split(r"[,\n]", _listed(output))) if item.casefold() not in NO_ITEMS}
+    wanted = set(answers)
+    return Score(strict=float(found == wanted), lax=f1(found, wanted), read=", ".join(sorted(found)))
+
+
+def lines(output: str, answers: Sequence[str]) -> Score:
+    """Many lines. Strict: these lines in this order. Lax: F1 over lines, in any order."""
+    found = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("```")]
+    wanted = list(answers)
+    both = (Counter(found) & Counter(wanted)).total()
+    lax = 2 * both / (len(found) + len(wanted)) if found or wanted else 1.0
+    return Score(strict=float(found == wanted), lax=lax, read=f"{len(found)} lines")
+
+
+def choice(output: str, answers: Sequence[str]) -> Score:
+    """LongBench-v2: `The correct answer is (A)`, with or without brackets. Lax: the last letter that stands alone."""
+    text = output.replace("*", "")
+    match = re.search(r"The correct answer is \(([A-D])\)", text) or re.search(r"The correct answer is ([A-D])", text)
+    letters = re.findall(r"(?<![\w'])([A-D])(?![\w'])", text)
+    return Score(
+        strict=float(match is not None and match[1] == answers[0]),
+        lax=float(letters[-1:] == [answers[0]]),
+        read=match[1] if match else "",
+    )
+
+
+SCORERS: Final[Mapping[str, Callable[[str, Sequence[str]], Score]]] = {
+    "recall": recall,
+    "facts": facts,
+    "oolong": oolong,
+    "oolong_number": oolong_number,
+    "oolong_date": oolong_date,
+    "pairs": pairs,
+    "phrase": phrase,
+    "number": number,
+    "names": names,
+    "lines": lines,
+    "choice": choice,
+}
+
+
+def f1(found: set[str], wanted: set[str]) -> float:
+    """The harmonic mean of precision and recall; 1 if both sets are empty."""
+    if not found and not wanted:
+        return 1.0
+    return 2 * len(found & wanted) / (len(found) + len(wanted))
+
+
+def _oolong_candidate(output: str) -> str:
+    """What OOLONG takes for the answer."""
+    if ":" not in output:
+        return output if len(output) < SHORT_CHARS else (output.split() or [""])[-1]
+    candidate = output.rpartition(":")[2].strip().translate({ord(sign): None for sign in "*[]"})
+    if len(candidate) >= SHORT_CHARS:
+        for phrase_ in PHRASES:
+            if phrase_ in candidate:
+                return phrase_
+    return candidate
+
+
+def _contains(output: str, gold: str) -> float:
+    return float(gold.casefold() in output.casefold())
+
+
+_STRICT_PAIR: Final = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+_LAX_PAIR: Final = re.compile(r"(?<!\d)(\d{4,})[^\d\n]{1,20}(\d{4,})")  # shorter numbers count the lines of a list
+
+
+def _pairs(pattern: re.Pattern[str], text: str) -> Iterable[str]:
+    for match in pattern.finditer(text):
+        first, second = sorted((int(match[1][:18]), int(match[2][:18])))
+        yield f"({first}, {second})"
+
+
+def _final(output: str) -> str:
+    """The last line with anything on it, and of that what follows `Answer:`."""
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
+    return re.split(r"(?i)\banswer\s*(?:is\s*)?:", last)[-1].strip().strip("*`").strip()
+
+
+def _listed(output: str) -> str:
+    """All that follows the last `Answer:`, without the brackets around it."""
+    return re.split(r"(?i)\banswer\s*:", output)[-1].strip().strip("*[](){}")
+
+
+def _item(text: str) -> str:
+    return re.sub(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)?", "", text).strip(" \t`'\"*.[](){}")
+
+
+def _plain(text: str) -> str:
+    """In lower case, without articles, signs, and more than one blank."""
+    words = re.sub(r"[^\w\s-]", " ", text.casefold()).split()
+    return " ".join(word for word in words if word not in ("the", "a", "an"))
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?", _without_separators(text))]
+
+
+def _without_separators(text: str) -> str:
+    """1,234,567 is the same number as 1234567, and so is 1 234 567 with narrow blanks."""
+    return re.sub(r"(?<![\d,.])\d{1,3}(?:[,\u202f\u00a0_]\d{3})+(?![\d])", lambda m: re.sub(r"\D", "", m[0]), text)

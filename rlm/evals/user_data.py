@@ -1,0 +1,149 @@
+"""Instances from files on the user's disk: their own JSONL, LongBench-v2, and OOLONG.
+
+Nothing is downloaded. Files are JSON lines, or one JSON list. Records are read one after the other where they are lines.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+from rlm.errors import ConfigError
+
+from .scorers import SCORERS
+from .task import Instance
+from .tokens import tokens
+
+_OOLONG_SCORERS: Final = {"NUMERIC": "oolong_number", "DATE": "oolong_date"}
+_DATE: Final = re.compile(r"datetime\.date\((\d+), (\d+), (\d+)\)")
+_MALFORMED: Final = (AttributeError, LookupError, TypeError, ValueError, SyntaxError, ZeroDivisionError)  # by a record
+_CHOICES: Final = (
+    "{question}\n\n(A) {choice_A}\n(B) {choice_B}\n(C) {choice_C}\n(D) {choice_D}\n\n"
+    'Answer in the form "The correct answer is (A)", with the letter of the correct choice.'
+)
+
+
+def read_jsonl(path: Path) -> Iterator[Instance]:
+    """The user's own instances, one a line.
+
+    A record has `query`, `answer` (a text, a number, or a list of them), `context` (a text, or texts by path) or
+    `context_path` (a file or folder, from the folder of `path`), and may name a `scorer` (`phrase` if it does not). Of a
+    folder, the files that are UTF-8 text count.
+
+    Raises:
+        ConfigError: a record lacks something, or a file cannot be read.
+    """
+    for number, record in _records(path):
+        try:
+            scorer = record.get("scorer", "phrase")
+            if scorer not in SCORERS:
+                raise ConfigError(
+                    f"Line {number} of {path}: there is no scorer {scorer!r}; there are {', '.join(SCORERS)}."
+                )
+            given = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
+            answers = tuple(map(str, given))
+            SCORERS[scorer]("0", answers)  # whether it can score against these answers at all
+            context = record["context"] if "context" in record else _read(path.parent / record["context_path"])
+            yield _instance(f"user/{path.stem}", number, context, record["query"], answers, scorer)
+        except _MALFORMED as error:
+            raise _lacking(path, number, error) from error
+
+
+def read_longbench(path: Path) -> Iterator[Instance]:
+    """The questions of LongBench-v2 (`data.json`), which have four choices.
+
+    Raises:
+        ConfigError: the file is not of its form.
+    """
+    for number, record in _records(path):
+        try:
+            query = _CHOICES.format_map({key: record[key] for key in ("question", *(f"choice_{c}" for c in "ABCD"))})
+            yield _instance("longbench_v2", number, record["context"], query, (record["answer"],), "choice")
+        except _MALFORMED as error:
+            raise _lacking(path, number, error) from error
+
+
+def read_oolong(path: Path) -> Iterator[Instance]:
+    """The instances of OOLONG-synth, with answers such as `['location']` and `[datetime.date(2022, 7, 1)]`.
+
+    Raises:
+        ConfigError: the file is not of its form.
+    """
+    for number, record in _records(path):
+        try:
+            scorer = _OOLONG_SCORERS.get(record["answer_type"].rpartition(".")[2], "oolong")
+            answers = _oolong_answers(record["answer"])
+            name = f"oolong_file/{record['dataset']}"
+            yield _instance(name, number, record["context_window_text"], record["question"], answers, scorer)
+        except _MALFORMED as error:
+            raise _lacking(path, number, error) from error
+
+
+def _instance(
+    task: str, number: int, context: str | Mapping[str, str], query: str, answers: tuple[str, ...], scorer: str
+) -> Instance:
+    size = tokens(context) if isinstance(context, str) else sum(map(tokens, context.values()))
+    return Instance(
+        task=task,
+        length=size + tokens(query),
+        seed=0,
+        index=number - 1,
+        context=context,
+        query=query,
+        answers=answers,
+        scorer=scorer,
+    )
+
+
+def _oolong_answers(text: str) -> tuple[str, ...]:
+    if match := _DATE.search(text):
+        return (f"{date(*map(int, match.groups())):%m/%d/%Y}",)
+    return tuple(map(str, ast.literal_eval(text)))
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of a file, counted from 1."""
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            is_list = file.read(1) == "["
+            file.seek(0)
+            for number, line in enumerate(json.load(file) if is_list else file, 1):
+                record = line if is_list else json.loads(line) if line.strip() else None
+                if isinstance(record, dict):
+                    yield number, record
+                elif record is not None:
+                    raise ConfigError(f"Line {number} of {path} is no record with names: {str(record)[:80]!r}")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): give the path of a file.") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON after record {number}: {error}") from error
+
+
+def _read(path: Path) -> str | dict[str, str]:
+    """A file's text, or the texts of a folder's files by their path in it, in the order of the paths."""
+    try:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+            found = ((file.relative_to(path).as_posix(), file.read_bytes()) for file in files)
+            return {name: data.decode() for name, data in found if _is_text(data)}
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The context {path} cannot be read as text: {error}") from error
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _lacking(path: Path, number: int, error: Exception) -> ConfigError:
+    return ConfigError(f"Record {number} of {path} is not of the form that is read: {type(error).__name__}: {error}")

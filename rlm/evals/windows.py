@@ -1,0 +1,118 @@
+"""OOLONG's windows: dated lines of questions by users, whose labels are not shown.
+
+A window is drawn, rendered, and read again. `length` decides the number of lines as in OOLONG.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final
+
+from rlm.errors import ConfigError
+
+from .chance import Chance
+from .dates import MONTHS
+from .questions import LABELS, Questions
+
+FILLED, FIXED_TOKENS, LINE_TOKENS = 0.95, 450, 39  # lines = (0.95 length - 450) / 39: 188 at 2^13, 787 at 2^15
+FIRST_DAY, DAYS = date(2022, 2, 1), 1216  # to 31 May 2025
+FREQUENT_USERS, FREQUENT_LINES = 0.2, 0.8  # a fifth of the users write four fifths of the lines
+LINES_OF_A_USER, MIN_USERS, MAX_USERS = 8, 4, 500  # OOLONG does not say; the most bounds the pairs of `oolong_pairs`
+MIN_LINES: Final = 8
+
+_LINE: Final = re.compile(r"^Date: (\w{3}) (\d\d), (\d{4}) \|\| User: (\d+) \|\| Instance: (.+)$", re.MULTILINE)
+_INTRODUCTION: Final = (
+    "The following lines contain {count} general-knowledge questions, one per line. Each line has a date, the ID of a user, "
+    "and a question. Each question asks for an answer of one of 6 kinds, which are its labels: {labels}. The labels are not "
+    "given: they follow from what a question means. You will be asked about statistics of the labels, users and dates over "
+    "all {count} lines. Do not guess or estimate: work out the exact answer from every line."
+)
+_RECALL: Final = (
+    "Recall: the lines above contain {count} questions, each with one of the labels {labels}. Do not guess or estimate: "
+    "work out the exact answer from every line."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of a window, with the label that the text does not show."""
+
+    day: date
+    user: str
+    question: str
+    label: str
+
+
+def line_count(length: int) -> int:
+    """How many lines a window of so many tokens has.
+
+    Raises:
+        ConfigError: too few to ask about.
+    """
+    count = round((FILLED * length - FIXED_TOKENS) / LINE_TOKENS)
+    if count < MIN_LINES:
+        raise ConfigError(
+            f"A window has {MIN_LINES} lines at least, and {length} tokens are too few: ask for a greater length."
+        )
+    return count
+
+
+@functools.lru_cache(maxsize=4)  # all questions on a window ask about the same rows
+def make_window(questions: Questions, length: int, seed: int, number: int) -> tuple[Row, ...]:
+    """The rows of a window, in the order of its lines."""
+    chance = Chance("oolong window", length, seed, number)
+    count = line_count(length)
+    weights = [0.05 + share * share for share in (chance.share() for _ in LABELS)]
+    users = [
+        str(user)
+        for user in chance.sample(range(10_000, 100_000), min(max(count // LINES_OF_A_USER, MIN_USERS), MAX_USERS))
+    ]
+    frequent = users[: max(1, int(len(users) * FREQUENT_USERS))]
+    unused = {label: chance.shuffled(questions.by_label[label]) for label in LABELS}
+    rows = []
+    for _ in range(count):
+        label = _weighted(chance, weights)
+        question = unused[label].pop() if unused[label] else chance.choice(questions.by_label[label])
+        user = chance.choice(frequent if chance.share() < FREQUENT_LINES else users[len(frequent) :])
+        day = FIRST_DAY + timedelta(days=chance.below(DAYS))
+        rows.append(Row(day=day, user=user, question=question, label=label))
+    return tuple(rows)
+
+
+def _weighted(chance: Chance, weights: list[float]) -> str:
+    place = chance.share() * sum(weights)
+    for label, weight in zip(LABELS, weights, strict=True):
+        place -= weight
+        if place < 0:
+            return label
+    return LABELS[-1]
+
+
+def render(rows: tuple[Row, ...]) -> str:
+    """The text of a window: introduction, lines, and the introduction recalled."""
+    count, labels = f"{len(rows)}", ", ".join(f"'{label}'" for label in LABELS)
+    lines = [f"Date: {show_day(row.day)} || User: {row.user} || Instance: {row.question}" for row in rows]
+    opening, recall = (text.format(count=count, labels=labels) for text in (_INTRODUCTION, _RECALL))
+    return "\n".join([opening, "", *lines, "", recall])
+
+
+def show_day(day: date) -> str:
+    """As in a window: `Jul 01, 2022`."""
+    return f"{MONTHS[day.month - 1][:3]} {day.day:02}, {day.year}"
+
+
+def read_window(text: str, questions: Questions) -> tuple[Row, ...]:
+    """The rows that a text shows, with the labels of known questions."""
+    months = {name[:3]: number for number, name in enumerate(MONTHS, 1)}
+    return tuple(
+        Row(
+            day=date(int(year), months[month], int(day)),
+            user=user,
+            question=question,
+            label=questions.label_of[question],
+        )
+        for month, day, year, user, question in _LINE.findall(text)
+    )

@@ -1,0 +1,75 @@
+"""What the attacks came to, as a page: versions, a row an attack, and what the other tests measured."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+
+import pytest
+
+WAYS = ("runc-attach", "runc-unix", "runsc-attach", "runsc-unix")
+TITLES = ("runc, attach", "runc, unix", "gVisor, attach", "gVisor, unix")
+
+
+def page(reports: Iterable[pytest.TestReport]) -> str:
+    """Markdown."""
+    attacks: dict[str, dict[str, str]] = {}
+    others: list[str] = []
+    for report in reports:
+        known = dict(report.user_properties)
+        if "attack" in known:
+            came_to = known.get("came_to", report.outcome) if report.passed else report.outcome.upper()
+            attacks.setdefault(known["attack"], {})[known["way"]] = came_to
+        else:
+            measured = "; ".join(f"{name}: {value}" for name, value in report.user_properties)
+            name = report.nodeid.rpartition("/")[2].replace("|", "\\|")
+            others.append(f"| `{name}` | {report.outcome} | {measured} |")
+    return "\n".join(
+        [
+            "# What the attacks came to",
+            "",
+            "Written by `make security`. Each attack is a program of `tests/security/attacks.py`, run as a cell in a real "
+            "container. `ok`: it ran and was harmless. `error`: an exception. `timeout`, `died`: undone, earlier variables "
+            "kept. `lost`: it cost its own sandbox, and the host said so. In every case the host was unchanged.",
+            "",
+            *(f"- {fact}" for fact in _versions()),
+            "",
+            *_table(attacks),
+            "",
+            "## The other tests",
+            "",
+            "| test | outcome | measured |",
+            "|---|---|---|",
+            *sorted(others),
+            "",
+        ]
+    )
+
+
+def _table(attacks: dict[str, dict[str, str]]) -> list[str]:
+    lines = [f"| attack | {' | '.join(TITLES)} |", "|---|" + "---|" * len(TITLES)]
+    for name, outcomes in attacks.items():
+        lines.append(f"| {name} | " + " | ".join(outcomes.get(way, "not run") for way in WAYS) + " |")
+    return lines
+
+
+def _versions() -> Sequence[str]:
+    engine = json.loads(_output("docker", "version", "--format", "{{json .Server}}"))
+    parts = ", ".join(f"{part['Name']} {part['Version']}" for part in engine["Components"])
+    gvisor = _output("runsc", "--version").splitlines()
+    return (
+        f"rlm {version('rlm')}, {time.strftime('%Y-%m-%d', time.gmtime())}",
+        f"{parts}; gVisor {gvisor[0].rpartition(' ')[2] if gvisor else 'not there'}",
+        f"Linux {platform.release().partition('-')[0]}, {platform.machine()}",
+    )
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,131 @@
+"""With a labeller that is never wrong, the scripted programs score exactly 1 on every template; with a worse one, less."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from statistics import mean
+
+import pytest
+
+from rlm.evals.oolong_forms import TEMPLATES
+from rlm.evals.oracle import Oracle
+from rlm.evals.policies import root_model
+from rlm.evals.questions import built_in
+from rlm.evals.registry import tasks
+from rlm.evals.scorers import score
+from rlm.evals.task import Instance
+from rlm.evals.templates import parts_of
+from rlm.prompts import first_message
+from rlm.types import Message
+
+TASKS = tasks()
+QUESTIONS = built_in()
+
+
+async def answered(instance: Instance, llm: Callable[[str], str]) -> str:
+    """The answer of the scripted root model, whose cells are run here: they are ours."""
+    said: list[str] = []
+    cell: dict[str, object] = {
+        "context": instance.context,
+        "llm_batch": lambda prompts, recurse: [llm(prompt) for prompt in prompts],
+        "FINAL": lambda value: said.append(str(value)),
+        "FINAL_VAR": lambda name: said.append(str(cell[name])),
+    }
+    asked = first_message(query=instance.query, context_type="str", context_size=1, turns=9)
+    messages = [Message(role="system", content="-"), Message(role="user", content=asked)]
+    while not said:
+        reply = (await root_model(instance.task).complete(messages)).text
+        for code in re.findall(r"```repl\n(.*?)\n```", reply, re.DOTALL):
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(code, cell)
+            messages += [
+                Message(role="assistant", content=reply),
+                Message(role="user", content=printed.getvalue()),
+            ]
+    return said[-1]
+
+
+async def scores(names: Sequence[str], oracle: Oracle, *, length: int, seeds: range, count: int) -> list[float]:
+    made = [
+        TASKS[name].make(length=length, seed=seed, index=i) for name in names for seed in seeds for i in range(count)
+    ]
+    return [score(instance, await answered(instance, oracle.reply)).strict for instance in made]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("name", "count"), [("oolong/trec_coarse", 50), ("oolong_pairs", 40)])
+@pytest.mark.parametrize("length", [2048, 16384])
+async def test_with_a_perfect_labeller_every_score_is_exactly_one(name: str, count: int, length: int) -> None:
+    oracle = Oracle(questions=QUESTIONS)
+    assert set(await scores([name], oracle, length=length, seeds=range(3), count=count)) == {1.0}
+
+
+@pytest.mark.anyio
+async def test_every_template_is_played_and_answered_in_the_form_that_is_asked_for() -> None:
+    seen = set()
+    for length, seed in ((length, seed) for length in (4096, 16384) for seed in range(8)):
+        for index in range(25):
+            instance = TASKS["oolong/trec_coarse"].make(length=length, seed=seed, index=index)
+            (name,) = [
+                (scope, form.name) for scope, form, text in TEMPLATES if parts_of(text, instance.query) is not None
+            ]
+            if name not in seen:
+                seen.add(name)
+                answer = await answered(instance, Oracle(questions=QUESTIONS).reply)
+                assert score(instance, answer).strict == 1, (instance.query, answer)
+    assert len(seen) >= len(TEMPLATES) - 1  # a second most frequent date is rarely alone
+
+
+@pytest.mark.anyio
+async def test_a_worse_labeller_costs_points_and_the_worse_the_more() -> None:
+    means = [
+        mean(await scores(list(NAMES), Oracle(questions=QUESTIONS, accuracy=p), length=8192, seeds=range(2), count=20))
+        for p in (1.0, 0.9, 0.5)
+    ]
+    assert means[0] == 1 > means[1] > means[2] > 0
+
+
+NAMES = ("oolong/trec_coarse", "oolong_pairs")
+
+
+@pytest.mark.anyio
+async def test_chunks_whose_call_failed_are_asked_about_again() -> None:
+    instance = TASKS["oolong/trec_coarse"].make(length=8192, seed=1, index=0)
+    oracle, calls = Oracle(questions=QUESTIONS), iter(range(100))
+    answer = await answered(instance, lambda prompt: "" if next(calls) < 3 else oracle.reply(prompt))
+    assert score(instance, answer).strict == 1
+
+
+@pytest.mark.anyio
+async def test_a_question_that_no_template_fits_is_not_answered_by_a_guess() -> None:
+    instance = TASKS["oolong/trec_coarse"].make(length=4096, seed=1, index=0)
+    other = Instance(**{name: getattr(instance, name) for name in Instance.__slots__} | {"query": "How are you?"})
+    assert "do not understand" in await answered(other, Oracle(questions=QUESTIONS).reply)
+
+
+def test_an_oracle_is_right_as_often_as_it_was_told_and_always_says_the_same() -> None:
+    oracle = Oracle(questions=QUESTIONS, accuracy=0.9, seed=3)
+    known = list(QUESTIONS.label_of)
+    right = [oracle.label(question) == QUESTIONS.label_of[question] for question in known]
+    assert 0.88 < mean(right) < 0.92
+    assert [oracle.label(question) for question in known[:50]] == [oracle.label(question) for question in known[:50]]
+    assert [Oracle(questions=QUESTIONS, accuracy=0.9, seed=4).label(question) for question in known] != [
+        oracle.label(question) for question in known
+    ]
+    assert all(Oracle(questions=QUESTIONS).label(question) == QUESTIONS.label_of[question] for question in known)
+    assert not any(
+        Oracle(questions=QUESTIONS, accuracy=0).label(question) == QUESTIONS.label_of[question] for question in known
+    )
+
+
+def test_an_oracle_reads_numbered_questions_and_lines_of_a_window_and_nothing_else() -> None:
+    oracle = Oracle(questions=QUESTIONS)
+    prompt = (
+        "Label these:\n12: What causes hail ?\n13. How is post script abbreviated ?\nnot a question: Who ?\n"
+        "Date: Jul 01, 2022 || User: 19821 || Instance: Where is jade mined ?\n14: What is unknown here ?"
+    )
+    assert oracle.reply(prompt) == "12: description and abstract concept\n13: abbreviation\n3: location"
+    assert oracle.reply("Hello") == "NONE"

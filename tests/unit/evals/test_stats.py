@@ -1,0 +1,119 @@
+"""Intervals and tests have the values that scipy 1.17.1 gives for the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlm.evals.stats import (
+    Interval,
+    Measured,
+    bootstrap,
+    by_length,
+    compare,
+    interval,
+    mcnemar,
+    paired_permutation,
+    percentile,
+    wilson,
+)
+
+FIRST = [0.9, 0.4, 1.0, 0.25, 0.75, 0.5, 0.8, 0.1, 0.6, 1.0]
+SECOND = [0.5, 0.4, 0.7, 0.3, 0.25, 0.45, 0.1, 0.2, 0.6, 0.3]
+MANY = [(i * 37 % 40) / 40 for i in range(40)]
+SHIFTED = [value - ((i * 11) % 7 - 2) / 50 for i, value in enumerate(MANY)]
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [
+        (0, 10, 0, 0.27753279986288926),
+        (3, 10, 0.10779126740630102, 0.6032218525388546),
+        (10, 10, 0.7224672001371109, 1),
+        (43, 50, 0.7381380628941446, 0.9304916657298371),
+        (1, 150, 0.001177801335017433, 0.03679283977481815),
+    ],
+)
+def test_wilsons_interval(successes: int, count: int, low: float, high: float) -> None:
+    found = wilson(successes, count)
+    assert found.mean == successes / count
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_without_any_instance_a_share_may_be_anything() -> None:
+    assert wilson(0, 0) == interval([]) == Interval(mean=0, low=0, high=1)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p_value"),
+    [(1, 8, 0.0390625), (8, 1, 0.0390625), (5, 5, 1), (0, 6, 0.03125), (10, 25, 0.016673847800120715), (0, 0, 1)],
+)
+def test_mcnemars_test_is_the_exact_binomial_one(only_first: int, only_second: int, p_value: float) -> None:
+    first = [True] * only_first + [False] * only_second + [True, False]
+    second = [False] * only_first + [True] * only_second + [True, False]
+    assert mcnemar(first, second) == pytest.approx(p_value, rel=1e-9)
+
+
+def test_mcnemars_test_has_no_limit_on_the_number_of_instances() -> None:
+    assert mcnemar([True] * 3000, [False] * 3000) == 0  # 2^-2999, below what a float can be
+    assert mcnemar([True, False] * 3000, [False, True] * 3000) == 1
+
+
+def test_a_permutation_of_pairs_is_exact_for_few_and_near_for_many() -> None:
+    assert paired_permutation(FIRST, SECOND) == paired_permutation(SECOND, FIRST) == 0.0546875
+    assert paired_permutation(MANY, SHIFTED) == pytest.approx(0.00845, abs=0.003)
+    assert paired_permutation(MANY, SHIFTED) == paired_permutation(MANY, SHIFTED)
+    assert paired_permutation(FIRST, FIRST) == 1
+
+
+def test_pairs_of_different_numbers_of_instances_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        paired_permutation(FIRST, SECOND[1:])
+    with pytest.raises(ValueError, match="shorter"):
+        mcnemar([True], [])
+
+
+def test_the_bootstraps_interval_is_near_that_of_scipy_and_the_same_every_time() -> None:
+    found = bootstrap(MANY)
+    assert found == bootstrap(MANY)
+    assert found.mean == pytest.approx(0.4875)
+    assert (found.low, found.high) == pytest.approx((0.39875, 0.576875), abs=0.01)
+    assert bootstrap([0.5] * 9) == Interval(mean=0.5, low=0.5, high=0.5)
+    with pytest.raises(ValueError, match="one value"):
+        bootstrap([])
+
+
+def test_scores_of_0_and_1_get_wilsons_interval_and_others_the_bootstraps() -> None:
+    assert interval([1, 0, 1, 1]) == wilson(3, 4)
+    assert interval([1, 0, 0.5, 1]) == bootstrap([1, 0, 0.5, 1])
+
+
+def test_a_percentile_lies_between_neighbours_on_a_straight_line() -> None:
+    assert [percentile([4, 1, 3, 10], share) for share in (0, 0.5, 0.95, 1)] == pytest.approx([1, 3.5, 9.1, 10])
+    with pytest.raises(ValueError, match="one value"):
+        percentile([], 0.5)
+
+
+def test_a_summary_has_a_line_for_each_length_and_no_cost_where_one_is_unknown() -> None:
+    measured = [
+        Measured(length=2048, score=1, seconds=4, cost_usd=0.25),
+        Measured(length=1024, score=1, seconds=1, cost_usd=None),
+        Measured(length=2048, score=0, seconds=2, cost_usd=0.5),
+        Measured(length=1024, score=0.5, seconds=3, cost_usd=1),
+    ]
+    short, long = by_length(measured)
+    assert (short.length, short.count, short.mean_cost_usd, short.total_cost_usd) == (1024, 2, None, None)
+    assert short.score.mean == 0.75
+    assert (long.length, long.count, long.mean_cost_usd, long.total_cost_usd) == (2048, 2, 0.375, 0.75)
+    assert long.score == wilson(1, 2)
+    assert (long.median_seconds, long.p95_seconds) == pytest.approx((3, 3.9))
+
+
+def test_methods_are_compared_on_the_instances_that_both_have() -> None:
+    first: dict[object, float] = dict.fromkeys(range(12), 1.0)
+    second: dict[object, float] = {key: float(key >= 8) for key in range(2, 14)}
+    found = compare(first, second)
+    assert (found.count, found.test, found.p_value) == (10, "exact McNemar", 0.03125)
+    assert found.difference.mean == 0.6
+    assert found.difference.low < 0.6 < found.difference.high
+    assert compare(dict(enumerate(FIRST)), dict(enumerate(SECOND))).test == "paired permutation"
+    assert compare(dict(enumerate(FIRST)), dict(enumerate(SECOND))).p_value == 0.0546875

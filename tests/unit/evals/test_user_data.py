@@ -1,0 +1,123 @@
+"""Files of the user's are read as they are, and what cannot be read is named by its line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm.errors import ConfigError
+from rlm.evals.scorers import score
+from rlm.evals.user_data import read_jsonl, read_longbench, read_oolong
+
+
+def written(folder: Path, *records: object, name: str = "mine.jsonl") -> Path:
+    path = folder / name
+    path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records))
+    return path
+
+
+def test_a_record_has_its_context_in_it_or_in_a_file_or_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a long text", encoding="utf-8")
+    (tmp_path / "code" / "deep").mkdir(parents=True)
+    (tmp_path / "code" / "deep" / "b.py").write_text("b = 1\n")
+    (tmp_path / "code" / "a.py").write_text("a = 1\n")
+    (tmp_path / "code" / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    path = written(
+        tmp_path,
+        {"context": "x is 5", "query": "What is x?", "answer": 5, "scorer": "number"},
+        {"context_path": "text.txt", "query": "How long?", "answer": "long"},
+        "",
+        {"context_path": "code", "query": "Which names?", "answer": ["a", "b"], "scorer": "names"},
+        {"context": {"a.txt": "1"}, "query": "Which?", "answer": []},
+    )
+    one, two, three, four = read_jsonl(path)
+    assert (one.task, one.index, one.context, one.answers, one.scorer) == ("user/mine", 0, "x is 5", ("5",), "number")
+    assert score(one, "x is 5").strict == 1
+    assert (two.context, two.scorer) == ("a long text", "phrase")
+    assert three.context == {"a.py": "a = 1\n", "deep/b.py": "b = 1\n"}
+    assert score(three, "b, a").strict == 1
+    assert (four.index, four.answers) == (4, ())
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"context": "x", "answer": "y"}, "Record 1 .*query"),
+        ({"query": "x", "answer": "y"}, "Record 1 .*context"),
+        ({"context": "x", "query": "y", "answer": "z", "scorer": "guess"}, "no scorer 'guess'; there are recall"),
+        ({"context_path": "gone.txt", "query": "y", "answer": "z"}, "gone.txt cannot be read"),
+        ({"context": ["x"], "query": "y", "answer": "z"}, "Record 1 .*AttributeError"),
+        ({"context": {"a": 5}, "query": "y", "answer": "z"}, "Record 1 .*TypeError"),
+        ({"context_path": 5, "query": "y", "answer": "z"}, "Record 1 .*TypeError"),
+        ([1, 2], "no record"),
+        ({"context": "x", "query": "y", "answer": "many", "scorer": "number"}, "Record 1 .*IndexError"),
+        ({"context": "x", "query": "y", "answer": "many", "scorer": "oolong_number"}, "Record 1 .*ValueError"),
+        ({"context": "x", "query": "y", "answer": [], "scorer": "recall"}, "Record 1 .*ZeroDivisionError"),
+        ("{", "not JSON"),
+        ('"text"', "no record"),
+    ],
+)
+def test_what_a_record_lacks_is_said(tmp_path: Path, record: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        list(read_jsonl(written(tmp_path, record)))
+
+
+@pytest.mark.parametrize("read", [read_jsonl, read_longbench, read_oolong])
+def test_a_file_that_is_missing_is_said(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        list(read(tmp_path / "gone.jsonl"))
+
+
+LONGBENCH = {
+    "_id": "1",
+    "question": "What is it?",
+    "choice_A": "a cat",
+    "choice_B": "a dog",
+    "choice_C": "a {hen}",
+    "choice_D": "a cow",
+    "answer": "C",
+    "context": "It is a hen.",
+}
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_longbench_questions_come_with_their_choices(tmp_path: Path, as_list: bool) -> None:
+    path = written(tmp_path, *([[LONGBENCH, LONGBENCH]] if as_list else [LONGBENCH, LONGBENCH]), name="data.json")
+    first, second = read_longbench(path)
+    assert first.query.startswith("What is it?\n\n(A) a cat\n(B) a dog\n(C) a {hen}\n(D) a cow\n")
+    assert (first.answers, first.scorer, second.index) == (("C",), "choice", 1)
+    assert score(first, "The correct answer is (C)").strict == 1
+    lacking = {key: value for key, value in LONGBENCH.items() if key != "choice_D"}
+    with pytest.raises(ConfigError, match=r"Record 1 .*choice_D"):
+        list(read_longbench(written(tmp_path, lacking)))
+
+
+def test_oolong_answers_are_read_by_their_type(tmp_path: Path) -> None:
+    def record(answer: str, kind: str) -> dict[str, str]:
+        return {
+            "context_window_text": "lines",
+            "question": "q",
+            "dataset": "trec_coarse",
+            "answer": answer,
+            "answer_type": f"ANSWER_TYPE.{kind}",
+        }
+
+    path = written(
+        tmp_path,
+        record("['numeric value']", "LABEL"),
+        record("[155]", "NUMERIC"),
+        record("[datetime.date(2022, 7, 1)]", "DATE"),
+        record("['less common than']", "COMPARISON"),
+    )
+    label, number, day, comparison = read_oolong(path)
+    assert {instance.task for instance in (label, number, day, comparison)} == {"oolong_file/trec_coarse"}
+    assert (label.answers, number.answers, day.answers) == (("numeric value",), ("155",), ("07/01/2022",))
+    assert score(number, "Answer: 156").strict == 0.75
+    assert score(day, "Date: Jul 01, 2022").strict == 1
+    assert score(comparison, "Answer: a is less common than b").strict == 1
+    with pytest.raises(ConfigError, match="Record 1"):
+        list(read_oolong(written(tmp_path, record("[", "LABEL"))))

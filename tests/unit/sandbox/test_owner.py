@@ -1,0 +1,45 @@
+"""A container is taken for orphaned only where its process is gone for certain."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlm.sandbox.owner import is_orphan, owner_labels
+
+
+def labels(**changes: str) -> dict[str, str]:
+    return owner_labels() | {f"rlm.owner.{name}": value for name, value in changes.items()}
+
+
+def test_a_living_process_has_no_orphans() -> None:
+    assert not is_orphan(owner_labels())
+    started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
+    assert not is_orphan(labels(pid="1", start=started))
+
+
+def test_a_process_that_has_ended_leaves_orphans() -> None:
+    code = "from rlm.sandbox.owner import owner_labels; print(owner_labels())"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    ended = ast.literal_eval(said)
+    assert ended["rlm.owner.pid"] != str(os.getpid())
+    assert is_orphan(ended)
+
+
+def test_a_number_that_another_process_has_now_does_not_save_them() -> None:
+    assert is_orphan(labels(start="1"))
+
+
+@pytest.mark.parametrize("fact", ["boot", "pidns", "uid"])
+def test_what_belongs_to_another_user_container_or_machine_is_never_touched(fact: str) -> None:
+    assert not is_orphan(labels(start="1", **{fact: "another"}))
+
+
+def test_labels_that_say_too_little_or_nonsense_are_never_touched() -> None:
+    assert not is_orphan({})
+    assert not is_orphan({"rlm.owner.pid": "4000000"})
+    assert not is_orphan(labels(pid="none", start="1"))
+    assert not is_orphan(labels(start=""))

@@ -1,0 +1,225 @@
+"""A conversation that outgrows its model's window goes on, and its end is right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fakes import FakeSandboxes, services
+from rlm.broker import Answered, Task
+from rlm.compaction import Room, fitting
+from rlm.config import Limits
+from rlm.errors import ConfigError, ContextTooLong, SandboxDied
+from rlm.events import Compacted, Event, ModelFailed, SandboxLost
+from rlm.loop import Services, rlm_loop
+from rlm.models.scripted import ScriptedModel
+from rlm.sandbox.base import Answer, LoadedValue
+from rlm.sandbox.values import Value, encode
+from rlm.transcript import Transcript
+from rlm.types import CellResult, Message, Usage
+
+TURNS = 200
+WINDOW = 4000
+
+
+def value(turn: int) -> int:
+    return turn * 37 % 101
+
+
+async def cell(code: str, answer: Answer | None) -> CellResult:
+    """`read(k)` prints the k-th value amid words."""
+    if code == "SHOW_VARS()":
+        return CellResult(outcome="ok", stdout="kept: list (3) = [1, 2, 3]")
+    return CellResult(outcome="ok", stdout=f"value = {value(int(code[5:-1]))}\n" + "words " * 50)
+
+
+def add_up(messages: Sequence[Message]) -> str:
+    """Reads one value a turn and keeps the sum in what it says: it knows nothing but the messages that it is sent."""
+    said = " ".join(message.content for message in messages)
+    sums = [(int(turn), int(total)) for turn, total in re.findall(r"after (\d+) values the sum is (\d+)", said)]
+    turn, total = max(sums, default=(0, 0))
+    latest = re.findall(r"value = (\d+)", messages[-1].content)
+    if latest:
+        turn, total = turn + 1, total + int(latest[-1])
+    so_far = f"after {turn} values the sum is {total}"
+    if "replaced by a summary" in messages[-1].content:
+        return so_far
+    if turn == TURNS or "have to stop" in messages[-1].content:
+        return f"FINAL({total})"
+    return f"I see: {so_far}.\n```repl\nread({turn + 1})\n```"
+
+
+class UnknownWindow(ScriptedModel):
+    """Refuses long conversations without having said how long they may be."""
+
+    @property
+    def context_window(self) -> int | None:
+        return None
+
+
+async def run(shared: Services) -> Answered:
+    task = Task(node="0", level=0, depth=0, context=encode("text"), query="the sum?", model=shared.model_at(0))
+    return await rlm_loop(task, shared)
+
+
+def unpacked(history: Value) -> Any:
+    return msgpack.unpackb(b"".join(history.pieces()))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [ScriptedModel, UnknownWindow])
+async def test_200_turns_through_a_window_of_4000_tokens_end_with_the_right_answer(kind: type[ScriptedModel]) -> None:
+    seen: list[Event] = []
+    sandboxes = FakeSandboxes(cell)
+    model = kind(add_up, context_window=WINDOW)
+    shared = services(model, limits=Limits(max_iterations=TURNS + 1), sandboxes=sandboxes, seen=seen)
+    answered = await run(shared)
+    total = sum(value(turn) for turn in range(1, TURNS + 1))
+    assert answered == Answered(answer=str(total), stop_reason="final", iterations=TURNS + 1)
+    made = [event for event in seen if isinstance(event, Compacted)]
+    refused = [event for event in seen if isinstance(event, ModelFailed)]
+    assert len(made) > 5
+    assert len(refused) == (len(made) if kind is UnknownWindow else 0)
+    assert shared.calls.budget.used.calls == TURNS + 1 + len(made)
+    history = unpacked(sandboxes.made[0].loaded["history"])
+    assert len(history) == made[-1].messages
+    assert history[1]["content"].startswith("Question:\nthe sum?")
+    assert [message["role"] for message in history] == ["system"] + ["user", "assistant"] * (len(history) // 2 - 1) + [
+        "user"
+    ]
+    assert all(f"read({turn})" in history[2 * turn]["content"] for turn in range(1, len(history) // 2))
+
+
+@pytest.mark.anyio
+async def test_the_model_is_told_of_its_summary_its_variables_and_the_history() -> None:
+    heard: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages[1].content)
+        return add_up(messages)
+
+    limits = Limits(max_iterations=TURNS + 1)
+    await run(services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandboxes=FakeSandboxes(cell)))
+    assert "history" not in heard[0]
+    told = heard[-1]
+    assert told.startswith(heard[0] + "\n\nEarlier turns are left out here. Your own summary of them:\n```\nafter ")
+    assert "The variables in the REPL, as SHOW_VARS() prints them:\nOutput:\n```\nkept: list (3) = [1, 2, 3]" in told
+    assert "is in the REPL too, as `history`: a list of dicts" in told
+
+
+@pytest.mark.anyio
+async def test_a_summary_is_paid_from_the_budget() -> None:
+    seen: list[Event] = []
+    model = ScriptedModel(add_up, context_window=WINDOW)
+    for calls in range(5, 40):
+        seen.clear()
+        shared = services(
+            model, limits=Limits(max_iterations=TURNS, max_lm_calls=calls), sandboxes=FakeSandboxes(cell), seen=seen
+        )
+        answered = await run(shared)
+        assert answered.stop_reason == "budget_calls"
+        assert shared.calls.budget.used.calls == calls
+        turns = calls - 1 - sum(isinstance(event, Compacted) for event in seen)
+        # Where the call that was refused is that of a summary, the turn that it was for has begun too.
+        assert answered.answer in {str(sum(map(value, range(1, count + 1)))) for count in (turns, turns - 1)}
+
+
+@pytest.mark.anyio
+async def test_history_is_there_in_a_sandbox_that_takes_a_lost_ones_place() -> None:
+    lost: list[str] = []
+
+    async def dies(code: str, answer: Answer | None) -> CellResult:
+        if code == "read(60)" and not lost:
+            lost.append(code)
+            raise SandboxDied("it was killed")
+        return await cell("read(60)" if code == "read(61)" else code, answer)
+
+    seen: list[Event] = []
+    sandboxes = FakeSandboxes(dies)
+    limits = Limits(max_iterations=100)
+    await run(services(ScriptedModel(add_up, context_window=WINDOW), limits=limits, sandboxes=sandboxes, seen=seen))
+    assert [type(event) for event in seen if isinstance(event, SandboxLost)] == [SandboxLost]
+    assert sandboxes.made[1].loaded.keys() == {"context", "history"}
+
+
+@pytest.mark.anyio
+async def test_a_sandbox_without_memory_for_the_history_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def load(self: object, name: str, value: Value) -> LoadedValue:
+        if name == "history":
+            raise ConfigError("there is not enough memory")
+        return LoadedValue(type="str", size=value.size)
+
+    monkeypatch.setattr("fakes.FakeSandbox.load", load)
+    heard: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages[1].content)
+        return add_up(messages)
+
+    limits = Limits(max_iterations=TURNS + 1)
+    shared = services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandboxes=FakeSandboxes(cell))
+    assert (await run(shared)).stop_reason == "final"
+    assert "Your own summary" in heard[-1]
+    assert "`history`" not in heard[-1]
+
+
+@pytest.mark.anyio
+async def test_a_question_that_is_too_long_by_itself_is_an_error() -> None:
+    with pytest.raises(ContextTooLong):
+        await run(services(ScriptedModel(["FINAL(x)"], context_window=100)))
+
+
+@pytest.mark.anyio
+async def test_when_the_conversation_no_longer_fits_into_the_budget_the_last_turn_is_shorter() -> None:
+    heard: list[int] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(sum(len(message.content) for message in messages))
+        return "FINAL(x)" if "have to stop" in messages[-1].content else "```repl\nlook\n```"
+
+    async def long(code: str, answer: Answer | None) -> CellResult:
+        return CellResult(outcome="ok", stdout="x" * 19_000)
+
+    answered = await run(services(ScriptedModel(root), limits=Limits(max_tokens=9_000), sandboxes=FakeSandboxes(long)))
+    assert (answered.answer, answered.stop_reason) == ("x", "budget_tokens")
+    assert heard[1] < heard[0] + 3_000
+
+
+CONTENTS = st.lists(st.tuples(st.text(max_size=300), st.text(max_size=300)), max_size=8)
+
+
+@given(CONTENTS, st.integers(1, 500))
+def test_a_shorter_conversation_keeps_its_form_its_newest_exchange_and_all_its_history(
+    exchanges: list[tuple[str, str]], keep_chars: int
+) -> None:
+    transcript = Transcript.begin("system", "question")
+    for reply, told in exchanges:
+        transcript = transcript.reply(reply).say(told)
+    shorter = transcript.compact("NOTE", keep_chars=keep_chars)
+    assert shorter.history == transcript.history
+    assert shorter.messages[1].content == "question\n\nNOTE"
+    assert [message.role for message in shorter.messages] == [
+        message.role for message in transcript.messages[: len(shorter.messages)]
+    ]
+    assert len(shorter.messages) >= min(4, len(transcript.messages))
+    older = transcript.older(keep_chars)
+    assert len(older.messages) + len(shorter.messages) == len(transcript.messages) + 2
+    assert older.messages == transcript.messages[: len(older.messages)]
+
+
+def test_an_unknown_window_is_never_short_and_small_ones_show_less_output() -> None:
+    transcript = Transcript.begin("s", "q").reply("x" * 10**6).say("y" * 10**6)
+    assert not Room(window=None).after(Usage(input_tokens=10**6)).is_short(transcript)
+    assert Room(window=10**5).after(Usage(input_tokens=10**5)).is_short(transcript)
+    assert fitting(Limits(), None) == fitting(Limits(), 400_000) == Limits()
+    assert fitting(Limits(), 4000).max_output_chars == 2000
+
+
+def test_reasoning_does_not_fill_the_window() -> None:
+    assert Room(window=9).after(Usage(input_tokens=5, output_tokens=4, reasoning_tokens=3)).filled == 6
