@@ -9,6 +9,7 @@ import random
 import re
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -109,15 +110,11 @@ async def told(sandbox: Sandbox, code: str) -> CellResult | None:
     return None
 
 
-def dedented(code: str) -> str:
-    return "\n".join(line.removeprefix("        ") for line in code.splitlines())
-
-
 @pytest.mark.parametrize("name", FOUND)
 async def test_what_once_ended_the_supervisor_costs_a_cell_or_is_told(name: str) -> None:
     async with Sandbox() as sandbox:
         for code in [FOUND[name], *AFTERWARDS.get(name, []), "1", "2"]:
-            if await told(sandbox, dedented(code)) is None:
+            if await told(sandbox, dedent(code)) is None:
                 return
 
 

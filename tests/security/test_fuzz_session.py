@@ -30,7 +30,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from scripted_guest import DIGEST, MemoryStream, query, result
-from virtual_time import VirtualTimeLoop
 
 from rlm.config import SandboxConfig
 from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved
@@ -53,6 +52,7 @@ from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.cell import OUTPUT_SLACK
 from rlm.sandbox.session import MAX_CELL_SECONDS, MAX_STREAMS, Session
 from rlm.sandbox.values import encode
+from virtual_time import VirtualLoop
 
 FRAMES = int(os.environ.get("RLM_FUZZ_FRAMES", "100000"))
 STEPS = 50
@@ -88,7 +88,7 @@ class Conversation(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
+        self.runner = asyncio.Runner(loop_factory=VirtualLoop)
         self.task: asyncio.Task[Any] | None = None
 
     # Machinery
@@ -535,7 +535,7 @@ def test_frames_in_number_end_every_session_and_leave_nothing(frames: int) -> No
     choose = random.Random(seed)
     ends: Counter[str] = Counter()
     sent = 0
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(talked_at(choose, 100))
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
@@ -576,5 +576,5 @@ def test_a_flood_of_the_smallest_frames_costs_no_memory_and_ends_with_the_cell()
         guest.close()
         return most
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         assert runner.run(flood()) < 1_000_000

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import time
 from contextlib import AsyncExitStack
+from textwrap import dedent
 
 import anyio
 import pytest
@@ -27,6 +28,38 @@ for _ in range({rounds}):
     value = hashlib.sha256(value).digest()
 seen.append(value.hex())
 print(llm_query(value.hex() * 1000))
+"""
+
+TAKEN = {
+    "descriptors in flight": """
+        import socket
+        kept = []
+        while True:
+            kept.append(pair := socket.socketpair())
+            socket.send_fds(pair[0], [b"x"], [0])
+    """,
+    "pages of pipes": """
+        import fcntl, os
+        kept = []
+        while True:
+            kept.append(os.pipe())
+            fcntl.fcntl(kept[-1][1], fcntl.F_SETPIPE_SZ, 1 << 20)
+    """,
+    "inotify instances": """
+        import ctypes, os
+        libc = ctypes.CDLL(None, use_errno=True)
+        while libc.inotify_init() >= 0:
+            pass
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    """,
+}
+FREE = """
+import ctypes, fcntl, os, socket
+ends = socket.socketpair()
+socket.send_fds(ends[0], [b"x"], [0])
+assert fcntl.fcntl(os.pipe()[1], fcntl.F_SETPIPE_SZ, 1 << 20) == 1 << 20
+assert ctypes.CDLL(None).inotify_init() >= 0
+print(len(llm_query("x" * 1_000_000)))
 """
 
 
@@ -73,6 +106,18 @@ async def attack(number: int, made: list[str]) -> None:
                     await sandbox.run(each.code, seconds=ATTACK_SECONDS)
                 except SandboxError:
                     break
+
+
+@pytest.mark.parametrize("name", TAKEN)
+async def test_what_the_kernel_counts_for_a_user_is_not_shared_between_sandboxes(name: str) -> None:
+    """Each has a user of its own; else one could take what the others need to pass a value on, or to start."""
+    async with Sandbox() as before, Sandbox() as attacker:
+        taken = await attacker.run(dedent(TAKEN[name]))
+        assert "OSError" in taken.error or "PermissionError" in taken.error
+        async with Sandbox() as after:
+            for sandbox in (before, after):
+                free = await sandbox.run(FREE, answer=answer)
+                assert (free.outcome, free.stdout, free.snapshot) == ("ok", "64\n", True), free.error
 
 
 async def compared(honest: int, attackers: int, cells: int) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import gettempdir
 
 import pytest
-from containers import containers
 
 from attacks import ATTACKS
+from containers import containers
 from rlm import Sandbox, SandboxConfig, SandboxError
 
 pytestmark = pytest.mark.anyio
