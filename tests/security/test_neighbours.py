@@ -120,6 +120,14 @@ async def test_what_the_kernel_counts_for_a_user_is_not_shared_between_sandboxes
                 assert (free.outcome, free.stdout, free.snapshot) == ("ok", "64\n", True), free.error
 
 
+async def test_no_sandbox_can_take_the_terminals_of_the_machine() -> None:
+    """They are counted for all containers together (pty(7), /proc/sys/kernel/pty/max)."""
+    async with Sandbox() as sandbox:
+        result = await sandbox.run("import os\nos.openpty()")
+        assert "FileNotFoundError" in result.error
+        assert "FileNotFoundError" in (await sandbox.run("os.open('/dev/ptmx', os.O_RDWR)")).error
+
+
 async def compared(honest: int, attackers: int, cells: int) -> None:
     expected = {str(number): hashed(str(number)) for number in range(cells)}
     made: list[str] = []
