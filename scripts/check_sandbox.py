@@ -51,8 +51,9 @@ def main() -> None:
     absent = sorted(name for name, answer in calls.items() if answer == "ENOSYS")
     own = sorted(set(found["namespaces"]) - set(shared(found["namespaces"])))
     writable = [place for place, _, options in found["mounts"] if options.split(",")[0] == "rw"]
+    ids = {found["user"][0], found["user"][1], *found["user"][2]}
     rows = {
-        "user, group, further groups": found["user"],
+        "user, group, further groups": "root" if 0 in ids else "not root",
         "capabilities": ", ".join(f"{name} {value}" for name, value in found["capabilities"].items()),
         "no new privileges": found["no_new_privileges"],
         "seccomp": f"mode {found['seccomp_mode']}, {found['seccomp_filters']} filter",
