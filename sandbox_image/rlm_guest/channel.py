@@ -69,7 +69,10 @@ class Channel:
         self._streams += 1
         sent = 0
         while sent < payload.size:
-            data = os.pread(descriptor, min(CHUNK_BYTES, payload.size - sent), sent)
+            try:
+                data = os.pread(descriptor, min(CHUNK_BYTES, payload.size - sent), sent)
+            except OSError as error:  # opened for writing only, or no more than a path
+                raise ProtocolError("a value cannot be read") from error
             if not data:
                 raise ProtocolError("a value is shorter than announced")
             self.send(Chunk(stream=self._streams, data=data))

@@ -167,4 +167,7 @@ def how_it_ended(status: int) -> str:
     number = os.WTERMSIG(status)
     if number == signal.SIGKILL:
         return "the cell's process was killed, most likely because it used more memory than the sandbox has"
-    return f"the cell's process was killed by {signal.Signals(number).name} ({signal.strsignal(number)})"
+    name = (
+        signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    )  # real-time ones have none
+    return f"the cell's process was killed by {name} ({signal.strsignal(number)})"

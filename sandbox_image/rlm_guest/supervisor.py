@@ -55,6 +55,7 @@ from .worker import SNAPSHOT, Worker
 NO_CELL = "This call was not made: no cell is running."
 TOO_MANY = "This call was not made: too many calls wait for an answer."
 TOO_LATE = "The cell ended before this call was answered."
+MOST_PIDS = 1 << 22  # Linux has no more (proc(5), pid_max)
 LIFETIME_CODE = 124  # as timeout(1) has it
 STATUS_SECONDS = 0.2  # between the end of a process's line and the news of its death
 
@@ -224,7 +225,7 @@ class Supervisor:
     # The worker
 
     def _watch_worker(self) -> None:
-        self._link.set_blocking(False)
+        self._link.never_wait()
         self._selector.register(self._link, selectors.EVENT_READ, self._talk)
 
     def _to_worker(self, message: Message, descriptors: list[int]) -> None:
@@ -276,8 +277,8 @@ class Supervisor:
         assert self._cell is not None
         self._cell.snapshot_expected = False
         pid = int.from_bytes(data[len(SNAPSHOT) :], "big")
-        if pid > 1 and len(descriptors) == 1:
-            self._snapshot = pid, Link.adopt(os.dup(descriptors[0]))
+        if 1 < pid < MOST_PIDS and len(descriptors) == 1:
+            self._snapshot = pid, Link.adopt(descriptors[0])
             self._cell.snapshot_taken = True
 
     def _hear_worker(self, message: Message, descriptors: list[int]) -> None:
@@ -294,6 +295,8 @@ class Supervisor:
 
     def _ask_host(self, asked: Query | ToolCall, descriptors: list[int]) -> None:
         cell = self._cell
+        if len(self._unsent) > 2 * self._start.max_calls_in_flight:
+            raise ProtocolError("it asks without reading the answers")
         if cell is None or len(cell.calls) >= self._start.max_calls_in_flight:
             self._refuse(asked.call, NO_CELL if cell is None else TOO_MANY)
             return
