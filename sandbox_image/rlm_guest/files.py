@@ -8,6 +8,7 @@ read, and nothing waits (O_NONBLOCK: a pipe without a writer).
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import stat
@@ -19,19 +20,28 @@ from rlm.protocol.paths import parts_of
 WORKDIR = "/workspace"
 SCRATCH = ("/tmp", WORKDIR)  # noqa: S108 - the container's
 READ_ONLY = 0o444
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PLAINLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _open_folder(name: str, above: int | None = None) -> int:
+    """Without O_DIRECTORY, beside which gVisor (2022) forgets O_NOFOLLOW."""
+    descriptor = os.open(name, _PLAINLY, dir_fd=above)
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return descriptor
 
 
 @contextlib.contextmanager
 def _folder(parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
     """A folder beneath the working directory."""
-    descriptor = os.open(WORKDIR, _FOLDER)
+    descriptor = _open_folder(WORKDIR)
     try:
         for part in parts:
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=descriptor)
-            above, descriptor = descriptor, os.open(part, _FOLDER, dir_fd=descriptor)
+            above, descriptor = descriptor, _open_folder(part, descriptor)
             os.close(above)
         yield descriptor
     finally:
@@ -70,7 +80,7 @@ def read(path: str, max_bytes: int) -> Iterator[bytes]:
     """
     *folders, name = parts_of(path)
     with _folder(folders) as folder:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        descriptor = os.open(name, _PLAINLY, dir_fd=folder)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError(f"{path!r} is no regular file")
@@ -109,7 +119,7 @@ def listing(max_files: int) -> dict[str, int]:
 def empty_scratch() -> None:
     """Remove all that was written. No process of the model's code may be left, so nothing changes meanwhile."""
     for place in SCRATCH:
-        root = os.open(place, _FOLDER)
+        root = _open_folder(place)
         try:
             _empty(root)
         finally:
@@ -125,7 +135,7 @@ def _empty(root: int) -> None:
                 os.unlink(name, dir_fd=root)
                 continue
             os.chmod(name, 0o700, dir_fd=root)
-            inner = os.open(name, _FOLDER, dir_fd=root)
+            inner = _open_folder(name, root)
             try:
                 for child in os.listdir(inner):
                     if _is_folder(child, inner):
