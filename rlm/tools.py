@@ -137,11 +137,7 @@ def _examined(name: str, function: Callable[..., object]) -> _Tool:
     try:
         signature = inspect.signature(function, eval_str=True)
         hints = get_type_hints(function) if inspect.isroutine(function) else {}
-        checks = {
-            parameter: TypeAdapter[Any](hint, config=None if _has_own_config(hint) else STRICT)
-            for parameter, hint in hints.items()
-            if parameter != "return"
-        }
+        checks = {parameter: _check_of(hint) for parameter, hint in hints.items() if parameter != "return"}
     except (TypeError, ValueError, NameError, PydanticSchemaGenerationError, PydanticUserError) as error:
         raise ConfigError(f"The tool {name} has a signature that cannot be checked: {error}.") from error
     told = inspect.getdoc(function) or ""
@@ -150,9 +146,12 @@ def _examined(name: str, function: Callable[..., object]) -> _Tool:
     return _Tool(function, signature, checks, description[:MAX_DESCRIPTION_CHARS])
 
 
-def _has_own_config(hint: object) -> bool:
-    """Whether pydantic takes the configuration from the type itself (models, dataclasses, typed dicts)."""
-    return hasattr(hint, "__pydantic_config__") or hasattr(hint, "model_config")
+def _check_of(hint: Any) -> TypeAdapter[Any]:
+    """Strict; but a class with fields (model, dataclass, typed dict) is built from a dict, as its own settings have it."""
+    try:
+        return TypeAdapter(hint, config=STRICT)
+    except PydanticUserError:
+        return TypeAdapter(hint)
 
 
 def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
