@@ -181,7 +181,7 @@ class DockerSandbox:
     async def reset(self) -> None:
         """Begin anew in the same container: no variable, file, process or memory of earlier cells is left.
 
-        It takes a fifth of the time of a new container, and is for one party's code. Between parties take a new
+        It takes a third of the time of a new container, and is for one party's code. Between parties take a new
         container: it also leaves behind what an attack on the guest itself might have come to.
         """
         session = self._started()
