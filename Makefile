@@ -34,7 +34,7 @@ test-long: image ## the long tests, and those of openai with its older major ver
 	@scripts/test_openai2.sh
 
 security: image ## all attacks, on both runtimes and transports; writes docs/security-results.md
-	@$(PY) -m pytest tests/security -m "" --results docs/security-results.md
+	@RLM_SOAK_SECONDS=800 $(PY) -m pytest tests/security -m "" --results docs/security-results.md
 
 check: ## lint, format, types, import rules
 	@scripts/venv.sh

@@ -68,5 +68,5 @@ async def main(count: int, at_once: int) -> None:
 
 
 if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:3]]
-    anyio.run(main, *[*given, *(1000, 8)[len(given) :]])
+    arguments = [int(argument) for argument in sys.argv[1:]]
+    anyio.run(main, arguments[0] if arguments else 1000, arguments[1] if len(arguments) > 1 else 8)

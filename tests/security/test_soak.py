@@ -19,7 +19,7 @@ from rlm import Sandbox, SandboxConfig, SandboxError
 pytestmark = pytest.mark.anyio
 
 SANDBOXES = int(os.environ.get("RLM_SOAK_SANDBOXES", "1000"))
-SECONDS = float(os.environ.get("RLM_SOAK_SECONDS", "360"))
+SECONDS = float(os.environ.get("RLM_SOAK_SECONDS", "180"))
 ATTACK_SECONDS = 0.3
 WARM = 12  # sandboxes before the first look: the engine's client keeps its connections, Python its caches
 GONE_SECONDS = 10.0  # for the kernel and the engine to finish what a removal began
