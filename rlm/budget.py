@@ -83,6 +83,11 @@ class Budget:
         """Give back the tokens of a call that failed; the call itself counts as made."""
         self._tokens_in_flight -= reservation.tokens
 
+    def count(self, usage: Usage) -> None:
+        """Count a call that an earlier process of the run has made."""
+        self._calls += 1
+        self.used += usage
+
     def keep_for_last_turn(self, tokens: int) -> None:
         """What the root's last turn is expected to use."""
         self._last_turn_tokens = tokens

@@ -1,62 +1,78 @@
-"""The one way to a model: budget, then network, then the record."""
+"""The one way to a model: journal, then budget, then network, then the record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast
 
 import anyio
 
-from .budget import Budget, estimate_tokens
-from .errors import ModelError
-from .events import EventLog, ModelFailed, ModelReplied
-from .models.base import Model
-from .types import Message, ModelReply, Usage
+from .budget import Budget, Refused, estimate_tokens
+from .errors import ModelError, ReplayDiffers
+from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
+from .journal import Failure, Journal, Request, Spent
+from .models.base import Model, parameters_of
+from .types import Message, ModelReply, StopReason, Usage
 
 
 class Calls:
-    """Sends the model calls of one run: what the budget refuses is not sent, what was sent is counted.
+    """Makes the model calls of one run: what is recorded is not sent, what the budget refuses neither, and what was sent is
+    counted and recorded before anyone sees the reply.
 
     Args:
         budget: the run's ledger.
+        journal: the run's record; a read-only one stands for a replay that may send nothing.
         max_concurrent: requests in flight at once. A request never waits for another one, so one limit serves all levels.
         events: where replies and failures are told.
     """
 
-    def __init__(self, *, budget: Budget, max_concurrent: int, events: EventLog) -> None:
+    def __init__(self, *, budget: Budget, journal: Journal, max_concurrent: int, events: EventLog) -> None:
         self.budget = budget
+        self.journal = journal
         self._slots = anyio.CapacityLimiter(max_concurrent)
         self._events = events
         self.by_model: dict[str, Usage] = {}
         self.by_node: dict[str, Usage] = {}
 
     async def complete(
-        self, model: Model, messages: Sequence[Message], *, node: str, role: Literal["root", "sub"], last: bool = False
+        self,
+        model: Model,
+        messages: Sequence[Message],
+        *,
+        node: str,
+        ordinal: int,
+        role: Literal["root", "sub"],
+        last: bool = False,
     ) -> ModelReply:
-        """One paid reply.
+        """One paid reply. `ordinal` is the call's number at its node, from 1.
 
         Raises:
             Refused: a limit of the run stands in the way; nothing was sent.
             ModelError: no usable reply.
+            JournalError: the record cannot be written; nothing more is sent.
+            ReplayDiffers: the call is not in the record, and this is a replay.
         """
-        async with self._slots:
-            reservation = self.budget.reserve(estimate_tokens(messages, None), last=last)
-            started = time.perf_counter()
-            try:
-                reply = await model.complete(messages)
-            except BaseException as error:
-                self.budget.release(reservation)
-                if isinstance(error, ModelError):
-                    seconds = time.perf_counter() - started
-                    self._events.emit(
-                        ModelFailed(node=node, role=role, model=model.name, error=str(error), seconds=seconds)
-                    )
-                raise
-            seconds = time.perf_counter() - started
-            self.budget.settle(reservation, reply.usage)
-        self.by_model[model.name] = self.by_model.get(model.name, Usage()) + reply.usage
-        self.by_node[node] = self.by_node.get(node, Usage()) + reply.usage
+        request = Request(model.name, messages, parameters_of(model))
+        found = await self.journal.find(node, ordinal, request)
+        self.count_spent(found.spent)
+        if found.diverged:
+            self._events.emit(ReplayDiverged(node=node, ordinal=ordinal))
+        replayed = found.outcome is not None
+        started = time.perf_counter()
+        match found.outcome:
+            case ModelReply() as reply:
+                pass
+            case Failure() as failure:
+                if failure.state == "failed":
+                    self._tell_failure(model, failure.text, node=node, role=role, seconds=0.0)
+                raise _as_error(failure)
+            case None if self.journal.read_only:
+                raise ReplayDiffers(node=node, ordinal=ordinal)
+            case None:
+                async with self._slots:
+                    started = time.perf_counter()
+                    reply = await self._send(model, request, node=node, ordinal=ordinal, role=role, last=last)
         self._events.emit(
             ModelReplied(
                 node=node,
@@ -65,7 +81,55 @@ class Calls:
                 text=reply.text,
                 finish_reason=reply.finish_reason,
                 usage=reply.usage,
-                seconds=seconds,
+                seconds=time.perf_counter() - started,
+                replayed=replayed,
             )
         )
         return reply
+
+    async def _send(
+        self, model: Model, request: Request, *, node: str, ordinal: int, role: Literal["root", "sub"], last: bool
+    ) -> ModelReply:
+        try:
+            reservation = self.budget.reserve(estimate_tokens(request.messages, None), last=last)
+        except Refused as refused:
+            call = await self.journal.sent(node, ordinal, request)
+            await self.journal.ended(call, Failure(state="refused", text=str(refused), reason=refused.reason))
+            raise
+        started = time.perf_counter()
+        try:
+            call = await self.journal.sent(node, ordinal, request)
+            reply = await model.complete(request.messages)
+        except BaseException as error:
+            self.budget.release(reservation)
+            if isinstance(error, ModelError):
+                text, seconds = str(error), time.perf_counter() - started
+                failure = Failure(state="failed", text=text, status=error.status, request_id=error.request_id)
+                await self.journal.ended(call, failure)
+                self._tell_failure(model, text, node=node, role=role, seconds=seconds)
+            raise
+        self.budget.settle(reservation, reply.usage)
+        self._note(Spent(node=node, model=model.name, usage=reply.usage))
+        await self.journal.ended(call, reply)
+        return reply
+
+    def count_spent(self, spent: Iterable[Spent]) -> None:
+        """Count what an earlier process of the run has paid."""
+        for item in spent:
+            self.budget.count(item.usage)
+            self._note(item)
+
+    def _note(self, spent: Spent) -> None:
+        self.by_model[spent.model] = self.by_model.get(spent.model, Usage()) + spent.usage
+        self.by_node[spent.node] = self.by_node.get(spent.node, Usage()) + spent.usage
+
+    def _tell_failure(
+        self, model: Model, error: str, *, node: str, role: Literal["root", "sub"], seconds: float
+    ) -> None:
+        self._events.emit(ModelFailed(node=node, role=role, model=model.name, error=error, seconds=seconds))
+
+
+def _as_error(failure: Failure) -> ModelError | Refused:
+    if failure.state == "refused":
+        return Refused(failure.text, reason=cast("StopReason", failure.reason))
+    return ModelError(failure.text, status=failure.status, request_id=failure.request_id)

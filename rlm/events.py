@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TextIO
 
+from .errors import JournalError
 from .types import CellResult, StopReason, Usage
 
 SCHEMA_VERSION: Final = 1
@@ -46,6 +47,30 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(Event):
+    """A run that had been interrupted goes on; what follows repeats its events up to there. `recorded` calls are in the
+    journal, `in_flight` of them without an answer.
+    """
+
+    recorded: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayDiverged(Event):
+    """A request is not the recorded one: from here on, this node and all below it ask the network."""
+
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerReplayed(Event):
+    """A recursive call is answered from the journal. `below` are the nodes of its tree that had called a model."""
+
+    below: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RLMStarted(Event):
     """An RLM has its sandbox and its context. `level` is 0 for the root, `depth` what may still be called below."""
 
@@ -59,11 +84,14 @@ class RLMStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxLost(Event):
-    """A sandbox died or misbehaved; a new one with the same context takes its place."""
+    """A sandbox died or misbehaved; a new one takes its place. `restored`: its cells have run again, so that it has the
+    variables too.
+    """
 
     sandbox: str
     reason: str
     replacement: str
+    restored: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +104,9 @@ class TurnStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReplied(Event):
-    """A model call has been paid. `role`: it drove an RLM (`root`) or answered a plain sub-call (`sub`)."""
+    """A model call has been paid. `role`: it drove an RLM (`root`) or answered a plain sub-call (`sub`). `replayed`: it
+    was paid before, and the reply is the journal's.
+    """
 
     role: Literal["root", "sub"]
     model: str
@@ -84,6 +114,7 @@ class ModelReplied(Event):
     finish_reason: str
     usage: Usage
     seconds: float
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,11 +198,11 @@ OnEvent = Callable[[Event], None]
 class EventLog:
     """Stamps the events of one run and hands them to the JSONL file and the listeners, in order."""
 
-    def __init__(self, run_id: str, file: TextIO, listeners: Sequence[OnEvent]) -> None:
+    def __init__(self, run_id: str, file: TextIO, listeners: Sequence[OnEvent], *, seq: int = 0) -> None:
         self._run_id = run_id
         self._file = file
         self._listeners = listeners
-        self._seq = 0
+        self._seq = seq
 
     def emit(self, event: Event) -> None:
         """A listener that raises ends the run: an observer that fails is the caller's bug, not to be hidden."""
@@ -179,8 +210,11 @@ class EventLog:
         self._seq += recorded
         stamped = dataclasses.replace(event, run_id=self._run_id, seq=self._seq, ts=time.time())
         if recorded:
-            self._file.write(to_json(stamped) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(to_json(stamped) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise JournalError(f"The run's events cannot be written ({error.strerror}): make room.") from error
         for listener in self._listeners:
             listener(stamped)
 

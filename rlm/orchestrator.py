@@ -136,7 +136,8 @@ class Orchestrator:
         models = self._models(options)
         self._use(models.values())
         try:
-            return await run(options=options, models=models, context=value, query=query)
+            source = context if isinstance(context, Path) else None
+            return await run(options=options, models=models, context=value, query=query, source=source)
         finally:
             await self._release()
 

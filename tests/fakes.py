@@ -11,6 +11,7 @@ from rlm.budget import Budget
 from rlm.calls import Calls
 from rlm.config import Limits
 from rlm.events import Event, EventLog
+from rlm.journal import Journal
 from rlm.loop import Services
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
@@ -81,7 +82,9 @@ def services(
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(
         limits=limits,
-        calls=Calls(budget=Budget(limits), max_concurrent=limits.max_concurrent_calls, events=events),
+        calls=Calls(
+            budget=Budget(limits), journal=Journal(), max_concurrent=limits.max_concurrent_calls, events=events
+        ),
         events=events,
         slots=LevelSlots(slots=8, levels=4),
         sandboxes=sandboxes or FakeSandboxes(),

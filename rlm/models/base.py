@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rlm.types import Message, ModelReply
+
+
+def parameters_of(model: Model) -> Mapping[str, object]:
+    """What a model sends beside the messages, where it says so in an attribute `parameters` (plain data, no secrets).
+
+    Two requests are the same only if these are.
+    """
+    parameters: Mapping[str, object] = getattr(model, "parameters", {})
+    return parameters
 
 
 class Model(Protocol):

@@ -104,6 +104,16 @@ class OpenAIModel:
     def name(self) -> str:
         return self._name
 
+    @property
+    def base_url(self) -> str:
+        """The server; there are no credentials in it."""
+        return self._base_url
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """What the body of every request holds beside model and messages."""
+        return self._sampling
+
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
         """One reply to a conversation.
 

@@ -138,7 +138,7 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
     assert await run(shared) == Answered(answer="late", stop_reason="deadline", iterations=1)
 
 
-async def test_a_lost_sandbox_is_replaced_and_the_model_is_told() -> None:
+async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> None:
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         if code == "die":
             raise SandboxDied("it was killed")
@@ -154,8 +154,9 @@ async def test_a_lost_sandbox_is_replaced_and_the_model_is_told() -> None:
     sandboxes = FakeSandboxes(behaviour)
     answered = await run(services(ScriptedModel(root), sandboxes=sandboxes, seen=seen))
     assert answered.answer == "alive"
-    assert "replaced by a new one: only `context` is kept" in heard[1]
-    assert [type(event) for event in seen if isinstance(event, RLMStarted | SandboxLost)] == [RLMStarted, SandboxLost]
+    assert "twice (it was killed), and replaced by a new one: all variables are as they were before" in heard[1]
+    kinds = [type(event) for event in seen if isinstance(event, RLMStarted | SandboxLost)]
+    assert kinds == [RLMStarted, SandboxLost, SandboxLost]
     assert sandboxes.alive == 0
 
 
