@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from . import cli_runs
 from .errors import ConfigError, RLMError
 from .evals import niah as task
 from .evals import report
@@ -86,7 +87,8 @@ def niah(
                 instances, orchestrator_for=orchestrator_for, folder=folder, on_row=lambda row: progress.advance(bar)
             )
 
-        rows = anyio.run(work)
+        with cli_runs.telling_how_to_resume(folder / "runs"):
+            rows = anyio.run(work)
     scripted = SCRIPTED in (model, sub_model)
     setting = {
         "model": model,
@@ -108,6 +110,11 @@ def niah(
         progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if report.failures(rows):
         raise typer.Exit(1)
+
+
+app.command()(cli_runs.runs)
+app.command()(cli_runs.resume)
+app.command()(cli_runs.replay)
 
 
 def _model(name: str, kind: str) -> str | Model:

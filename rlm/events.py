@@ -5,11 +5,14 @@ Everything a sandbox or a model said arrives here unchanged; whoever shows it es
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, TextIO
 
 from .errors import JournalError
@@ -228,3 +231,26 @@ def to_json(event: Event) -> str:
 def _plain(value: Any) -> dict[str, object]:
     """The fields of a dataclass; `dataclasses.asdict` copies all that is in them, at several times the cost."""
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """A file for `EventLog`."""
+    file = path.open("a", encoding="ascii")
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # a full disk, which was told when it was written to
+            file.close()
+
+
+def mend(events: Path) -> int:
+    """Take away the last line if the crash cut it off; gives the number of lines."""
+    lines = size = 0
+    with events.open("rb+") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                lines += 1
+                size += len(line)
+        file.truncate(size)
+    return lines

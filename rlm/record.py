@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -142,6 +143,21 @@ def default_root() -> Path:
     """Where runs are, unless said otherwise."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "rlm" / "runs"
+
+
+def new_directory(root: Path | None) -> tuple[str, Path]:
+    """A new directory that only this user can read: it will hold the data and the answers."""
+    root = default_root() if root is None else root
+    run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
+    directory = root / run_id
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"No run directory can be made in {root} ({error.strerror}): choose another with run_root."
+        ) from error
+    return run_id, directory
 
 
 # The context

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 import anyio
 
@@ -33,6 +30,8 @@ from .events import (
     RunStarted,
     SandboxLost,
     SubCallStarted,
+    appending,
+    mend,
 )
 from .journal import FILE_NAME as JOURNAL
 from .journal import Journal, digest_of
@@ -41,7 +40,7 @@ from .loop import Services, rlm_loop, system_prompt_of
 from .models.base import Model
 from .models.openai import OpenAIModel
 from .prompts import SystemPrompt, default_system_prompt
-from .record import ContextRecord, ModelRecord, RunRecord, State, default_root, store_context
+from .record import ContextRecord, ModelRecord, RunRecord, State, new_directory, store_context
 from .sandbox.base import SandboxFactory
 from .sandbox.container import DockerSandboxes
 from .sandbox.image import source_digest
@@ -87,7 +86,7 @@ async def run(
 
     `source` is the path that the context was given as. Raises what `Orchestrator.completion` says.
     """
-    run_id, directory = _run_directory(options.run_root)
+    run_id, directory = new_directory(options.run_root)
     record = RunRecord(
         run_id=run_id,
         state="running",
@@ -112,7 +111,7 @@ async def resume(
     with Journal(directory / JOURNAL) as journal:
         record = record.taken_over()
         record.save(directory)
-        tree = _Tree(options, models, context, record, directory, journal, seq=_mend(directory / EVENTS))
+        tree = _Tree(options, models, context, record, directory, journal, seq=mend(directory / EVENTS))
         return await tree.complete(RunResumed(recorded=len(journal), in_flight=journal.in_flight))
 
 
@@ -167,7 +166,7 @@ class _Tree:
         if self._options.on_event is not None:
             listeners.append(self._options.on_event)
         slots = LevelSlots(slots=limits.max_sandboxes, levels=max(1, self._options.depth))
-        with _appending(self._directory / EVENTS) as file:
+        with appending(self._directory / EVENTS) as file:
             events = EventLog(self._record.run_id, file, listeners, seq=self._seq)
             budget = Budget(limits)
             calls = Calls(
@@ -271,43 +270,6 @@ def _model_record(model: Model, options: Options) -> ModelRecord:
     if any(model is each for each in given) or not isinstance(model, OpenAIModel):
         return ModelRecord(name=model.name, server=None)
     return ModelRecord(name=model.name, server=model.base_url)
-
-
-def _run_directory(root: Path | None) -> tuple[str, Path]:
-    """A new directory that only this user can read: it will hold the data and the answers."""
-    root = default_root() if root is None else root
-    run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
-    directory = root / run_id
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700)
-    except OSError as error:
-        raise ConfigError(
-            f"No run directory can be made in {root} ({error.strerror}): choose another with run_root."
-        ) from error
-    return run_id, directory
-
-
-@contextmanager
-def _appending(path: Path) -> Iterator[TextIO]:
-    file = path.open("a", encoding="ascii")
-    try:
-        yield file
-    finally:
-        with contextlib.suppress(OSError):  # a full disk, which was told when it was written to
-            file.close()
-
-
-def _mend(events: Path) -> int:
-    """Take away the last line if the crash cut it off; gives the number of lines."""
-    lines = size = 0
-    with events.open("rb+") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                lines += 1
-                size += len(line)
-        file.truncate(size)
-    return lines
 
 
 class _Tally:
