@@ -165,6 +165,7 @@ class Broker:
         if found is None:
             return None
         self._calls.count_spent(found.spent)
+        self._calls.budget.count_rlms(found.rlms)
         below = {spent.node for spent in found.spent} - {node}
         self._events.emit(AnswerReplayed(node=node, below=sorted(below)))
         return QueryReply(ok=found.ok, text=found.text)

@@ -88,6 +88,10 @@ class Budget:
         self._calls += 1
         self.used += usage
 
+    def count_rlms(self, number: int) -> None:
+        """Count RLMs that had come to their end in an earlier process of the run."""
+        self._rlms += number
+
     def keep_for_last_turn(self, tokens: int) -> None:
         """What the root's last turn is expected to use."""
         self._last_turn_tokens = tokens

@@ -1,4 +1,4 @@
-"""The one way to a model: journal, then budget, then network, then the record."""
+"""The one way to a model: journal, then cache, then budget, then network, then the record."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Literal, cast
 import anyio
 
 from .budget import Budget, Refused, estimate_tokens
+from .cache import Cache
 from .errors import ModelError, ReplayDiffers
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
 from .journal import Failure, Journal, Request, Spent
-from .models.base import Model, parameters_of
+from .models.base import Model, parameters_of, server_of
 from .types import Message, ModelReply, StopReason, Usage
 
 
@@ -25,11 +26,15 @@ class Calls:
         journal: the run's record; a read-only one stands for a replay that may send nothing.
         max_concurrent: requests in flight at once. A request never waits for another one, so one limit serves all levels.
         events: where replies and failures are told.
+        cache: replies of other runs, where they may be used.
     """
 
-    def __init__(self, *, budget: Budget, journal: Journal, max_concurrent: int, events: EventLog) -> None:
+    def __init__(
+        self, *, budget: Budget, journal: Journal, max_concurrent: int, events: EventLog, cache: Cache | None = None
+    ) -> None:
         self.budget = budget
         self.journal = journal
+        self._cache = cache
         self._slots = anyio.CapacityLimiter(max_concurrent)
         self._events = events
         self.by_model: dict[str, Usage] = {}
@@ -69,6 +74,8 @@ class Calls:
                 raise _as_error(failure)
             case None if self.journal.read_only:
                 raise ReplayDiffers(node=node, ordinal=ordinal)
+            case None if (cached := await self._cached(model, request, node=node, ordinal=ordinal)) is not None:
+                reply, replayed = cached, True
             case None:
                 async with self._slots:
                     started = time.perf_counter()
@@ -111,6 +118,16 @@ class Calls:
         self.budget.settle(reservation, reply.usage)
         self._note(Spent(node=node, model=model.name, usage=reply.usage))
         await self.journal.ended(call, reply)
+        if self._cache is not None:
+            await self._cache.put(server_of(model), request, reply)
+        return reply
+
+    async def _cached(self, model: Model, request: Request, *, node: str, ordinal: int) -> ModelReply | None:
+        """The reply that another run got. It counts as a call, though it used nothing."""
+        reply = None if self._cache is None else await self._cache.get(server_of(model), request)
+        if reply is not None:
+            await self.journal.ended(await self.journal.sent(node, ordinal, request), reply)
+            self.count_spent([Spent(node=node, model=model.name, usage=reply.usage)])
         return reply
 
     def count_spent(self, spent: Iterable[Spent]) -> None:

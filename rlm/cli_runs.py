@@ -70,7 +70,6 @@ def telling_how_to_resume(root: Path) -> Iterator[None]:
 
 def report(done: Completion) -> str:
     """What a resumed run has paid, in a sentence or two."""
-    said = f"{done.replayed_calls:,} of {done.usage.calls:,} model calls came from the journal"
-    said += f", {done.paid_twice:,} may have been paid twice."
+    said = f"{done.replayed_calls:,} model calls came from the journal, {done.paid_twice:,} may have been paid twice."
     where = ", ".join(done.diverged)
     return said + (f" It took another way than before at node {where}." if where else "")

@@ -8,6 +8,7 @@ without fsync: it outlives the process, though not a power cut, after which the 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ CREATE TABLE calls (               -- each call that was sent, or that the budge
     id INTEGER PRIMARY KEY,
     node TEXT NOT NULL,            -- who asked: an RLM, or a plain sub-call, which is a node of its own
     ordinal INTEGER NOT NULL,      -- of the call at its node, from 1
-    digest BLOB NOT NULL,          -- of model, parameters and messages
+    digest BLOB NOT NULL,          -- of model and messages
     model TEXT NOT NULL,
     parameters TEXT NOT NULL,      -- JSON
     messages TEXT NOT NULL,        -- JSON: digests of the messages (in hexadecimal), in order
@@ -56,7 +57,7 @@ class Request:
         self.messages = messages
         self.parameters = json.dumps(parameters, sort_keys=True)
         self.parts = [digest_of(message.role, message.content) for message in messages]
-        self.digest = digest_of(model, self.parameters, *self.parts)
+        self.digest = digest_of(model, *self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +94,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundAnswer:
-    """A recursive call's answer; `spent` by all calls of its tree, which is not gone through again."""
+    """A recursive call's answer; `spent` by all calls of its tree, which is not gone through again, by so many `rlms`."""
 
     ok: bool
     text: str
     spent: Sequence[Spent]
+    rlms: int
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -107,6 +109,7 @@ class Call:
     id: int
     node: str
     digest: bytes
+    parameters: str
     state: Literal["sent", "answered", "failed", "refused", "abandoned"]
     counted: bool = False
 
@@ -135,9 +138,7 @@ class Journal:
         self.diverged: list[str] = []
         self._calls: dict[tuple[str, int], Call] = {}
         self.database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION, read_only=read_only)
-        rows = self.database.rows("SELECT node, ordinal, id, digest, state FROM calls WHERE NOT stale ORDER BY id")
-        for node, ordinal, number, digest, state in rows:
-            self._calls[node, ordinal] = Call(id=number, node=node, digest=digest, state=state)
+        self._read_calls()
         rows = self.database.rows("SELECT node, digest FROM answers WHERE NOT stale ORDER BY id")
         self._answers: dict[str, bytes] = dict(rows)
         self._latest: int = self.database.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
@@ -163,7 +164,10 @@ class Journal:
         call = self._calls.get((node, ordinal))
         if call is None:
             return Found()
-        if call.digest != request.digest:
+        same_parameters = (
+            self.read_only or call.parameters == request.parameters
+        )  # of models that a replay does not have
+        if call.digest != request.digest or not same_parameters:
             return Found(spent=await self._diverge(node), diverged=True)
         if call.state == "sent" or (node == ROOT and call.state != "answered"):
             self.paid_twice += call.state == "sent"
@@ -175,7 +179,7 @@ class Journal:
     async def sent(self, node: str, ordinal: int, request: Request) -> Call:
         """Note that a call is about to be sent."""
         self._latest += 1
-        call = Call(id=self._latest, node=node, digest=request.digest, state="sent")
+        call = Call(id=self._latest, node=node, digest=request.digest, parameters=request.parameters, state="sent")
         self._calls[node, ordinal] = call
         texts: list[Statement] = [
             ("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (part, message.role, message.content))
@@ -222,7 +226,8 @@ class Journal:
         spent = await self._count(calls)
         select = "SELECT ok, text FROM answers WHERE node = ? ORDER BY id DESC LIMIT 1"
         ok, text = (await self.database.run(lambda: self.database.rows(select, (node,))))[0]
-        return FoundAnswer(ok=bool(ok), text=text_of(text), spent=spent)
+        rlms = sum(where == node or where.startswith(node + ".") for where in self._answers)
+        return FoundAnswer(ok=bool(ok), text=text_of(text), spent=spent, rlms=rlms)
 
     async def answered(self, node: str, digest: bytes, *, ok: bool, text: str) -> None:
         """Make the answer of a recursive call durable."""
@@ -240,6 +245,15 @@ class Journal:
 
     # What is in the record
 
+    def _read_calls(self) -> None:
+        select = "SELECT id, node, ordinal, digest, parameters, state FROM calls WHERE NOT stale ORDER BY id"
+        for number, node, ordinal, digest, parameters, state in self.database.rows(select):
+            before = self._calls.get((node, ordinal))
+            self.paid_twice += before is not None and before.state == "sent" and before.digest == digest
+            self._calls[node, ordinal] = Call(
+                id=number, node=node, digest=digest, parameters=sys.intern(parameters), state=state
+            )
+
     def _below(self, node: str) -> list[Call]:
         """The calls of a node and of all nodes below it."""
         below = node + "."
@@ -248,13 +262,14 @@ class Journal:
     async def _diverge(self, node: str) -> Sequence[Spent]:
         """Forget what was recorded of a node and below it, but for what this process has used. Paid is paid: it counts."""
         self.diverged.append(node)
-        dropped = {call.id: call for call in self._below(node) if not call.counted}
-        self._calls = {place: call for place, call in self._calls.items() if call.id not in dropped}
-        answers = [where for where in {call.node for call in dropped.values()} if self._answers.pop(where, None)]
+        unused = {call.id for call in self._below(node) if not call.counted}
+        dropped = {place: call for place, call in self._calls.items() if call.id in unused}
+        self._calls = {place: call for place, call in self._calls.items() if call.id not in unused}
+        answers = [where for where in {where for where, _ in dropped} if self._answers.pop(where, None)]
         spent = await self._count(dropped.values())
         if not self.read_only:
             await self.database.write(
-                *(("UPDATE calls SET stale = 1 WHERE id = ?", (number,)) for number in dropped),
+                *(("UPDATE calls SET stale = 1 WHERE node = ? AND ordinal = ?", place) for place in dropped),
                 *(("UPDATE answers SET stale = 1 WHERE node = ?", (where,)) for where in answers),
                 durable=False,
             )

@@ -48,6 +48,7 @@ class OptionsDict(TypedDict, total=False):
     sandboxes: SandboxFactory | None
     system_prompt: SystemPrompt
     run_root: Path | None
+    cache: Path | None
     verbose: bool
     on_event: OnEvent | None
 
@@ -79,6 +80,7 @@ class Orchestrator:
         sandboxes: makes the sandboxes, where they are not to be Docker containers (tests).
         system_prompt: makes the system prompt of an RLM from its facts: the hook for wording of one's own, by model.
         run_root: where run directories are made. None is `rlm/runs` in the user's state directory (XDG).
+        cache: a file of replies that all runs share which name it: a request that was made before is not paid again.
         verbose: show the run on the terminal (standard error).
         on_event: called with every event, in order. What it raises ends the run.
 
@@ -186,10 +188,7 @@ class Orchestrator:
                 f"The run {record.run_id} is finished: its answer is in {directory / 'answer.txt'}, and `rlm replay` goes "
                 "through it again."
             )
-        if record.alive:
-            raise ConfigError(
-                f"The run {record.run_id} is running, in process {record.owner['pid']}: wait, or stop it."
-            )
+        record.refuse_if_alive()
         context = await anyio.to_thread.run_sync(stored_context, directory, record)
         models = {level: self._again(level, model, options) for level, model in record.models.items()}
         self._use(models.values())

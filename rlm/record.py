@@ -64,7 +64,7 @@ class RunRecord:
     context: ContextRecord | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: {"rlm": version("rlm"), "python": _python()})
-    owner: Mapping[str, str] = field(default_factory=lambda: _owner())
+    owner: Mapping[str, str | None] = field(default_factory=lambda: _owner())
     attempts: int = 1
     started: float = field(default_factory=time.time)
     ended: float | None = None
@@ -117,20 +117,31 @@ class RunRecord:
     @property
     def alive(self) -> bool:
         """Whether a process works on the run: it says so, and is there since the machine was started."""
-        if self.state != "running" or self.owner.get("boot") != _owner().get("boot"):
+        pid = int(self.owner["pid"] or 0)
+        if self.state != "running" or self.owner.get("boot") != _boot() or self.owner.get("since") != _since(pid):
             return False
         try:
-            os.kill(int(self.owner["pid"]), 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
             return True
         return True
 
-    def taken_over(self) -> Self:
-        """The same run, in this process."""
+    def refuse_if_alive(self) -> None:
+        """Raises ConfigError where a process works on the run."""
+        if self.alive:
+            raise ConfigError(f"The run {self.run_id} is running, in process {self.owner['pid']}: wait, or stop it.")
+
+    def take_over(self, directory: Path) -> Self:
+        """Make this process the one that works on the run. Raises ConfigError where another has done so meanwhile."""
+        RunRecord.load(directory).refuse_if_alive()
         versions = {"rlm": version("rlm"), "python": _python()}
-        return replace(self, state="running", owner=_owner(), versions=versions, attempts=self.attempts + 1, ended=None)
+        taken = replace(
+            self, state="running", owner=_owner(), versions=versions, attempts=self.attempts + 1, ended=None
+        )
+        taken.save(directory)
+        return taken
 
 
 def find(run: str | Path, root: Path) -> Path:
@@ -242,10 +253,19 @@ def _python() -> str:
     return platform.python_version()
 
 
-def _owner() -> dict[str, str]:
-    """This process, also after a restart of the machine."""
-    owner = {"pid": str(os.getpid())}
+def _owner() -> dict[str, str | None]:
+    """This process. Its number may be another one's later: after a restart of the machine, or in another container."""
+    return {"pid": str(os.getpid()), "since": _since(os.getpid()), "boot": _boot()}
+
+
+def _boot() -> str | None:
     boot = Path("/proc/sys/kernel/random/boot_id")
-    if boot.is_file():
-        owner["boot"] = boot.read_text().strip()
-    return owner
+    return boot.read_text().strip() if boot.is_file() else None
+
+
+def _since(pid: int) -> str | None:
+    """When a process was started, in ticks since the machine was (proc(5)); None where there is no such, or no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None

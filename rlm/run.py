@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import anyio
 
 from .broker import Answered, Task
 from .budget import Budget
+from .cache import Cache
 from .calls import Calls
 from .config import Limits, SandboxConfig
 from .console import ConsoleView
@@ -66,6 +68,7 @@ class Options:
     sandboxes: SandboxFactory | None = None
     system_prompt: SystemPrompt = default_system_prompt
     run_root: Path | None = None
+    cache: Path | None = None
     verbose: bool = False
     on_event: OnEvent | None = None
 
@@ -108,9 +111,8 @@ async def resume(
     *, options: Options, models: Mapping[int, Model], context: Value, record: RunRecord, directory: Path
 ) -> Completion:
     """Go on with a run that was interrupted: what its journal holds is not asked again."""
+    record = record.take_over(directory)
     with Journal(directory / JOURNAL) as journal:
-        record = record.taken_over()
-        record.save(directory)
         tree = _Tree(options, models, context, record, directory, journal, seq=mend(directory / EVENTS))
         return await tree.complete(RunResumed(recorded=len(journal), in_flight=journal.in_flight))
 
@@ -166,11 +168,18 @@ class _Tree:
         if self._options.on_event is not None:
             listeners.append(self._options.on_event)
         slots = LevelSlots(slots=limits.max_sandboxes, levels=max(1, self._options.depth))
-        with appending(self._directory / EVENTS) as file:
+        with ExitStack() as resources:
+            file = resources.enter_context(appending(self._directory / EVENTS))
+            path = self._options.cache
+            cache = None if path is None else resources.enter_context(Cache(path))
             events = EventLog(self._record.run_id, file, listeners, seq=self._seq)
             budget = Budget(limits)
             calls = Calls(
-                budget=budget, journal=self._journal, max_concurrent=limits.max_concurrent_calls, events=events
+                budget=budget,
+                journal=self._journal,
+                max_concurrent=limits.max_concurrent_calls,
+                events=events,
+                cache=cache,
             )
             services = self._services(calls, events, slots)
             prompt = digest_of(system_prompt_of(self._root, services)).hex()

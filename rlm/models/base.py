@@ -17,6 +17,12 @@ def parameters_of(model: Model) -> Mapping[str, object]:
     return parameters
 
 
+def server_of(model: Model) -> str:
+    """Where a model's requests go, where it says so in an attribute `base_url`."""
+    server: str = getattr(model, "base_url", "")
+    return server
+
+
 class Model(Protocol):
     """A chat model. Implementations are safe for many concurrent calls, from several event loops in turn."""
 

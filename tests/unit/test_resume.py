@@ -382,3 +382,30 @@ async def test_run_json_holds_what_was_asked_and_how_it_ended(tmp_path: Path) ->
     assert record["digests"].keys() == {"prompt", "image"}
     assert record["context"]["digest"]
     assert record["versions"].keys() == {"rlm", "python"}
+
+
+async def test_calls_that_were_sent_again_are_counted_over_all_resumes_of_a_run(tmp_path: Path) -> None:
+    paid, whole = await complete(ROOT, CHILD, tmp_path)
+    copy, lost = paid.copies[6], states(paid.copies[6]).count("sent")
+    again = Paid(ROOT, CHILD, copy.parent)
+    await orchestrator(again, tmp_path).aresume(copy)
+    later = again.copies[-1]
+    done = await orchestrator(Paid(ROOT, CHILD, later.parent, at=0), tmp_path).aresume(later)
+    assert done.answer == whole.answer
+    assert done.paid_twice == lost + 1
+
+
+async def test_rlms_from_before_the_crash_count(tmp_path: Path) -> None:
+    paid, _ = await complete(["ask 2", "ask 2"], ["look"], tmp_path)
+    copy = paid.copies[3 + 2]  # the first two children have ended
+    again = Paid(["ask 2", "ask 2"], ["look"], copy.parent, at=0)
+    done = await orchestrator(again, tmp_path).aresume(copy, limits=Limits(max_rlms=4))
+    assert done.sub_calls == 4
+    assert again.calls < paid.calls - 5
+
+
+async def test_a_process_with_the_number_of_the_one_that_died_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    paid, whole = await complete(["look"], [], tmp_path)
+    record = json.loads((paid.copies[1] / "run.json").read_text())
+    change(paid.copies[1], owner=record["owner"] | {"pid": "1", "since": "-1"})
+    assert (await orchestrator(paid, tmp_path).aresume(paid.copies[1])).answer == whole.answer
