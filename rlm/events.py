@@ -235,8 +235,11 @@ def _plain(value: Any) -> dict[str, object]:
 
 @contextmanager
 def appending(path: Path) -> Iterator[TextIO]:
-    """A file for `EventLog`."""
-    file = path.open("a", encoding="ascii")
+    """A file for `EventLog`. Raises JournalError where there can be none."""
+    try:
+        file = path.open("a", encoding="ascii")
+    except OSError as error:
+        raise JournalError(f"The run's events cannot be written to {path} ({error.strerror}).") from error
     try:
         yield file
     finally:
@@ -244,13 +247,16 @@ def appending(path: Path) -> Iterator[TextIO]:
             file.close()
 
 
-def mend(events: Path) -> int:
-    """Take away the last line if the crash cut it off; gives the number of lines."""
+def mend(path: Path) -> int:
+    """Take away the last line if a crash cut it off; gives the number of lines. Raises JournalError."""
     lines = size = 0
-    with events.open("rb+") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                lines += 1
-                size += len(line)
-        file.truncate(size)
+    try:
+        with path.open("rb+") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    lines += 1
+                    size += len(line)
+            file.truncate(size)
+    except OSError as error:
+        raise JournalError(f"The run in {path.parent} is damaged: {path.name}: {error.strerror}.") from error
     return lines

@@ -16,7 +16,7 @@ from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, Rep
 from rlm.events import Event, ReplayDiverged, RunResumed
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
-from rlm.types import CellResult, Completion, Message
+from rlm.types import CellResult, Completion, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
 
@@ -345,6 +345,12 @@ async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path:
     (paid.copies[6] / "journal.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(JournalError, match="damaged"):
         await shared.aresume(paid.copies[6])
+    (paid.copies[7] / "events.jsonl").unlink()
+    with pytest.raises(JournalError, match=r"is damaged: events\.jsonl"):
+        await shared.aresume(paid.copies[7])
+    (paid.copies[8] / "context.text").unlink()
+    with pytest.raises(JournalError, match="is damaged: The context cannot be read"):
+        await shared.aresume(paid.copies[8])
     assert paid.calls == whole.usage.calls
 
 
@@ -409,3 +415,60 @@ async def test_a_process_with_the_number_of_the_one_that_died_does_not_stand_in_
     record = json.loads((paid.copies[1] / "run.json").read_text())
     change(paid.copies[1], owner=record["owner"] | {"pid": "1", "since": "-1"})
     assert (await orchestrator(paid, tmp_path).aresume(paid.copies[1])).answer == whole.answer
+
+
+class Silent(ScriptedModel):
+    """Never answers; tells when it was asked."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__([], name=name)
+        self.asked = anyio.Event()
+        self.calls = 0
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        self.calls += 1
+        self.asked.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("depth", [1, 2], ids=["plain", "recursive"])
+async def test_a_call_that_its_cell_did_not_wait_for_is_not_paid_again(tmp_path: Path, depth: int) -> None:
+    silent = Silent("silent")
+
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        if code != "leave":
+            return await says_ok(code, answer)
+        assert answer is not None
+        query = SandboxQuery(call=1, batch=0, prompt="slow", context=None, model=None, recurse=None)
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(answer, query)
+            with anyio.move_on_after(1.0 if silent.calls == 0 else 0.0):
+                await silent.asked.wait()
+            calls.cancel_scope.cancel()
+        return CellResult(outcome="ok", stdout="left")
+
+    broken = True
+
+    def root(messages: Sequence[Message]) -> str:
+        turn = sum(message.role == "assistant" for message in messages)
+        if turn == 2 and broken:
+            raise ModelError("away")
+        return ["```repl\nleave\n```", "```repl\nlook\n```", "FINAL(x)"][turn]
+
+    shared = Orchestrator(
+        depth=depth,
+        model=ScriptedModel(root, name="root"),
+        sub_model=silent,
+        sandboxes=FakeSandboxes(behaviour),
+        run_root=tmp_path,
+    )
+    with pytest.raises(ModelError, match="away"):
+        await shared.acompletion("text", "q")
+    (run,) = tmp_path.iterdir()
+    assert states(run).count("abandoned") == 1
+    broken = False
+    done = await shared.aresume(run)
+    assert (done.answer, silent.calls, done.paid_twice, done.diverged) == ("x", 1, 0, ())
+    assert (await shared.areplay(run)).answer == "x"
+    assert silent.calls == 1
