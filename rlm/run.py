@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,7 @@ async def run(
 
     `source` is the path that the context was given as. Raises what `Orchestrator.completion` says.
     """
+    _slots(options)  # refuses what cannot be, before there is a directory
     run_id, directory = new_directory(options.run_root)
     record = RunRecord(
         run_id=run_id,
@@ -121,11 +122,7 @@ async def replay(
     *, options: Options, models: Mapping[int, Model], context: Value, record: RunRecord, directory: Path
 ) -> Completion:
     """Go through a finished run again, without any model. Its directory stays as it is but for the replay's own, inside."""
-    place = directory / "replays" / time.strftime("%Y%m%d-%H%M%S")
-    try:
-        place.mkdir(mode=0o700, parents=True)
-    except OSError as error:
-        raise ConfigError(f"The replay cannot be recorded in {place} ({error.strerror}).") from error
+    _, place = new_directory(directory / "replays")
     with Journal(directory / JOURNAL, read_only=True) as journal:
         tree = _Tree(options, models, context, record, place, journal)
         return await tree.complete(RunResumed(recorded=len(journal), in_flight=journal.in_flight))
@@ -167,8 +164,7 @@ class _Tree:
             listeners.append(ConsoleView())
         if self._options.on_event is not None:
             listeners.append(self._options.on_event)
-        slots = LevelSlots(slots=limits.max_sandboxes, levels=max(1, self._options.depth))
-        with ExitStack() as resources:
+        with self._closing_record(), ExitStack() as resources:
             file = resources.enter_context(appending(self._directory / EVENTS))
             path = self._options.cache
             cache = None if path is None else resources.enter_context(Cache(path))
@@ -181,7 +177,7 @@ class _Tree:
                 events=events,
                 cache=cache,
             )
-            services = self._services(calls, events, slots)
+            services = self._services(calls, events)
             prompt = digest_of(system_prompt_of(self._root, services)).hex()
             self._record = replace(self._record, digests={"prompt": prompt, "image": source_digest()})
             if store is not None:
@@ -206,14 +202,24 @@ class _Tree:
             diverged=tuple(self._journal.diverged),
         )
 
-    def _services(self, calls: Calls, events: EventLog, slots: LevelSlots) -> Services:
+    @contextmanager
+    def _closing_record(self) -> Iterator[None]:
+        """What fails before the root RLM begins is the end of the run too."""
+        try:
+            yield
+        except Exception:
+            if self._record.state == "running":
+                self._end("failed", None)
+            raise
+
+    def _services(self, calls: Calls, events: EventLog) -> Services:
         options, limits, models = self._options, self._options.limits, self._models
         replaying = self._journal.read_only or limits.max_seconds is None
         return Services(
             limits=limits,
             calls=calls,
             events=events,
-            slots=slots,
+            slots=_slots(options),
             sandboxes=options.sandboxes or DockerSandboxes(options.sandbox),
             run_id=self._record.run_id,
             # What models are told are the limits that the run began with: a replay has to say the same.
@@ -271,6 +277,10 @@ class _Tree:
         except JournalError as error:
             # It has ended all the same; the record says that it runs in this process, and can be resumed after it.
             _log.warning("run_not_closed", run=self._record.run_id, reason=str(error))
+
+
+def _slots(options: Options) -> LevelSlots:
+    return LevelSlots(slots=options.limits.max_sandboxes, levels=max(1, options.depth))
 
 
 def _model_record(model: Model, options: Options) -> ModelRecord:

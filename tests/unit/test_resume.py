@@ -472,3 +472,18 @@ async def test_a_call_that_its_cell_did_not_wait_for_is_not_paid_again(tmp_path:
     assert (done.answer, silent.calls, done.paid_twice, done.diverged) == ("x", 1, 0, ())
     assert (await shared.areplay(run)).answer == "x"
     assert silent.calls == 1
+
+
+async def test_a_run_that_fails_before_it_begins_can_be_told_from_one_that_runs(tmp_path: Path) -> None:
+    paid, whole = await complete(["look"], [], tmp_path)
+
+    def broken(facts: object) -> str:
+        raise RuntimeError("no prompt")
+
+    with pytest.raises(RuntimeError, match="no prompt"):
+        await orchestrator(paid, tmp_path).aresume(paid.copies[1], system_prompt=broken)
+    assert json.loads((paid.copies[1] / "run.json").read_text())["state"] == "failed"
+    assert (await orchestrator(paid, tmp_path).aresume(paid.copies[1])).answer == whole.answer
+    with pytest.raises(ConfigError, match="max_sandboxes=1 is too small"):
+        await orchestrator(paid, tmp_path / "none").acompletion("text", "q", limits=Limits(max_sandboxes=1))
+    assert not (tmp_path / "none").exists()
