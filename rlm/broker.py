@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 
 from .budget import Refused
-from .calls import Calls
+from .calls import HASHED_AT_ONCE, Calls
 from .errors import ConfigError, ModelError, SandboxError
 from .events import AnswerReplayed, EventLog, SubCallFinished, SubCallStarted
 from .journal import digest_of
@@ -24,8 +24,6 @@ from .sandbox.values import Value, encode
 from .types import Message, StopReason
 
 TOO_LATE: Final = "The cell ended before this call was answered."
-SMALL_BYTES: Final = 1 << 20  # what is hashed at once; more of it in a thread
-
 _CUT: Final = "\n[This reply was cut off at the model's token limit.]"
 
 
@@ -208,6 +206,6 @@ class Broker:
             asked = f"{task.depth} {query.model} {query.recurse} {self._below.name}"
             return digest_of(query.prompt, asked, *pieces)
 
-        if len(query.prompt) + (0 if context is None else context.size) <= SMALL_BYTES:
+        if len(query.prompt) + (0 if context is None else context.size) <= HASHED_AT_ONCE:
             return digest()
         return await anyio.to_thread.run_sync(digest)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Literal, cast
+from functools import partial
+from typing import Final, Literal, cast
 
 import anyio
 
@@ -15,6 +16,8 @@ from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
 from .journal import Failure, Journal, Request, Spent
 from .models.base import Model, parameters_of, server_of
 from .types import Message, ModelReply, StopReason, Usage
+
+HASHED_AT_ONCE: Final = 1 << 20  # characters; more of them in a thread, as that takes milliseconds
 
 
 class Calls:
@@ -58,7 +61,7 @@ class Calls:
             JournalError: the record cannot be written; nothing more is sent.
             ReplayDiffers: the call is not in the record, and this is a replay.
         """
-        request = Request(model.name, messages, parameters_of(model))
+        request = await _request(model, messages)
         found = await self.journal.find(node, ordinal, request)
         self.count_spent(found.spent)
         if found.diverged:
@@ -144,6 +147,13 @@ class Calls:
         self, model: Model, error: str, *, node: str, role: Literal["root", "sub"], seconds: float
     ) -> None:
         self._events.emit(ModelFailed(node=node, role=role, model=model.name, error=error, seconds=seconds))
+
+
+async def _request(model: Model, messages: Sequence[Message]) -> Request:
+    make = partial(Request, model.name, messages, parameters_of(model))
+    if sum(len(message.content) for message in messages) <= HASHED_AT_ONCE:
+        return make()
+    return await anyio.to_thread.run_sync(make)
 
 
 def _as_error(failure: Failure) -> ModelError | Refused:

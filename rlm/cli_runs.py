@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,11 +60,12 @@ def replay(run: Run, root: Root = None, verbose: Verbose = False) -> None:
 @contextmanager
 def telling_how_to_resume(root: Path) -> Iterator[None]:
     """Where Ctrl-C stops runs in this folder: say how to go on with them."""
+    started = time.time()
     try:
         yield
     except KeyboardInterrupt:
         for run in list_runs(root):
-            if run.state == "interrupted" and run.by_name:
+            if run.state == "interrupted" and run.by_name and (run.ended or 0.0) >= started:
                 sys.stderr.write(f"rlm: to go on with the run: rlm resume {run.directory}\n")
         raise
 

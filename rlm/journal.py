@@ -150,7 +150,9 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.database.close()
 
-    def __len__(self) -> int:
+    @property
+    def recorded(self) -> int:
+        """Calls that it has."""
         return len(self._calls)
 
     # Calls

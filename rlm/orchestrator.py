@@ -224,8 +224,12 @@ class Orchestrator:
 
     def _again(self, level: int, model: ModelRecord, options: Options) -> Model:
         """The model that a level of a run had: the caller's object of that name, or made again from its name."""
-        given = [options.level_models.get(level), options.model, options.sub_model]
-        for each in given:
+        wanted = options.level_models.get(level, options.sub_model if level else options.model)
+        if wanted is not None and _name(wanted) != model.name:
+            raise ConfigError(
+                f"The run's model of level {level} is {model.name}: it cannot go on with {_name(wanted)}."
+            )
+        for each in (wanted, options.model, options.sub_model):
             if each is not None and not isinstance(each, str) and each.name == model.name:
                 return each
         if model.server is None:
@@ -307,6 +311,10 @@ class Orchestrator:
             if model not in self._named:
                 self._named[model] = OpenAIModel(model, max_concurrency=self._options.limits.max_concurrent_calls)
             return self._named[model]
+
+
+def _name(model: str | Model) -> str:
+    return model if isinstance(model, str) else model.name
 
 
 def _replace(options: Options, changes: OptionsDict) -> Options:

@@ -264,8 +264,9 @@ def _boot() -> str | None:
 
 
 def _since(pid: int) -> str | None:
-    """When a process was started, in ticks since the machine was (proc(5)); None where there is no such, or no /proc."""
+    """When a process was started, in ticks since the machine was (proc(5)); None where it has ended, or without /proc."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    return None if state in "ZX" else fields[18]

@@ -115,7 +115,7 @@ async def resume(
     record = record.take_over(directory)
     with Journal(directory / JOURNAL) as journal:
         tree = _Tree(options, models, context, record, directory, journal, seq=mend(directory / EVENTS))
-        return await tree.complete(RunResumed(recorded=len(journal), in_flight=journal.in_flight))
+        return await tree.complete(RunResumed(recorded=journal.recorded, in_flight=journal.in_flight))
 
 
 async def replay(
@@ -125,7 +125,7 @@ async def replay(
     _, place = new_directory(directory / "replays")
     with Journal(directory / JOURNAL, read_only=True) as journal:
         tree = _Tree(options, models, context, record, place, journal)
-        return await tree.complete(RunResumed(recorded=len(journal), in_flight=journal.in_flight))
+        return await tree.complete(RunResumed(recorded=journal.recorded, in_flight=journal.in_flight))
 
 
 Store = Callable[[threading.Event], ContextRecord | None]

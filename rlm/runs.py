@@ -17,7 +17,7 @@ _PAID = "SELECT count(*), sum(cost_usd), count(*) - count(cost_usd) FROM calls W
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """One run. `state` is that of its record, but `interrupted` where its process is gone, and `damaged` where it cannot be
-    read. `cost_usd` is None where a price is unknown.
+    read. `cost_usd` is None where a price is unknown. `by_name`: all its models were given by name.
     """
 
     run_id: str
@@ -26,6 +26,7 @@ class RunSummary:
     query: str | None = None
     calls: int = 0
     cost_usd: float | None = 0.0
+    ended: float | None = None
     by_name: bool = False
 
 
@@ -54,5 +55,6 @@ def _summary(directory: Path) -> RunSummary:
         query=record.query,
         calls=calls,
         cost_usd=None if unknown else cost or 0.0,
+        ended=record.ended,
         by_name=all(model.server is not None for model in record.models.values()),
     )

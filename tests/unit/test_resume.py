@@ -326,6 +326,8 @@ async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path:
         await shared.areplay(paid.copies[2])
     with pytest.raises(ConfigError, match="has depth 2"):
         await shared.aresume(paid.copies[2], depth=1)
+    with pytest.raises(ConfigError, match="model of level 1 is child: it cannot go on with other"):
+        await shared.aresume(paid.copies[2], level_models={1: "other"})
     with pytest.raises(ConfigError, match="given as an object: give it again"):
         await Orchestrator(sandboxes=FakeSandboxes(asks)).aresume(paid.copies[2])
     change(paid.copies[2], v=99)
