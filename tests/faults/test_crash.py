@@ -198,25 +198,38 @@ def test_a_killed_sandbox_gets_its_variables_back_and_the_cell_runs_again_with_n
     assert done.sandboxes == 2
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from rlm import JournalError, Orchestrator
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    Orchestrator(model="root", sub_model="leaf", run_root=Path(sys.argv[1])).completion("x" * int(sys.argv[2]), "q")
+except JournalError as error:
+    print(error)
+"""
+
+
+def on_a_full_disk(root: Path, *, context: int) -> str:
+    """What a run says, on one line, whose files cannot grow beyond 200 kB."""
+    command = [sys.executable, "-c", LIMITED, str(root), str(context)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    (line,) = process.stdout.splitlines()
+    return line
+
+
 def test_a_full_disk_stops_the_run_before_it_pays_for_another_call(provider: FakeProvider, tmp_path: Path) -> None:
-    """A file-size limit stands for the disk: the journal cannot grow, and says so."""
-    limited = (
-        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "from rlm import JournalError\n"
-        + STARTED.replace("Orchestrator(depth", "try:\n  Orchestrator(depth").replace('"0123456789" * 10_000', '"x"')
-        + "\nexcept JournalError as error:\n  print(error); sys.exit(9)"
-    )
     cell = "```repl\nprint(llm_query('y' * 20_000, recurse=False))\n```"
     provider.behaviour = lambda messages, model: "z" * 20_000 if model != "root" else f"{len(messages)}\n{cell}"
-    process = subprocess.run(
-        [sys.executable, "-c", limited, str(tmp_path / "full")], capture_output=True, text=True, timeout=50
-    )
-    assert process.returncode == 9, process.stderr
-    assert "cannot be written" in process.stdout
-    assert process.stdout.count("\n") == 1
+    assert "cannot be written" in on_a_full_disk(tmp_path, context=1)
     paid = len(provider.requests)
-    (run,) = (tmp_path / "full").iterdir()
+    (run,) = tmp_path.iterdir()
     provider.behaviour = lambda messages, model: "FINAL(there is room again)"
     done = Orchestrator().resume(run)
     assert done.answer == "there is room again"
     assert done.replayed_calls >= paid - 1
+
+
+def test_a_context_that_does_not_fit_on_the_disk_costs_nothing(provider: FakeProvider, tmp_path: Path) -> None:
+    assert "The run's context cannot be stored" in on_a_full_disk(tmp_path, context=300_000)
+    assert provider.requests == []
