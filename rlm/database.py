@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -41,11 +42,15 @@ class Database:
         self._durable = False
         self._commit: asyncio.Future[None] | None = None
         self._broken: RLMError | None = None
-        try:
-            self._connection = _connect(path, read_only=read_only)
-            self._prepare(schema, version, read_only=read_only)
-        except (sqlite3.Error, OSError) as error:
-            raise JournalError(f"{self._name} cannot be used ({error}): it is damaged, or its disk is full.") from error
+        with ExitStack() as opening:
+            try:
+                self._connection = opening.enter_context(closing(_connect(path, read_only=read_only)))
+                self._prepare(schema, version, read_only=read_only)
+            except (sqlite3.Error, OSError) as error:
+                raise JournalError(
+                    f"{self._name} cannot be used ({error}): it is damaged, or its disk is full."
+                ) from error
+            opening.pop_all()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlm-database")
 
     def close(self) -> None:

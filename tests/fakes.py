@@ -20,6 +20,8 @@ from rlm.sandbox.values import Value
 from rlm.slots import LevelSlots
 from rlm.types import CellResult
 
+journals: list[Journal] = []  # of `services`; closed after each test (conftest.py)
+
 Behaviour = Callable[[str, Answer | None], Awaitable[CellResult]]
 
 
@@ -79,11 +81,12 @@ def services(
 ) -> Services:
     """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
     limits = limits or Limits()
+    journals.append(Journal())
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(
         limits=limits,
         calls=Calls(
-            budget=Budget(limits), journal=Journal(), max_concurrent=limits.max_concurrent_calls, events=events
+            budget=Budget(limits), journal=journals[-1], max_concurrent=limits.max_concurrent_calls, events=events
         ),
         events=events,
         slots=LevelSlots(slots=8, levels=4),
