@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from .errors import JournalError, RLMError
 
 BUSY_SECONDS: Final = 30.0  # for another process that writes to the same file
 
+Mode = Literal["create", "open", "read"]
 Statement = tuple[str, Sequence[object]]
 T = TypeVar("T")
 
@@ -29,13 +30,13 @@ class Database:
         path: None keeps it in memory.
         schema: the statements that make its tables.
         version: of the schema.
-        read_only: the file has to be there, and nothing is written.
+        mode: `create` makes the file if there is none; for `open` and `read` it has to be there, and `read` changes nothing.
 
     Raises:
         JournalError: it is damaged, or was written by a newer version.
     """
 
-    def __init__(self, path: Path | None, *, schema: str, version: int, read_only: bool = False) -> None:
+    def __init__(self, path: Path | None, *, schema: str, version: int, mode: Mode = "create") -> None:
         self._name = "the database" if path is None else str(path)
         self._lock = threading.Lock()
         self._waiting: list[Statement] = []
@@ -44,8 +45,8 @@ class Database:
         self._broken: RLMError | None = None
         with ExitStack() as opening:
             try:
-                self._connection = opening.enter_context(closing(_connect(path, read_only=read_only)))
-                self._prepare(schema, version, read_only=read_only)
+                self._connection = opening.enter_context(closing(_connect(path, mode)))
+                self._prepare(schema, version, mode)
             except (sqlite3.Error, OSError) as error:
                 raise JournalError(
                     f"{self._name} cannot be used ({error}): it is damaged, or its disk is full."
@@ -122,27 +123,25 @@ class Database:
             self._broken = JournalError(f"{self._name} cannot be written ({error}): make room on its disk.")
             raise self._broken from error
 
-    def _prepare(self, schema: str, version: int, *, read_only: bool) -> None:
+    def _prepare(self, schema: str, version: int, mode: Mode) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if found > version:
             raise JournalError(f"{self._name} was written by a newer version of rlm: use that one.")
-        if found == 0 and read_only:
-            raise JournalError(f"{self._name} is empty.")
+        if found == 0 and mode != "create":
+            raise JournalError(f"{self._name} is damaged: it is empty.")
         if found == 0:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {version}; COMMIT;")
 
 
-def _connect(path: Path | None, *, read_only: bool) -> sqlite3.Connection:
+def _connect(path: Path | None, mode: Mode) -> sqlite3.Connection:
     """In autocommit: transactions are begun where they are wanted."""
+    name = ":memory:"
+    if path is not None:
+        if mode == "create":
+            path.touch(mode=0o600)
+        name = f"{path.absolute().as_uri()}?mode={'ro' if mode == 'read' else 'rw'}"
     options: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": BUSY_SECONDS}
-    if path is None:
-        name = ":memory:"
-    elif read_only:
-        name = f"{path.absolute().as_uri()}?mode=ro"
-    else:
-        path.touch(mode=0o600)
-        name = path.absolute().as_uri()
     connection: sqlite3.Connection = sqlite3.connect(name, uri=True, **options)
     return connection
 

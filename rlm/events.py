@@ -250,6 +250,8 @@ def appending(path: Path) -> Iterator[TextIO]:
 def mend(path: Path) -> int:
     """Take away the last line if a crash cut it off; gives the number of lines. Raises JournalError."""
     lines = size = 0
+    if not path.exists():
+        return 0
     try:
         with path.open("rb+") as file:
             for line in file:

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from .database import Database, Statement, text_of
+from .database import Database, Mode, Statement, text_of
 from .types import Message, ModelReply, Usage
 
 FILE_NAME: Final = "journal.sqlite"
@@ -119,7 +119,7 @@ class Journal:
 
     Args:
         path: of the file; None keeps it in memory.
-        read_only: what is there is served, nothing is written: for a replay that is to leave no trace.
+        mode: of its file; with `read`, what is there is served and nothing is written, so that a replay leaves no trace.
 
     Attributes:
         in_flight: calls that were sent and not answered, when the journal was opened.
@@ -131,13 +131,13 @@ class Journal:
         JournalError: the file is damaged, or was written by a newer version.
     """
 
-    def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
-        self.read_only = read_only
+    def __init__(self, path: Path | None = None, *, mode: Mode = "create") -> None:
+        self.read_only = mode == "read"
         self.replayed = 0
         self.paid_twice = 0
         self.diverged: list[str] = []
         self._calls: dict[tuple[str, int], Call] = {}
-        self.database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION, read_only=read_only)
+        self.database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION, mode=mode)
         self._read_calls()
         rows = self.database.rows("SELECT node, digest FROM answers WHERE NOT stale ORDER BY id")
         self._answers: dict[str, bytes] = dict(rows)

@@ -112,9 +112,8 @@ async def resume(
     *, options: Options, models: Mapping[int, Model], context: Value, record: RunRecord, directory: Path
 ) -> Completion:
     """Go on with a run that was interrupted: what its journal holds is not asked again."""
-    record = record.take_over(directory)
-    with Journal(directory / JOURNAL) as journal:
-        tree = _Tree(options, models, context, record, directory, journal, seq=mend(directory / EVENTS))
+    with Journal(directory / JOURNAL, mode="open") as journal:
+        tree = _Tree(options, models, context, record.take_over(directory), directory, journal)
         return await tree.complete(RunResumed(recorded=journal.recorded, in_flight=journal.in_flight))
 
 
@@ -123,7 +122,7 @@ async def replay(
 ) -> Completion:
     """Go through a finished run again, without any model. Its directory stays as it is but for the replay's own, inside."""
     _, place = new_directory(directory / "replays")
-    with Journal(directory / JOURNAL, read_only=True) as journal:
+    with Journal(directory / JOURNAL, mode="read") as journal:
         tree = _Tree(options, models, context, record, place, journal)
         return await tree.complete(RunResumed(recorded=journal.recorded, in_flight=journal.in_flight))
 
@@ -142,8 +141,6 @@ class _Tree:
         record: RunRecord,
         directory: Path,
         journal: Journal,
-        *,
-        seq: int = 0,
     ) -> None:
         self._options = options
         self._models = models
@@ -151,7 +148,6 @@ class _Tree:
         self._record = record
         self._directory = directory
         self._journal = journal
-        self._seq = seq
         self._stopping = threading.Event()
         self._root = Task(node="0", level=0, depth=options.depth, context=context, query=record.query, model=models[0])
 
@@ -165,10 +161,11 @@ class _Tree:
         if self._options.on_event is not None:
             listeners.append(self._options.on_event)
         with self._closing_record(), ExitStack() as resources:
+            seq = mend(self._directory / EVENTS)
             file = resources.enter_context(appending(self._directory / EVENTS))
             path = self._options.cache
             cache = None if path is None else resources.enter_context(Cache(path))
-            events = EventLog(self._record.run_id, file, listeners, seq=self._seq)
+            events = EventLog(self._record.run_id, file, listeners, seq=seq)
             budget = Budget(limits)
             calls = Calls(
                 budget=budget,

@@ -43,7 +43,7 @@ def _summary(directory: Path) -> RunSummary:
     record = RunRecord.load(directory)
     calls, cost, unknown = 0, 0.0, 0
     if record.context is not None:
-        database = Database(directory / FILE_NAME, schema=SCHEMA, version=SCHEMA_VERSION, read_only=True)
+        database = Database(directory / FILE_NAME, schema=SCHEMA, version=SCHEMA_VERSION, mode="read")
         try:
             calls, cost, unknown = database.rows(_PAID)[0]
         finally:

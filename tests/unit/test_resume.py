@@ -347,9 +347,12 @@ async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path:
     (paid.copies[6] / "journal.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(JournalError, match="damaged"):
         await shared.aresume(paid.copies[6])
-    (paid.copies[7] / "events.jsonl").unlink()
-    with pytest.raises(JournalError, match=r"is damaged: events\.jsonl"):
+    (paid.copies[7] / "journal.sqlite").unlink()
+    with pytest.raises(JournalError, match="damaged"):
         await shared.aresume(paid.copies[7])
+    (paid.copies[9] / "journal.sqlite").write_bytes(b"")
+    with pytest.raises(JournalError, match="is damaged: it is empty"):
+        await shared.aresume(paid.copies[9])
     (paid.copies[8] / "context.text").unlink()
     with pytest.raises(JournalError, match="is damaged: The context cannot be read"):
         await shared.aresume(paid.copies[8])
