@@ -16,9 +16,9 @@ from .budget import Refused
 from .calls import HASHED_AT_ONCE, Calls
 from .errors import ConfigError, ModelError, SandboxError
 from .events import AnswerReplayed, EventLog, SubCallFinished, SubCallStarted
-from .journal import digest_of
 from .models.base import Model
 from .prompts import question_from
+from .request import digest_of
 from .sandbox.base import QueryReply, SandboxQuery
 from .sandbox.values import Value, encode
 from .types import Message, StopReason

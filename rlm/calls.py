@@ -13,8 +13,9 @@ from .budget import Budget, Refused, estimate_tokens
 from .cache import Cache
 from .errors import ModelError, ReplayDiffers
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
-from .journal import Failure, Journal, Request, Spent
+from .journal import Failure, Journal, Spent
 from .models.base import Model, parameters_of, server_of
+from .request import Request
 from .types import Message, ModelReply, StopReason, Usage
 
 HASHED_AT_ONCE: Final = 1 << 20  # characters; more of them in a thread, as that takes milliseconds

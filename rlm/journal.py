@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal, Self
 
 from .database import Database, Mode, Statement, text_of
-from .types import Message, ModelReply, Usage
+from .request import Request
+from .types import ModelReply, Usage
 
 FILE_NAME: Final = "journal.sqlite"
 SCHEMA_VERSION: Final = 1
@@ -47,17 +47,6 @@ CREATE TABLE answers (             -- of recursive calls, as their parent was gi
     id INTEGER PRIMARY KEY,
     node TEXT NOT NULL, digest BLOB NOT NULL, ok INTEGER NOT NULL, text NOT NULL, stale INTEGER NOT NULL DEFAULT 0
 )"""
-
-
-class Request:
-    """What is sent to a model, with the digests that it is known by."""
-
-    def __init__(self, model: str, messages: Sequence[Message], parameters: Mapping[str, object]) -> None:
-        self.model = model
-        self.messages = messages
-        self.parameters = json.dumps(parameters, sort_keys=True)
-        self.parts = [digest_of(message.role, message.content) for message in messages]
-        self.digest = digest_of(model, *self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,13 +297,3 @@ class Journal:
             )
         assert call.state != "sent"
         return Failure(state=call.state, text=text_of(text), reason=finish_reason, status=status, request_id=request_id)
-
-
-def digest_of(*parts: str | bytes | memoryview) -> bytes:
-    """SHA-256 of parts, each with its length, so that no two lists of parts look alike."""
-    total = sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        total.update(len(data).to_bytes(8, "big"))
-        total.update(data)
-    return total.digest()

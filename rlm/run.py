@@ -36,13 +36,14 @@ from .events import (
     mend,
 )
 from .journal import FILE_NAME as JOURNAL
-from .journal import Journal, digest_of
+from .journal import Journal
 from .logs import get_logger
 from .loop import Services, rlm_loop, system_prompt_of
 from .models.base import Model
 from .models.openai import OpenAIModel
 from .prompts import SystemPrompt, default_system_prompt
 from .record import ContextRecord, ModelRecord, RunRecord, State, new_directory, store_context
+from .request import digest_of
 from .sandbox.base import SandboxFactory
 from .sandbox.container import DockerSandboxes
 from .sandbox.image import source_digest
