@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from .config import SandboxConfig as SandboxConfig
     from .errors import ConfigError as ConfigError
     from .errors import EngineUnavailable as EngineUnavailable
+    from .errors import JournalError as JournalError
     from .errors import LimitExceeded as LimitExceeded
     from .errors import ModelError as ModelError
+    from .errors import ReplayDiffers as ReplayDiffers
     from .errors import RLMError as RLMError
     from .errors import SandboxDied as SandboxDied
     from .errors import SandboxError as SandboxError
@@ -45,6 +47,7 @@ _HOMES = {
     "Completion": "rlm.types",
     "ConfigError": "rlm.errors",
     "EngineUnavailable": "rlm.errors",
+    "JournalError": "rlm.errors",
     "LimitExceeded": "rlm.errors",
     "Limits": "rlm.config",
     "Message": "rlm.types",
@@ -56,6 +59,7 @@ _HOMES = {
     "PromptFacts": "rlm.prompts",
     "RLMError": "rlm.errors",
     "Sandbox": "rlm.sandbox.container",
+    "ReplayDiffers": "rlm.errors",
     "SandboxConfig": "rlm.config",
     "SandboxDied": "rlm.errors",
     "SandboxError": "rlm.errors",

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from . import cli_runs
 from .config import MIB, SandboxConfig
 from .console import printable
 from .doctor import examine
@@ -183,7 +184,8 @@ def niah(
                 instances, orchestrator_for=orchestrator_for, folder=folder, on_row=lambda row: progress.advance(bar)
             )
 
-        rows = anyio.run(work)
+        with cli_runs.telling_how_to_resume(folder / "runs"):
+            rows = anyio.run(work)
     scripted = SCRIPTED in (model, sub_model)
     setting = {
         "model": model,
@@ -205,6 +207,11 @@ def niah(
         progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if report.failures(rows):
         raise typer.Exit(1)
+
+
+app.command()(cli_runs.runs)
+app.command()(cli_runs.resume)
+app.command()(cli_runs.replay)
 
 
 def _model(name: str, kind: str) -> str | Model:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
@@ -13,6 +16,7 @@ from rlm.budget import Budget
 from rlm.calls import Calls
 from rlm.config import Limits
 from rlm.events import Event, EventLog
+from rlm.journal import Journal
 from rlm.loop import Services
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
@@ -21,6 +25,8 @@ from rlm.sandbox.values import Value
 from rlm.slots import LevelSlots
 from rlm.tools import Tools
 from rlm.types import CellResult
+
+journals: list[Journal] = []  # of `services`; closed after each test (conftest.py)
 
 Behaviour = Callable[[str, Answer | None], Awaitable[CellResult]]
 
@@ -81,6 +87,31 @@ class FakeSandboxes:
             self.alive -= 1
 
 
+class _OnTheLoop(Executor):
+    """Does everything on the event loop, a moment later: no thread, so that tests may run in virtual time."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+
+        def act() -> None:
+            try:
+                done.set_result(work(*args, **kwargs))
+            except Exception as error:
+                done.set_exception(error)
+
+        asyncio.get_running_loop().call_soon(act)
+        return done
+
+
+def memory_journal() -> Journal:
+    """A journal in memory without a thread; closed after the test."""
+    journal = Journal()
+    journal.database._thread.shutdown()
+    journal.database._thread = _OnTheLoop()  # type: ignore[assignment]
+    journals.append(journal)
+    return journal
+
+
 def services(
     *models: Model,
     limits: Limits | None = None,
@@ -92,10 +123,11 @@ def services(
 ) -> Services:
     """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
     limits = limits or Limits()
+    journal = memory_journal()
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(
         limits=limits,
-        calls=Calls(budget=Budget(limits), max_concurrent=limits.max_concurrent_calls, events=events),
+        calls=Calls(budget=Budget(limits), journal=journal, max_concurrent=limits.max_concurrent_calls, events=events),
         events=events,
         slots=slots or LevelSlots(slots=8, levels=4),
         sandboxes=sandboxes or FakeSandboxes(),

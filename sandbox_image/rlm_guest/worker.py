@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from rlm.protocol.messages import Execute, Load, Loaded, ProtocolError, Result, Start
 
-from . import processes, values
+from . import processes, seeds, values
 from .calls import Calls
 from .link import Link, close_all, parcel, read_value
 from .repl import Repl
@@ -33,6 +33,7 @@ class Worker:
         processes.prefer_for_oom(processes.OOM_CELL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        seeds.install()
         threading.stack_size(THREAD_STACK_BYTES)
         gc.freeze()  # what is here stays; a collection that touched it would copy its pages after every fork
 
