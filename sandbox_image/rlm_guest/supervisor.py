@@ -108,6 +108,7 @@ class Supervisor:
         self._snapshot: tuple[int, Link] | None = None
         self._calls = 0
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._attributes = processes.attributes(os.getpid())
         self._stdout = Capture(keep=start.max_output_bytes)
         self._stderr = Capture(keep=start.max_output_bytes)
         self._selector = selectors.DefaultSelector()
@@ -128,8 +129,11 @@ class Supervisor:
         processes.adopt_orphans()
         self._watch_children()
         self._watch_worker()
+        self._selector.register(channel.reader, selectors.EVENT_READ, self._hear_host)
+        self._watch_output()
+
+    def _watch_output(self) -> None:
         register = self._selector.register
-        register(channel.reader, selectors.EVENT_READ, self._hear_host)
         register(self._stdout.reader, selectors.EVENT_READ, lambda: self._pass_on(1, self._stdout.read()))
         register(self._stderr.reader, selectors.EVENT_READ, lambda: self._pass_on(2, self._stderr.read()))
 
@@ -202,8 +206,10 @@ class Supervisor:
             self._channel.send(Served(ok=True, error="", value=value))
 
     def _begin_anew(self) -> None:
-        """Nothing of the model's code stays: no process, no file, no memory that a new worker could read."""
+        """Nothing of the model's code stays: no process, no file, no memory or setting that a new worker could find."""
         processes.kill_others(set())
+        if processes.attributes(os.getpid()) != self._attributes:  # a new worker would inherit them
+            raise SandboxLost("the code has changed the limits or the priority of its supervisor")
         self._selector.unregister(self._link)
         self._link.close()
         self._drop_unsent()
@@ -211,6 +217,12 @@ class Supervisor:
             files.empty_scratch()
         except OSError as error:
             raise SandboxLost(f"what it had written could not be removed: {error}") from error
+        for capture in (self._stdout, self._stderr):  # the flags of a pipe outlive who set them
+            self._selector.unregister(capture.reader)
+            close_all([capture.reader, capture.writer])
+        self._stdout = Capture(keep=self._start.max_output_bytes)
+        self._stderr = Capture(keep=self._start.max_output_bytes)
+        self._watch_output()
         self._link, theirs = Link.pair()
         self._pid = os.fork()
         if self._pid == 0:

@@ -19,6 +19,7 @@ from rlm import (
     Orchestrator,
     Sandbox,
     SandboxConfig,
+    SandboxDied,
     ScriptedModel,
     ToolError,
 )
@@ -222,6 +223,31 @@ async def test_a_reset_undoes_what_a_cell_did_to_its_own_worker(config: SandboxC
         done = await sandbox.run("import time\ntime.sleep(100)", seconds=0.3)
         assert done.outcome == "timeout"
         assert await printed(sandbox, "print('on')") == "on"
+
+
+async def test_a_reset_gives_new_streams(config: SandboxConfig) -> None:
+    async with Sandbox(config) as sandbox:
+        await sandbox.run("import fcntl, os\nfor n in (1, 2): fcntl.fcntl(n, fcntl.F_SETFL, os.O_NONBLOCK)")
+        await sandbox.reset()
+        assert await printed(
+            sandbox, "import fcntl\nprint([fcntl.fcntl(n, fcntl.F_GETFL) & 0o4000 for n in (1, 2)])"
+        ) == ("[0, 0]")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import resource\nresource.prlimit(1, resource.RLIMIT_CPU, (1000, 1000))",
+        "import os\nos.setpriority(os.PRIO_PROCESS, 1, 19)",
+        "import os\nos.sched_setaffinity(1, {min(os.sched_getaffinity(1))})",
+    ],
+    ids=["limited", "slowed", "bound"],
+)
+async def test_code_that_changed_its_supervisor_costs_the_sandbox_at_a_reset(code: str) -> None:
+    async with Sandbox() as sandbox:
+        assert (await sandbox.run(code)).outcome == "ok"
+        with pytest.raises(SandboxDied, match="changed the limits or the priority"):
+            await sandbox.reset()
 
 
 async def test_many_resets_cost_neither_descriptors_nor_processes(config: SandboxConfig) -> None:
