@@ -129,7 +129,7 @@ def docker_run() -> list[str]:
     command = ["docker", "run", "--rm", "--interactive", "--read-only"]
     command += [f"--{name}={value}" for name, value in flags.items()]
     command += [f"--{name}={value}" for name, values in lists.items() for value in values]
-    return [*command, arguments["Image"]]
+    return [*command, arguments["Image"], *arguments["Cmd"]]
 
 
 def ratio_row(what: str, against: str, ours: Sequence[float], theirs: Sequence[float], *, goal: float) -> Row:

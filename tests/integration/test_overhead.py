@@ -79,6 +79,7 @@ async def test_a_sandbox_starts_in_no_more_than_one_and_a_half_times_the_engines
         ours, theirs = [], []
         command = ["docker", "run", "--rm", "--interactive", "--network=none", "--read-only", "--cap-drop=ALL"]
         command += ["--label=rlm.run=overhead", "--memory=512m", "--pids-limit=128", "--log-driver=none", image_name()]
+        command += ["--lifetime", "60"]
         for _ in range(3):
             began = time.perf_counter()
             async with Sandbox() as sandbox:

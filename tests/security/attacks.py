@@ -75,7 +75,7 @@ BOMBS = [
     ),
     Attack(
         name="Popen bomb",
-        sees=r"BlockingIOError|Resource temporarily",
+        sees=r"BlockingIOError|Resource temporarily|" + STOPPED,
         code="import subprocess, sys\nwhile True: subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(99)'])",
         outcomes=("error", "timeout"),
         gvisor={"sees": r"BlockingIOError|Resource temporarily|" + STOPPED, "lost": True},
@@ -93,14 +93,15 @@ BOMBS = [
     ),
     Attack(
         name="memory files",
-        sees=r"OSError|MemoryError|" + KILLED,
-        outcomes=("error", "died"),
+        sees=r"OSError|MemoryError|" + KILLED + "|" + STOPPED,
+        outcomes=("error", "died", "timeout"),
         lost=True,
         code="import os\nwhile True:\n    f = os.memfd_create('x')\n    os.write(f, bytes(1 << 22))",
     ),
     Attack(
         name="zip bomb",
-        sees="MemoryError",
+        sees="MemoryError|" + STOPPED,
+        outcomes=("error", "timeout"),
         code="import zlib\nx = zlib.compress(bytes(1 << 26), 9)\ny = b''.join(zlib.decompress(x) for _ in range(99))",
         gvisor={"sees": "MemoryError|" + STOPPED, "outcomes": ("error", "timeout")},
     ),
