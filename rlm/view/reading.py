@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
@@ -46,7 +47,7 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
 
 def _made(kind: Any, found: dict[str, Any]) -> Any:
     """A dataclass of the fields that it knows. Raises KeyError or TypeError with the field that is missing or wrong."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     values = {}
     for field in dataclasses.fields(kind):
         if field.name in found:
@@ -54,6 +55,11 @@ def _made(kind: Any, found: dict[str, Any]) -> Any:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise KeyError(field.name)
     return kind(**values)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _fitting(value: Any, hint: Any, name: str) -> Any:

@@ -31,7 +31,7 @@ export class RunView {
       node: (index, part) => `#${number}/${index}${part ? `/${part}` : ""}`,
       context: (offset) => `#${number}/context/${offset}`,
     };
-    this.tree = new Tree(run, `n${number}-`, (index) => this.go(this.links.node(index)));
+    this.tree = new Tree(run, `n${number}-`, (index) => this.go(this.links.node(index)), (index) => this.move(index));
     this.search = new Search(run, this.links);
     const tablist = h("div", { class: "tabs", role: "tablist", "aria-label": "Views of the run" });
     const main = h("div", { class: "main" });
@@ -80,7 +80,7 @@ export class RunView {
   /** The next or previous call in the order of their start. */
   step(by: number): void {
     const next = Math.max(0, Math.min(this.run.nodes.length - 1, this.node + by));
-    this.go(this.links.node(next));
+    this.move(next);
   }
 
   focusSearch(): void {
@@ -95,11 +95,20 @@ export class RunView {
 
   choose(tab: Tab): void {
     this.go(tab === "node" ? this.links.node(this.node) : `#${this.number}/${tab}`);
-    this.open(tab);
   }
 
+  /** To an address, as a link goes there. */
   private go(hash: string): void {
     if (location.hash !== hash) location.hash = hash;
+    const [, what, part] = hash.split("/");
+    this.route(what!, part);
+  }
+
+  /** To a node, without a step in the browser's history. Where the tree fills the view, it stays. */
+  private move(index: number): void {
+    history.replaceState(null, "", this.links.node(index));
+    this.showNode(index);
+    if (this.element.dataset.tab !== "calls") this.open("node");
   }
 
   private open(tab: Tab): void {

@@ -21,6 +21,7 @@ export class Tree {
     private readonly run: Run,
     private readonly prefix: string,
     private readonly choose: (node: number) => void,
+    private readonly move: (node: number) => void,
   ) {
     this.children = run.nodes.map(() => []);
     this.levels = run.nodes.map(() => 0);
@@ -110,7 +111,7 @@ export class Tree {
   private key(event: KeyboardEvent): void {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const place = this.places.get(this.selected)!;
-    const to = (row: number): void => this.choose(this.rows[Math.max(0, Math.min(this.rows.length - 1, row))]!);
+    const to = (row: number): void => this.move(this.rows[Math.max(0, Math.min(this.rows.length - 1, row))]!);
     const hasChildren = this.children[this.selected]!.length > 0;
     const isOpen = hasChildren && this.open.has(this.selected);
     switch (event.key) {
@@ -126,8 +127,9 @@ export class Tree {
         break;
       case "ArrowLeft":
         if (isOpen) this.toggle(this.selected, false);
-        else if (this.run.nodes[this.selected]!.parent >= 0) this.choose(this.run.nodes[this.selected]!.parent);
+        else if (this.run.nodes[this.selected]!.parent >= 0) this.move(this.run.nodes[this.selected]!.parent);
         break;
+      case "Enter": this.choose(this.selected); break;
       case "*":
         for (const child of this.children[this.run.nodes[this.selected]!.parent] ?? []) this.open.add(child);
         this.layOut();
