@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 MIN_ANCHOR_CHARS: Final = 24  # of a prompt's line that is looked for in the context: shorter ones are found by chance
 MAX_ANCHOR_CHARS: Final = 200
 MAX_ANCHORS: Final = 40  # lines of one prompt that are tried
+MAX_PLACES: Final = 8  # of one line that are looked at
 MAX_SLICES: Final = 8  # of one prompt
 MAX_SEARCHED_CHARS: Final = 5 * 10**9  # by all searches together: seconds
 NEAR_CHARS: Final = (
@@ -44,9 +46,8 @@ class Context:
             anchor = prompt[position : min(end, position + MAX_ANCHOR_CHARS)]
             if len(anchor.strip()) >= MIN_ANCHOR_CHARS:
                 tried += 1
-                at = self._find(anchor)
-                if at >= 0:
-                    length = common_length(prompt, position, self.text, at)
+                at, length = self._match(prompt, position, anchor)
+                if length:
                     found.append(Slice(start=at, end=at + length, offset=position))
                     self._latest = at + length
                     end = max(end, position + length)
@@ -65,10 +66,30 @@ class Context:
             at = self.text.find(piece, at + len(piece))
         return tuple(found)
 
-    def _find(self, anchor: str) -> int:
-        at = self.text.find(anchor, self._latest, self._latest + NEAR_CHARS)
-        if at >= 0:
-            return at
+    def _match(self, prompt: str, position: int, anchor: str) -> tuple[int, int]:
+        """Start and length of the longest match that begins with an anchor: a line may stand in many places."""
+        best = (-1, 0)
+        for at in self._places(anchor):
+            length = common_length(prompt, position, self.text, at)
+            best = max(best, (at, length), key=lambda match: match[1])
+            if length > len(anchor) + MIN_ANCHOR_CHARS:
+                break
+        return best
+
+    def _places(self, anchor: str) -> Iterator[int]:
+        near = self.text.find(anchor, self._latest, self._latest + NEAR_CHARS)
+        if near >= 0:
+            yield near
+        at = self._first(anchor)
+        for _ in range(MAX_PLACES):
+            if at < 0:
+                return
+            yield at
+            after = self.text.find(anchor, at + 1)
+            self._left -= (after if after >= 0 else len(self.text)) - at
+            at = after
+
+    def _first(self, anchor: str) -> int:
         if anchor not in self._known:
             if self._left <= 0:
                 self.exhausted = True

@@ -5,12 +5,12 @@ import { count, dollars, plural, seconds, state } from "./format";
 import { textBlock } from "./text";
 
 export function comparison(runs: Run[]): HTMLElement {
-  const row = (name: string, of: (run: Run) => string | HTMLElement): HTMLElement => h("tr", {}, h("th", { scope: "row" }, name), ...runs.map((run) => h("td", {}, of(run))));
+  const row = (name: string, of: (run: Run) => string | HTMLElement): HTMLElement => h("tr", {}, h("th", { scope: "row" }, name), ...runs.map((run) => h("td", {}, of(run))), h("td", { class: "muted" }));
   const number = (name: string, of: (run: Run) => number | null, format: (value: number) => string): HTMLElement => {
     const line = row(name, (run) => { const value = of(run); return value === null ? "unknown" : format(value); });
     const [a, b] = runs.map(of);
     const change = a != null && b != null && a > 0 && b !== a ? `${b > a ? "+" : "−"}${Math.round(Math.abs(b / a - 1) * 100)} %` : "";
-    line.append(h("td", { class: "muted" }, change));
+    line.lastElementChild!.textContent = change;
     return line;
   };
   const total = (place: 0 | 1 | 2 | 5) => (run: Run): number | null => run.nodes[0]!.total[place];

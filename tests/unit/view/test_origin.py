@@ -1,5 +1,6 @@
 """An answer is traced to the cell and the call that it came from, and into the context."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,3 +72,18 @@ def test_the_common_length_is_that_of_the_common_beginning(left: str, right: str
     length = common_length(left, 0, right, 0)
     assert left[:length] == right[:length]
     assert left[length : length + 1] != right[length : length + 1] or length == min(len(left), len(right))
+
+
+def test_a_line_that_stands_in_many_places_is_taken_where_the_most_around_it_agrees() -> None:
+    again = "this line stands in the context more than once"
+    lines = [again, *LINES[:5], again, *LINES[5:10]]
+    (found,) = Context("\n".join(lines)).slices("\n".join(lines[6:]))
+    assert found.start == "\n".join(lines).rindex(again)
+    assert found.end == len("\n".join(lines))
+
+
+def test_searching_ends_where_it_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlm.view.context.MAX_SEARCHED_CHARS", 3 * len(TEXT))
+    context = Context(TEXT)
+    assert context.slices("\n".join(f"this line number {number} is not in the context" for number in range(9))) == []
+    assert context.exhausted
