@@ -46,7 +46,7 @@ export class ContextView {
     location.hash = this.links.context(Math.max(0, offset));
   }
 
-  /** The text from a little before a character on; the slice that begins or holds it is marked. */
+  /** The text from a little before a character on. The word there is marked, and the slice around it has a colour. */
   async show(offset: number): Promise<void> {
     const { context } = this.run;
     if (!context) return;
@@ -61,12 +61,17 @@ export class ContextView {
       text += between(characters, Math.max(0, from - part * context.partChars), end - part * context.partChars);
     }
     const slice = context.slices.find(([, start, stop]) => start <= this.at && this.at < stop);
-    const first = slice ? Math.max(from, slice[1]) : this.at;
-    const last = slice ? Math.min(end, slice[2]) : Math.min(end, this.at + 1);
+    const word = /^\S{0,40}/.exec(between(text, this.at - from, end - from))![0];
+    const place = [this.at, this.at + Math.max(1, Array.from(word).length)] as const;
+    const edges = [from, slice?.[1] ?? from, place[0], place[1], slice?.[2] ?? end, end];
+    const cuts = [...new Set(edges.filter((edge) => from <= edge && edge <= end))].sort((a, b) => a - b);
     this.text.replaceChildren(
-      shown(between(text, 0, first - from)),
-      h("mark", {}, shown(between(text, first - from, last - from))),
-      shown(between(text, last - from, end - from)),
+      ...cuts.slice(1).map((to, i) => {
+        const start = cuts[i]!;
+        const part = shown(between(text, start - from, to - from));
+        if (place[0] <= start && to <= place[1]) return h("mark", {}, part);
+        return slice && slice[1] <= start && to <= slice[2] ? h("span", { class: "in-slice" }, part) : part;
+      }),
     );
     this.where.textContent = `characters ${count(from)} to ${count(end)} of ${count(context.chars)}`;
   }

@@ -27,12 +27,18 @@ export function detail(run: Run, index: number, links: Links): HTMLElement {
   );
   if (index === 0) body.append(...overview(run, links));
   else {
-    if (node.prompt) body.append(section("Prompt", textBlock(node.prompt, { label: "Prompt" })));
+    if (node.prompt) body.append(section("Prompt", textBlock(node.prompt, { label: "Prompt", className: "prompt" }), inContext(run, index, links)));
     if (node.answer) body.append(section(node.ok === false ? "Why there is no answer" : "Answer", textBlock(node.answer, { className: node.ok === false ? "error" : "answer", label: "Answer" })));
     if (node.origin) body.append(origin(run, index, links));
   }
   for (const turn of node.turns) body.append(turnOf(run, index, turn, links));
   return body;
+}
+
+function inContext(run: Run, index: number, links: Links): HTMLElement | null {
+  const slices = run.context?.slices.filter(([call]) => call === index) ?? [];
+  if (!slices.length) return null;
+  return h("p", {}, "Holds of the context the characters ", ...slices.flatMap(([, start, end], i) => [i ? ", " : "", link(links.context(start), `${count(start)} – ${count(end)}`)]), ".");
 }
 
 function section(title: string, ...children: (globalThis.Node | null)[]): HTMLElement {

@@ -34,7 +34,7 @@ export function dollars(value: number | null): string {
 }
 
 export function bytes(value: number): string {
-  return value < 1000 ? `${value} B` : `${short(value)}B`;
+  return value < 1000 ? `${value} B` : short(value).replace(/(?=[kMGT])/, " ") + "B";
 }
 
 export const tokens = (usage: Usage): string => `${short(usage[1])} → ${short(usage[2])} tokens`;
