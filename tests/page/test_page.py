@@ -70,6 +70,11 @@ def test_an_answer_leads_to_its_calls_and_to_its_place_in_the_context(
     visit("slices", tmp_path / "page.html")
 
 
+def test_no_view_breaks_a_rule_of_accessibility_in_light_or_dark(facts_run: tuple[Path, Path], tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", read_run(*facts_run))
+    visit("accessible", tmp_path / "page.html")
+
+
 def test_two_runs_stand_beside_each_other(tree_run: Path, facts_run: tuple[Path, Path], tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", read_run(tree_run), read_run(facts_run[0]))
     visit("two", tmp_path / "page.html")

@@ -11,7 +11,7 @@ const MAP_WIDTH = 1_000;
 
 export class ContextView {
   readonly element = h("div", { class: "context" });
-  private readonly text = h("pre", { class: "text" });
+  private readonly text = h("pre", { class: "text", tabindex: "0", "aria-label": "Text of the context", role: "group" });
   private readonly where = h("span", { class: "muted", role: "status" });
   private at = 0;
 
@@ -37,7 +37,7 @@ export class ContextView {
     if (context.slices.length) {
       const list = new VirtualList(28, (index) => this.slice(context.slices[index]!), { class: "slices", role: "list", tabindex: "0", "aria-label": "Slices that calls used" });
       list.set(context.slices.length);
-      this.element.append(h("h3", {}, "Slices that calls used"), list.element);
+      this.element.append(h("h2", {}, "Slices that calls used"), list.element);
     }
     void this.show(0);
   }

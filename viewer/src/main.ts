@@ -24,9 +24,13 @@ async function start(): Promise<void> {
   views.forEach((view, number) => view.element.addEventListener("focusin", () => { active = number; }));
 
   document.body.prepend(
-    h("div", { class: "top" }, h("span", { class: "brand" }, "rlm view"), h("span", { class: "spacer" }), button("Light or dark", switchTheme), button("Keys", () => help.showModal(), { "aria-keyshortcuts": "?" })),
-    ...(runs.length > 1 ? [comparison(runs)] : []),
-    h("main", { class: runs.length > 1 ? "runs two" : "runs" }, ...views.map((view) => view.element)),
+    h("header", { class: "top" }, h("span", { class: "brand" }, "rlm view"), h("span", { class: "spacer" }), button("Light or dark", switchTheme), button("Keys", () => help.showModal(), { "aria-keyshortcuts": "?" })),
+    h(
+      "main",
+      {},
+      runs.length > 1 ? comparison(runs) : null,
+      h("div", { class: runs.length > 1 ? "runs two" : "runs" }, ...views.map((view) => view.element)),
+    ),
     help,
   );
   views.forEach((view) => view.showNode(0));

@@ -48,6 +48,7 @@ export function textBlock(ref: Ref, options: TextOptions = {}): HTMLElement {
     body.style.minHeight = "";
     body.replaceChildren(options.code ? highlighted(part) : shown(part));
     if (options.code) block.classList.add("code");
+    if (body.scrollHeight > body.clientHeight) body.tabIndex = 0; // it scrolls: with keys, too
     more.replaceChildren();
     if (end < text.length) {
       const next = Math.min(text.length, end + MORE_CHARS);

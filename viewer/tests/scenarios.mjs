@@ -1,5 +1,7 @@
 // What is done with a page, and what has to be there then. Each gets the page; what it returns may be on the console.
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 
 const EMPTY_PAGE_MS = 400; // to open a page of a few nodes, in a browser that has just started, on an idle machine of 2 cores
 
@@ -124,6 +126,23 @@ export async function narrow(page, { address, open }) {
     assert.equal(visible, 1, tab);
     const wide = await page.evaluate(() => document.documentElement.scrollWidth);
     assert(wide <= 400, `${tab}: ${wide} px`);
+  }
+}
+
+/** No rule of axe-core (WCAG 2 and good practice) is broken, in light and dark, in each view. */
+export async function accessible(page, { address, open }) {
+  const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+  await open();
+  await page.evaluate(axe);
+  for (const view of ["0", "1", "timeline", "context/0", "search"]) {
+    await page.goto(`${address}#0/${view}`);
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      await page.waitForTimeout(200);
+      const { violations } = await page.evaluate(() => window.axe.run());
+      const told = violations.map(({ id, nodes }) => `${colorScheme} ${view} ${id}: ${nodes[0].html.slice(0, 200)}`);
+      assert.deepEqual(told, []);
+    }
   }
 }
 
