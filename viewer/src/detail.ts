@@ -6,6 +6,7 @@ import { textBlock } from "./text";
 
 const FIRST_CALLS = 10;
 const MOST_CALLS = 500;
+const MOST_REASONS = 5;
 
 export interface Links {
   node(index: number, part?: string): string;
@@ -123,7 +124,7 @@ function limits(run: Run, links: Links): HTMLElement {
   const failed = numbers((node) => node.parent >= 0 && node.ok === false);
   const lines: (HTMLElement | null)[] = [
     stopped.length ? h("li", {}, `${plural(stopped.length, "RLM")} stopped by a limit: `, ...nodeLinks(run, stopped, links, (node) => ` (${stopReason(node.stop!)})`)) : null,
-    failed.length ? h("li", {}, `${plural(failed.length, "call")} without an answer: `, ...nodeLinks(run, failed, links)) : null,
+    failed.length ? h("li", {}, `${plural(failed.length, "call")} without an answer: `, ...nodeLinks(run, failed, links), ...reasons(run, failed)) : null,
     ...(
       [
         ["failed request", entries.filter((entry) => entry.kind === "failure").length],
@@ -143,6 +144,16 @@ function limits(run: Run, links: Links): HTMLElement {
     known.length ? h("dl", { class: "facts" }, ...known.map(([name, value]) => h("div", {}, h("dt", {}, said(name)), h("dd", {}, said(typeof value === "number" ? count(value) : JSON.stringify(value)))))) : null,
     ...run.notes.map((note) => h("p", { class: "muted" }, shown(note))),
   );
+}
+
+/** What the callers were told, each sentence once: equal texts are stored once. */
+function reasons(run: Run, failed: number[]): HTMLElement[] {
+  const told = new Map<string, Ref>();
+  for (const index of failed) {
+    const ref = run.nodes[index]!.answer;
+    if (ref) told.set(ref.join(), ref);
+  }
+  return [...told.values()].slice(0, MOST_REASONS).map((ref) => textBlock(ref, { first: 400, className: "error" }));
 }
 
 function nodeLinks(run: Run, numbers: number[], links: Links, more: (node: Node) => string = () => ""): (globalThis.Node | string)[] {
@@ -177,7 +188,7 @@ function turnOf(run: Run, index: number, turn: Turn, links: Links): HTMLElement 
     "section",
     { class: "turn", "data-part": `t${turn.number}` },
     h("h3", {}, title, turn.last ? null : h("span", { class: "muted" }, ` of ${turn.of}`), h("span", { class: "muted at" }, `at ${seconds(turn.started)}`)),
-    ...entries,
+    ...(entries.length ? entries : [h("p", { class: "muted" }, "The model gave no reply: a limit stood in the way, or the run ended here.")]),
   );
 }
 

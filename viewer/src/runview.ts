@@ -73,7 +73,7 @@ export class RunView {
       if (view.querySelectorAll(".block").length <= 200) requestIdleCallback(() => fillAll(view), { timeout: 2000 });
     }
     if (!part) return;
-    const target = [...panel.querySelectorAll<HTMLElement>("[data-part]")].find((element) => element.dataset.part === part);
+    const target = [...panel.querySelectorAll<HTMLElement>("[data-part]")].reverse().find((element) => element.dataset.part === part);
     requestAnimationFrame(() => target?.scrollIntoView({ block: "start" }));
   }
 
