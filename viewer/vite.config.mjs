@@ -9,6 +9,12 @@ export default defineConfig({
     modulePreload: false,
     assetsInlineLimit: 0,
     cssCodeSplit: false,
-    lib: { entry: "src/main.ts", formats: ["iife"], name: "viewer", fileName: () => "viewer.js", cssFileName: "viewer" },
+    lib: {
+      entry: "src/main.ts",
+      formats: ["iife"],
+      name: "viewer",
+      fileName: () => "viewer.js",
+      cssFileName: "viewer",
+    },
   },
 });

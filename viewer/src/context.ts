@@ -1,9 +1,9 @@
 // The context: its shape, which parts of it stood in prompts, and the text around any place.
 import type { Context, Run } from "./data";
 import { textOf } from "./data";
-import type { Links } from "./detail";
 import { button, h, link, said, shown, svg } from "./dom";
 import { bytes, count, plural } from "./format";
+import type { Links } from "./links";
 import { VirtualList } from "./virtual";
 
 const WINDOW_CHARS = 4_000;
@@ -11,7 +11,12 @@ const MAP_WIDTH = 1_000;
 
 export class ContextView {
   readonly element = h("div", { class: "context" });
-  private readonly text = h("pre", { class: "text", tabindex: "0", "aria-label": "Text of the context", role: "group" });
+  private readonly text = h("pre", {
+    class: "text",
+    tabindex: "0",
+    "aria-label": "Text of the context",
+    role: "group",
+  });
   private readonly where = h("span", { class: "muted", role: "status" });
   private at = 0;
 
@@ -20,22 +25,50 @@ export class ContextView {
     private readonly links: Links,
   ) {
     const root = run.nodes[0]!;
-    const shape = root.contextSize === null ? bytes(run.contextBytes) : `${root.contextType} of ${count(root.contextSize)}, ${bytes(run.contextBytes)}`;
+    const shape =
+      root.contextSize === null
+        ? bytes(run.contextBytes)
+        : `${root.contextType} of ${count(root.contextSize)}, ${bytes(run.contextBytes)}`;
     this.element.append(h("p", {}, "The variable ", h("code", {}, "context"), " of the root: ", said(shape), "."));
     const { context } = run;
     if (!context) {
-      this.element.append(h("p", { class: "muted" }, "Its text is not part of this page. ", h("code", {}, "rlm view RUN --context FILE"), " puts it in."));
+      this.element.append(
+        h(
+          "p",
+          { class: "muted" },
+          "Its text is not part of this page. ",
+          h("code", {}, "rlm view RUN --context FILE"),
+          " puts it in.",
+        ),
+      );
       return;
     }
     const used = covered(context);
     this.element.append(
-      h("p", {}, context.slices.length ? `${plural(context.slices.length, "slice")} of it in the prompts of calls: ${count(used)} of ${count(context.chars)} characters (${((used / Math.max(1, context.chars)) * 100).toFixed(1)} %).` : "No slice of it was found in the prompts of calls."),
+      h(
+        "p",
+        {},
+        context.slices.length
+          ? `${plural(context.slices.length, "slice")} of it in the prompts of calls: ${count(used)} of ${count(context.chars)} characters (${((used / Math.max(1, context.chars)) * 100).toFixed(1)} %).`
+          : "No slice of it was found in the prompts of calls.",
+      ),
       this.map(context),
-      h("div", { class: "bar-of-tools" }, button("Back", () => this.go(this.at - WINDOW_CHARS)), button("Forward", () => this.go(this.at + WINDOW_CHARS)), this.where),
+      h(
+        "div",
+        { class: "bar-of-tools" },
+        button("Back", () => this.go(this.at - WINDOW_CHARS)),
+        button("Forward", () => this.go(this.at + WINDOW_CHARS)),
+        this.where,
+      ),
       h("div", { class: "block out" }, this.text),
     );
     if (context.slices.length) {
-      const list = new VirtualList(28, (index) => this.slice(context.slices[index]!), { class: "slices", role: "list", tabindex: "0", "aria-label": "Slices that calls used" });
+      const list = new VirtualList(28, (index) => this.slice(context.slices[index]!), {
+        class: "slices",
+        role: "list",
+        tabindex: "0",
+        "aria-label": "Slices that calls used",
+      });
       list.set(context.slices.length);
       this.element.append(h("h2", {}, "Slices that calls used"), list.element);
     }
@@ -88,8 +121,18 @@ export class ContextView {
 
   private map(context: Context): HTMLElement {
     const scale = MAP_WIDTH / Math.max(1, context.chars);
-    const path = context.slices.map(([, start, end]) => `M${(start * scale).toFixed(1)} 0h${Math.max(1, (end - start) * scale).toFixed(1)}v10h-${Math.max(1, (end - start) * scale).toFixed(1)}z`).join("");
-    const drawing = svg("svg", { viewBox: `0 0 ${MAP_WIDTH} 10`, preserveAspectRatio: "none", role: "img", "aria-label": "Where in the context the slices are" });
+    const path = context.slices
+      .map(
+        ([, start, end]) =>
+          `M${(start * scale).toFixed(1)} 0h${Math.max(1, (end - start) * scale).toFixed(1)}v10h-${Math.max(1, (end - start) * scale).toFixed(1)}z`,
+      )
+      .join("");
+    const drawing = svg("svg", {
+      viewBox: `0 0 ${MAP_WIDTH} 10`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": "Where in the context the slices are",
+    });
     drawing.append(svg("path", { d: path }));
     const map = h("div", { class: "map", title: "Show the text there" }, drawing);
     map.addEventListener("click", (event) => {

@@ -1,17 +1,13 @@
 // One node: its question, its turns, its answer and where that came from.
 import type { Cell, Entry, Node, Ref, Reply, Run, Turn } from "./data";
-import { button, h, link, said, shown } from "./dom";
-import { bytes, count, dollars, elapsed, plural, seconds, state, stopReason, tokens } from "./format";
+import { button, h, link, said } from "./dom";
+import { bytes, count, dollars, elapsed, plural, seconds, state, tokens } from "./format";
+import type { Links } from "./links";
+import { origin, overview, section } from "./overview";
 import { textBlock } from "./text";
 
 const FIRST_CALLS = 10;
 const MOST_CALLS = 500;
-const MOST_REASONS = 5;
-
-export interface Links {
-  node(index: number, part?: string): string;
-  context(offset: number): string;
-}
 
 export function detail(run: Run, index: number, links: Links): HTMLElement {
   const node = run.nodes[index]!;
@@ -22,14 +18,34 @@ export function detail(run: Run, index: number, links: Links): HTMLElement {
       "header",
       {},
       node.parent >= 0 ? h("nav", { class: "crumbs", "aria-label": "Called by" }, ...crumbs(run, index, links)) : null,
-      h("h2", {}, node.rlm ? "RLM " : "Call ", said(node.id), " ", h("span", { class: `badge ${status.kind}` }, status.word)),
+      h(
+        "h2",
+        {},
+        node.rlm ? "RLM " : "Call ",
+        said(node.id),
+        " ",
+        h("span", { class: `badge ${status.kind}` }, status.word),
+      ),
       facts(run, node),
     ),
   );
   if (index === 0) body.append(...overview(run, links));
   else {
-    if (node.prompt) body.append(section("Prompt", textBlock(node.prompt, { label: "Prompt", className: "prompt" }), inContext(run, index, links)));
-    if (node.answer) body.append(section(node.ok === false ? "Why there is no answer" : "Answer", textBlock(node.answer, { className: node.ok === false ? "error" : "answer", label: "Answer" })));
+    if (node.prompt)
+      body.append(
+        section(
+          "Prompt",
+          textBlock(node.prompt, { label: "Prompt", className: "prompt" }),
+          inContext(run, index, links),
+        ),
+      );
+    if (node.answer)
+      body.append(
+        section(
+          node.ok === false ? "Why there is no answer" : "Answer",
+          textBlock(node.answer, { className: node.ok === false ? "error" : "answer", label: "Answer" }),
+        ),
+      );
     if (node.origin) body.append(origin(run, index, links));
   }
   for (const turn of node.turns) body.append(turnOf(run, index, turn, links));
@@ -39,11 +55,16 @@ export function detail(run: Run, index: number, links: Links): HTMLElement {
 function inContext(run: Run, index: number, links: Links): HTMLElement | null {
   const slices = run.context?.slices.filter(([call]) => call === index) ?? [];
   if (!slices.length) return null;
-  return h("p", {}, "Holds of the context the characters ", ...slices.flatMap(([, start, end], i) => [i ? ", " : "", link(links.context(start), `${count(start)} – ${count(end)}`)]), ".");
-}
-
-function section(title: string, ...children: (globalThis.Node | null)[]): HTMLElement {
-  return h("section", {}, h("h3", {}, title), ...children);
+  return h(
+    "p",
+    {},
+    "Holds of the context the characters ",
+    ...slices.flatMap(([, start, end], i) => [
+      i ? ", " : "",
+      link(links.context(start), `${count(start)} – ${count(end)}`),
+    ]),
+    ".",
+  );
 }
 
 function* crumbs(run: Run, index: number, links: Links): Generator<globalThis.Node | string> {
@@ -63,121 +84,19 @@ function facts(run: Run, node: Node): HTMLElement {
   add("Model", said(node.model || "not known"));
   add("Time", seconds(elapsed(node, run)));
   add("Cost", dollars(node.total[5]));
-  add("Model calls", node.total[0] === node.own[0] ? count(node.own[0]) : `${count(node.own[0])} own, ${count(node.total[0])} in all`);
-  add("Tokens", `${count(node.total[1])} in, ${count(node.total[2])} out${node.total[3] ? `, ${count(node.total[3])} cached` : ""}${node.total[4] ? `, ${count(node.total[4])} reasoning` : ""}`);
+  add(
+    "Model calls",
+    node.total[0] === node.own[0] ? count(node.own[0]) : `${count(node.own[0])} own, ${count(node.total[0])} in all`,
+  );
+  add(
+    "Tokens",
+    `${count(node.total[1])} in, ${count(node.total[2])} out${node.total[3] ? `, ${count(node.total[3])} cached` : ""}${node.total[4] ? `, ${count(node.total[4])} reasoning` : ""}`,
+  );
   if (node.contextSize !== null) add("Context", said(`${node.contextType} of ${count(node.contextSize)}`));
   if (node.rlm) add("May call", plural(node.depth, "level") + " below");
   if (node.sandbox) add("Sandbox", said(node.sandbox.slice(0, 12), "mono"));
   if (node.batch) add("Batch", String(node.batch));
   return list;
-}
-
-function* overview(run: Run, links: Links): Generator<HTMLElement> {
-  const root = run.nodes[0]!;
-  if (run.query) yield section("Question", textBlock(run.query, { label: "Question" }));
-  if (run.error) yield section("Why the run failed", textBlock(run.error, { className: "error" }));
-  if (root.answer !== null) yield section("Answer", textBlock(root.answer, { className: "answer", label: "Answer" }));
-  else if (run.ended === null) yield section("Answer", h("p", { class: "muted" }, "The run had not ended when this page was written, or it was cut off."));
-  if (root.origin) yield origin(run, 0, links);
-  yield limits(run, links);
-  yield models(run);
-}
-
-function origin(run: Run, index: number, links: Links): HTMLElement {
-  const { turn, cell, finds } = run.nodes[index]!.origin!;
-  const answered = run.nodes[index]!.turns.flatMap((each) => each.entries).find((entry): entry is Cell => entry.kind === "cell" && entry.number === cell);
-  const called = answered?.calls.length ? [", which called ", ...nodeLinks(run, answered.calls, links)] : [];
-  const given = h("p", {}, "Given in ", link(links.node(index, `t${turn}`), `turn ${turn}`), ", ", cell ? link(links.node(index, `c${cell}`), `cell ${cell}`) : "by the text of the reply", ...called, ".");
-  if (!finds.length) return section("Where the answer came from", given);
-  const rows = finds.map((find) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, said(find.piece, "mono")),
-      h("td", {}, find.call >= 0 ? link(links.node(find.call), "call ", said(run.nodes[find.call]!.id)) : "output", " of ", link(links.node(index, `c${find.cell}`), `cell ${find.cell}`)),
-      h("td", { class: "num" }, count(find.at)),
-      run.context && index === 0 ? h("td", {}, ...find.context.flatMap((at, i) => [i ? ", " : "", link(links.context(at), count(at))])) : null,
-    ),
-  );
-  return section(
-    "Where the answer came from",
-    given,
-    h(
-      "div",
-      { class: "scroll-x" },
-      h(
-        "table",
-        {},
-        h("thead", {}, h("tr", {}, h("th", {}, "Words"), h("th", {}, "First read in"), h("th", { class: "num" }, "At"), run.context && index === 0 ? h("th", {}, "In the context at") : null)),
-        h("tbody", {}, ...rows),
-      ),
-    ),
-    h("p", { class: "muted" }, "The same words, found by search: a hint, not a proof."),
-  );
-}
-
-function limits(run: Run, links: Links): HTMLElement {
-  const entries = run.nodes.flatMap((node) => node.turns.flatMap((turn) => turn.entries));
-  const cells = entries.filter((entry): entry is Cell => entry.kind === "cell");
-  const numbers = (test: (node: Node) => boolean): number[] => run.nodes.flatMap((node, i) => (test(node) ? [i] : []));
-  const stopped = numbers((node) => node.stop !== null && node.stop !== "final");
-  const failed = numbers((node) => node.parent >= 0 && node.ok === false);
-  const lines: (HTMLElement | null)[] = [
-    stopped.length ? h("li", {}, `${plural(stopped.length, "RLM")} stopped by a limit: `, ...nodeLinks(run, stopped, links, (node) => ` (${stopReason(node.stop!)})`)) : null,
-    failed.length ? h("li", {}, `${plural(failed.length, "call")} without an answer: `, ...nodeLinks(run, failed, links), ...reasons(run, failed)) : null,
-    ...(
-      [
-        ["failed request", entries.filter((entry) => entry.kind === "failure").length],
-        ["cell rolled back", cells.filter((cell) => cell.rolledBack).length],
-        ["cell with an exception", cells.filter((cell) => cell.outcome === "error").length],
-        ["sandbox lost", entries.filter((entry) => entry.kind === "lost").length],
-        ["conversation made shorter", entries.filter((entry) => entry.kind === "compacted").length],
-      ] as const
-    ).map(([what, number]) => (number ? h("li", {}, number === 1 ? `1 ${what}` : `${count(number)} × ${what}`) : null)),
-  ];
-  const happened = lines.filter((line) => line !== null);
-  const known = Object.entries(run.limits).filter(([, value]) => value !== null);
-  return section(
-    "Limits and what went wrong",
-    run.stop && run.stop !== "final" ? h("p", {}, h("span", { class: "badge limit" }, stopReason(run.stop)), " ended the run.") : null,
-    happened.length ? h("ul", {}, ...happened) : h("p", { class: "muted" }, "No limit was reached, and nothing failed."),
-    known.length ? h("dl", { class: "facts" }, ...known.map(([name, value]) => h("div", {}, h("dt", {}, said(name)), h("dd", {}, said(typeof value === "number" ? count(value) : JSON.stringify(value)))))) : null,
-    ...run.notes.map((note) => h("p", { class: "muted" }, shown(note))),
-  );
-}
-
-/** What the callers were told, each sentence once: equal texts are stored once. */
-function reasons(run: Run, failed: number[]): HTMLElement[] {
-  const told = new Map<string, Ref>();
-  for (const index of failed) {
-    const ref = run.nodes[index]!.answer;
-    if (ref) told.set(ref.join(), ref);
-  }
-  return [...told.values()].slice(0, MOST_REASONS).map((ref) => textBlock(ref, { first: 400, className: "error" }));
-}
-
-function nodeLinks(run: Run, numbers: number[], links: Links, more: (node: Node) => string = () => ""): (globalThis.Node | string)[] {
-  const few = numbers.slice(0, 12).flatMap((index, i) => [i ? ", " : "", link(links.node(index), said(run.nodes[index]!.id)), more(run.nodes[index]!)]);
-  return numbers.length > 12 ? [...few, ` and ${count(numbers.length - 12)} more`] : few;
-}
-
-function models(run: Run): HTMLElement {
-  const sums = new Map<string, [calls: number, input: number, output: number, dollars: number | null, seconds: number]>();
-  for (const node of run.nodes)
-    for (const turn of node.turns)
-      for (const entry of turn.entries) {
-        if (entry.kind !== "reply") continue;
-        const sum = sums.get(entry.model) ?? [0, 0, 0, 0, 0];
-        const cost = entry.usage[5];
-        sums.set(entry.model, [sum[0] + entry.usage[0], sum[1] + entry.usage[1], sum[2] + entry.usage[2], sum[3] === null || cost === null ? null : sum[3] + cost, sum[4] + entry.seconds]);
-      }
-  const rows = [...sums].map(([name, [calls, input, output, cost, time]]) =>
-    h("tr", {}, h("td", {}, said(name)), ...[count(calls), count(input), count(output), dollars(cost), seconds(time)].map((text) => h("td", { class: "num" }, text))),
-  );
-  return section(
-    "Models",
-    h("div", { class: "scroll-x" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "Model"), ...["Calls", "Tokens in", "Tokens out", "Cost", "Time, added up"].map((text) => h("th", { class: "num" }, text)))), h("tbody", {}, ...rows))),
-  );
 }
 
 function turnOf(run: Run, index: number, turn: Turn, links: Links): HTMLElement {
@@ -187,30 +106,99 @@ function turnOf(run: Run, index: number, turn: Turn, links: Links): HTMLElement 
   return h(
     "section",
     { class: "turn", "data-part": `t${turn.number}` },
-    h("h3", {}, title, turn.last ? null : h("span", { class: "muted" }, ` of ${turn.of}`), h("span", { class: "muted at" }, `at ${seconds(turn.started)}`)),
-    ...(entries.length ? entries : [h("p", { class: "muted" }, "The model gave no reply: a limit stood in the way, or the run ended here.")]),
+    h(
+      "h3",
+      {},
+      title,
+      turn.last ? null : h("span", { class: "muted" }, ` of ${turn.of}`),
+      h("span", { class: "muted at" }, `at ${seconds(turn.started)}`),
+    ),
+    ...(entries.length
+      ? entries
+      : [h("p", { class: "muted" }, "The model gave no reply: a limit stood in the way, or the run ended here.")]),
   );
 }
 
 function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLElement {
   switch (entry.kind) {
-    case "reply": return reply(run.nodes[index]!, entry);
-    case "failure": return h("div", { class: "entry" }, h("div", { class: "entry-head" }, h("span", { class: "badge bad" }, "request failed"), said(entry.model, "muted"), h("span", { class: "muted" }, seconds(entry.seconds))), textBlock(entry.error, { className: "error" }));
-    case "lost": return h("div", { class: "entry" }, h("div", { class: "entry-head" }, h("span", { class: "badge bad" }, "sandbox lost"), h("span", { class: "muted" }, "replaced by "), said(entry.sandbox.slice(0, 12), "mono")), textBlock(entry.reason, { className: "error" }));
-    case "compacted": return h("div", { class: "entry" }, h("div", { class: "entry-head" }, h("span", { class: "badge limit" }, "made shorter"), h("span", { class: "muted" }, `${count(entry.messages)} messages so far; this stands for the older ones`)), textBlock(entry.summary));
-    case "cell": return cell(run, index, entry, links);
+    case "reply":
+      return reply(run.nodes[index]!, entry);
+    case "failure":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge bad" }, "request failed"),
+          said(entry.model, "muted"),
+          h("span", { class: "muted" }, seconds(entry.seconds)),
+        ),
+        textBlock(entry.error, { className: "error" }),
+      );
+    case "lost":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge bad" }, "sandbox lost"),
+          h("span", { class: "muted" }, "replaced by "),
+          said(entry.sandbox.slice(0, 12), "mono"),
+        ),
+        textBlock(entry.reason, { className: "error" }),
+      );
+    case "compacted":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge limit" }, "made shorter"),
+          h("span", { class: "muted" }, `${count(entry.messages)} messages so far; this stands for the older ones`),
+        ),
+        textBlock(entry.summary),
+      );
+    case "cell":
+      return cell(run, index, entry, links);
   }
 }
 
 function reply(node: Node, entry: Reply): HTMLElement {
-  const head = h("div", { class: "entry-head" }, h("span", { class: "who" }, node.rlm ? "Reply" : "Reply of the model"), said(entry.model, "muted"), h("span", { class: "muted" }, [seconds(entry.seconds), tokens(entry.usage), dollars(entry.usage[5])].join(" · ")));
-  if (entry.finish !== "stop") head.append(h("span", { class: "badge limit" }, said(entry.finish === "length" ? "cut off at the token limit" : entry.finish)));
+  const head = h(
+    "div",
+    { class: "entry-head" },
+    h("span", { class: "who" }, node.rlm ? "Reply" : "Reply of the model"),
+    said(entry.model, "muted"),
+    h("span", { class: "muted" }, [seconds(entry.seconds), tokens(entry.usage), dollars(entry.usage[5])].join(" · ")),
+  );
+  if (entry.finish !== "stop")
+    head.append(
+      h(
+        "span",
+        { class: "badge limit" },
+        said(entry.finish === "length" ? "cut off at the token limit" : entry.finish),
+      ),
+    );
   const box = h("div", { class: "entry" }, head);
   if (node.rlm) {
     if (entry.prose[2]) box.append(textBlock(entry.prose, { className: "prose" }));
     box.append(folded("Reply as received", () => textBlock(entry.text)));
   }
-  if (entry.sent.length) box.append(folded(`Prompt as sent (${plural(entry.sent.length, "message")})`, () => h("div", {}, ...entry.sent.map(([role, text]) => h("div", {}, h("div", { class: "entry-head" }, said(role, "who")), textBlock(text))))));
+  if (entry.sent.length)
+    box.append(
+      folded(`Prompt as sent (${plural(entry.sent.length, "message")})`, () =>
+        h(
+          "div",
+          {},
+          ...entry.sent.map(([role, text]) =>
+            h("div", {}, h("div", { class: "entry-head" }, said(role, "who")), textBlock(text)),
+          ),
+        ),
+      ),
+    );
   return box;
 }
 
@@ -223,15 +211,35 @@ function folded(title: string, make: () => HTMLElement): HTMLElement {
 function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
   const outcome = entry.outcome ?? (run.ended === null ? "not ended" : "stopped");
   const kind = outcome === "ok" ? "ok" : entry.outcome === null ? "open" : "bad";
-  const head = h("div", { class: "entry-head" }, h("span", { class: "who" }, `Cell ${entry.number}`), h("span", { class: `badge ${kind}` }, said(outcome)));
+  const head = h(
+    "div",
+    { class: "entry-head" },
+    h("span", { class: "who" }, `Cell ${entry.number}`),
+    h("span", { class: `badge ${kind}` }, said(outcome)),
+  );
   if (entry.rolledBack) head.append(h("span", { class: "badge limit" }, "rolled back"));
   if (entry.snapshot === false) head.append(h("span", { class: "badge limit" }, "no snapshot"));
   if (entry.answer != null) head.append(h("span", { class: "badge ok" }, "gave the answer"));
-  head.append(h("span", { class: "muted" }, `${seconds((entry.ended ?? run.latest) - entry.started)}${entry.own === undefined ? "" : `, ${seconds(entry.own)} of its own`}`));
-  const box = h("div", { class: "entry cell", "data-part": `c${entry.number}` }, head, textBlock(entry.code, { code: true, label: `Code of cell ${entry.number}` }));
+  head.append(
+    h(
+      "span",
+      { class: "muted" },
+      `${seconds((entry.ended ?? run.latest) - entry.started)}${entry.own === undefined ? "" : `, ${seconds(entry.own)} of its own`}`,
+    ),
+  );
+  const box = h(
+    "div",
+    { class: "entry cell", "data-part": `c${entry.number}` },
+    head,
+    textBlock(entry.code, { code: true, label: `Code of cell ${entry.number}` }),
+  );
   if (entry.calls.length) box.append(calls(run, entry.calls, links));
   const output = (title: string, text: Ref | null | undefined, className: string, cut = 0): void => {
-    if (text) box.append(h("div", { class: "out-head" }, title, cut ? h("span", { class: "muted" }, `, ${bytes(cut)} cut`) : null), textBlock(text, { className }));
+    if (text)
+      box.append(
+        h("div", { class: "out-head" }, title, cut ? h("span", { class: "muted" }, `, ${bytes(cut)} cut`) : null),
+        textBlock(text, { className }),
+      );
   };
   output("Output", entry.stdout, "out", entry.cut?.[0]);
   output("Standard error", entry.stderr, "out", entry.cut?.[1]);
@@ -242,18 +250,37 @@ function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
 
 function calls(run: Run, numbers: number[], links: Links): HTMLElement {
   const list = h("ul", { class: "calls" });
-  const add = (some: number[]): void => list.append(...some.map((index) => {
-    const node = run.nodes[index]!;
-    const status = state(node, run);
-    return h("li", {}, h("a", { href: links.node(index) }, h("span", { class: `dot ${status.kind}`, role: "img", "aria-label": status.word }), said(node.id, "id"), said(node.label.replace(/\s+/g, " "), "label"), h("span", { class: "num" }, seconds(elapsed(node, run)))));
-  }));
+  const add = (some: number[]): void =>
+    list.append(
+      ...some.map((index) => {
+        const node = run.nodes[index]!;
+        const status = state(node, run);
+        return h(
+          "li",
+          {},
+          h(
+            "a",
+            { href: links.node(index) },
+            h("span", { class: `dot ${status.kind}`, role: "img", "aria-label": status.word }),
+            said(node.id, "id"),
+            said(node.label.replace(/\s+/g, " "), "label"),
+            h("span", { class: "num" }, seconds(elapsed(node, run))),
+          ),
+        );
+      }),
+    );
   add(numbers.slice(0, FIRST_CALLS));
   const box = h("div", { class: "calls-box" }, h("div", { class: "out-head" }, plural(numbers.length, "call")), list);
   if (numbers.length > FIRST_CALLS) {
-    const more = button(numbers.length > MOST_CALLS ? `Show ${count(MOST_CALLS)} (the tree has all)` : `Show all ${count(numbers.length)}`, () => {
-      add(numbers.slice(FIRST_CALLS, MOST_CALLS));
-      more.remove();
-    });
+    const more = button(
+      numbers.length > MOST_CALLS
+        ? `Show ${count(MOST_CALLS)} (the tree has all)`
+        : `Show all ${count(numbers.length)}`,
+      () => {
+        add(numbers.slice(FIRST_CALLS, MOST_CALLS));
+        more.remove();
+      },
+    );
     box.append(more);
   }
   return box;

@@ -10,7 +10,8 @@ export function short(value: number): string {
   if (value < 1000) return String(value);
   for (const unit of ["k", "M", "G"]) {
     value /= 1000;
-    if (value < 999.5) return (value < 9.995 ? value.toFixed(2) : value < 99.95 ? value.toFixed(1) : value.toFixed(0)) + unit;
+    if (value < 999.5)
+      return (value < 9.995 ? value.toFixed(2) : value < 99.95 ? value.toFixed(1) : value.toFixed(0)) + unit;
   }
   return `${value.toFixed(0)}T`;
 }

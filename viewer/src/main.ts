@@ -21,10 +21,21 @@ async function start(): Promise<void> {
   const views = runs.map((run, number) => new RunView(run, number));
   const help = helpDialog();
   let active = 0;
-  views.forEach((view, number) => view.element.addEventListener("focusin", () => { active = number; }));
+  views.forEach((view, number) =>
+    view.element.addEventListener("focusin", () => {
+      active = number;
+    }),
+  );
 
   document.body.prepend(
-    h("header", { class: "top" }, h("span", { class: "brand" }, "rlm view"), h("span", { class: "spacer" }), button("Light or dark", switchTheme), button("Keys", () => help.showModal(), { "aria-keyshortcuts": "?" })),
+    h(
+      "header",
+      { class: "top" },
+      h("span", { class: "brand" }, "rlm view"),
+      h("span", { class: "spacer" }),
+      button("Light or dark", switchTheme),
+      button("Keys", () => help.showModal(), { "aria-keyshortcuts": "?" }),
+    ),
     h(
       "main",
       {},
@@ -51,17 +62,38 @@ async function start(): Promise<void> {
     if (typing && event.key !== "Escape") return;
     const view = views[active]!;
     switch (event.key) {
-      case "j": view.step(1); break;
-      case "k": view.step(-1); break;
-      case "/": view.focusSearch(); break;
-      case "d": view.choose("node"); break;
-      case "t": view.choose("timeline"); break;
-      case "c": view.choose("context"); break;
-      case "g": view.focusTree(); break;
-      case "b": switchTheme(); break;
-      case "?": help.showModal(); break;
-      case "Escape": if (typing) view.focusTree(); break;
-      default: return;
+      case "j":
+        view.step(1);
+        break;
+      case "k":
+        view.step(-1);
+        break;
+      case "/":
+        view.focusSearch();
+        break;
+      case "d":
+        view.choose("node");
+        break;
+      case "t":
+        view.choose("timeline");
+        break;
+      case "c":
+        view.choose("context");
+        break;
+      case "g":
+        view.focusTree();
+        break;
+      case "b":
+        switchTheme();
+        break;
+      case "?":
+        help.showModal();
+        break;
+      case "Escape":
+        if (typing) view.focusTree();
+        break;
+      default:
+        return;
     }
     event.preventDefault();
   });
@@ -73,7 +105,13 @@ function helpDialog(): HTMLDialogElement {
     "dialog",
     { "aria-label": "Keys" },
     h("h2", {}, "Keys"),
-    h("dl", { class: "keys" }, ...KEYS.map(([keys, what]) => h("div", {}, h("dt", {}, ...keys.split(" ").flatMap((key) => [h("kbd", {}, key), " "])), h("dd", {}, what)))),
+    h(
+      "dl",
+      { class: "keys" },
+      ...KEYS.map(([keys, what]) =>
+        h("div", {}, h("dt", {}, ...keys.split(" ").flatMap((key) => [h("kbd", {}, key), " "])), h("dd", {}, what)),
+      ),
+    ),
   );
   dialog.append(button("Close", () => dialog.close()));
   return dialog;
@@ -86,5 +124,11 @@ function switchTheme(): void {
 }
 
 start().catch((error: unknown) => {
-  document.body.prepend(h("p", { class: "fatal", role: "alert" }, `This page cannot be shown: ${error instanceof Error ? error.message : String(error)}`));
+  document.body.prepend(
+    h(
+      "p",
+      { class: "fatal", role: "alert" },
+      `This page cannot be shown: ${error instanceof Error ? error.message : String(error)}`,
+    ),
+  );
 });

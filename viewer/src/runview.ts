@@ -1,9 +1,10 @@
 // One run: its head, its tree, and beside it what is looked at.
 import type { Run } from "./data";
 import { ContextView } from "./context";
-import { detail, type Links } from "./detail";
+import { detail } from "./detail";
 import { h, said } from "./dom";
 import { dollars, seconds, short, state } from "./format";
+import type { Links } from "./links";
 import { Search } from "./search";
 import { fillAll } from "./text";
 import { Timeline } from "./timeline";
@@ -11,7 +12,13 @@ import { Tree } from "./tree";
 
 export const TABS = ["calls", "node", "timeline", "context", "search"] as const;
 export type Tab = (typeof TABS)[number];
-const TITLES: Record<Tab, string> = { calls: "Calls", node: "Details", timeline: "Timeline", context: "Context", search: "Search" };
+const TITLES: Record<Tab, string> = {
+  calls: "Calls",
+  node: "Details",
+  timeline: "Timeline",
+  context: "Context",
+  search: "Search",
+};
 
 export class RunView {
   readonly element: HTMLElement;
@@ -31,13 +38,35 @@ export class RunView {
       node: (index, part) => `#${number}/${index}${part ? `/${part}` : ""}`,
       context: (offset) => `#${number}/context/${offset}`,
     };
-    this.tree = new Tree(run, `n${number}-`, (index) => this.go(this.links.node(index)), (index) => this.move(index));
+    this.tree = new Tree(
+      run,
+      `n${number}-`,
+      (index) => this.go(this.links.node(index)),
+      (index) => this.move(index),
+    );
     this.search = new Search(run, this.links);
     const tablist = h("div", { class: "tabs", role: "tablist", "aria-label": "Views of the run" });
     const main = h("div", { class: "main" });
     for (const tab of TABS) {
-      const panel = h("div", { class: `panel panel-${tab}`, role: "tabpanel", id: `p${number}-${tab}`, "aria-labelledby": `b${number}-${tab}`, tabindex: tab === "node" ? "0" : null });
-      const head = h("button", { type: "button", role: "tab", id: `b${number}-${tab}`, class: `tab tab-${tab}`, "aria-controls": panel.id, click: () => this.choose(tab) }, TITLES[tab]);
+      const panel = h("div", {
+        class: `panel panel-${tab}`,
+        role: "tabpanel",
+        id: `p${number}-${tab}`,
+        "aria-labelledby": `b${number}-${tab}`,
+        tabindex: tab === "node" ? "0" : null,
+      });
+      const head = h(
+        "button",
+        {
+          type: "button",
+          role: "tab",
+          id: `b${number}-${tab}`,
+          class: `tab tab-${tab}`,
+          "aria-controls": panel.id,
+          click: () => this.choose(tab),
+        },
+        TITLES[tab],
+      );
       head.addEventListener("keydown", (event) => this.tabKey(event, tab));
       this.panels.set(tab, panel);
       this.tabs.set(tab, head);
@@ -73,7 +102,9 @@ export class RunView {
       if (view.querySelectorAll(".block").length <= 200) requestIdleCallback(() => fillAll(view), { timeout: 2000 });
     }
     if (!part) return;
-    const target = [...panel.querySelectorAll<HTMLElement>("[data-part]")].reverse().find((element) => element.dataset.part === part);
+    const target = [...panel.querySelectorAll<HTMLElement>("[data-part]")]
+      .reverse()
+      .find((element) => element.dataset.part === part);
     requestAnimationFrame(() => target?.scrollIntoView({ block: "start" }));
   }
 
@@ -117,7 +148,8 @@ export class RunView {
       head.setAttribute("aria-selected", String(name === tab));
       head.tabIndex = name === tab ? 0 : -1;
     }
-    if (tab === "timeline" && !this.panels.get(tab)!.firstChild) this.panels.get(tab)!.append(new Timeline(this.run, (index) => this.links.node(index)).element);
+    if (tab === "timeline" && !this.panels.get(tab)!.firstChild)
+      this.panels.get(tab)!.append(new Timeline(this.run, (index) => this.links.node(index)).element);
     if (tab === "context" && !this.contextView) {
       this.contextView = new ContextView(this.run, this.links);
       this.panels.get(tab)!.append(this.contextView.element);

@@ -3,7 +3,7 @@ import type { Ref, Run } from "./data";
 import { textOf } from "./data";
 import { h, said, shown } from "./dom";
 import { count, plural } from "./format";
-import type { Links } from "./detail";
+import type { Links } from "./links";
 import { VirtualList } from "./virtual";
 
 const MOST_HITS = 1_000;
@@ -24,7 +24,13 @@ interface Hit {
 
 export class Search {
   readonly element: HTMLElement;
-  readonly input = h("input", { type: "search", placeholder: "Search all texts of this run", "aria-label": "Search all texts of this run", autocomplete: "off", spellcheck: "false" });
+  readonly input = h("input", {
+    type: "search",
+    placeholder: "Search all texts of this run",
+    "aria-label": "Search all texts of this run",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   private readonly status = h("p", { class: "muted", role: "status" });
   private readonly list: VirtualList;
   private hits: Hit[] = [];
@@ -35,7 +41,11 @@ export class Search {
     private readonly run: Run,
     private readonly links: Links,
   ) {
-    this.list = new VirtualList(52, (index) => this.row(this.hits[index]!), { class: "hits", role: "list", "aria-label": "Places found" });
+    this.list = new VirtualList(52, (index) => this.row(this.hits[index]!), {
+      class: "hits",
+      role: "list",
+      "aria-label": "Places found",
+    });
     this.element = h("div", { class: "search" }, this.input, this.status, this.list.element);
     this.input.addEventListener("input", () => {
       clearTimeout(this.timer);
@@ -75,7 +85,8 @@ export class Search {
       }
       if (this.hits.length >= MOST_HITS) break;
     }
-    this.status.textContent = this.hits.length >= MOST_HITS ? `The first ${count(MOST_HITS)} places` : plural(this.hits.length, "place");
+    this.status.textContent =
+      this.hits.length >= MOST_HITS ? `The first ${count(MOST_HITS)} places` : plural(this.hits.length, "place");
     this.list.set(this.hits.length);
   }
 
@@ -83,7 +94,12 @@ export class Search {
     return h(
       "div",
       { class: "hit", role: "listitem" },
-      h("a", { href: hit.place.href(hit.at) }, shown(hit.place.name), h("span", { class: "muted" }, ` at ${count(hit.at)}`)),
+      h(
+        "a",
+        { href: hit.place.href(hit.at) },
+        shown(hit.place.name),
+        h("span", { class: "muted" }, ` at ${count(hit.at)}`),
+      ),
       h("div", { class: "snippet" }, said(hit.before), h("mark", {}, shown(hit.found)), said(hit.after)),
     );
   }
@@ -111,9 +127,15 @@ function placesOf(run: Run, links: Links): Place[] {
             add(`${node.id} reply in turn ${turn.number}`, entry.text, inTurn);
             for (const [role, text] of entry.sent) add(`${node.id} sent as ${role}`, text, inTurn);
             break;
-          case "failure": add(`${node.id} failed request`, entry.error, inTurn); break;
-          case "lost": add(`${node.id} lost sandbox`, entry.reason, inTurn); break;
-          case "compacted": add(`${node.id} summary`, entry.summary, inTurn); break;
+          case "failure":
+            add(`${node.id} failed request`, entry.error, inTurn);
+            break;
+          case "lost":
+            add(`${node.id} lost sandbox`, entry.reason, inTurn);
+            break;
+          case "compacted":
+            add(`${node.id} summary`, entry.summary, inTurn);
+            break;
           case "cell": {
             const inCell = here(`c${entry.number}`);
             add(`${node.id} code of cell ${entry.number}`, entry.code, inCell);

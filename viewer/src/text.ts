@@ -30,7 +30,15 @@ export interface TextOptions {
 export function textBlock(ref: Ref, options: TextOptions = {}): HTMLElement {
   const body = h("pre", { class: "text" });
   const more = h("div", { class: "more" });
-  const block = h("div", { class: `block ${options.className ?? ""}`, ...(options.label ? { "aria-label": options.label, role: "group" } : {}) }, body, more);
+  const block = h(
+    "div",
+    {
+      class: `block ${options.className ?? ""}`,
+      ...(options.label ? { "aria-label": options.label, role: "group" } : {}),
+    },
+    body,
+    more,
+  );
   const length = ref[2];
   body.style.minHeight = `${Math.min(12, Math.ceil(length / 90))}lh`;
   let end = Math.min(length, options.first ?? FIRST_CHARS);
@@ -52,8 +60,16 @@ export function textBlock(ref: Ref, options: TextOptions = {}): HTMLElement {
     more.replaceChildren();
     if (end < text.length) {
       const next = Math.min(text.length, end + MORE_CHARS);
-      const label = next === text.length ? `Show all ${count(text.length)} characters` : `Show ${count(next)} of ${count(text.length)} characters`;
-      more.append(button(label, () => { end = next; void fill(); }));
+      const label =
+        next === text.length
+          ? `Show all ${count(text.length)} characters`
+          : `Show ${count(next)} of ${count(text.length)} characters`;
+      more.append(
+        button(label, () => {
+          end = next;
+          void fill();
+        }),
+      );
     }
   }
 

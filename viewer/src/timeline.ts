@@ -25,7 +25,12 @@ export class Timeline {
   ) {
     this.end = Math.max(0.001, run.ended ?? run.latest);
     this.view = [0, this.end];
-    this.list = new VirtualList(ROW_HEIGHT, (row) => this.row(row), { class: "waterfall", role: "list", tabindex: "0", "aria-label": "Calls in the order of their start" });
+    this.list = new VirtualList(ROW_HEIGHT, (row) => this.row(row), {
+      class: "waterfall",
+      role: "list",
+      tabindex: "0",
+      "aria-label": "Calls in the order of their start",
+    });
     this.chart = this.concurrency();
     this.element = h(
       "div",
@@ -37,7 +42,18 @@ export class Timeline {
         button("Zoom out", () => this.zoom(2)),
         button("All", () => this.look(0, this.end)),
         this.range,
-        h("span", { class: "legend" }, h("i", { class: "swatch model" }), "model", h("i", { class: "swatch cell" }), "cell", h("i", { class: "swatch wait" }), "start or wait", h("i", { class: "swatch failed" }), "failed"),
+        h(
+          "span",
+          { class: "legend" },
+          h("i", { class: "swatch model" }),
+          "model",
+          h("i", { class: "swatch cell" }),
+          "cell",
+          h("i", { class: "swatch wait" }),
+          "start or wait",
+          h("i", { class: "swatch failed" }),
+          "failed",
+        ),
       ),
       this.chart,
       this.axis,
@@ -104,16 +120,27 @@ export class Timeline {
     };
     add(node.started, node.started + elapsed(node, this.run), node.ok === false ? "whole failed" : "whole");
     for (const [from, to, kind] of spansOf(node, this.run)) add(from, to, kind);
-    const label = h("a", { class: "name", href: this.href(index) }, h("span", { class: `dot ${state(node, this.run).kind}` }), said(node.id, "id"), said(node.model, "muted"));
-    return h("div", { class: "wrow", role: "listitem" }, label, bars, h("span", { class: "num" }, seconds(elapsed(node, this.run))));
+    const label = h(
+      "a",
+      { class: "name", href: this.href(index) },
+      h("span", { class: `dot ${state(node, this.run).kind}` }),
+      said(node.id, "id"),
+      said(node.model, "muted"),
+    );
+    return h(
+      "div",
+      { class: "wrow", role: "listitem" },
+      label,
+      bars,
+      h("span", { class: "num" }, seconds(elapsed(node, this.run))),
+    );
   }
 
   /** How many model calls were under way at each time; a part of it can be chosen with the pointer. */
   private concurrency(): HTMLElement {
     const changes: [number, number][] = [];
     for (const node of this.run.nodes)
-      for (const [from, to, kind] of spansOf(node, this.run))
-        if (kind !== "cell") changes.push([from, 1], [to, -1]);
+      for (const [from, to, kind] of spansOf(node, this.run)) if (kind !== "cell") changes.push([from, 1], [to, -1]);
     changes.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
     const peaks = new Array<number>(BUCKETS).fill(0);
     let running = 0;
@@ -126,7 +153,12 @@ export class Timeline {
     }
     const most = peaks.reduce((a, b) => Math.max(a, b), 0);
     const path = `M0 40 ${peaks.map((peak, i) => `L${i} ${40 - (most ? peak / most : 0) * 38} L${i + 1} ${40 - (most ? peak / most : 0) * 38}`).join(" ")} L${BUCKETS} 40 Z`;
-    const drawing = svg("svg", { viewBox: `0 0 ${BUCKETS} 40`, preserveAspectRatio: "none", role: "img", "aria-label": `Model calls at once: up to ${most}` });
+    const drawing = svg("svg", {
+      viewBox: `0 0 ${BUCKETS} 40`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": `Model calls at once: up to ${most}`,
+    });
     drawing.append(svg("path", { d: path }));
     const area = h("div", { class: "area" }, drawing, h("div", { class: "shade", hidden: true }));
     let from: number | null = null;
@@ -144,7 +176,12 @@ export class Timeline {
       if (Math.abs(to - from) > this.end / 200) this.look(Math.min(from, to), Math.max(from, to));
       from = null;
     });
-    return h("div", { class: "chart" }, h("span", { class: "muted" }, `up to ${plural(most, "model call")} at once`), area);
+    return h(
+      "div",
+      { class: "chart" },
+      h("span", { class: "muted" }, `up to ${plural(most, "model call")} at once`),
+      area,
+    );
   }
 }
 
@@ -155,10 +192,14 @@ function spansOf(node: Node, run: Run): Span[] {
 
 function spanOf(entry: Entry, run: Run): Span[] {
   switch (entry.kind) {
-    case "reply": return [[entry.ended - entry.seconds, entry.ended, "model"]];
-    case "failure": return [[entry.ended - entry.seconds, entry.ended, "failed"]];
-    case "cell": return [[entry.started, entry.ended ?? run.latest, "cell"]];
-    default: return [];
+    case "reply":
+      return [[entry.ended - entry.seconds, entry.ended, "model"]];
+    case "failure":
+      return [[entry.ended - entry.seconds, entry.ended, "failed"]];
+    case "cell":
+      return [[entry.started, entry.ended ?? run.latest, "cell"]];
+    default:
+      return [];
   }
 }
 

@@ -59,7 +59,8 @@ export class Tree {
     while (stack.length) {
       const index = stack.pop()!;
       this.rows.push(index);
-      if (this.open.has(index)) for (let i = this.children[index]!.length - 1; i >= 0; i--) stack.push(this.children[index]![i]!);
+      if (this.open.has(index))
+        for (let i = this.children[index]!.length - 1; i >= 0; i--) stack.push(this.children[index]![i]!);
     }
     this.places = new Map(this.rows.map((index, place) => [index, place]));
     this.list.set(this.rows.length);
@@ -77,7 +78,11 @@ export class Tree {
     const hasChildren = this.children[index]!.length > 0;
     const siblings = node.parent < 0 ? [index] : this.children[node.parent]!;
     const status = state(node, this.run);
-    const twisty = h("span", { class: "twisty", "aria-hidden": "true" }, hasChildren ? (this.open.has(index) ? "▾" : "▸") : "");
+    const twisty = h(
+      "span",
+      { class: "twisty", "aria-hidden": "true" },
+      hasChildren ? (this.open.has(index) ? "▾" : "▸") : "",
+    );
     if (hasChildren)
       twisty.addEventListener("click", (event) => {
         event.stopPropagation();
@@ -115,12 +120,24 @@ export class Tree {
     const hasChildren = this.children[this.selected]!.length > 0;
     const isOpen = hasChildren && this.open.has(this.selected);
     switch (event.key) {
-      case "ArrowDown": to(place + 1); break;
-      case "ArrowUp": to(place - 1); break;
-      case "PageDown": to(place + this.list.pageRows); break;
-      case "PageUp": to(place - this.list.pageRows); break;
-      case "Home": to(0); break;
-      case "End": to(this.rows.length - 1); break;
+      case "ArrowDown":
+        to(place + 1);
+        break;
+      case "ArrowUp":
+        to(place - 1);
+        break;
+      case "PageDown":
+        to(place + this.list.pageRows);
+        break;
+      case "PageUp":
+        to(place - this.list.pageRows);
+        break;
+      case "Home":
+        to(0);
+        break;
+      case "End":
+        to(this.rows.length - 1);
+        break;
       case "ArrowRight":
         if (isOpen) to(place + 1);
         else if (hasChildren) this.toggle(this.selected, true);
@@ -129,12 +146,15 @@ export class Tree {
         if (isOpen) this.toggle(this.selected, false);
         else if (this.run.nodes[this.selected]!.parent >= 0) this.move(this.run.nodes[this.selected]!.parent);
         break;
-      case "Enter": this.choose(this.selected); break;
+      case "Enter":
+        this.choose(this.selected);
+        break;
       case "*":
         for (const child of this.children[this.run.nodes[this.selected]!.parent] ?? []) this.open.add(child);
         this.layOut();
         break;
-      default: return;
+      default:
+        return;
     }
     event.preventDefault();
   }

@@ -51,7 +51,10 @@ export async function tree(page, { open }) {
   assert.equal(await selected(page), "0.1.1");
   await page.keyboard.press("ArrowLeft");
   assert.equal(await selected(page), "0.1");
-  assert.equal(await page.locator(".tree").getAttribute("aria-activedescendant"), await page.locator(".row.selected").getAttribute("id"));
+  assert.equal(
+    await page.locator(".tree").getAttribute("aria-activedescendant"),
+    await page.locator(".row.selected").getAttribute("id"),
+  );
   await page.keyboard.press("k");
   assert.equal(await selected(page), "0");
   await page.keyboard.press("j");
@@ -96,9 +99,18 @@ export async function slices(page, { open }) {
   await page.keyboard.type(word);
   await page.waitForFunction(() => /^\d+ places?$/.test(document.querySelector(".search [role=status]").textContent));
   const found = await page.locator(".hit a").allInnerTexts();
-  assert(found.some((line) => line.startsWith("context")), found.join("\n"));
-  assert(found.some((line) => /^0\.\d+ answer/.test(line)), found.join("\n"));
-  await page.locator(".hit a", { hasText: /^0\.\d+ answer/ }).first().click();
+  assert(
+    found.some((line) => line.startsWith("context")),
+    found.join("\n"),
+  );
+  assert(
+    found.some((line) => /^0\.\d+ answer/.test(line)),
+    found.join("\n"),
+  );
+  await page
+    .locator(".hit a", { hasText: /^0\.\d+ answer/ })
+    .first()
+    .click();
   assert((await blocks(page, ".block.answer")).includes(word));
 }
 
@@ -121,8 +133,13 @@ export async function narrow(page, { address, open }) {
   await open();
   for (const [number, tab] of ["calls", "0", "timeline", "context", "search"].entries()) {
     await page.goto(`${address}#0/${tab}`);
-    await page.waitForFunction((index) => document.querySelectorAll(".tab")[index].getAttribute("aria-selected") === "true", number);
-    const visible = await page.locator(".panel").evaluateAll((panels) => panels.filter((panel) => panel.offsetParent).length);
+    await page.waitForFunction(
+      (index) => document.querySelectorAll(".tab")[index].getAttribute("aria-selected") === "true",
+      number,
+    );
+    const visible = await page
+      .locator(".panel")
+      .evaluateAll((panels) => panels.filter((panel) => panel.offsetParent).length);
     assert.equal(visible, 1, tab);
     const wide = await page.evaluate(() => document.documentElement.scrollWidth);
     assert(wide <= 400, `${tab}: ${wide} px`);
@@ -175,12 +192,25 @@ export async function attacks(page, { address, open }) {
     const state = await page.evaluate(() => ({
       ran: window.pwned,
       polluted: {}.polluted,
-      alive: [...document.querySelectorAll("script, iframe, img, object, embed, form, base, link, meta, video, audio, template")]
+      alive: [
+        ...document.querySelectorAll(
+          "script, iframe, img, object, embed, form, base, link, meta, video, audio, template",
+        ),
+      ]
         .map((element) => element.outerHTML.slice(0, 60))
-        .filter((html) => !/^<(script type="application\/gzip" id="(record|t\d+|end)"|script>|meta |link rel="icon" href="data:,")/.test(html)),
+        .filter(
+          (html) =>
+            !/^<(script type="application\/gzip" id="(record|t\d+|end)"|script>|meta |link rel="icon" href="data:,")/.test(
+              html,
+            ),
+        ),
       scripts: [...document.scripts].filter((script) => script.type === "").length,
-      handlers: [...document.querySelectorAll("*")].flatMap((element) => [...element.attributes]).filter((attribute) => attribute.name.startsWith("on")).length,
-      links: [...document.querySelectorAll("[href]")].map((element) => element.getAttribute("href")).filter((href) => !/^(#[\w/]+|data:,)$/.test(href)),
+      handlers: [...document.querySelectorAll("*")]
+        .flatMap((element) => [...element.attributes])
+        .filter((attribute) => attribute.name.startsWith("on")).length,
+      links: [...document.querySelectorAll("[href]")]
+        .map((element) => element.getAttribute("href"))
+        .filter((href) => !/^(#[\w/]+|data:,)$/.test(href)),
     }));
     assert.deepEqual(state, { ran: undefined, polluted: undefined, alive: [], scripts: 1, handlers: 0, links: [] });
   };
@@ -190,10 +220,22 @@ export async function attacks(page, { address, open }) {
     await page.goto(`${address}#0/${index}`);
     for (const summary of await page.locator(".detail summary").all()) await summary.click();
     for (const block of await page.locator(".detail .block").all()) await block.scrollIntoViewIfNeeded();
-    await page.waitForFunction(() => [...document.querySelectorAll(".detail .block .text")].every((element) => element.textContent));
+    await page.waitForFunction(() =>
+      [...document.querySelectorAll(".detail .block .text")].every((element) => element.textContent),
+    );
     await inert();
   }
-  for (const tab of ["timeline", "context/0", "context/999999999", "search", "__proto__", "constructor/x", "-1", "1e9", "0/<img src=x onerror=pwned=1>"]) {
+  for (const tab of [
+    "timeline",
+    "context/0",
+    "context/999999999",
+    "search",
+    "__proto__",
+    "constructor/x",
+    "-1",
+    "1e9",
+    "0/<img src=x onerror=pwned=1>",
+  ]) {
     await page.goto(`${address}#0/${tab}`);
     await inert();
   }
@@ -237,12 +279,20 @@ export async function policy(page, { open }) {
     document.body.append(frame);
     return errors;
   });
-  const fetched = await page.evaluate(() => fetch("https://example.invalid/").then(() => true, () => false));
+  const fetched = await page.evaluate(() =>
+    fetch("https://example.invalid/").then(
+      () => true,
+      () => false,
+    ),
+  );
   assert.deepEqual(outcome, ["TypeError", "TypeError"]);
   assert.equal(fetched, false);
   assert.equal(await page.evaluate(() => window.pwned), undefined);
   assert.equal(await page.evaluate(() => getComputedStyle(document.body).outlineStyle), "none");
-  return [/^request: https:\/\/example\.invalid\/x\.png csp$/, /^console: .*(Content Security Policy|TrustedHTML|TrustedScript|requires '?Trusted)/];
+  return [
+    /^request: https:\/\/example\.invalid\/x\.png csp$/,
+    /^console: .*(Content Security Policy|TrustedHTML|TrustedScript|requires '?Trusted)/,
+  ];
 }
 
 /** 10,000 calls: the first rows are there in time, few of them are in the document, and the last one can be reached. */
