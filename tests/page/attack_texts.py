@@ -1,6 +1,8 @@
 """Texts that want to be more than text, and a run whose every text is one."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from rlm.events import (
@@ -56,7 +58,7 @@ ATTACKS = [
 
 
 def attacked_run(directory: Path) -> None:
-    """Write `events.jsonl` (and `run.json`) of a run in which every text is all attacks, and every name is one."""
+    """Write the events, limits and journal of a run in which every text is all attacks, and every name is one."""
     every = "\n".join(ATTACKS)
     usage = Usage(calls=1, input_tokens=1, output_tokens=1)
     names = iter(ATTACKS * 3)
@@ -78,7 +80,7 @@ def attacked_run(directory: Path) -> None:
                 node=node,
                 role="root",
                 model=next(names),
-                text=f"{every}\n```repl\n{every}\n```",
+                text=_cell_of(every),
                 finish_reason=next(names),
                 usage=usage,
                 seconds=0.1,
@@ -112,3 +114,16 @@ def attacked_run(directory: Path) -> None:
         log.emit(RunFinished(stop_reason=None, usage=usage, seconds=1.0, error=every))
     limits = {attack: attack for attack in ATTACKS}
     (directory / "run.json").write_text(json.dumps({"limits": limits}))
+    with closing(sqlite3.connect(directory / "journal.sqlite")) as database, database:
+        database.execute("CREATE TABLE calls (id INTEGER PRIMARY KEY, node, ordinal, messages, text)")
+        database.execute("CREATE TABLE messages (digest BLOB PRIMARY KEY, role, content)")
+        stored = every.encode("utf-8", "surrogatepass")
+        roles = [(bytes([number]), text) for number, text in enumerate(ATTACKS) if text.isascii()]
+        database.executemany("INSERT INTO messages VALUES (?, ?, ?)", [(*role, stored) for role in roles])
+        digests = json.dumps([digest.hex() for digest, _ in roles])
+        reply = _cell_of(every).encode("utf-8", "surrogatepass")
+        database.execute("INSERT INTO calls VALUES (1, '0', 1, ?, ?)", [digests, reply])
+
+
+def _cell_of(text: str) -> str:
+    return f"{text}\n```repl\n{text}\n```"

@@ -216,6 +216,7 @@ export async function attacks(page, { address, open }) {
   };
   const count = await page.locator(".tree .row").count();
   assert(count >= 5);
+  assert((await page.locator(".detail summary", { hasText: "Prompt as sent" }).count()) > 0);
   for (let index = 0; index < count; index++) {
     await page.goto(`${address}#0/${index}`);
     for (const summary of await page.locator(".detail summary").all()) await summary.click();
