@@ -34,7 +34,7 @@ test-long: image ## the long tests, and those of openai with its older major ver
 	@scripts/test_openai2.sh
 
 security: image ## all attacks, on both runtimes and transports; writes docs/security-results.md
-	@$(PY) -m pytest tests/security -m "" --results docs/security-results.md
+	@RLM_SOAK_SECONDS=800 $(PY) -m pytest tests/security -m "" --results docs/security-results.md
 
 check: ## lint, format, types, import rules
 	@scripts/venv.sh
@@ -55,8 +55,8 @@ viewer: viewer/node_modules ## build the page of `rlm view` anew (needs node)
 	@cd viewer && npm run --silent build
 
 viewer/node_modules: viewer/package-lock.json  # without them, the tests of the page in a browser are skipped
-	@if ! command -v npm >/dev/null; then echo "npm is not there: the page is not tested in a browser."; \
-	else cd viewer && npm ci --silent --no-audit --no-fund && touch node_modules; fi
+	@cd viewer && npm ci --silent --no-audit --no-fund && touch node_modules || \
+	echo "npm is not there, or has no packages: the page of \`rlm view\` is not tested in a browser."
 
 clean: ## remove environment, caches, our containers and our images
 	@scripts/clean.sh

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from .config import SandboxConfig as SandboxConfig
     from .errors import ConfigError as ConfigError
     from .errors import EngineUnavailable as EngineUnavailable
+    from .errors import JournalError as JournalError
     from .errors import LimitExceeded as LimitExceeded
     from .errors import ModelError as ModelError
+    from .errors import ReplayDiffers as ReplayDiffers
     from .errors import RLMError as RLMError
     from .errors import SandboxDied as SandboxDied
     from .errors import SandboxError as SandboxError
     from .errors import SandboxMisbehaved as SandboxMisbehaved
     from .errors import SandboxStartError as SandboxStartError
+    from .errors import ToolError as ToolError
     from .models.openai import OpenAIModel as OpenAIModel
     from .models.prices import Price as Price
     from .models.scripted import ScriptedModel as ScriptedModel
@@ -44,6 +47,7 @@ _HOMES = {
     "Completion": "rlm.types",
     "ConfigError": "rlm.errors",
     "EngineUnavailable": "rlm.errors",
+    "JournalError": "rlm.errors",
     "LimitExceeded": "rlm.errors",
     "Limits": "rlm.config",
     "Message": "rlm.types",
@@ -55,12 +59,14 @@ _HOMES = {
     "PromptFacts": "rlm.prompts",
     "RLMError": "rlm.errors",
     "Sandbox": "rlm.sandbox.container",
+    "ReplayDiffers": "rlm.errors",
     "SandboxConfig": "rlm.config",
     "SandboxDied": "rlm.errors",
     "SandboxError": "rlm.errors",
     "SandboxMisbehaved": "rlm.errors",
     "SandboxStartError": "rlm.errors",
     "ScriptedModel": "rlm.models.scripted",
+    "ToolError": "rlm.errors",
     "Usage": "rlm.types",
 }
 

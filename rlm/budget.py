@@ -130,6 +130,16 @@ class Budget:
         self._close(estimate)
         self._spent += estimate
 
+    def count(self, usage: Usage) -> None:
+        """Count a call that an earlier process of the run has made."""
+        self._calls += 1
+        self._spent += Estimate(tokens=usage.total_tokens, dollars=usage.cost_usd or 0.0)
+        self.used += usage
+
+    def count_rlms(self, number: int) -> None:
+        """Count RLMs that had come to their end in an earlier process of the run."""
+        self._rlms += number
+
     def _close(self, estimate: Estimate) -> None:
         self._open -= 1
         self._in_flight = self._in_flight - estimate if self._open else Estimate()  # no rounding error stays

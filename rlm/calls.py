@@ -1,36 +1,55 @@
-"""The one way to a model: budget, then network, then the record."""
+"""The one way to a model: journal, then cache, then budget, then network, then the record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Final, Literal, cast
 
 import anyio
 
 from .budget import Budget, Estimate, Refused, estimate_usage
-from .errors import ModelError
-from .events import EventLog, ModelFailed, ModelReplied
-from .models.base import Model
+from .cache import Cache
+from .errors import ContextTooLong, ModelError, ReplayDiffers
+from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
+from .journal import Failure, Journal, Spent
+from .models.base import Model, parameters_of, server_of
 from .models.prices import Price
-from .types import Message, ModelReply, Usage
+from .request import Request
+from .types import Message, ModelReply, StopReason, Usage
+
+TOO_LONG: Final = "context_too_long"  # the reason of a failure that a replay has to raise as what it was
+HASHED_AT_ONCE: Final = 1 << 20  # characters; more of them in a thread, as that takes milliseconds
 
 
 class Calls:
-    """Sends the model calls of one run: what the budget refuses is not sent, what was sent is counted.
+    """Makes the model calls of one run: what is recorded is not sent, what the budget refuses neither, and what was sent is
+    counted and recorded before anyone sees the reply.
 
     Args:
         budget: the run's ledger.
+        journal: the run's record; a read-only one stands for a replay that may send nothing.
         max_concurrent: requests in flight at once. A request never waits for another one, so one limit serves all levels.
         events: where replies and failures are told.
+        cache: replies of other runs, where they may be used.
         prices: by name of the model, over what the model says of its cost.
     """
 
     def __init__(
-        self, *, budget: Budget, max_concurrent: int, events: EventLog, prices: Mapping[str, Price] | None = None
+        self,
+        *,
+        budget: Budget,
+        journal: Journal,
+        max_concurrent: int,
+        events: EventLog,
+        cache: Cache | None = None,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
         self.budget = budget
+        self.journal = journal
+        self._cache = cache
         self._slots = anyio.CapacityLimiter(max_concurrent)
         self._events = events
         self._prices = prices or {}
@@ -39,35 +58,45 @@ class Calls:
         self.by_node: dict[str, Usage] = {}
 
     async def complete(
-        self, model: Model, messages: Sequence[Message], *, node: str, role: Literal["root", "sub"], last: bool = False
+        self,
+        model: Model,
+        messages: Sequence[Message],
+        *,
+        node: str,
+        ordinal: int,
+        role: Literal["root", "sub"],
+        last: bool = False,
     ) -> ModelReply:
-        """One paid reply.
+        """One paid reply. `ordinal` is the call's number at its node, from 1.
 
         Raises:
             Refused: a limit of the run stands in the way; nothing was sent.
             ModelError: no usable reply.
+            JournalError: the record cannot be written; nothing more is sent.
+            ReplayDiffers: the call is not in the record, and this is a replay.
         """
-        async with self._slots:
-            estimate = self.estimate(model, messages)
-            await self._reserve(estimate, last=last)
-            started = time.perf_counter()
-            try:
-                reply = await model.complete(messages)
-            except ModelError as error:
-                usage = None if error.usage is None else self._priced(model, error.usage)
-                self._settle(model, estimate, usage, node=node)
-                seconds = time.perf_counter() - started
-                self._events.emit(
-                    ModelFailed(node=node, role=role, model=model.name, error=str(error), usage=usage, seconds=seconds)
-                )
-                raise
-            except BaseException:
-                self.budget.abandon(estimate)
-                self._wake()
-                raise
-            seconds = time.perf_counter() - started
-            reply = replace(reply, usage=self._priced(model, reply.usage))
-            self._settle(model, estimate, reply.usage, node=node)
+        request = await _request(model, messages)
+        found = await self.journal.find(node, ordinal, request)
+        self.count_spent(found.spent)
+        if found.diverged:
+            self._events.emit(ReplayDiverged(node=node, ordinal=ordinal))
+        replayed = found.outcome is not None
+        started = time.perf_counter()
+        match found.outcome:
+            case ModelReply() as reply:
+                pass
+            case Failure() as failure:
+                if failure.state == "failed":
+                    self._tell_failure(model, failure, node=node, role=role, seconds=0.0)
+                raise _as_error(failure)
+            case None if self.journal.read_only:
+                raise ReplayDiffers(node=node, ordinal=ordinal)
+            case None if (cached := await self._cached(model, request, node=node, ordinal=ordinal)) is not None:
+                reply, replayed = cached, True
+            case None:
+                async with self._slots:
+                    started = time.perf_counter()
+                    reply = await self._send(model, request, node=node, ordinal=ordinal, role=role, last=last)
         self._events.emit(
             ModelReplied(
                 node=node,
@@ -76,9 +105,42 @@ class Calls:
                 text=reply.text,
                 finish_reason=reply.finish_reason,
                 usage=reply.usage,
-                seconds=seconds,
+                seconds=time.perf_counter() - started,
+                replayed=replayed,
             )
         )
+        return reply
+
+    async def _send(
+        self, model: Model, request: Request, *, node: str, ordinal: int, role: Literal["root", "sub"], last: bool
+    ) -> ModelReply:
+        estimate = self.estimate(model, request.messages)
+        try:
+            await self._reserve(estimate, last=last)
+        except Refused as refused:
+            call = await self.journal.sent(node, ordinal, request)
+            await self.journal.ended(call, Failure(state="refused", text=str(refused), reason=refused.reason))
+            raise
+        started = time.perf_counter()
+        try:
+            call = await self.journal.sent(node, ordinal, request)
+            reply = await model.complete(request.messages)
+        except ModelError as error:
+            usage = None if error.usage is None else self._priced(model, error.usage)
+            self._settle(estimate, Spent(node=node, model=model.name, usage=usage or Usage()))
+            failure = _as_failure(error, usage)
+            await self.journal.ended(call, failure)
+            self._tell_failure(model, failure, node=node, role=role, seconds=time.perf_counter() - started)
+            raise
+        except BaseException:
+            self.budget.abandon(estimate)
+            self._wake()
+            raise
+        reply = replace(reply, usage=self._priced(model, reply.usage))
+        self._settle(estimate, Spent(node=node, model=model.name, usage=reply.usage))
+        await self.journal.ended(call, reply)
+        if self._cache is not None:
+            await self._cache.put(server_of(model), request, reply)
         return reply
 
     def estimate(self, model: Model, messages: Sequence[Message]) -> Estimate:
@@ -109,14 +171,64 @@ class Calls:
         price = self._prices.get(model.name)
         return usage if price is None else replace(usage, cost_usd=price.cost(usage))
 
-    def _settle(self, model: Model, estimate: Estimate, usage: Usage | None, *, node: str) -> None:
-        """`usage` is None where the provider counted nothing."""
-        self.budget.settle(estimate, usage or Usage())
-        if usage is not None:
-            self.by_model[model.name] = self.by_model.get(model.name, Usage()) + usage
-            self.by_node[node] = self.by_node.get(node, Usage()) + usage
+    def _settle(self, estimate: Estimate, spent: Spent) -> None:
+        self.budget.settle(estimate, spent.usage)
+        if spent.usage.calls:  # the provider counted something
+            self._note(spent)
         self._wake()
 
     def _wake(self) -> None:
         self._ended.set()
         self._ended = anyio.Event()
+
+    async def _cached(self, model: Model, request: Request, *, node: str, ordinal: int) -> ModelReply | None:
+        """The reply that another run got. It counts as a call, though it used nothing."""
+        reply = None if self._cache is None else await self._cache.get(server_of(model), request)
+        if reply is not None:
+            await self.journal.ended(await self.journal.sent(node, ordinal, request), reply)
+            self.count_spent([Spent(node=node, model=model.name, usage=reply.usage)])
+        return reply
+
+    def count_spent(self, spent: Iterable[Spent]) -> None:
+        """Count what an earlier process of the run has paid."""
+        for item in spent:
+            self.budget.count(item.usage)
+            self._note(item)
+
+    def _note(self, spent: Spent) -> None:
+        self.by_model[spent.model] = self.by_model.get(spent.model, Usage()) + spent.usage
+        self.by_node[spent.node] = self.by_node.get(spent.node, Usage()) + spent.usage
+
+    def _tell_failure(
+        self, model: Model, failure: Failure, *, node: str, role: Literal["root", "sub"], seconds: float
+    ) -> None:
+        self._events.emit(
+            ModelFailed(
+                node=node, role=role, model=model.name, error=failure.text, usage=failure.usage, seconds=seconds
+            )
+        )
+
+
+async def _request(model: Model, messages: Sequence[Message]) -> Request:
+    make = partial(Request, model.name, messages, parameters_of(model))
+    if sum(len(message.content) for message in messages) <= HASHED_AT_ONCE:
+        return make()
+    return await anyio.to_thread.run_sync(make)
+
+
+def _as_failure(error: ModelError, usage: Usage | None) -> Failure:
+    return Failure(
+        state="failed",
+        text=str(error),
+        reason=TOO_LONG if isinstance(error, ContextTooLong) else None,
+        status=error.status,
+        request_id=error.request_id,
+        usage=usage,
+    )
+
+
+def _as_error(failure: Failure) -> ModelError | Refused:
+    if failure.state == "refused":
+        return Refused(failure.text, reason=cast("StopReason", failure.reason))
+    kind = ContextTooLong if failure.reason == TOO_LONG else ModelError
+    return kind(failure.text, status=failure.status, request_id=failure.request_id, usage=failure.usage)

@@ -76,6 +76,7 @@ class SandboxConfig:
         max_frames_per_second: messages that the host reads of a sandbox; what comes faster waits.
         max_bytes_per_second: bytes, likewise.
         max_received_bytes: of all that a sandbox may ever send; more ends it.
+        tool_seconds: for one call of a host function.
         start_seconds: until a container must have come up.
         stop_seconds: for the removal of a container.
         lifetime_seconds: after which a sandbox ends whatever it does, also when nobody is left to remove it.
@@ -95,6 +96,7 @@ class SandboxConfig:
     max_frames_per_second: float = 10_000.0
     max_bytes_per_second: float = 256.0 * MIB
     max_received_bytes: int = 64 * GIB
+    tool_seconds: float = 60.0
     start_seconds: float = 30.0
     stop_seconds: float = 10.0
     lifetime_seconds: float = 86_400.0

@@ -14,17 +14,21 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from .events import (
+    AnswerReplayed,
     CellFinished,
     CellStarted,
     Compacted,
     Event,
     ModelFailed,
+    ReplayDiverged,
     RLMFinished,
     RLMStarted,
     RunFinished,
+    RunResumed,
     SandboxLost,
     SubCallFinished,
     SubCallStarted,
+    ToolUsed,
     TurnStarted,
 )
 from .transcript import clip, describe
@@ -48,6 +52,12 @@ class ConsoleView:
     def __call__(self, event: Event) -> None:
         say = self._line
         match event:
+            case RunResumed():
+                say(event, f"goes on, with {event.recorded:,} recorded calls", "bold")
+            case ReplayDiverged():
+                say(event, f"call {event.ordinal} is not the recorded one: from here on the network is asked", "yellow")
+            case AnswerReplayed():
+                say(event, "answered from the journal", "cyan")
             case RLMStarted():
                 size = f"{event.context_type} of {event.context_size:,}"
                 say(event, f"RLM on {event.model}, sandbox {event.sandbox[:12]}, context: {size}", "bold")
@@ -68,12 +78,15 @@ class ConsoleView:
                 say(event, f"{kind} to {event.model}: {_first_line(event.prompt)}", "cyan")
             case SubCallFinished():
                 say(event, _first_line(event.text), "cyan" if event.ok else "red")
+            case ToolUsed():
+                say(event, f"tool {event.tool}{_first_line(event.arguments)}", "cyan" if event.ok else "red")
             case ModelFailed():
                 say(event, f"{event.model} failed: {_first_line(event.error)}", "red")
             case Compacted():
                 say(event, f"{event.messages} messages made shorter: {_first_line(event.summary)}", "dim")
             case SandboxLost():
-                say(event, f"sandbox {event.sandbox[:12]} lost: {_first_line(event.reason)}", "red")
+                kept = "its cells have run again" if event.restored else "only `context` is kept"
+                say(event, f"sandbox {event.sandbox[:12]} lost, {kept}: {_first_line(event.reason)}", "red")
             case RLMFinished():
                 title = Text(f"{event.node}  answer ({event.stop_reason}, {event.iterations} turns)")
                 shown = printable(clip(event.answer, SHOWN_CHARS))

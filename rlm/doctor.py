@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from .config import GIB, SandboxConfig
 from .errors import EngineUnavailable, RLMError
-from .run import default_run_root
+from .record import default_root
 from .sandbox.container import DockerSandbox
 from .sandbox.docker import HOW_TO_ADD_GVISOR, Engine, default_engine
 from .sandbox.image import image_name
@@ -102,7 +102,7 @@ def _endpoint() -> Finding:
 
 
 def _disk() -> Finding:
-    root = default_run_root()
+    root = default_root()
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     text = f"{free / GIB:.1f} GiB free for runs in {root}"

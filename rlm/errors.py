@@ -63,6 +63,31 @@ class SandboxMisbehaved(SandboxError):
     """A sandbox broke the protocol or a limit; it has been removed."""
 
 
+class ToolError(RLMError):
+    """A tool gives no value, and its text is for the sandbox to read: the one error of a tool that is told there."""
+
+
+class JournalError(RLMError):
+    """A run's record cannot be written or read: the sentence says what its owner can do."""
+
+
+class ReplayDiffers(RLMError):
+    """A replay asked a model for something that the run had not asked: prompts, code or image are not the run's.
+
+    Attributes:
+        node: where.
+        ordinal: of the call at its node, from 1.
+    """
+
+    def __init__(self, *, node: str, ordinal: int) -> None:
+        super().__init__(
+            f"The replay is not the run: call {ordinal} of node {node} is not the recorded one. What differs is in its "
+            "cells, the prompts, or the options."
+        )
+        self.node = node
+        self.ordinal = ordinal
+
+
 class LimitExceeded(RLMError):
     """A limit of the run was reached and the caller asked for an error instead of a best answer.
 

@@ -5,13 +5,17 @@ Everything a sandbox or a model said arrives here unchanged; whoever shows it es
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, TextIO
 
+from .errors import JournalError
 from .types import CellResult, StopReason, Usage
 
 SCHEMA_VERSION: Final = 1
@@ -46,6 +50,30 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(Event):
+    """A run that had been interrupted goes on; what follows repeats its events up to there. `recorded` calls are in the
+    journal, `in_flight` of them without an answer.
+    """
+
+    recorded: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayDiverged(Event):
+    """A request is not the recorded one: from here on, this node and all below it ask the network."""
+
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerReplayed(Event):
+    """A recursive call is answered from the journal. `below` are the nodes of its tree that had called a model."""
+
+    below: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RLMStarted(Event):
     """An RLM has its sandbox and its context. `level` is 0 for the root, `depth` what may still be called below."""
 
@@ -59,11 +87,14 @@ class RLMStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxLost(Event):
-    """A sandbox died or misbehaved; a new one with the same context takes its place."""
+    """A sandbox died or misbehaved; a new one takes its place. `restored`: its cells have run again, so that it has the
+    variables too.
+    """
 
     sandbox: str
     reason: str
     replacement: str
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +107,9 @@ class TurnStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReplied(Event):
-    """A model call has been paid. `role`: it drove an RLM (`root`) or answered a plain sub-call (`sub`)."""
+    """A model call has been paid. `role`: it drove an RLM (`root`) or answered a plain sub-call (`sub`). `replayed`: it
+    was paid before, and the reply is the journal's.
+    """
 
     role: Literal["root", "sub"]
     model: str
@@ -84,6 +117,7 @@ class ModelReplied(Event):
     finish_reason: str
     usage: Usage
     seconds: float
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +167,16 @@ class CellFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUsed(Event):
+    """A cell has called a function of the host; long arguments are cut."""
+
+    tool: str
+    arguments: str
+    ok: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubCallStarted(Event):
     """A cell of the parent calls a model (`recursive`: as an RLM). `batch` groups one `llm_batch`, 0 is a single call."""
 
@@ -176,17 +220,24 @@ OnEvent = Callable[[Event], None]
 class EventLog:
     """Stamps the events of one run and hands them to the JSONL file and the listeners, in order.
 
-    `redact` takes secrets out of a text; nothing that is told or written has not gone through it.
+    `redact` takes secrets out of a text; nothing that is told or written has not gone through it. `seq` is the number of the
+    latest event, where the run had some before.
     """
 
     def __init__(
-        self, run_id: str, file: TextIO, listeners: Sequence[OnEvent], *, redact: Callable[[str], str] = str
+        self,
+        run_id: str,
+        file: TextIO,
+        listeners: Sequence[OnEvent],
+        *,
+        redact: Callable[[str], str] = str,
+        seq: int = 0,
     ) -> None:
         self._run_id = run_id
         self._file = file
         self._listeners = listeners
         self._redact = redact
-        self._seq = 0
+        self._seq = seq
 
     def emit(self, event: Event) -> None:
         """A listener that raises ends the run: an observer that fails is the caller's bug, not to be hidden."""
@@ -197,8 +248,11 @@ class EventLog:
         if (clean := self._redact(line)) != line:
             stamped = _redacted(stamped, self._redact)
         if recorded:
-            self._file.write(clean + "\n")
-            self._file.flush()
+            try:
+                self._file.write(clean + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise JournalError(f"The run's events cannot be written ({error.strerror}): make room.") from error
         for listener in self._listeners:
             listener(stamped)
 
@@ -225,3 +279,34 @@ def to_json(event: Event) -> str:
 def _plain(value: Any) -> dict[str, object]:
     """The fields of a dataclass; `dataclasses.asdict` copies all that is in them, at several times the cost."""
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """A file for `EventLog`. Raises JournalError where there can be none."""
+    try:
+        file = path.open("a", encoding="ascii")
+    except OSError as error:
+        raise JournalError(f"The run's events cannot be written to {path} ({error.strerror}).") from error
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # a full disk, which was told when it was written to
+            file.close()
+
+
+def mend(path: Path) -> int:
+    """Take away the last line if a crash cut it off; gives the number of lines. Raises JournalError."""
+    lines = size = 0
+    if not path.exists():
+        return 0
+    try:
+        with path.open("rb+") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    lines += 1
+                    size += len(line)
+            file.truncate(size)
+    except OSError as error:
+        raise JournalError(f"The run in {path.parent} is damaged: {path.name}: {error.strerror}.") from error
+    return lines

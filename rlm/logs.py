@@ -19,7 +19,12 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["event"]),
+            _render,
         ],
     )
     return cast("structlog.stdlib.BoundLogger", logger)
+
+
+def _render(logger: object, method: str, event: structlog.typing.EventDict) -> str:
+    """The event's name, then its fields."""
+    return " ".join([str(event.pop("event")), *(f"{name}={value!r}" for name, value in event.items())])

@@ -6,7 +6,7 @@ The only module that knows the order of a turn; everything it calls is handed in
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -19,27 +19,18 @@ from .budget import Refused
 from .calls import Calls
 from .compaction import Room, fitting
 from .config import Limits
-from .errors import ConfigError, ContextTooLong, SandboxError
-from .events import (
-    CellFinished,
-    CellOutput,
-    CellStarted,
-    Compacted,
-    EventLog,
-    RLMFinished,
-    RLMStarted,
-    SandboxLost,
-    TurnStarted,
-)
+from .errors import ContextTooLong
+from .events import Compacted, EventLog, RLMFinished, RLMStarted, ToolUsed, TurnStarted
 from .models.base import Model
 from .prompts import PromptFacts, SystemPrompt
-from .sandbox.base import Answer, LoadedValue, Sandbox, SandboxFactory
-from .sandbox.values import Value, encode
+from .repl import Repl
+from .sandbox.base import SandboxFactory
+from .sandbox.values import encode
 from .slots import LevelSlots
+from .tools import Tools, ToolUse
 from .transcript import Transcript, Turn, clip, describe, fenced, observation, parse
 from .types import CellResult, Message, ModelReply, StopReason
 
-MAX_REBUILDS: Final = 3  # of one RLM's sandbox; after that its losses are not accidents
 LAST_TURN_SECONDS: Final = 60.0  # for the answer with what there is, once a limit is reached
 LAST_TURN_CHARS: Final = 1_000  # of the newest exchange, where the whole conversation does not fit into what is left
 LAST_TURN_ROOM: Final = Message(role="user", content=" " * 5_000)  # the size of those, at most, and of the request
@@ -63,6 +54,8 @@ class Services:
     model_at: Callable[[int], Model]
     by_name: Mapping[str, Model]
     deadline: float
+    tools: Tools
+    tools_for_children: bool
 
 
 class _Stop(Exception):
@@ -94,22 +87,14 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
         child=child,
         events=services.events,
     )
-    facts = PromptFacts(
-        model=task.model.name,
-        sub_model=below.name,
-        models=tuple(services.by_name),
-        level=task.level,
-        depth=task.depth,
-        limits=services.limits,
-    )
-    async with services.slots.hold(task.level), _open_repl(task, services, broker.answer) as repl:
+    async with services.slots.hold(task.level), _open_repl(task, services, broker) as repl:
         first = prompts.first_message(
             query=task.query,
             context_type=repl.context.type,
             context_size=repl.context.size,
             turns=services.limits.max_iterations,
         )
-        rlm = _RLM(task, services, repl, Transcript.begin(services.system_prompt(facts), first))
+        rlm = _RLM(task, services, repl, Transcript.begin(system_prompt_of(task, services), first))
         answered = await rlm.run()
     services.events.emit(
         RLMFinished(
@@ -122,16 +107,44 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
     return answered
 
 
+def _tools_of(task: Task, services: Services) -> Tools:
+    """The functions of the host that an RLM's cells may call; those of children are the caller's decision."""
+    if task.level > 0 and not services.tools_for_children:
+        return Tools({})
+
+    def record(use: ToolUse) -> None:
+        services.events.emit(
+            ToolUsed(node=task.node, tool=use.name, arguments=use.arguments, ok=use.ok, seconds=use.seconds)
+        )
+
+    return services.tools.told(record)
+
+
+def system_prompt_of(task: Task, services: Services) -> str:
+    """What the model of an RLM is told first."""
+    facts = PromptFacts(
+        model=task.model.name,
+        sub_model=services.model_at(task.level + 1).name,
+        models=tuple(services.by_name),
+        level=task.level,
+        depth=task.depth,
+        limits=services.limits,
+        tools=tuple(_tools_of(task, services).descriptions.values()),
+    )
+    return services.system_prompt(facts)
+
+
 class _RLM:
     """The turns of one RLM."""
 
-    def __init__(self, task: Task, services: Services, repl: _Repl, transcript: Transcript) -> None:
+    def __init__(self, task: Task, services: Services, repl: Repl, transcript: Transcript) -> None:
         self._task = task
         self._services = services
         self._repl = repl
         self._transcript = transcript
         self._room = Room(window=task.model.context_window)
         self._turns = 0
+        self._asked = 0
 
     async def run(self) -> Answered:
         stop = _Stop("deadline", "the time of the run is used up")
@@ -188,8 +201,9 @@ class _RLM:
 
     async def _reply(self, transcript: Transcript, *, last: bool = False) -> ModelReply:
         task = self._task
+        self._asked += 1
         return await self._services.calls.complete(
-            task.model, transcript.messages, node=task.node, role="root", last=last
+            task.model, transcript.messages, node=task.node, ordinal=self._asked, role="root", last=last
         )
 
     async def _compact(self, room: Room) -> None:
@@ -264,86 +278,18 @@ class _RLM:
         return turn.final.value if turn.final is not None else turn.prose
 
 
-class _Repl:
-    """The sandbox of one RLM, replaced when it is lost."""
-
-    def __init__(self, task: Task, services: Services, answer: Answer, stack: AsyncExitStack) -> None:
-        self._task = task
-        self._services = services
-        self._answer = answer
-        self._stack = stack
-        self._cells = 0
-        self._rebuilds = 0
-        self._values: dict[str, Value] = {}
-        self._sandbox: Sandbox
-        self.context: LoadedValue
-
-    async def open(self) -> None:
-        task = self._task
-        self._sandbox = await self._stack.enter_async_context(
-            self._services.sandboxes(
-                run_id=self._services.run_id, node=task.node, depth=task.depth, context_bytes=task.context.size
-            )
-        )
-        self.context = await self._sandbox.load("context", task.context)
-        for name, value in self._values.items():
-            await self._sandbox.load(name, value)
-
-    @property
-    def sandbox_id(self) -> str:
-        return self._sandbox.id
-
-    async def load(self, name: str, value: Value) -> bool:
-        """Bind a variable, also in every sandbox that takes this one's place; False where it has no memory for it."""
-        self._values[name] = value
-        try:
-            await self._sandbox.load(name, value)
-        except SandboxError as error:
-            await self._rebuild(error)
-        except ConfigError:
-            del self._values[name]
-            return False
-        return True
-
-    async def run(self, code: str, *, calls: bool = True) -> CellResult:
-        """Run a cell. A lost sandbox is told as a result: the run goes on in a new one."""
-        node, events = self._task.node, self._services.events
-        self._cells += 1
-        cell = self._cells
-        events.emit(CellStarted(node=node, cell=cell, code=code))
-        try:
-            result = await self._sandbox.run(
-                code,
-                seconds=self._services.limits.cell_seconds,
-                answer=self._answer if calls else None,
-                on_output=lambda stream, text: events.emit(CellOutput(node=node, cell=cell, stream=stream, text=text)),
-            )
-        except SandboxError as error:
-            result = await self._rebuild(error)
-        events.emit(CellFinished(node=node, cell=cell, result=result))
-        return result
-
-    async def _rebuild(self, error: SandboxError) -> CellResult:
-        self._rebuilds += 1
-        if self._rebuilds > MAX_REBUILDS:
-            raise error
-        lost = self._sandbox.id
-        await self._stack.aclose()
-        await self.open()
-        self._services.events.emit(
-            SandboxLost(node=self._task.node, sandbox=lost, reason=str(error), replacement=self._sandbox.id)
-        )
-        return CellResult(
-            outcome="lost",
-            error=f"The sandbox was lost during this cell ({error}) and replaced by a new one: only `context` is kept.",
-        )
-
-
 @asynccontextmanager
-async def _open_repl(task: Task, services: Services, answer: Answer) -> AsyncIterator[_Repl]:
-    async with AsyncExitStack() as stack:
-        repl = _Repl(task, services, answer, stack)
-        await repl.open()
+async def _open_repl(task: Task, services: Services, broker: Broker) -> AsyncIterator[Repl]:
+    repl = Repl(
+        task=task,
+        broker=broker,
+        tools=_tools_of(task, services),
+        sandboxes=services.sandboxes,
+        run_id=services.run_id,
+        cell_seconds=services.limits.cell_seconds,
+        events=services.events,
+    )
+    async with repl:
         services.events.emit(
             RLMStarted(
                 node=task.node,

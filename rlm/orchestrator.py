@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, TypedDict, Unpack
@@ -23,8 +24,10 @@ from .events import OnEvent
 from .models.base import Model
 from .models.openai import OpenAIModel
 from .models.prices import Price
+from .models.scripted import ScriptedModel
 from .prompts import SystemPrompt, question_from
-from .run import Options, run
+from .record import ModelRecord, RunRecord, default_root, find, stored_context
+from .run import Options, replay, resume, run
 from .sandbox.base import SandboxFactory
 from .sandbox.values import encode
 from .settings import Settings
@@ -47,7 +50,10 @@ class OptionsDict(TypedDict, total=False):
     sandbox: SandboxConfig
     sandboxes: SandboxFactory | None
     system_prompt: SystemPrompt
+    tools: Mapping[str, Callable[..., object]]
+    tools_for_children: bool
     run_root: Path | None
+    cache: Path | None
     verbose: bool
     on_event: OnEvent | None
 
@@ -81,7 +87,12 @@ class Orchestrator:
         sandbox: the policy of the containers.
         sandboxes: makes the sandboxes, where they are not to be Docker containers (tests).
         system_prompt: makes the system prompt of an RLM from its facts: the hook for wording of one's own, by model.
+        tools: functions of the host that cells may call by name. They are described to the model by signature and docstring,
+            and get plain data, checked strictly against their types. Coroutine functions run on the event loop, others in a
+            thread. What they raise is logged on the host and not told, unless it is a `ToolError`.
+        tools_for_children: whether recursive calls get them too.
         run_root: where run directories are made. None is `rlm/runs` in the user's state directory (XDG).
+        cache: a file of replies that all runs share which name it: a request that was made before is not paid again.
         verbose: show the run on the terminal (standard error).
         on_event: called with every event, in order. What it raises ends the run.
 
@@ -90,6 +101,7 @@ class Orchestrator:
     """
 
     def __init__(self, **options: Unpack[OptionsDict]) -> None:
+        self._given = options
         self._options = _replace(Options(), options)
         self._named: dict[str, Model] = {}
         self._lock = threading.Lock()
@@ -113,11 +125,44 @@ class Orchestrator:
             SandboxError: sandboxes cannot be started, or were lost time and again.
             LimitExceeded: a limit was reached, and `on_limit` is `raise`.
         """
+        return self._block(partial(self.acompletion, context, query, **overrides))
+
+    def resume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
+        """Go on with a run that was interrupted, in its own directory. Blocks.
+
+        Its cells run again in new sandboxes; the calls in its journal are answered from there, and only those that are
+        not are made. What it had used counts in its limits, but for the time: `max_seconds` begins anew.
+
+        Args:
+            run: its id, or its directory.
+            overrides: any argument of `Orchestrator`, in place of what the run was started with. Models that were given
+                as objects, and a `system_prompt`, have to be given again, here or to the `Orchestrator`.
+
+        Raises:
+            ConfigError: there is no such run, it is running or finished, its context has changed, or a model is missing.
+            JournalError: its directory is damaged, or was written by a newer version.
+            and what `completion` raises.
+        """
+        return self._block(partial(self.aresume, run, **overrides))
+
+    def replay(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
+        """Go through a finished run again with the replies in its journal and no model at all: a test of prompts and code.
+
+        Its answer is to be compared with the run's `answer.txt`. The replay's events are in the run's `replays`.
+
+        Raises:
+            ReplayDiffers: a model would be asked for something else; it says where.
+            and what `resume` raises.
+        """
+        return self._block(partial(self.areplay, run, **overrides))
+
+    def _block(self, make: Callable[[], Awaitable[Completion]]) -> Completion:
+        """Run it on an event loop of another thread."""
         ended = threading.Event()
 
         async def work() -> Completion:
             try:
-                return await self.acompletion(context, query, **overrides)
+                return await make()
             finally:
                 ended.set()
 
@@ -143,9 +188,74 @@ class Orchestrator:
         models = self._models(options)
         self._use(models.values())
         try:
-            return await run(options=options, models=models, context=value, query=query)
+            source = context if isinstance(context, Path) else None
+            return await run(options=options, models=models, context=value, query=query, source=source)
         finally:
             await self._release()
+
+    async def aresume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
+        """As `resume`, on the running asyncio event loop."""
+        options, directory, record = self._recorded(run, overrides)
+        if record.state == "finished":
+            raise ConfigError(
+                f"The run {record.run_id} is finished: its answer is in {directory / 'answer.txt'}, and `rlm replay` goes "
+                "through it again."
+            )
+        record.refuse_if_alive()
+        context = await anyio.to_thread.run_sync(stored_context, directory, record)
+        models = {level: self._again(level, model, options) for level, model in record.models.items()}
+        self._use(models.values())
+        try:
+            return await resume(options=options, models=models, context=context, record=record, directory=directory)
+        finally:
+            await self._release()
+
+    async def areplay(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
+        """As `replay`, on the running asyncio event loop."""
+        options, directory, record = self._recorded(run, overrides)
+        if record.state != "finished":
+            raise ConfigError(f"The run {record.run_id} is not finished: `rlm resume` goes on with it.")
+        if record.stop_reason == "deadline":
+            raise ConfigError(f"The run {record.run_id} was ended by the clock, which no replay repeats.")
+        context = await anyio.to_thread.run_sync(stored_context, directory, record)
+        models = {level: ScriptedModel([], name=model.name) for level, model in record.models.items()}
+        return await replay(options=options, models=models, context=context, record=record, directory=directory)
+
+    def _recorded(self, run: str | Path, overrides: OptionsDict) -> tuple[Options, Path, RunRecord]:
+        """A run of which the directory is left: its options, but for what is given now."""
+        given: OptionsDict = {**self._given, **overrides}
+        directory = find(run, _replace(Options(), given).run_root or default_root())
+        record = RunRecord.load(directory)
+        if given.setdefault("depth", record.depth) != record.depth:
+            raise ConfigError(f"The run {record.run_id} has depth {record.depth}: it cannot go on with another.")
+        limits = given.setdefault("limits", record.limits)
+        for name in ("max_iterations", "max_output_chars"):  # models are told them, and have been
+            if getattr(limits, name) != getattr(record.limits, name):
+                raise ConfigError(f"The run {record.run_id} has {name}={getattr(record.limits, name)}: leave it so.")
+        given.setdefault("sandbox", record.sandbox)
+        return _replace(Options(), given), directory, record
+
+    def _again(self, level: int, model: ModelRecord, options: Options) -> Model:
+        """The model that a level of a run had: the caller's object of that name, or made again from its name."""
+        wanted = options.level_models.get(level, options.sub_model if level else options.model)
+        if wanted is not None and _name(wanted) != model.name:
+            raise ConfigError(
+                f"The run's model of level {level} is {model.name}: it cannot go on with {_name(wanted)}."
+            )
+        for each in (wanted, options.model, options.sub_model):
+            if each is not None and not isinstance(each, str) and each.name == model.name:
+                return each
+        if model.server is None:
+            raise ConfigError(
+                f"The model {model.name} of level {level} was given as an object: give it again, as model, sub_model or "
+                "in level_models."
+            )
+        named = self._resolve(model.name)
+        if isinstance(named, OpenAIModel) and named.base_url != model.server:
+            raise ConfigError(
+                f"The run asked {model.name} at {model.server}, and OPENAI_BASE_URL is {named.base_url} now: set it back."
+            )
+        return named
 
     def __enter__(self) -> Self:
         self._portal = self._entered.enter_context(start_blocking_portal())
@@ -214,6 +324,10 @@ class Orchestrator:
             if model not in self._named:
                 self._named[model] = OpenAIModel(model, max_concurrency=self._options.limits.max_concurrent_calls)
             return self._named[model]
+
+
+def _name(model: str | Model) -> str:
+    return model if isinstance(model, str) else model.name
 
 
 def _replace(options: Options, changes: OptionsDict) -> Options:

@@ -17,7 +17,7 @@ class PromptFacts:
     """What a system prompt is made from.
 
     `depth` is how many levels may be called below this RLM; `model` drives it, `sub_model` answers its calls;
-    `models` are the names that a call may ask for.
+    `models` are the names that a call may ask for, `tools` the descriptions of the host's functions (signature and text).
     """
 
     model: str
@@ -26,6 +26,7 @@ class PromptFacts:
     level: int
     depth: int
     limits: Limits
+    tools: tuple[str, ...] = ()
 
 
 SystemPrompt = Callable[[PromptFacts], str]
@@ -56,6 +57,9 @@ _RECURSIVE: Final = """\
 A call is itself a worker like you: it gets `context` in a REPL of its own, may take many turns and has {below}. Give it a \
 question as `prompt` and a large piece as `context`. `recurse=False` makes a plain call to {sub_model} instead, which is \
 faster and cheaper where the piece fits into one prompt (up to about 200,000 characters)."""
+
+_TOOLS: Final = """\
+In a cell you can also call these functions. They take and return plain data, and raise ToolError when they cannot:"""
 
 _STRATEGY: Final = """\
 What works:
@@ -92,6 +96,9 @@ def default_system_prompt(facts: PromptFacts) -> str:
             parts.append("`model=` chooses another model for a call: " + ", ".join(facts.models) + ".")
     else:
         parts.append("There are no other models to call: do the work in code and by reading what you print.")
+    if facts.tools:
+        described = "\n".join("- " + text.replace("\n\n", ": ") for text in facts.tools)
+        parts.append(f"{_TOOLS}\n{described}")
     calls = facts.depth > 0
     parts.append(
         _STRATEGY.format(

@@ -106,6 +106,9 @@ class Completion:
     `usage` is the whole tree's, `by_model` and `by_node` break it down. `cost` is in dollars, None when a price is
     unknown. `iterations` counts the root's turns, `depth_reached` the deepest level at which something was called
     (0: the root alone), `sub_calls` the model calls below the root, `sandboxes` the containers.
+
+    Of a run that was resumed: `replayed_calls` were served from its journal; `paid_twice` were sent a second time, as they
+    were in flight when it was interrupted; `diverged` are the nodes that took another way than the journal's.
     """
 
     answer: str
@@ -120,6 +123,9 @@ class Completion:
     sandboxes: int
     run_id: str
     run_dir: Path
+    replayed_calls: int = 0
+    paid_twice: int = 0
+    diverged: tuple[str, ...] = ()
 
     @property
     def cost(self) -> float | None:

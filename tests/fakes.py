@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
@@ -13,13 +16,17 @@ from rlm.budget import Budget
 from rlm.calls import Calls
 from rlm.config import Limits
 from rlm.events import Event, EventLog
+from rlm.journal import Journal
 from rlm.loop import Services
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
 from rlm.sandbox.base import Answer, LoadedValue, OnOutput
 from rlm.sandbox.values import Value
 from rlm.slots import LevelSlots
+from rlm.tools import Tools
 from rlm.types import CellResult
+
+journals: list[Journal] = []  # of `services`; closed after each test (conftest.py)
 
 Behaviour = Callable[[str, Answer | None], Awaitable[CellResult]]
 
@@ -37,10 +44,14 @@ class FakeSandbox:
     id: str
     behaviour: Behaviour
     loaded: dict[str, Value] = field(default_factory=dict)
+    tools: Tools | None = None
 
     async def load(self, name: str, value: Value) -> LoadedValue:
         self.loaded[name] = value
         return LoadedValue(type="str", size=value.size)
+
+    async def offer(self, tools: Tools) -> None:
+        self.tools = tools
 
     async def run(
         self,
@@ -76,6 +87,31 @@ class FakeSandboxes:
             self.alive -= 1
 
 
+class _OnTheLoop(Executor):
+    """Does everything on the event loop, a moment later: no thread, so that tests may run in virtual time."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+
+        def act() -> None:
+            try:
+                done.set_result(work(*args, **kwargs))
+            except Exception as error:
+                done.set_exception(error)
+
+        asyncio.get_running_loop().call_soon(act)
+        return done
+
+
+def memory_journal() -> Journal:
+    """A journal in memory without a thread; closed after the test."""
+    journal = Journal()
+    journal.database._thread.shutdown()
+    journal.database._thread = _OnTheLoop()  # type: ignore[assignment]
+    journals.append(journal)
+    return journal
+
+
 def services(
     *models: Model,
     limits: Limits | None = None,
@@ -83,13 +119,15 @@ def services(
     seen: list[Event] | None = None,
     deadline: float = float("inf"),
     slots: LevelSlots | None = None,
+    tools: Mapping[str, Callable[..., object]] | None = None,
 ) -> Services:
     """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
     limits = limits or Limits()
+    journal = memory_journal()
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(
         limits=limits,
-        calls=Calls(budget=Budget(limits), max_concurrent=limits.max_concurrent_calls, events=events),
+        calls=Calls(budget=Budget(limits), journal=journal, max_concurrent=limits.max_concurrent_calls, events=events),
         events=events,
         slots=slots or LevelSlots(slots=8, levels=4),
         sandboxes=sandboxes or FakeSandboxes(),
@@ -98,4 +136,6 @@ def services(
         model_at=lambda level: models[min(level, len(models) - 1)],
         by_name={model.name: model for model in models},
         deadline=deadline,
+        tools=Tools(tools or {}),
+        tools_for_children=False,
     )

@@ -34,6 +34,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        self._clock_resolution = 1e-3  # where a float has no finer steps, after months, the clock would never get there
 
     def time(self) -> float:
         return self._virtual.now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from rlm.types import Message, ModelReply, Usage
@@ -14,6 +14,21 @@ class HoldsKeys(Protocol):
 
     def redact(self, text: str) -> str:
         """The text without them."""
+
+
+def parameters_of(model: Model) -> Mapping[str, object]:
+    """What a model sends beside the messages, where it says so in an attribute `parameters` (plain data, no secrets).
+
+    Two requests are the same only if these are.
+    """
+    parameters: Mapping[str, object] = getattr(model, "parameters", {})
+    return parameters
+
+
+def server_of(model: Model) -> str:
+    """Where a model's requests go, where it says so in an attribute `base_url`."""
+    server: str = getattr(model, "base_url", "")
+    return server
 
 
 class Model(Protocol):

@@ -110,6 +110,16 @@ class OpenAIModel:
         return self._name
 
     @property
+    def base_url(self) -> str:
+        """The server; there are no credentials in it."""
+        return self._base_url
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """What the body of every request holds beside model and messages."""
+        return self._sampling
+
+    @property
     def context_window(self) -> int | None:
         return self._context_window
 

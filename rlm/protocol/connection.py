@@ -18,16 +18,22 @@ from .messages import (
     MAX_FRAME_BYTES,
     Chunk,
     Execute,
+    Get,
+    ListFiles,
     Load,
     Loaded,
     Message,
     Output,
     ProtocolError,
+    Put,
     Query,
     Ready,
     Reply,
+    Reset,
     Result,
+    Served,
     Start,
+    ToolCall,
     pack,
     unpack,
 )
@@ -47,6 +53,7 @@ class State(enum.Enum):
     GREETED = "greeted"  # the guest is ready, the host has not said what it may use
     IDLE = "idle"
     LOADING = "loading"
+    SERVING = "serving"  # of files, or a reset
     EXECUTING = "executing"
     CLOSED = "closed"
 
@@ -54,16 +61,28 @@ class State(enum.Enum):
 _HOST_SAYS: Final[dict[State, dict[type[Message], State]]] = {
     State.GREETED: {Start: State.IDLE},
     # A reply can cross the end of its cell on the wire, so one that comes late is legal (and ignored).
-    State.IDLE: {Load: State.LOADING, Execute: State.EXECUTING, Chunk: State.IDLE, Reply: State.IDLE},
+    State.IDLE: {
+        Load: State.LOADING,
+        Execute: State.EXECUTING,
+        Put: State.SERVING,
+        Get: State.SERVING,
+        ListFiles: State.SERVING,
+        Reset: State.SERVING,
+        Chunk: State.IDLE,
+        Reply: State.IDLE,
+    },
     State.LOADING: {},
+    State.SERVING: {},
     State.EXECUTING: {Reply: State.EXECUTING, Chunk: State.EXECUTING},
 }
 _GUEST_SAYS: Final[dict[State, dict[type[Message], State]]] = {
     State.STARTING: {Ready: State.GREETED},
     State.LOADING: {Loaded: State.IDLE},
+    State.SERVING: {Served: State.IDLE, Chunk: State.SERVING},
     State.EXECUTING: {
         Output: State.EXECUTING,
         Query: State.EXECUTING,
+        ToolCall: State.EXECUTING,
         Chunk: State.EXECUTING,
         Result: State.IDLE,
     },

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import msgpack
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -26,7 +26,7 @@ MAX_TEXT: Final = 256 * KIB  # of a text field (error texts); larger texts are p
 MAX_FIELDS: Final = 16  # more than any message has
 
 Outcome = Literal["ok", "error", "timeout", "died"]
-Kind = Literal["text", "bytes", "data", "file", "folder"]
+Kind = Literal["text", "bytes", "data", "file", "folder", "tools"]
 
 
 class ProtocolError(Exception):
@@ -65,7 +65,8 @@ class Load:
     """Host: bind `name` to a value. `kind` says how its bytes are encoded:
 
     `text` UTF-8 with surrogatepass; `bytes` as they are; `data` one msgpack value (same text encoding); `file` a file's
-    bytes, a `str` if they are UTF-8 else `bytes`; `folder` a msgpack map of relative path to a file's bytes.
+    bytes, a `str` if they are UTF-8 else `bytes`; `folder` a msgpack map of relative path to a file's bytes; `tools` no
+    variable but functions of the host, a msgpack map of name to description: each is bound to its own name in every cell.
     """
 
     name: str
@@ -84,11 +85,41 @@ class Execute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Host: the answer to a query, or, when not `ok`, the sentence that says why there is none (UTF-8, surrogatepass)."""
+    """Host: the answer to a query (UTF-8, surrogatepass) or to a tool call (one msgpack value); when not `ok`, the sentence
+    that says why there is none.
+    """
 
     call: int
     ok: bool
     text: Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Put:
+    """Host: write a file into the working directory; `path` is relative and plain (see `rlm.protocol.paths`)."""
+
+    path: str
+    value: Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Get:
+    """Host: send a regular file of the working directory, if it has at most `max_bytes`."""
+
+    path: str
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListFiles:
+    """Host: name the regular files in the working directory, at most so many."""
+
+    max_files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset:
+    """Host: end every process of the model's code, empty its folders, and begin with a new REPL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +197,45 @@ class Result:
     seconds: float
 
 
-HostMessage = Start | Load | Execute | Reply | Chunk
-GuestMessage = Ready | Loaded | Output | Query | Result | Chunk
-Message = Start | Load | Execute | Reply | Chunk | Ready | Loaded | Output | Query | Result
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """Guest: the cell calls a function of the host. `arguments` is one msgpack list: positional ones, map of named ones."""
+
+    cell: int
+    call: int
+    name: str
+    arguments: Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Guest: the outcome of `Put`, `Get`, `ListFiles` (`value`: one msgpack map of path to size) or `Reset`."""
+
+    ok: bool
+    error: str
+    value: Payload | None
+
+
+HostMessage = Start | Load | Execute | Reply | Chunk | Put | Get | ListFiles | Reset
+GuestMessage = Ready | Loaded | Output | Query | Result | Chunk | ToolCall | Served
+Message = (
+    Start
+    | Load
+    | Execute
+    | Reply
+    | Chunk
+    | Put
+    | Get
+    | ListFiles
+    | Reset
+    | Ready
+    | Loaded
+    | Output
+    | Query
+    | Result
+    | ToolCall
+    | Served
+)
 
 _TYPES: Final[dict[str, type[Message]]] = {t.__name__: t for t in typing.get_args(Message)}
 

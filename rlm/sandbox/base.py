@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rlm.protocol.messages import Kind
+from rlm.tools import Tools
 from rlm.types import CellResult
 
 from .values import Value
@@ -61,6 +62,13 @@ class Sandbox(Protocol):
 
         Raises:
             ConfigError: the value cannot be built there (undecodable, too large for the sandbox's memory).
+            SandboxError: the sandbox is gone.
+        """
+
+    async def offer(self, tools: Tools) -> None:
+        """Let cells call these functions of the host, instead of those offered before.
+
+        Raises:
             SandboxError: the sandbox is gone.
         """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ from rlm.errors import ConfigError
 from rlm.types import CellResult, Context
 
 from .base import LoadedValue, OnOutput, QueryReply, SandboxQuery
-from .container import DockerSandbox
+from .container import GET_BYTES, DockerSandbox
 from .values import Value
 
 
@@ -28,8 +29,16 @@ class BlockingSandbox:
     Arguments and errors are those of `Sandbox`. It runs an event loop in a thread of its own.
     """
 
-    def __init__(self, config: SandboxConfig | None = None, *, depth: int = 0, context_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        config: SandboxConfig | None = None,
+        *,
+        tools: Mapping[str, Callable[..., object]] | None = None,
+        depth: int = 0,
+        context_bytes: int = 0,
+    ) -> None:
         self._config = config
+        self._tools = tools
         self._depth = depth
         self._context_bytes = context_bytes
         self._entered = ExitStack()
@@ -39,7 +48,9 @@ class BlockingSandbox:
     def __enter__(self) -> Self:
         with ExitStack() as entering:
             self._portal = entering.enter_context(start_blocking_portal())
-            sandbox = DockerSandbox(self._config, depth=self._depth, context_bytes=self._context_bytes)
+            sandbox = DockerSandbox(
+                self._config, tools=self._tools, depth=self._depth, context_bytes=self._context_bytes
+            )
             self._sandbox = entering.enter_context(self._portal.wrap_async_context_manager(sandbox))
             self._entered = entering.pop_all()
         return self
@@ -58,6 +69,22 @@ class BlockingSandbox:
     def load(self, name: str, value: Value | Context) -> LoadedValue:
         """Bind a variable to text, bytes, plain data, or the contents of a `Path`."""
         return self._portal.call(self._started().load, name, value)
+
+    def put(self, path: str, content: str | bytes | Path) -> None:
+        """Write a file into the working directory."""
+        self._portal.call(self._started().put, path, content)
+
+    def get(self, path: str, *, max_bytes: int = GET_BYTES) -> bytes:
+        """A regular file of the working directory."""
+        return self._portal.call(lambda: self._started().get(path, max_bytes=max_bytes))
+
+    def files(self) -> dict[str, int]:
+        """Path and size in bytes of the files in the working directory."""
+        return self._portal.call(self._started().files)
+
+    def reset(self) -> None:
+        """Begin anew in the same container."""
+        self._portal.call(self._started().reset)
 
     def run(
         self,

@@ -7,7 +7,7 @@ import random
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +16,10 @@ from typing import Final, NoReturn, Self
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
-from rlm.config import SandboxConfig
+from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
 from rlm.logs import get_logger
+from rlm.tools import Tools
 from rlm.types import CellResult, Context
 
 from .attach import AttachedStream
@@ -32,6 +33,7 @@ from .spec import SOCKET_NAME, UIDS, ContainerSpec, container_spec
 from .values import Value, encode
 
 CELL_SECONDS: Final = 60.0
+GET_BYTES: Final = 64 * MIB  # of a file, unless said: as much as a sandbox can write by default
 NAME_CHARS: Final = 40  # of a run's id in a container's name
 
 _log = get_logger("rlm.sandbox")
@@ -46,6 +48,7 @@ class DockerSandbox:
 
     Args:
         config: the container's policy.
+        tools: functions of the host that cells may call by name (see `rlm.tools.Tools`).
         run_id: of the run that it belongs to (label `rlm.run`).
         node: of the call tree (label `rlm.node`).
         depth: how many levels may be called below.
@@ -59,6 +62,7 @@ class DockerSandbox:
         self,
         config: SandboxConfig | None = None,
         *,
+        tools: Mapping[str, Callable[..., object]] | None = None,
         run_id: str = "",
         node: str = "0",
         depth: int = 0,
@@ -67,6 +71,7 @@ class DockerSandbox:
     ) -> None:
         self._config = config or SandboxConfig()
         self._image = self._config.image or image_name()
+        self._tools = Tools(tools or {}, seconds=self._config.tool_seconds)
         self._labels = {"rlm.run": run_id, "rlm.node": node, **owner_labels()}
         self._prefix = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}"
         self._name = ""
@@ -104,6 +109,8 @@ class DockerSandbox:
                 raise SandboxStartError(
                     self._with_stderr(f"A sandbox did not start in {self._config.start_seconds:g} s")
                 )
+            if self._tools:
+                await self.offer(self._tools)
             self._resources = opening.pop_all()
 
     async def __aexit__(
@@ -117,6 +124,69 @@ class DockerSandbox:
         encoded = value if isinstance(value, Value) else encode(value)
         try:
             return await session.load(name, encoded)
+        except SandboxError as error:
+            await self._lost(error)
+
+    async def offer(self, tools: Tools) -> None:
+        """Let cells call functions of the host; see `rlm.sandbox.base.Sandbox`."""
+        session = self._started()
+        try:
+            await session.offer(tools)
+        except SandboxError as error:
+            await self._lost(error)
+
+    async def put(self, path: str, content: str | bytes | Path) -> None:
+        """Write a file into the working directory, where cells find it under this relative path.
+
+        It is a copy: nothing that happens there changes the host's file.
+
+        Args:
+            path: relative and plain: parts divided by `/`, none of them `.` or `..`. Folders are made.
+            content: text (as UTF-8), bytes, or a file of the host.
+
+        Raises:
+            ConfigError: the path cannot be, or there is no room (SandboxConfig.tmp_bytes).
+            SandboxError: the sandbox is gone.
+        """
+        session = self._started()
+        value = encode(content)
+        if value.kind == "folder":
+            raise ConfigError(f"{content!s} is a folder: put its files one by one, or load it as a value.")
+        try:
+            await session.put(path, value)
+        except SandboxError as error:
+            await self._lost(error)
+
+    async def get(self, path: str, *, max_bytes: int = GET_BYTES) -> bytes:
+        """A regular file of the working directory. No link is followed, in its folders neither.
+
+        Raises:
+            ConfigError: there is no such file, or it has more than `max_bytes`.
+            SandboxError: the sandbox is gone.
+        """
+        session = self._started()
+        try:
+            return await session.get(path, max_bytes=max_bytes)
+        except SandboxError as error:
+            await self._lost(error)
+
+    async def files(self) -> dict[str, int]:
+        """Path and size in bytes of the regular files in the working directory (10,000 at most)."""
+        session = self._started()
+        try:
+            return await session.files()
+        except SandboxError as error:
+            await self._lost(error)
+
+    async def reset(self) -> None:
+        """Begin anew in the same container: no variable, file, process or memory of earlier cells is left.
+
+        It takes a third of the time of a new container, and is for one party's code. Between parties take a new
+        container: it also leaves behind what an attack on the guest itself might have come to.
+        """
+        session = self._started()
+        try:
+            await session.reset()
         except SandboxError as error:
             await self._lost(error)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final, NoReturn, Protocol, TypeVar
 
 import anyio
+import msgpack
 from anyio.abc import TaskGroup
 
 from rlm.config import SandboxConfig
@@ -23,22 +24,30 @@ from rlm.protocol.messages import (
     Blob,
     Chunk,
     Execute,
+    Get,
+    ListFiles,
     Load,
     Loaded,
     Message,
     Output,
     Payload,
     ProtocolError,
+    Put,
     Query,
     Ready,
     Reply,
+    Reset,
     Result,
+    Served,
     Start,
+    ToolCall,
 )
+from rlm.tools import Tools
 from rlm.types import CellResult
 
 from .base import Answer, LoadedValue, OnOutput, QueryReply, SandboxQuery
 from .cell import RunningCell
+from .files import MAX_FILES, check_path, read_listing
 from .meter import Meter
 from .values import Piece, Value, opaque
 
@@ -49,6 +58,8 @@ LOAD_SECONDS: Final = 60.0  # to build a value from bytes that have arrived ...
 LOAD_SECONDS_PER_BYTE: Final = 0.2 / MIB  # ... a hundred times what was measured
 MAX_CELL_SECONDS: Final = 1e6  # what every clock on the way can hold
 GRACE_SECONDS: Final = 10.0  # beyond a cell's own time, which the guest keeps, until the host gives up on it
+SERVE_SECONDS: Final = 60.0  # to write or read a file, or to begin anew
+MAX_SHOWN_CHARS: Final = 300  # of a guest's words in an error
 MAX_STREAMS: Final = 16  # values sent ahead at once; an honest guest sends one after the other
 
 M = TypeVar("M", bound=Message)
@@ -81,6 +92,7 @@ class Session:
         self._frame_since: float | None = None  # when the first bytes of an unfinished frame were there
         self._values = Streams(max_bytes=config.max_value_bytes, max_streams=MAX_STREAMS)
         self._writing = anyio.Lock()
+        self._tools: Tools | None = None
         self._sent_streams = 0
         self._cells = 0
         self._ended: str | None = None
@@ -113,6 +125,15 @@ class Session:
         """Bind a variable; see `Sandbox.load`."""
         if not name.isidentifier():
             raise ConfigError(f"{name!r} cannot be the name of a variable.")
+        return await self._load(name, value)
+
+    async def offer(self, tools: Tools) -> None:
+        """Bind functions of the host; see `Sandbox.offer`."""
+        self._tools = tools
+        descriptions = msgpack.packb(tools.descriptions)
+        await self._load("tools", opaque("tools", descriptions))
+
+    async def _load(self, name: str, value: Value) -> LoadedValue:
         with self._in_use():
             payload = await self._send_ahead(value.pieces(), value.size)
             await self._send(Load(name=name, kind=value.kind, value=payload))
@@ -121,6 +142,56 @@ class Session:
         if not loaded.ok:
             raise ConfigError(f"The sandbox could not load `{name}`: {loaded.error}.")
         return LoadedValue(type=loaded.type, size=loaded.size)
+
+    async def put(self, path: str, content: Value) -> None:
+        """Write a file; see `Sandbox.put`."""
+        check_path(path)
+        with self._in_use():
+            value = await self._send_ahead(content.pieces(), content.size)
+            served = await self._serve(Put(path=path, value=value))
+        if not served.ok:
+            raise ConfigError(f"The sandbox could not write {path!r}: {_shown(served.error)}.")
+
+    async def get(self, path: str, *, max_bytes: int) -> bytes:
+        """A file's bytes; see `Sandbox.get`."""
+        check_path(path)
+        if not 0 <= max_bytes <= self._config.max_value_bytes:
+            most = f"{self._config.max_value_bytes:,} (SandboxConfig.max_value_bytes)"
+            raise ConfigError(f"max_bytes={max_bytes:,} has to be at most {most}.")
+        with self._in_use():
+            served = await self._serve(Get(path=path, max_bytes=max_bytes))
+            content = b"" if served.value is None else self._bytes(served.value)
+            self._values.clear()
+            if len(content) > max_bytes:
+                raise SandboxMisbehaved("The sandbox sent a file that is larger than was asked for.")
+        if not served.ok:
+            raise ConfigError(f"The sandbox gives no file {path!r}: {_shown(served.error)}.")
+        return content
+
+    async def files(self) -> dict[str, int]:
+        """Path and size of the files; see `Sandbox.files`."""
+        with self._in_use():
+            served = await self._serve(ListFiles(max_files=MAX_FILES))
+            data = b"" if served.value is None else self._bytes(served.value)
+            self._values.clear()
+            found = read_listing(data) if served.ok else {}
+        if not served.ok:
+            raise ConfigError(f"The sandbox names no files: {_shown(served.error)}.")
+        return found
+
+    async def reset(self) -> None:
+        """Begin anew; see `Sandbox.reset`."""
+        with self._in_use():
+            served = await self._serve(Reset())
+            if not served.ok:
+                raise SandboxMisbehaved("The sandbox did not begin anew.")
+        if self._tools is not None:
+            await self.offer(self._tools)
+
+    async def _serve(self, wish: Put | Get | ListFiles | Reset) -> Served:
+        await self._send(wish)
+        with _deadline(SERVE_SECONDS, "did not serve a file or a reset in time"):
+            return await self._expect(Served)
 
     async def run(
         self,
@@ -185,6 +256,10 @@ class Session:
                         query, size = self._query(message)
                         cell.asked(query.call, size)
                         answers.start_soon(self._answer, cell, query)
+                    case ToolCall():
+                        arguments = self._bytes(message.arguments)
+                        cell.asked(message.call, len(arguments))
+                        answers.start_soon(self._use_tool, cell, message.call, message.name, arguments)
                     case Result():
                         return message
                     case _:
@@ -209,10 +284,19 @@ class Session:
 
     async def _answer(self, cell: RunningCell, query: SandboxQuery) -> None:
         reply = await cell.answer(query)
+        await self._reply(cell, query.call, ok=reply.ok, data=reply.text.encode("utf-8", "surrogatepass"))
+
+    async def _use_tool(self, cell: RunningCell, call: int, name: str, arguments: bytes) -> None:
+        if self._tools is None:
+            await self._reply(cell, call, ok=False, data=b"This sandbox has no tools.")
+            return
+        used = await self._tools.use(name, arguments)
+        await self._reply(cell, call, ok=used.ok, data=used.data)
+
+    async def _reply(self, cell: RunningCell, call: int, *, ok: bool, data: bytes) -> None:
         with cell.sending():
-            payload = await self._send_bytes_ahead(reply.text.encode("utf-8", "surrogatepass"))
-            await self._send(Reply(call=query.call, ok=reply.ok, text=payload))
-        cell.answered(query.call)
+            await self._send(Reply(call=call, ok=ok, text=await self._send_bytes_ahead(data)))
+        cell.answered(call)
 
     # Values and messages
 
@@ -320,6 +404,10 @@ def _decoded(data: bytes) -> str:
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         raise SandboxMisbehaved("The sandbox sent text that is not UTF-8.") from error
+
+
+def _shown(error: str) -> str:
+    return error[:MAX_SHOWN_CHARS].rstrip(".")
 
 
 async def _refuse(query: SandboxQuery) -> QueryReply:

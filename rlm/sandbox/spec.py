@@ -25,9 +25,13 @@ MIN_MEMORY_BYTES: Final = 128 * MIB  # below it Python starts, and little else
 GVISOR_PROCESSES: Final = 512  # gVisor counts its own threads in the container's limit
 # Under gVisor users and capabilities exist in its own kernel only. That kernel lets a process of the same user open the
 # descriptors of PID 1 and kill it, so there the supervisor is root with these, and the worker is not.
-GVISOR_CAPABILITIES: Final = ["KILL", "SETGID", "SETUID"]
+GVISOR_CAPABILITIES: Final = ["DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
 OPEN_FILES: Final = 1024
 TMPFS_INODES: Final = 16_384
+CLOSED: Final = [
+    "/dev/pts",
+    "/dev/mqueue",
+]  # terminals are counted for the whole machine: one sandbox could take them all
 OOM_SCORE: Final = 500  # the kernel takes a sandbox's process before any of the host's
 
 # What Python in the container needs to know. Nothing of the host's environment goes in.
@@ -102,7 +106,7 @@ def container_spec(
         "PidsLimit": max(config.max_processes, GVISOR_PROCESSES) if gvisor else config.max_processes,
         "OomScoreAdj": OOM_SCORE,
         "Ulimits": [{"Name": name, "Soft": limit, "Hard": limit} for name, limit in limits.items()],
-        "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs},  # noqa: S108 - the container's
+        "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs} | dict.fromkeys(CLOSED, "ro,size=4k"),  # noqa: S108 - the container's
         "LogConfig": {"Type": "none", "Config": {}},  # a flood of output would fill the host's disk
         "AutoRemove": True,
         "Init": False,  # the supervisor has to be PID 1

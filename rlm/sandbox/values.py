@@ -74,6 +74,11 @@ def opaque(kind: Kind, data: bytes) -> Value:
     return Value(kind=kind, size=len(data), pieces=lambda: _views(data))
 
 
+def from_file(kind: Kind, path: Path, size: int) -> Value:
+    """A value that was encoded into a file: `size` bytes of it."""
+    return Value(kind=kind, size=size, pieces=lambda: _read(path, size))
+
+
 def _views(data: bytes) -> Iterator[Piece]:
     view = memoryview(data)
     for start in range(0, len(view), CHUNK_BYTES):

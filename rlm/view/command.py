@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rlm.errors import ConfigError
-from rlm.run import default_run_root
+from rlm.record import default_root
 
 from .extras import Extras, read_extras
 from .page import page
@@ -49,10 +49,10 @@ def find_run(name: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    for directory in (Path(name), Path(name).parent, default_run_root() / name):
+    for directory in (Path(name), Path(name).parent, default_root() / name):
         if (directory / EVENTS).is_file() and (directory.name == Path(name).name or Path(name).name == EVENTS):
             return directory
-    raise ConfigError(f"There is no run {name}: give its id, as in {default_run_root()}, or the path of its directory.")
+    raise ConfigError(f"There is no run {name}: give its id, as in {default_root()}, or the path of its directory.")
 
 
 def read_run(directory: Path, context: Path | None = None) -> tuple[Record, Extras]:

@@ -1,4 +1,4 @@
-"""The worker's side of `llm_query` and `llm_batch`: many calls in flight, answers in any order, from any thread."""
+"""The worker's side of `llm_query`, `llm_batch` and tools: many calls in flight, answers in any order, from any thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from rlm.protocol.messages import Kind, Message, Query, Reply, Start
+from rlm.protocol.messages import Kind, Message, Query, Reply, Start, ToolCall
 
 from . import values
 from .link import Link, close_all, parcel, read_value
@@ -19,6 +19,10 @@ Command = tuple[Message, list[int]]
 
 class LLMError(Exception):
     """A model call gave no answer; the text says why."""
+
+
+class ToolError(Exception):
+    """A call of a host function gave no value; the text says why."""
 
 
 class FailedQuery(str):
@@ -59,7 +63,7 @@ class Calls:
         self._changed = threading.Condition()
         self._reading = False
         self._in_flight: set[int] = set()
-        self._answers: dict[int, tuple[bool, str]] = {}
+        self._answers: dict[int, tuple[bool, bytes]] = {}
         self._commands: deque[Command] = deque()
 
     def next_command(self) -> Command:
@@ -85,16 +89,16 @@ class Calls:
 
     def _hand_out(self, message: Message, descriptors: list[int]) -> None:
         if isinstance(message, Reply):
-            text = read_value(message.text, descriptors).decode("utf-8", "surrogatepass")
+            answer = read_value(message.text, descriptors)
             close_all(descriptors)
             if message.call in self._in_flight:
                 self._in_flight.discard(message.call)
-                self._answers[message.call] = message.ok, text
+                self._answers[message.call] = message.ok, answer
         else:
             self._commands.append((message, descriptors))
 
-    def _ask(self, questions: Sequence[Question], *, at_once: int | None, batch: int) -> list[tuple[bool, str]]:
-        """Send queries, at most `at_once` waiting for an answer, and return the answers in order."""
+    def _ask(self, senders: Sequence[Callable[[int], None]], *, at_once: int | None = None) -> list[tuple[bool, bytes]]:
+        """Send calls under numbers of their own, at most `at_once` waiting for an answer; returns the answers in order."""
         most = self._start.max_calls_in_flight
         window = min(at_once or most, most)
         sent: list[int] = []
@@ -108,15 +112,15 @@ class Calls:
                 self._in_flight.add(number)
             return free
 
-        for question in questions:
+        for send in senders:
             number = next(self._numbers)
             self._wait_until(partial(claimed, number))
             sent.append(number)
-            self._send(number, batch, question)
+            send(number)
         self._wait_until(lambda: mine.isdisjoint(self._in_flight))
         return [self._answers.pop(number) for number in sent]
 
-    def _send(self, number: int, batch: int, question: Question) -> None:
+    def _send(self, question: Question, batch: int, number: int) -> None:
         with parcel() as packed:
             query = Query(
                 cell=0,  # the supervisor knows which one runs
@@ -136,10 +140,11 @@ class Calls:
         self, prompt: str, context: object = None, *, model: str | None = None, recurse: bool | None = None
     ) -> str:
         """Ask a model, with `context` as further data; returns its answer. Raises LLMError when there is none."""
-        ok, text = self._ask([self._question(prompt, context, model, recurse)], at_once=None, batch=0)[0]
+        question = self._question(prompt, context, model, recurse)
+        ok, answer = self._ask([partial(self._send, question, 0)])[0]
         if not ok:
-            raise LLMError(text)
-        return text
+            raise LLMError(_text(answer))
+        return _text(answer)
 
     def llm_batch(
         self,
@@ -160,8 +165,23 @@ class Calls:
             raise ValueError("max_concurrent has to be at least 1")
         pairs = zip(prompts, contexts if contexts is not None else itertools.repeat(None), strict=False)
         questions = [self._question(prompt, context, model, recurse) for prompt, context in pairs]
-        answers = self._ask(questions, at_once=max_concurrent, batch=next(self._batches))
-        return [text if ok else FailedQuery(text) for ok, text in answers]
+        batch = next(self._batches)
+        answers = self._ask([partial(self._send, question, batch) for question in questions], at_once=max_concurrent)
+        return [_text(answer) if ok else FailedQuery(_text(answer)) for ok, answer in answers]
+
+    def use_tool(self, name: str, positional: tuple[object, ...], named: dict[str, object]) -> object:
+        """Call a function of the host with plain data. Raises ToolError when it gives no value."""
+        arguments = values.packed([positional, named])
+
+        def send(number: int) -> None:
+            with parcel() as packed:
+                call = ToolCall(cell=0, call=number, name=name, arguments=packed.add(arguments))
+                self._link.send(call, packed.descriptors)
+
+        ok, answer = self._ask([send])[0]
+        if not ok:
+            raise ToolError(_text(answer))
+        return values.unpacked(answer)
 
     def _question(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> Question:
         if not isinstance(prompt, str):
@@ -181,3 +201,7 @@ class Calls:
             model=model,
             recurse=recurse,
         )
+
+
+def _text(answer: bytes) -> str:
+    return answer.decode("utf-8", "surrogatepass")

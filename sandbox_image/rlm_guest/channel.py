@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+from collections.abc import Iterable, Iterator
 
 from rlm.protocol.connection import Connection, Role
 from rlm.protocol.messages import CHUNK_BYTES, Blob, Chunk, Message, Payload, ProtocolError
@@ -68,12 +69,24 @@ class Channel:
         self._streams += 1
         sent = 0
         while sent < payload.size:
-            data = os.pread(descriptor, min(CHUNK_BYTES, payload.size - sent), sent)
+            try:
+                data = os.pread(descriptor, min(CHUNK_BYTES, payload.size - sent), sent)
+            except OSError as error:  # opened for writing only, or no more than a path
+                raise ProtocolError("a value cannot be read") from error
             if not data:
                 raise ProtocolError("a value is shorter than announced")
             self.send(Chunk(stream=self._streams, data=data))
             sent += len(data)
         return Blob(stream=self._streams, size=payload.size)
+
+    def send_pieces(self, pieces: Iterable[bytes]) -> Payload:
+        """Send a value ahead as it comes, whatever its size turns out to be."""
+        self._streams += 1
+        sent = 0
+        for piece in pieces:
+            self.send(Chunk(stream=self._streams, data=piece))
+            sent += len(piece)
+        return Blob(stream=self._streams, size=sent) if sent else b""
 
     def receive(self) -> list[Message]:
         """The messages that have come, large values put aside for `take_value`.
@@ -106,6 +119,19 @@ class Channel:
         if isinstance(payload, bytes):
             return payload, []
         return Blob(stream=0, size=payload.size), [self._values.pop(payload.stream)]
+
+    @contextlib.contextmanager
+    def taken(self, payload: Payload) -> Iterator[Iterator[bytes]]:
+        """A host's value, piece by piece."""
+        if isinstance(payload, bytes):
+            yield iter([payload])
+            return
+        descriptor = self._values.pop(payload.stream)
+        try:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            yield iter(lambda: os.read(descriptor, CHUNK_BYTES), b"")
+        finally:
+            os.close(descriptor)
 
 
 def _silence_standard_streams() -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import stat
+from array import array
 from collections.abc import Iterator, Sequence
 
 from rlm.protocol.messages import INLINE_BYTES, Blob, Message, Payload, ProtocolError, pack, unpack
@@ -23,6 +24,7 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._flags = 0
 
     @classmethod
     def pair(cls) -> tuple[Link, Link]:
@@ -31,13 +33,24 @@ class Link:
 
     @classmethod
     def adopt(cls, descriptor: int) -> Link:
-        return cls(socket.socket(fileno=descriptor))
+        """The line behind a descriptor that stays the caller's.
+
+        Raises:
+            ProtocolError: it is none.
+        """
+        own = os.dup(descriptor)
+        try:
+            return cls(socket.socket(fileno=own))
+        except OSError as error:
+            os.close(own)
+            raise ProtocolError("a line is not a socket") from error
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def set_blocking(self, blocking: bool) -> None:
-        self._sock.setblocking(blocking)
+    def never_wait(self) -> None:
+        """Raise BlockingIOError instead. Asked at each call: the flag of the socket is shared with whoever has a copy."""
+        self._flags = socket.MSG_DONTWAIT
 
     def close(self) -> None:
         self._sock.close()
@@ -47,15 +60,18 @@ class Link:
         self.send_bytes(pack(message), descriptors)
 
     def send_bytes(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        if descriptors:
-            socket.send_fds(self._sock, [data], list(descriptors))
-        else:
-            self._sock.send(data)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+        self._sock.sendmsg([data], rights, self._flags)
 
     def receive_bytes(self) -> tuple[bytes, list[int]]:
         """One packet and its descriptors, which are the caller's to close; no bytes when the other end is gone."""
-        data, descriptors, _, _ = socket.recv_fds(self._sock, PACKET_BYTES, MAX_DESCRIPTORS)
-        return data, descriptors
+        descriptors = array("i")
+        most = socket.CMSG_LEN(MAX_DESCRIPTORS * descriptors.itemsize)
+        data, ancillary, _, _ = self._sock.recvmsg(PACKET_BYTES, most, self._flags)
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(content)
+        return data, list(descriptors)
 
     def receive(self) -> tuple[Message, list[int]]:
         """One message and its descriptors, which are the caller's to close.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 
@@ -20,7 +21,8 @@ class Capture:
     def __init__(self, *, keep: int) -> None:
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
-        fcntl.fcntl(self.writer, F_SETPIPE_SZ, READ_BYTES)
+        with contextlib.suppress(OSError):  # the kernel has a limit for all pipes of a user, whoever filled it
+            fcntl.fcntl(self.writer, F_SETPIPE_SZ, READ_BYTES)
         self._half = max(1, keep // 2)
         self.total = 0
         self._sent = 0

@@ -13,7 +13,7 @@ import types
 from dataclasses import dataclass
 from typing import Any
 
-from .calls import Calls, LLMError
+from .calls import Calls, LLMError, ToolError
 
 MAX_ERROR_CHARS = 30_000  # of a traceback: it has to fit into a packet, however its characters are encoded
 SHOWN_CHARS = 80  # of a variable's value in SHOW_VARS
@@ -47,6 +47,7 @@ class Repl:
         self._written: list[io.TextIOWrapper] = []
         self._final: str | None = None
         self._answer: dict[str, Any] = {"content": "", "ready": False}
+        self._calls = calls
         self._given: dict[str, Any] = {
             "llm_query": calls.llm_query,
             "llm_batch": calls.llm_batch,
@@ -54,11 +55,25 @@ class Repl:
             "llm_query_batched": calls.llm_batch,
             "rlm_query_batched": calls.llm_batch,
             "LLMError": LLMError,
+            "ToolError": ToolError,
             "FINAL": self._set_final,
             "FINAL_VAR": self._set_final_var,
             "SHOW_VARS": self._show_vars,
         }
         self.namespace |= {"answer": self._answer, "context": None}
+
+    def bind_tools(self, descriptions: dict[str, str]) -> None:
+        """Give cells functions of the host: name and docstring of each."""
+        for name, description in descriptions.items():
+            self._given[name] = self._tool(name, description)
+
+    def _tool(self, name: str, description: str) -> Any:
+        def tool(*positional: object, **named: object) -> object:
+            return self._calls.use_tool(name, positional, named)
+
+        tool.__name__ = tool.__qualname__ = name
+        tool.__doc__ = description
+        return tool
 
     def run(self, code: str, filename: str) -> Ended:
         """Run one cell. A final answer counts only where the cell ended without an error."""

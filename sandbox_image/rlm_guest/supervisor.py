@@ -18,10 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NoReturn
 
 from rlm.protocol.messages import (
     VERSION,
     Execute,
+    Get,
+    ListFiles,
     Load,
     Loaded,
     Message,
@@ -29,16 +32,21 @@ from rlm.protocol.messages import (
     Output,
     Payload,
     ProtocolError,
+    Put,
     Query,
     Ready,
     Reply,
+    Reset,
     Result,
+    Served,
     Start,
+    ToolCall,
     pack,
     unpack,
 )
 
-from . import processes
+from . import files, processes
+from . import values as encodings
 from .channel import Channel
 from .link import Link, close_all
 from .output import Capture, pieces
@@ -47,6 +55,7 @@ from .worker import SNAPSHOT, Worker
 NO_CELL = "This call was not made: no cell is running."
 TOO_MANY = "This call was not made: too many calls wait for an answer."
 TOO_LATE = "The cell ended before this call was answered."
+MOST_PIDS = 1 << 22  # Linux has no more (proc(5), pid_max)
 LIFETIME_CODE = 124  # as timeout(1) has it
 STATUS_SECONDS = 0.2  # between the end of a process's line and the news of its death
 
@@ -94,10 +103,12 @@ class Supervisor:
     def __init__(self, channel: Channel, start: Start, worker_uid: int | None) -> None:
         self._channel = channel
         self._start = start
+        self._worker_uid = worker_uid
         self._cell: Cell | None = None
         self._snapshot: tuple[int, Link] | None = None
         self._calls = 0
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._attributes = processes.attributes(os.getpid())
         self._stdout = Capture(keep=start.max_output_bytes)
         self._stderr = Capture(keep=start.max_output_bytes)
         self._selector = selectors.DefaultSelector()
@@ -109,8 +120,7 @@ class Supervisor:
                     end.close()
                 close_all([self._stdout.reader, self._stderr.reader])
                 os.dup2(self._stderr.writer, 2)
-                if worker_uid is not None:
-                    processes.become(worker_uid)
+                self._drop_rights()
                 Worker(theirs, start, stdout=self._stdout.writer, stderr=self._stderr.writer).serve()
             finally:
                 os._exit(70)  # whatever happens, this process must never go on as a second supervisor
@@ -119,10 +129,17 @@ class Supervisor:
         processes.adopt_orphans()
         self._watch_children()
         self._watch_worker()
+        self._selector.register(channel.reader, selectors.EVENT_READ, self._hear_host)
+        self._watch_output()
+
+    def _watch_output(self) -> None:
         register = self._selector.register
-        register(channel.reader, selectors.EVENT_READ, self._hear_host)
         register(self._stdout.reader, selectors.EVENT_READ, lambda: self._pass_on(1, self._stdout.read()))
         register(self._stderr.reader, selectors.EVENT_READ, lambda: self._pass_on(2, self._stderr.read()))
+
+    def _drop_rights(self) -> None:
+        if self._worker_uid is not None:
+            processes.become(self._worker_uid)
 
     def serve(self, commands: list[Message]) -> None:
         """Do what the host says; `commands` came together with its greeting.
@@ -164,11 +181,63 @@ class Supervisor:
                         close_all(descriptors)
                     else:
                         self._to_worker(replace(message, call=theirs, text=value), descriptors)
+                case Put() | Get() | ListFiles() | Reset():
+                    self._serve(message)
+
+    def _serve(self, wish: Put | Get | ListFiles | Reset) -> None:
+        """Between cells; what cannot be is told, as the model's code may have seen to that."""
+        value: Payload | None = None
+        try:
+            match wish:
+                case Put():
+                    with self._channel.taken(wish.value) as content:
+                        files.write(wish.path, content)
+                case Get():
+                    value = self._channel.send_pieces(files.read(wish.path, wish.max_bytes))
+                case ListFiles():
+                    value = self._channel.send_pieces(pieces(encodings.packed(files.listing(wish.max_files))))
+                case Reset():
+                    self._begin_anew()
+        except OSError as error:
+            self._channel.send(Served(ok=False, error=error.strerror or str(error), value=None))
+        except ValueError as error:
+            self._channel.send(Served(ok=False, error=str(error), value=None))
+        else:
+            self._channel.send(Served(ok=True, error="", value=value))
+
+    def _begin_anew(self) -> None:
+        """Nothing of the model's code stays: no process, no file, no memory or setting that a new worker could find."""
+        processes.kill_others(set())
+        if processes.attributes(os.getpid()) != self._attributes:  # a new worker would inherit them
+            raise SandboxLost("the code has changed the limits or the priority of its supervisor")
+        self._selector.unregister(self._link)
+        self._link.close()
+        self._drop_unsent()
+        try:
+            files.empty_scratch()
+        except OSError as error:
+            raise SandboxLost(f"what it had written could not be removed: {error}") from error
+        for capture in (self._stdout, self._stderr):  # the flags of a pipe outlive who set them
+            self._selector.unregister(capture.reader)
+            close_all([capture.reader, capture.writer])
+        self._stdout = Capture(keep=self._start.max_output_bytes)
+        self._stderr = Capture(keep=self._start.max_output_bytes)
+        self._watch_output()
+        self._link, theirs = Link.pair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                self._drop_rights()
+                run_worker_afresh(theirs, self._start, stdout=self._stdout.writer, stderr=self._stderr.writer)
+            finally:
+                os._exit(70)
+        theirs.close()
+        self._watch_worker()
 
     # The worker
 
     def _watch_worker(self) -> None:
-        self._link.set_blocking(False)
+        self._link.never_wait()
         self._selector.register(self._link, selectors.EVENT_READ, self._talk)
 
     def _to_worker(self, message: Message, descriptors: list[int]) -> None:
@@ -220,13 +289,13 @@ class Supervisor:
         assert self._cell is not None
         self._cell.snapshot_expected = False
         pid = int.from_bytes(data[len(SNAPSHOT) :], "big")
-        if pid > 1 and len(descriptors) == 1:
-            self._snapshot = pid, Link.adopt(os.dup(descriptors[0]))
+        if 1 < pid < MOST_PIDS and len(descriptors) == 1:
+            self._snapshot = pid, Link.adopt(descriptors[0])
             self._cell.snapshot_taken = True
 
     def _hear_worker(self, message: Message, descriptors: list[int]) -> None:
         match message:
-            case Query():
+            case Query() | ToolCall():
                 self._ask_host(message, descriptors)
             case Result() if self._cell and message.outcome in ("ok", "error"):
                 answer = message.answer and self._channel.send_value(message.answer, descriptors)
@@ -236,16 +305,20 @@ class Supervisor:
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not legal now")
 
-    def _ask_host(self, query: Query, descriptors: list[int]) -> None:
+    def _ask_host(self, asked: Query | ToolCall, descriptors: list[int]) -> None:
         cell = self._cell
+        if len(self._unsent) > 2 * self._start.max_calls_in_flight:
+            raise ProtocolError("it asks without reading the answers")
         if cell is None or len(cell.calls) >= self._start.max_calls_in_flight:
-            self._refuse(query.call, NO_CELL if cell is None else TOO_MANY)
+            self._refuse(asked.call, NO_CELL if cell is None else TOO_MANY)
             return
-        prompt = self._channel.send_value(query.prompt, descriptors)
-        context = None if query.context is None else self._channel.send_value(query.context, descriptors)
+        given = {name: getattr(asked, name, None) for name in ("prompt", "context", "arguments")}
+        sent: dict[str, Any] = {
+            name: self._channel.send_value(value, descriptors) for name, value in given.items() if value is not None
+        }
         self._calls += 1
-        cell.asked(self._calls, query.call)
-        self._channel.send(replace(query, cell=cell.number, call=self._calls, prompt=prompt, context=context))
+        cell.asked(self._calls, asked.call)
+        self._channel.send(replace(asked, cell=cell.number, call=self._calls, **sent))
 
     def _refuse(self, call: int, why: str) -> None:
         self._to_worker(Reply(call=call, ok=False, text=why.encode()), [])
@@ -344,10 +417,31 @@ def end_after(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
+def run_worker_afresh(link: Link, start: Start, *, stdout: int, stderr: int) -> NoReturn:
+    """Become a worker in a new interpreter, which holds nothing of what the supervisor has seen."""
+    descriptors = [link.fileno(), stdout, stderr]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    options = ["--worker", ",".join(map(str, descriptors)), "--start", pack(start).hex()]
+    os.execv(sys.executable, [sys.executable, "-P", "-s", "-S", sys.argv[0], *options])  # noqa: S606 - no shell is the point
+
+
+def work(descriptors: str, start: Message) -> NoReturn:
+    """The other end of `run_worker_afresh`."""
+    link, stdout, stderr = map(int, descriptors.split(","))
+    for descriptor in (link, stdout, stderr):
+        os.set_inheritable(descriptor, False)
+    os.dup2(stderr, 2)
+    assert isinstance(start, Start)
+    Worker(Link.adopt(link), start, stdout=stdout, stderr=stderr).serve()
+
+
 def main() -> None:
     """Serve one host over the standard streams or a socket; ends when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a cell may send it; all others PID 1 does not even get
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    if "--worker" in options:
+        work(options["--worker"], unpack(bytes.fromhex(options["--start"])))
     end_after(float(options["--lifetime"]))
     path = options.get("--unix")
     worker_uid = int(options["--worker-uid"]) if "--worker-uid" in options else None

@@ -42,10 +42,10 @@ def decode(kind: Kind, payload: Payload, descriptors: Sequence[int]) -> Any:
                 return bytes(view)
             case "file":
                 return _text_or_bytes(view)
-            case "data":
-                return _unpack(view)
+            case "data" | "tools":
+                return unpacked(view)
             case "folder":
-                return {name: _text_or_bytes(content) for name, content in _unpack(view).items()}
+                return {name: _text_or_bytes(content) for name, content in unpacked(view).items()}
 
 
 def _text_or_bytes(content: memoryview | bytes) -> str | bytes:
@@ -55,7 +55,8 @@ def _text_or_bytes(content: memoryview | bytes) -> str | bytes:
         return bytes(content)
 
 
-def _unpack(view: memoryview) -> Any:
+def unpacked(view: memoryview | bytes) -> Any:
+    """One msgpack value of the host."""
     unpacker = msgpack.Unpacker(
         max_buffer_size=0,  # the host has bounded the size; memory bounds it here
         strict_map_key=False,
@@ -86,13 +87,18 @@ def encode(value: object) -> tuple[Kind, bytes]:
         case bytes() | bytearray():
             return "bytes", bytes(value)
         case _:
-            try:
-                packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
-            except (TypeError, ValueError, OverflowError) as error:
-                raise TypeError(
-                    f"a context has to be text, bytes, or lists and dicts of plain data (numbers, text, None): {error}"
-                ) from None
-            return "data", packed
+            return "data", packed(value)
+
+
+def packed(value: object) -> bytes:
+    """Plain data as msgpack. Raises TypeError for anything else."""
+    try:
+        data: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"what leaves the sandbox has to be text, bytes, or lists and dicts of plain data (numbers, text, None): {error}"
+        ) from None
+    return data
 
 
 def as_text(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from rlm.protocol.messages import Execute, Load, Loaded, ProtocolError, Result, Start
 
-from . import processes, values
+from . import processes, seeds, values
 from .calls import Calls
 from .link import Link, close_all, parcel, read_value
 from .repl import Repl
@@ -33,6 +33,7 @@ class Worker:
         processes.prefer_for_oom(processes.OOM_CELL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        seeds.install()
         threading.stack_size(THREAD_STACK_BYTES)
         gc.freeze()  # what is here stays; a collection that touched it would copy its pages after every fork
 
@@ -67,7 +68,10 @@ class Worker:
         try:
             value = values.decode(load.kind, load.value, descriptors)
             kind, size = type(value).__name__, len(value)
-            self._repl.namespace[load.name] = value
+            if load.kind == "tools":
+                self._repl.bind_tools(value)
+            else:
+                self._repl.namespace[load.name] = value
         except MemoryError:
             error = "it does not fit into the sandbox's memory; set SandboxConfig(memory_bytes=...) higher"
         except (ValueError, TypeError, ProtocolError) as problem:

@@ -286,3 +286,10 @@ async def test_cells_with_a_large_state_run_without_a_snapshot_and_say_so() -> N
         assert (result.stdout, result.snapshot) == ("314572800\n", False)
         result = await last("del big", "1", sandbox=sandbox)
         assert result.snapshot
+
+
+async def test_random_numbers_are_the_same_in_every_sandbox() -> None:
+    cell = "import random\n[random.random() for _ in range(2)], hash('a'), random.Random().random() < 1"
+    first, second = (await last(cell)).stdout, (await last("x = 1", cell)).stdout
+    assert first == second
+    assert first.startswith("([0.8444218515250481, 0.7579544029403025], ")

@@ -138,7 +138,7 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
     assert await run(shared) == Answered(answer="late", stop_reason="deadline", iterations=1)
 
 
-async def test_a_lost_sandbox_is_replaced_and_the_model_is_told() -> None:
+async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> None:
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         if code == "die":
             raise SandboxDied("it was killed")
@@ -154,8 +154,9 @@ async def test_a_lost_sandbox_is_replaced_and_the_model_is_told() -> None:
     sandboxes = FakeSandboxes(behaviour)
     answered = await run(services(ScriptedModel(root), sandboxes=sandboxes, seen=seen))
     assert answered.answer == "alive"
-    assert "replaced by a new one: only `context` is kept" in heard[1]
-    assert [type(event) for event in seen if isinstance(event, RLMStarted | SandboxLost)] == [RLMStarted, SandboxLost]
+    assert "twice (it was killed), and replaced by a new one: all variables are as they were before" in heard[1]
+    kinds = [type(event) for event in seen if isinstance(event, RLMStarted | SandboxLost)]
+    assert kinds == [RLMStarted, SandboxLost, SandboxLost]
     assert sandboxes.alive == 0
 
 
@@ -213,3 +214,70 @@ async def test_a_sub_call_with_depth_left_is_an_rlm_in_a_sandbox_of_its_own() ->
     assert answered.answer == "child said blue"
     assert sandboxes.started == [("0", 2), ("0.1", 1)]
     assert shared.calls.by_node.keys() == {"0", "0.1"}
+
+
+class Interpreter:
+    """Sandboxes whose cells are words: `set x` and `ask x` change variables, `show` prints them, `die` ends the sandbox."""
+
+    def __init__(self, *, deaths: int, forgets: bool = False) -> None:
+        self.variables: list[str] = []
+        self.deaths = deaths
+        self.forgets = forgets
+
+    async def __call__(self, code: str, answer: Answer | None) -> CellResult:
+        for word in code.split(", "):
+            match word.split():
+                case ["set", name]:
+                    self.variables.append(name)
+                case ["ask", name]:
+                    assert answer is not None
+                    asked = name + "!" * self.forgets
+                    query = SandboxQuery(call=1, batch=0, prompt=asked, context=None, model=None, recurse=None)
+                    self.variables.append((await answer(query)).text)
+                case ["die"] if self.deaths:
+                    self.deaths -= 1
+                    self.variables = []
+                    raise SandboxDied("it was killed")
+        return CellResult(outcome="ok", stdout=" ".join(self.variables))
+
+
+async def rebuilt(cells: list[str], interpreter: Interpreter) -> tuple[str, list[str], list[Event]]:
+    """What the last cell printed, what was asked of the sub-model, and the events."""
+    asked: list[str] = []
+
+    def sub(messages: Sequence[Message]) -> str:
+        asked.append(messages[-1].content)
+        return f"<{messages[-1].content}>"
+
+    seen: list[Event] = []
+    root = ScriptedModel([*map(cell, cells), "FINAL(done)"], name="root")
+    shared = services(root, ScriptedModel(sub, name="sub"), sandboxes=FakeSandboxes(interpreter), seen=seen)
+    await run(shared, depth=1)
+    last = [event for event in seen if isinstance(event, CellFinished)][-1].result
+    return last.stdout or last.error, asked, seen
+
+
+async def test_a_lost_sandbox_gets_its_variables_back_and_the_cell_runs_again_unpaid() -> None:
+    cells = ["set a, ask b", "ask c", "ask d, die, ask e"]
+    shown, asked, seen = await rebuilt(cells, Interpreter(deaths=1))
+    assert shown == "a <b> <c> <d> <e>"
+    assert asked == ["b", "c", "d", "e"]
+    assert [event.restored for event in seen if isinstance(event, SandboxLost)] == [True]
+    assert [event.cell for event in seen if isinstance(event, CellFinished)] == [1, 2, 3]
+
+
+async def test_a_cell_that_dies_twice_is_told_and_the_variables_from_before_it_are_there() -> None:
+    shown, asked, _ = await rebuilt(["set a, ask b", "set x, die", "set c"], Interpreter(deaths=2))
+    assert (shown, asked) == ("a <b> c", ["b"])
+
+
+async def test_cells_that_ask_otherwise_when_they_run_again_leave_the_context_alone_and_pay_nothing() -> None:
+    class Changes(Interpreter):
+        async def __call__(self, code: str, answer: Answer | None) -> CellResult:
+            self.forgets = self.deaths == 0
+            return await super().__call__(code, answer)
+
+    shown, asked, seen = await rebuilt(["set a, ask b", "die"], Changes(deaths=1))
+    assert "replaced by a new one: only `context` is kept" in shown
+    assert asked == ["b"]
+    assert [event.restored for event in seen if isinstance(event, SandboxLost)] == [False]

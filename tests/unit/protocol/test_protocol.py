@@ -30,6 +30,7 @@ from rlm.protocol.messages import (
     Reply,
     Result,
     Start,
+    ToolCall,
     pack,
     unpack,
 )
@@ -61,7 +62,8 @@ messages = st.one_of([built(kind) for kind in get_args(Message)])
 
 # A conversation that is legal from its beginning: what the guest says, in the order of the table.
 cells = st.lists(
-    st.tuples(st.lists(built(Output) | built(Query) | built(Chunk), max_size=4), built(Result)), max_size=3
+    st.tuples(st.lists(built(Output) | built(Query) | built(ToolCall) | built(Chunk), max_size=4), built(Result)),
+    max_size=3,
 )
 
 

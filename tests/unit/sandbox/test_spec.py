@@ -10,7 +10,7 @@ import pytest
 
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError
-from rlm.sandbox.spec import ContainerSpec, container_spec
+from rlm.sandbox.spec import CLOSED, ContainerSpec, container_spec
 
 PROFILE = '{"syscalls": []}'
 
@@ -53,9 +53,11 @@ def test_its_user_is_nobody_with_no_way_to_more() -> None:
 
 def test_it_can_write_nowhere_but_in_its_own_bounded_memory() -> None:
     assert host()["ReadonlyRootfs"] is True
-    assert host(SandboxConfig(tmp_bytes=123))["Tmpfs"].keys() == {"/tmp", "/workspace"}
-    for options in host(SandboxConfig(tmp_bytes=123))["Tmpfs"].values():
-        flags = options.split(",")
+    disks = host(SandboxConfig(tmp_bytes=123))["Tmpfs"]
+    assert disks.keys() == {"/tmp", "/workspace", *CLOSED}
+    assert all(disks[closed].split(",")[0] == "ro" for closed in CLOSED)
+    for place in ("/tmp", "/workspace"):
+        flags = disks[place].split(",")
         assert {"noexec", "nosuid", "nodev", "size=123"} <= set(flags)
         assert any(flag.startswith("nr_inodes=") for flag in flags)
     assert not {"Binds", "Mounts"} & host().keys()
@@ -100,7 +102,7 @@ def test_under_gvisor_the_code_runs_as_another_user_than_its_supervisor() -> Non
     assert spec(config).arguments["User"] == "0:0"
     assert spec(config).arguments["Cmd"][2:] == ["--worker-uid", "20123"]
     assert host(config)["CapDrop"] == ["ALL"]
-    assert host(config)["CapAdd"] == ["KILL", "SETGID", "SETUID"]
+    assert host(config)["CapAdd"] == ["DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
     assert "CapAdd" not in host()
 
 

@@ -1,0 +1,52 @@
+"""Replies that any run may use again, where a caller wants that: same model, parameters and messages, same reply, unpaid.
+
+Only whole replies are kept: none that failed, and none that was cut off.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Self
+
+from .database import Database, text_of
+from .request import Request, digest_of
+from .types import ModelReply, Usage
+
+SCHEMA_VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS replies (
+    digest BLOB PRIMARY KEY, model TEXT NOT NULL, text NOT NULL, request_id
+) WITHOUT ROWID"""
+
+
+class Cache:
+    """A file of replies, shared by runs and processes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises JournalError where the file cannot be used."""
+        self._database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._database.close()
+
+    async def get(self, server: str, request: Request) -> ModelReply | None:
+        """The reply to this request, if it was made before: it used nothing now."""
+        select, key = "SELECT model, text, request_id FROM replies WHERE digest = ?", _key(server, request)
+        rows = await self._database.run(lambda: self._database.rows(select, (key,)))
+        if not rows:
+            return None
+        model, text, request_id = rows[0]
+        return ModelReply(text=text_of(text), usage=Usage(), model=model, request_id=request_id)
+
+    async def put(self, server: str, request: Request, reply: ModelReply) -> None:
+        """Keep a reply."""
+        if reply.finish_reason == "stop":
+            values = (_key(server, request), reply.model, reply.text, reply.request_id)
+            await self._database.write(("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", values), durable=False)
+
+
+def _key(server: str, request: Request) -> bytes:
+    return digest_of(server, request.parameters, request.digest)

@@ -1,0 +1,273 @@
+"""What a run directory says of its run: `run.json`, and the context, so that the run can be resumed from there alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from .config import Limits, SandboxConfig
+from .errors import ConfigError, JournalError
+from .protocol.messages import Kind
+from .sandbox.values import Value, encode, from_file
+from .types import StopReason
+
+FILE_NAME: Final = "run.json"
+FORMAT: Final = 1  # of run.json
+
+State = Literal["running", "finished", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """The model of a level. `server` is its base URL; None where the model was an object of the caller's, not a name."""
+
+    name: str
+    server: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextRecord:
+    """Where the context is: `file` in the run directory, or what was given as a `Path`. `digest` is of its bytes."""
+
+    kind: Kind
+    size: int
+    digest: str
+    file: str | None = None
+    path: str | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """`run.json`. Times are seconds since the epoch; `owner` is the process that works on the run, while it is `running`.
+
+    `context` is None until it has been stored, which is before the first call. `digests`: of the root's system prompt, and
+    of the sources of the sandbox image.
+    """
+
+    run_id: str
+    state: State
+    query: str | None
+    depth: int
+    models: Mapping[int, ModelRecord]
+    limits: Limits
+    sandbox: SandboxConfig
+    context: ContextRecord | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=lambda: {"rlm": version("rlm"), "python": _python()})
+    owner: Mapping[str, str | None] = field(default_factory=lambda: _owner())
+    attempts: int = 1
+    started: float = field(default_factory=time.time)
+    ended: float | None = None
+    stop_reason: StopReason | None = None
+
+    def save(self, directory: Path) -> None:
+        """Write it in one step: a reader sees the old one or the new one.
+
+        Raises:
+            JournalError: the disk does not take it.
+        """
+        new = directory / f"{FILE_NAME}.new"
+        try:
+            with open(new, "w", encoding="ascii", opener=_private) as file:
+                json.dump({"v": FORMAT} | asdict(self), file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(directory / FILE_NAME)
+        except OSError as error:
+            raise JournalError(
+                f"The run's record cannot be written in {directory} ({error.strerror}): make room, then resume the run."
+            ) from error
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read it.
+
+        Raises:
+            ConfigError: there is no run.
+            JournalError: it is damaged, or was written by a newer version.
+        """
+        try:
+            found: dict[str, Any] = json.loads((directory / FILE_NAME).read_bytes())
+            written = found.pop("v")
+        except FileNotFoundError:
+            raise ConfigError(f"There is no run in {directory}: `rlm runs` lists those there are.") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} cannot be read.") from error
+        if written != FORMAT:
+            raise JournalError(f"The run in {directory} was written by another version of rlm: use that one.")
+        try:
+            context = found.pop("context")
+            models = {int(level): ModelRecord(**model) for level, model in found.pop("models").items()}
+            limits, sandbox = Limits(**found.pop("limits")), SandboxConfig(**found.pop("sandbox"))
+            record = None if context is None else ContextRecord(**context)
+            return cls(models=models, limits=limits, sandbox=sandbox, context=record, **found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} lacks what it should hold.") from error
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process works on the run: it says so, and is there since the machine was started."""
+        pid = int(self.owner["pid"] or 0)
+        if self.state != "running" or self.owner.get("boot") != _boot() or self.owner.get("since") != _since(pid):
+            return False
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def refuse_if_alive(self) -> None:
+        """Raises ConfigError where a process works on the run."""
+        if self.alive:
+            raise ConfigError(f"The run {self.run_id} is running, in process {self.owner['pid']}: wait, or stop it.")
+
+    def take_over(self, directory: Path) -> Self:
+        """Make this process the one that works on the run. Raises ConfigError where another has done so meanwhile."""
+        RunRecord.load(directory).refuse_if_alive()
+        versions = {"rlm": version("rlm"), "python": _python()}
+        taken = replace(
+            self, state="running", owner=_owner(), versions=versions, attempts=self.attempts + 1, ended=None
+        )
+        taken.save(directory)
+        return taken
+
+
+def find(run: str | Path, root: Path) -> Path:
+    """The directory of a run, by its id or path."""
+    path = Path(run)
+    return path if path.is_absolute() or len(path.parts) > 1 or path.is_dir() else root / path
+
+
+def default_root() -> Path:
+    """Where runs are, unless said otherwise."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "rlm" / "runs"
+
+
+def new_directory(root: Path | None) -> tuple[str, Path]:
+    """A new directory that only this user can read: it will hold the data and the answers."""
+    root = default_root() if root is None else root
+    run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
+    directory = root / run_id
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"No run directory can be made in {root} ({error.strerror}): choose another with run_root."
+        ) from error
+    return run_id, directory
+
+
+# The context
+
+
+def store_context(directory: Path, value: Value, source: Path | None, stop: threading.Event) -> ContextRecord | None:
+    """Keep a context, piece by piece; of a `Path` only where it is and what it holds. None where it was stopped.
+
+    Raises:
+        JournalError: the disk does not take it.
+        ConfigError: the path cannot be read.
+    """
+    total = sha256()
+    kept = directory / f"context.{value.kind}"
+    try:
+        with open(os.devnull if source is not None else kept, "wb", opener=_private) as file:
+            for piece in value.pieces():
+                if stop.is_set():
+                    return None
+                total.update(piece)
+                file.write(piece)
+            if source is None:
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise JournalError(
+            f"The run's context cannot be stored in {directory} ({error.strerror}): make room."
+        ) from error
+    return ContextRecord(
+        kind=value.kind,
+        size=value.size,
+        digest=total.hexdigest(),
+        file=kept.name if source is None else None,
+        path=None if source is None else str(source.absolute()),
+        mtime_ns=None if source is None else source.stat().st_mtime_ns,
+    )
+
+
+def stored_context(directory: Path, record: RunRecord) -> Value:
+    """The context of a run, as it was.
+
+    Raises:
+        ConfigError: the file or folder that it was given as has changed, or the run had not begun.
+        JournalError: what was stored is damaged.
+    """
+    context = record.context
+    if context is None:
+        raise ConfigError(f"The run {record.run_id} was interrupted before its first model call: start it again.")
+    if context.path is not None:
+        try:
+            value = encode(Path(context.path))
+            same = value.kind == context.kind and value.size == context.size and _digest(value) == context.digest
+        except ConfigError as error:
+            raise ConfigError(f"The context of the run {record.run_id} is gone: {error}") from error
+        if not same:
+            raise ConfigError(
+                f"The context {context.path} has changed since the run {record.run_id}: put it back as it was, or start "
+                "a new run."
+            )
+        return value
+    value = from_file(context.kind, directory / str(context.file), context.size)
+    try:
+        same = _digest(value) == context.digest
+    except ConfigError as error:
+        raise JournalError(f"The run in {directory} is damaged: {error}") from error
+    if not same:
+        raise JournalError(f"The run in {directory} is damaged: {context.file} is not what was stored.")
+    return value
+
+
+def _digest(value: Value) -> str:
+    total = sha256()
+    for piece in value.pieces():
+        total.update(piece)
+    return total.hexdigest()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _python() -> str:
+    return platform.python_version()
+
+
+def _owner() -> dict[str, str | None]:
+    """This process. Its number may be another one's later: after a restart of the machine, or in another container."""
+    return {"pid": str(os.getpid()), "since": _since(os.getpid()), "boot": _boot()}
+
+
+def _boot() -> str | None:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.is_file() else None
+
+
+def _since(pid: int) -> str | None:
+    """When a process was started, in ticks since the machine was (proc(5)); None where it has ended, or without /proc."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else fields[18]

@@ -1,0 +1,70 @@
+"""What a sandbox says of its files, and where the host may write them. What it says is hostile."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgpack
+
+from rlm.errors import ConfigError, SandboxMisbehaved
+from rlm.protocol.paths import parts_of
+
+MAX_FILES: Final = 10_000  # of the working directory that are named
+FILE_MODE: Final = 0o644
+
+
+def check_path(path: str) -> None:
+    """Raises ConfigError when there can be no file of that name in a sandbox."""
+    try:
+        parts_of(path)
+    except ValueError as error:
+        raise ConfigError(f"There can be no file of that name in a sandbox: {error}.") from error
+
+
+def read_listing(data: bytes) -> dict[str, int]:
+    """Paths and sizes as a guest sent them.
+
+    Raises:
+        SandboxMisbehaved: it is something else.
+    """
+    try:
+        found = msgpack.unpackb(data, max_map_len=MAX_FILES, strict_map_key=True, max_ext_len=0)
+        if not isinstance(found, dict) or not all(type(size) is int and size >= 0 for size in found.values()):
+            raise ValueError("no map of paths to sizes")
+        for path in found:
+            parts_of(path)
+    except Exception as error:  # msgpack documents no closed set of errors for hostile input
+        raise SandboxMisbehaved("The sandbox sent a list of files that is none.") from error
+    return found
+
+
+def write_below(folder: Path, path: str, content: bytes) -> Path:
+    """Write a file that came from a sandbox. No link is followed on the way, and nothing that is there is changed.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    check_path(path)
+    *folders, name = parts_of(path)
+    opened = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+        for part in folders:
+            with suppress(FileExistsError):  # as a folder, or opening it says what else it is
+                os.mkdir(part, dir_fd=opened[-1])
+            opened.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(name, flags, FILE_MODE, dir_fd=opened[-1]), "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise ConfigError(
+            f"The file {path!r} cannot be written to {folder} ({error.strerror}): choose another folder."
+        ) from error
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return folder / path

@@ -1,0 +1,203 @@
+"""Functions of the host that cells may call by name: described to the model, their arguments checked against their types.
+
+What a cell sends is data: decoded within bounds, bound to the function's parameters, and validated strictly (pydantic)
+before the function sees it. What goes wrong inside of a function is the host's, and is not told: its text may hold what
+the sandbox must not know.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import keyword
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, get_type_hints
+
+import anyio
+import msgpack
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+from .errors import ConfigError, ToolError
+from .logs import get_logger
+
+RESERVED: Final = frozenset(
+    (
+        *("context", "history", "answer", "tools", "FINAL", "FINAL_VAR", "SHOW_VARS", "LLMError", "ToolError"),
+        *("llm_query", "llm_batch", "rlm_query", "llm_query_batched", "rlm_query_batched"),
+    )
+)
+MAX_DESCRIPTION_CHARS: Final = 2_000
+MAX_SHOWN_CHARS: Final = 500  # of a sentence on wrong arguments, and of arguments in a record
+THREADS: Final = 16  # of all tools of one event loop at once that are not coroutine functions
+STRICT: Final = ConfigDict(strict=True, arbitrary_types_allowed=False)
+
+_log = get_logger("rlm.tools")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """One call: the value as msgpack or, when not `ok`, the sentence that says why there is none."""
+
+    name: str
+    arguments: str
+    ok: bool
+    data: bytes
+    seconds: float
+
+
+OnUse = Callable[[ToolUse], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    function: Callable[..., Any]
+    signature: inspect.Signature
+    checks: Mapping[str, TypeAdapter[Any]]
+    description: str
+
+
+class Tools:
+    """The functions that one sandbox may call.
+
+    Args:
+        functions: by the name that cells call them by; plain or coroutine functions. Parameters with a type take only
+            values of exactly that type: plain data (numbers, text, bytes, None, lists, dicts).
+        seconds: for one call.
+        on_use: is told of every call, when it has ended.
+
+    Raises:
+        ConfigError: a name or a function cannot be.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, Callable[..., object]], *, seconds: float = 60.0, on_use: OnUse | None = None
+    ) -> None:
+        self._tools = {name: _examined(name, function) for name, function in functions.items()}
+        self._seconds = seconds
+        self._on_use = on_use
+        self._threads = anyio.CapacityLimiter(THREADS)
+
+    def __bool__(self) -> bool:
+        return bool(self._tools)
+
+    def told(self, on_use: OnUse) -> Tools:
+        """The same functions; of every call `on_use` is told."""
+        tools = Tools({}, seconds=self._seconds, on_use=on_use)
+        tools._tools = self._tools
+        tools._threads = self._threads
+        return tools
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """By name: the signature, and what the docstring says first."""
+        return {name: tool.description for name, tool in self._tools.items()}
+
+    async def use(self, name: str, arguments: bytes) -> ToolUse:
+        """Serve one call of a cell. Raises nothing that the call can cause."""
+        began = time.perf_counter()
+        shown = ""
+        try:
+            tool = self._tools.get(name)
+            if tool is None:
+                raise ToolError(f"There is no tool {name[:MAX_SHOWN_CHARS]!r}.")
+            given = _decoded(arguments)
+            shown = _clip(repr(given))
+            value = await self._called(name, tool, _bound(name, tool, given))
+            ok, data = True, _encoded(name, value)
+        except ToolError as error:
+            ok, data = False, str(error).encode("utf-8", "surrogatepass")
+        seconds = time.perf_counter() - began
+        use = ToolUse(name=name[:MAX_SHOWN_CHARS], arguments=shown, ok=ok, data=data, seconds=seconds)
+        if self._on_use is not None:
+            self._on_use(use)
+        return use
+
+    async def _called(self, name: str, tool: _Tool, bound: inspect.BoundArguments) -> object:
+        with anyio.move_on_after(self._seconds):
+            try:
+                if inspect.iscoroutinefunction(tool.function):
+                    return await tool.function(*bound.args, **bound.kwargs)
+                call = functools.partial(tool.function, *bound.args, **bound.kwargs)
+                return await anyio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
+            except ToolError:
+                raise
+            except Exception as error:
+                _log.exception("tool_failed", tool=name)
+                raise ToolError(f"The tool {name} failed.") from error
+        raise ToolError(f"The tool {name} gave no value within {self._seconds:g} seconds.")
+
+
+def _examined(name: str, function: Callable[..., object]) -> _Tool:
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in RESERVED:
+        raise ConfigError(f"A tool cannot be called {name!r}: give a name that is an identifier and not taken yet.")
+    if not callable(function):
+        raise ConfigError(f"The tool {name} is no function.")
+    try:
+        signature = inspect.signature(function, eval_str=True)
+        hints = get_type_hints(function) if inspect.isroutine(function) else {}
+        checks = {parameter: _check_of(hint) for parameter, hint in hints.items() if parameter != "return"}
+    except (TypeError, ValueError, NameError, PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise ConfigError(f"The tool {name} has a signature that cannot be checked: {error}.") from error
+    told = inspect.getdoc(function) or ""
+    first = " ".join(told.partition("\n\n")[0].split())
+    description = f"{name}{signature}" + (f"\n\n{first}" if first else "")
+    return _Tool(function, signature, checks, description[:MAX_DESCRIPTION_CHARS])
+
+
+def _check_of(hint: Any) -> TypeAdapter[Any]:
+    """Strict; but a class with fields (model, dataclass, typed dict) is built from a dict, as its own settings have it."""
+    try:
+        return TypeAdapter(hint, config=STRICT)
+    except PydanticUserError:
+        return TypeAdapter(hint)
+
+
+def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
+    try:
+        given = msgpack.unpackb(arguments, strict_map_key=False, unicode_errors="surrogatepass", max_ext_len=0)
+    except Exception as error:  # msgpack documents no closed set of errors for hostile input
+        raise ToolError("The arguments are no plain data.") from error
+    match given:
+        case [list(positional), dict(named)] if all(type(key) is str for key in named):
+            return positional, named
+        case _:
+            raise ToolError("The arguments are no plain data.")
+
+
+def _bound(name: str, tool: _Tool, given: tuple[list[object], dict[str, object]]) -> inspect.BoundArguments:
+    try:
+        bound = tool.signature.bind(*given[0], **given[1])
+    except TypeError as error:
+        raise ToolError(_clip(f"{name}: {error}.")) from error
+    for parameter, check in tool.checks.items():
+        if parameter not in bound.arguments:
+            continue
+        value = bound.arguments[parameter]
+        try:
+            match tool.signature.parameters[parameter].kind:
+                case inspect.Parameter.VAR_POSITIONAL:
+                    bound.arguments[parameter] = tuple(check.validate_python(item) for item in value)
+                case inspect.Parameter.VAR_KEYWORD:
+                    bound.arguments[parameter] = {key: check.validate_python(item) for key, item in value.items()}
+                case _:
+                    bound.arguments[parameter] = check.validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            place = "".join(f"[{part!r}]" for part in first["loc"])
+            raise ToolError(_clip(f"{name}: {parameter}{place}: {first['msg']}.")) from None
+    return bound
+
+
+def _encoded(name: str, value: object) -> bytes:
+    try:
+        data: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+    except (TypeError, ValueError, OverflowError) as error:
+        _log.warning("tool_gave_no_plain_data", tool=name, reason=str(error))
+        raise ToolError(f"The tool {name} gave a value that is not plain data.") from error
+    return data
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"

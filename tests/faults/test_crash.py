@@ -1,0 +1,235 @@
+"""An orchestrator that is killed without warning (SIGKILL), in the middle of a tree of real containers."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containers import containers
+from rlm import Completion, Limits, Orchestrator
+from support import FakeProvider
+
+ROOT = """```repl
+import random
+names = {f"name {i}" for i in range(8)}
+picked = random.sample(sorted(names), 3) + list(names)[:1]
+print(picked)
+answers = llm_batch([f"Work on {name}" for name in picked], contexts=[context[i::4] for i in range(4)])
+plain = llm_batch([f"plain {i} {random.random()}" for i in range(6)], recurse=False)
+print(answers, plain)
+```"""
+CHILD = """```repl
+parts = llm_batch([f"part {i} of {context[:20]}" for i in range(5)])
+print(parts)
+```"""
+STARTED = """
+import sys
+from pathlib import Path
+from rlm import Orchestrator
+Orchestrator(depth=2, model="root", sub_model="child", level_models={2: "leaf"}, run_root=Path(sys.argv[1])).completion(
+    "0123456789" * 10_000, "What comes of it?"
+)
+"""
+
+
+def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str:
+    """A tree of depth 2: four children, each with five plain calls; the answers depend on all that was read."""
+    turn = sum(message["role"] == "assistant" for message in messages)
+    seen = messages[-1]["content"]
+    match model:
+        case "root":
+            return (
+                [ROOT, "```repl\nprint(llm_query('one more'))\n```"][turn] if turn < 2 else f"FINAL({digest(messages)})"
+            )
+        case "child":
+            return CHILD if turn == 0 else f"FINAL({digest(messages)})"
+    return f"{len(seen)} {seen[-10:]}"
+
+
+def digest(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(ord(character) * place for place, character in enumerate(str(messages)))
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProvider]:
+    with FakeProvider(plays, latency=0.02) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        yield provider
+
+
+@pytest.fixture
+def whole(provider: FakeProvider, tmp_path: Path) -> Completion:
+    """The run that nothing happens to."""
+    orchestrator = Orchestrator(
+        depth=2, model="root", sub_model="child", level_models={2: "leaf"}, run_root=tmp_path / "whole"
+    )
+    return orchestrator.completion("0123456789" * 10_000, "What comes of it?")
+
+
+def started(root: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", STARTED, str(root)], start_new_session=True)
+
+
+def killed_at(provider: FakeProvider, root: Path, *, requests: int, delay: float = 0.0) -> None:
+    """Start a run and kill it a little after the provider has got so many of its requests."""
+    before = len(provider.requests)
+    with started(root) as process:
+        while len(provider.requests) - before < requests and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGKILL)
+    wait_for_no_container(process.pid)
+
+
+def wait_for_no_container(pid: int) -> None:
+    deadline = time.monotonic() + 15
+    while containers(f"rlm.owner.pid={pid}"):
+        assert time.monotonic() < deadline, "containers of the killed orchestrator are left"
+        time.sleep(0.1)
+
+
+def bodies(provider: FakeProvider, since: int) -> Counter[str]:
+    return Counter(str(request.body) for request in provider.requests[since:])
+
+
+def check(provider: FakeProvider, whole: Completion, root: Path, *, since: int) -> Completion:
+    """Resume the only run there, and see that it ends as the whole one did, and what it paid for."""
+    (run,) = root.iterdir()
+    done = Orchestrator(run_root=root).resume(run.name)
+    assert (done.answer, done.usage, done.by_node) == (whole.answer, whole.usage, whole.by_node)
+    assert done.diverged == ()
+    asked = bodies(provider, since)
+    assert asked.keys() == bodies(provider, 0).keys()
+    assert sum(asked.values()) - whole.usage.calls <= done.paid_twice
+    assert (run / "answer.txt").read_text() == whole.answer
+    return done
+
+
+@pytest.mark.parametrize("requests", [0, 7, 33])
+def test_a_killed_run_resumes_to_the_same_answer_and_pays_for_nothing_twice_but_what_was_in_flight(
+    provider: FakeProvider, whole: Completion, tmp_path: Path, requests: int
+) -> None:
+    since = len(provider.requests)
+    killed_at(provider, tmp_path / "killed", requests=max(1, requests))
+    done = check(provider, whole, tmp_path / "killed", since=since)
+    assert done.replayed_calls + done.paid_twice >= requests - 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_twenty_random_moments(provider: FakeProvider, whole: Completion, tmp_path: Path) -> None:
+    moments = random.Random(7)
+    paid_twice = 0
+    for number in range(20):
+        since = len(provider.requests)
+        requests = moments.randint(1, whole.usage.calls - 1)
+        root = tmp_path / str(number)
+        killed_at(provider, root, requests=requests, delay=moments.random() * 0.05)
+        paid_twice += check(provider, whole, root, since=since).paid_twice
+    assert paid_twice > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_run_that_is_killed_at_every_resume_still_comes_to_its_end(
+    provider: FakeProvider, whole: Completion, tmp_path: Path
+) -> None:
+    since = len(provider.requests)
+    root = tmp_path / "killed"
+    killed_at(provider, root, requests=3)
+    (run,) = root.iterdir()
+    resume = f"from rlm import Orchestrator; Orchestrator().resume({str(run)!r})"
+    for _ in range(4):
+        before = len(provider.requests)
+        with subprocess.Popen([sys.executable, "-c", resume], start_new_session=True) as process:
+            while len(provider.requests) - before < 8 and process.poll() is None:
+                time.sleep(0.001)
+            process.kill()
+        wait_for_no_container(process.pid)
+    done = Orchestrator(run_root=root).resume(run)
+    assert (done.answer, done.usage, done.diverged) == (whole.answer, whole.usage, ())
+    assert bodies(provider, since).keys() == bodies(provider, 0).keys()
+
+
+def test_a_killed_sandbox_gets_its_variables_back_and_the_cell_runs_again_with_nothing_paid_twice(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    """The second cell is running when its container is killed: it waits for its second call."""
+
+    def replies(messages: Sequence[Mapping[str, Any]], model: str) -> str:
+        if model == "leaf":
+            if messages[-1]["content"] == "kill" and not killed.is_set():
+                killed.set()
+                (container,) = containers(f"rlm.owner.pid={os.getpid()}")
+                subprocess.run(["docker", "kill", container], check=True, capture_output=True)
+            return f"<{messages[-1]['content']}>"
+        cells = [
+            "import random\nkept = [llm_query('first'), random.random()]\nprint(kept)",
+            "while True: pass",
+            "a = llm_query('second')\nb = llm_query('kill')\nFINAL(repr([*kept, a, b, random.random()]))",
+        ]
+        return f"```repl\n{cells[(len(messages) - 2) // 2]}\n```"
+
+    killed = threading.Event()
+    provider.behaviour = replies
+    done = Orchestrator(model="root", sub_model="leaf", run_root=tmp_path, limits=Limits(cell_seconds=1.0)).completion(
+        "text", "q"
+    )
+    first, third = random.Random(0), re.findall(r"0\.\d+", done.answer)
+    assert third == [repr(first.random()), repr(first.random())]
+    assert "<first>" in done.answer
+    assert done.answer.count("<") == 3
+    asked = Counter(request.messages[-1]["content"] for request in provider.requests if request.body["model"] == "leaf")
+    assert (asked["first"], asked["second"]) == (1, 1)
+    assert done.paid_twice == asked["kill"] - 1
+    assert done.sandboxes == 2
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from rlm import JournalError, Orchestrator
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    Orchestrator(model="root", sub_model="leaf", run_root=Path(sys.argv[1])).completion("x" * int(sys.argv[2]), "q")
+except JournalError as error:
+    print(error)
+"""
+
+
+def on_a_full_disk(root: Path, *, context: int) -> str:
+    """What a run says, on one line, whose files cannot grow beyond 200 kB."""
+    command = [sys.executable, "-c", LIMITED, str(root), str(context)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    (line,) = process.stdout.splitlines()
+    return line
+
+
+def test_a_full_disk_stops_the_run_before_it_pays_for_another_call(provider: FakeProvider, tmp_path: Path) -> None:
+    cell = "```repl\nprint(llm_query('y' * 20_000, recurse=False))\n```"
+    provider.behaviour = lambda messages, model: "z" * 20_000 if model != "root" else f"{len(messages)}\n{cell}"
+    assert "cannot be written" in on_a_full_disk(tmp_path, context=1)
+    paid = len(provider.requests)
+    (run,) = tmp_path.iterdir()
+    provider.behaviour = lambda messages, model: "FINAL(there is room again)"
+    done = Orchestrator().resume(run)
+    assert done.answer == "there is room again"
+    assert done.replayed_calls >= paid - 1
+
+
+def test_a_context_that_does_not_fit_on_the_disk_costs_nothing(provider: FakeProvider, tmp_path: Path) -> None:
+    assert "The run's context cannot be stored" in on_a_full_disk(tmp_path, context=300_000)
+    assert provider.requests == []

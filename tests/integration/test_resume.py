@@ -1,0 +1,74 @@
+"""The commands about runs, on a run that Ctrl-C stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from support import FakeProvider
+
+CELL = "```repl\nprint(llm_query('what is in ' + context[:10]))\n```"
+
+
+def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str:
+    if model == "sub":
+        return "a \ud83d\ude00"
+    return CELL if len(messages) < 6 else "FINAL(a good\nanswer)"
+
+
+def rlm(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("rlm")), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50)
+
+
+def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tmp_path: Path) -> None:
+    with FakeProvider(plays, latency=0.05) as provider:
+        environment = os.environ | {
+            "OPENAI_BASE_URL": provider.base_url,
+            "OPENAI_API_KEY": "test",
+            "COLUMNS": "200",
+            "XDG_STATE_HOME": str(tmp_path),
+        }
+        command = [str(Path(sys.executable).with_name("rlm")), "niah", "--model", "root", "--sub-model", "sub"]
+        command += ["--trials", "1", "--facts", "0", "--lines", "100", "--out", str(tmp_path / "out")]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            while len(provider.requests) < 3:
+                assert process.poll() is None
+                time.sleep(0.001)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        assert process.returncode == 130
+        (run,) = (tmp_path / "out" / "runs").iterdir()
+        assert f"rlm resume {run}" in errors
+
+        listed = rlm(environment, "runs", "--runs", str(run.parent))
+        assert run.name in listed.stdout
+        assert "interrupted" in listed.stdout
+        early = rlm(environment, "replay", str(run))
+        assert (early.returncode, early.stdout) == (2, "")
+        assert "is not finished" in early.stderr
+
+        resumed = rlm(environment, "resume", str(run))
+        assert (resumed.returncode, resumed.stdout) == (0, "a good\nanswer\n")
+        assert "2 model calls came from the journal, 1 may have been paid twice." in resumed.stderr
+        assert len(provider.requests) == 5 + 1
+
+    replayed = rlm(environment, "replay", run.name, "--runs", str(run.parent))
+    assert replayed.returncode == 0
+    assert "The same answer, from 5 recorded calls." in replayed.stderr
+    again = rlm(environment, "resume", str(run))
+    assert again.returncode == 2
+    assert "is finished: its answer is in" in again.stderr
+    assert again.stderr.count("\n") == 1
+    (run / "answer.txt").write_text("another")
+    differs = rlm(environment, "replay", str(run))
+    assert differs.returncode == 1
+    assert "another answer" in differs.stderr
+    (run / "run.json").write_text("{}")
+    assert "damaged" in rlm(environment, "runs", "--runs", str(run.parent)).stdout

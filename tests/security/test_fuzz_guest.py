@@ -1,0 +1,149 @@
+"""The supervisor against a worker that says anything: it stays, or it ends with a reason of its own; the host hears nothing
+that is not legal.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from rlm import CellResult, Sandbox, SandboxConfig, SandboxDied, SandboxMisbehaved
+from rlm.config import MIB
+from rlm.sandbox.base import QueryReply, SandboxQuery
+
+pytestmark = pytest.mark.anyio
+
+HOSTILE = Path(__file__).with_name("hostile_worker.py").read_text()
+CELL_SECONDS = 1.0
+MOST_SECONDS = 8.0  # for a cell of that time and its clean-up; below what the host would wait by itself
+CELLS = 12  # in one sandbox, if it lives so long
+CONFIG = SandboxConfig(max_value_bytes=4 * MIB)  # what is sent ahead reaches it soon
+
+# The ends that are told: the supervisor says why, memory was used up, or the host says which of its limits was passed.
+TOLD = (
+    r"It said: rlm guest: The cell |all its memory was used up|"
+    r"not UTF-8|sent ahead|hold more than|calls open|more output than"
+)
+
+FOUND = {
+    "a signal without a name": "import os\nos.kill(os.getpid(), 40)",
+    "a value that is open for writing only": """
+        import os, msgpack, socket, time
+        fields = dict(cell=1, call=1, batch=0, prompt=[0, 5], context=None, context_kind="text", model=None, recurse=None)
+        file = os.open("/tmp/x", os.O_WRONLY | os.O_CREAT)
+        os.write(file, b"12345")
+        llm_query.__self__._link.send_bytes(msgpack.packb(dict(message="Query", **fields)), [file])
+        time.sleep(60)
+    """,
+    "a snapshot whose line is no socket": """
+        from rlm_guest import worker
+        def forged(self):
+            self._link.send_bytes(worker.SNAPSHOT + bytes([0, 0, 0, 9]), [0])
+            return False
+        worker.Worker._fork_snapshot = forged
+    """,
+    "a snapshot with a number that is no process": """
+        import socket
+        from rlm_guest import worker
+        def forged(self):
+            self.pair = socket.socketpair()
+            self._link.send_bytes(worker.SNAPSHOT + b"\\xff" * 40, [self.pair[0].fileno()])
+            return False
+        worker.Worker._fork_snapshot = forged
+    """,
+    "questions without number whose answers nobody reads": """
+        import msgpack
+        fields = dict(cell=1, call=1, batch=0, prompt=b"", context=None, context_kind="text", model=None, recurse=None)
+        while True:
+            llm_query.__self__._link.send_bytes(msgpack.packb(dict(message="Query", **fields)))
+    """,
+    "a copy of the supervisor's own end of the line": """
+        import os, socket
+        from rlm_guest.link import Link
+        make_pair = Link.pair
+        def kept():
+            global copy
+            ours, theirs = make_pair()
+            copy = socket.socket(fileno=os.dup(theirs.fileno()))
+            return ours, theirs
+        Link.pair = kept
+    """,
+}
+AFTERWARDS = {
+    "a copy of the supervisor's own end of the line": [
+        "import os\nos._exit(1)",  # its snapshot becomes the worker, and has both ends
+        """
+        import threading
+        def steal():
+            while True:
+                copy.setblocking(True)
+                copy.recv(100)
+        threading.Thread(target=steal, daemon=True).start()
+        while True:
+            llm_query.__self__._link.send_bytes(b"x")
+        """,
+    ],
+}
+
+
+async def echo(query: SandboxQuery) -> QueryReply:
+    return QueryReply(ok=True, text=query.prompt)
+
+
+async def told(sandbox: Sandbox, code: str) -> CellResult | None:
+    """The result of a cell; None where the sandbox was lost with a reason."""
+    began = time.monotonic()
+    try:
+        return await sandbox.run(code, seconds=CELL_SECONDS, answer=echo)
+    except (SandboxDied, SandboxMisbehaved) as error:
+        lost = str(error)
+    finally:
+        assert time.monotonic() - began < MOST_SECONDS
+    assert re.search(TOLD, lost), lost
+    assert "Traceback" not in lost
+    return None
+
+
+@pytest.mark.parametrize("name", FOUND)
+async def test_what_once_ended_the_supervisor_costs_a_cell_or_is_told(name: str) -> None:
+    async with Sandbox() as sandbox:
+        for code in [FOUND[name], *AFTERWARDS.get(name, []), "1", "2"]:
+            if await told(sandbox, dedent(code)) is None:
+                return
+
+
+async def fuzz(seed: int, seconds: float) -> None:
+    """Sandboxes one after the other, each with hostile cells and honest ones in turn, until the time is up."""
+    print(f"RLM_FUZZ_SEED={seed}")
+    cells = lost = 0
+    outcomes: dict[str, int] = {}
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        async with Sandbox(CONFIG) as sandbox:
+            for _ in range(CELLS):
+                cells += 1
+                result = await told(sandbox, f"SEED = {seed + cells}\n{HOSTILE}")
+                after = result and await told(sandbox, "print('kept')")
+                if after is None:
+                    lost += 1
+                    break
+                outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
+    print(f"{cells} cells, {lost} sandboxes lost, {outcomes}")
+    assert {"ok", "error", "died"} <= outcomes.keys()
+
+
+async def test_a_hostile_worker_costs_cells_or_its_own_sandbox() -> None:
+    await fuzz(int(os.environ.get("RLM_FUZZ_SEED", "1000")), 12)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_a_hostile_worker_costs_cells_or_its_own_sandbox_for_minutes() -> None:
+    seconds = float(os.environ.get("RLM_FUZZ_SECONDS", "100"))
+    await fuzz(int(os.environ.get("RLM_FUZZ_SEED", random.getrandbits(30))), seconds)

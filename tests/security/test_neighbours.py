@@ -1,0 +1,162 @@
+"""Sandboxes that attack cost the others nothing but processor time, and of that no more than a fair share."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from contextlib import AsyncExitStack
+from textwrap import dedent
+
+import anyio
+import pytest
+
+from attacks import BOMBS, DEATHS, FLOODS, HANGS
+from rlm import Sandbox, SandboxError
+from rlm.sandbox.base import QueryReply, SandboxQuery
+
+pytestmark = pytest.mark.anyio
+
+ATTACK_SECONDS = 2.0
+ROUNDS = 60_000  # of hashing in one cell: a few hundredths of a second on an idle processor
+MOST_TIMES_FAIR = 2.5  # slower than the share of the processors alone explains; measured 0.9 to 1.5
+
+WORK = """
+import hashlib
+value = {value!r}.encode()
+for _ in range({rounds}):
+    value = hashlib.sha256(value).digest()
+seen.append(value.hex())
+print(llm_query(value.hex() * 1000))
+"""
+
+TAKEN = {
+    "descriptors in flight": """
+        import socket
+        kept = []
+        while True:
+            kept.append(pair := socket.socketpair())
+            socket.send_fds(pair[0], [b"x"], [0])
+    """,
+    "pages of pipes": """
+        import fcntl, os
+        kept = []
+        while True:
+            kept.append(os.pipe())
+            fcntl.fcntl(kept[-1][1], fcntl.F_SETPIPE_SZ, 1 << 20)
+    """,
+    "inotify instances": """
+        import ctypes, os
+        libc = ctypes.CDLL(None, use_errno=True)
+        while libc.inotify_init() >= 0:
+            pass
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    """,
+}
+FREE = """
+import ctypes, fcntl, os, socket
+ends = socket.socketpair()
+socket.send_fds(ends[0], [b"x"], [0])
+assert fcntl.fcntl(os.pipe()[1], fcntl.F_SETPIPE_SZ, 1 << 20) == 1 << 20
+assert ctypes.CDLL(None).inotify_init() >= 0
+print(len(llm_query("x" * 1_000_000)))
+"""
+
+
+def hashed(value: str) -> str:
+    data = value.encode()
+    for _ in range(ROUNDS):
+        data = hashlib.sha256(data).digest()
+    return data.hex()
+
+
+async def answer(query: SandboxQuery) -> QueryReply:
+    """A model that says the first 64 characters, after the time that a model takes."""
+    await anyio.sleep(0.05)
+    return QueryReply(ok=True, text=query.prompt[:64])
+
+
+async def work(sandbox: Sandbox, expected: dict[str, str]) -> None:
+    """A cell for each value; each result is checked, and at the end what was kept between the cells."""
+    assert (await sandbox.run("seen = []")).outcome == "ok"
+    for value, result in expected.items():
+        done = await sandbox.run(WORK.format(value=value, rounds=ROUNDS), answer=answer)
+        assert (done.outcome, done.stdout, done.error) == ("ok", f"{result}\n", "")
+    assert (await sandbox.run("print(*seen)")).stdout.split() == list(expected.values())
+
+
+async def worked(sandboxes: list[Sandbox], expected: dict[str, str]) -> float:
+    """Seconds until all have done their work."""
+    began = time.monotonic()
+    async with anyio.create_task_group() as group:
+        for sandbox in sandboxes:
+            group.start_soon(work, sandbox, expected)
+    return time.monotonic() - began
+
+
+async def attack(number: int, made: list[str]) -> None:
+    """One attack after the other, without end; a sandbox that was lost gets a successor."""
+    attacks = itertools.cycle([*BOMBS, *FLOODS, *HANGS, *DEATHS])
+    attacks = itertools.islice(attacks, 3 * number, None)
+    while True:
+        async with Sandbox() as sandbox:
+            for each in attacks:
+                made.append(each.name)
+                try:
+                    await sandbox.run(each.code, seconds=ATTACK_SECONDS)
+                except SandboxError:
+                    break
+
+
+@pytest.mark.parametrize("name", TAKEN)
+async def test_what_the_kernel_counts_for_a_user_is_not_shared_between_sandboxes(name: str) -> None:
+    """Each has a user of its own; else one could take what the others need to pass a value on, or to start."""
+    async with Sandbox() as before, Sandbox() as attacker:
+        taken = await attacker.run(dedent(TAKEN[name]))
+        assert "OSError" in taken.error or "PermissionError" in taken.error
+        async with Sandbox() as after:
+            for sandbox in (before, after):
+                free = await sandbox.run(FREE, answer=answer)
+                assert (free.outcome, free.stdout, free.snapshot) == ("ok", "64\n", True), free.error
+
+
+async def test_no_sandbox_can_take_the_terminals_of_the_machine() -> None:
+    """They are counted for all containers together (pty(7), /proc/sys/kernel/pty/max)."""
+    async with Sandbox() as sandbox:
+        result = await sandbox.run("import os\nos.openpty()")
+        assert "FileNotFoundError" in result.error
+        assert "FileNotFoundError" in (await sandbox.run("os.open('/dev/ptmx', os.O_RDWR)")).error
+
+
+async def compared(honest: int, attackers: int, cells: int) -> None:
+    expected = {str(number): hashed(str(number)) for number in range(cells)}
+    made: list[str] = []
+    async with AsyncExitStack() as opened:
+        sandboxes = [Sandbox() for _ in range(honest)]
+        async with anyio.create_task_group() as starting:
+            for sandbox in sandboxes:
+                starting.start_soon(opened.enter_async_context, sandbox)
+        alone = await worked(sandboxes, expected)
+        async with anyio.create_task_group() as attacking:
+            for number in range(attackers):
+                attacking.start_soon(attack, number, made)
+            await anyio.sleep(1)  # they are at it
+            beside = await worked(sandboxes, expected)
+            attacking.cancel_scope.cancel()
+    fair = (honest + attackers) / honest
+    print(
+        f"{honest} sandboxes, {cells} cells each: alone {alone:.2f} s; beside {attackers} attackers ({len(made)} attacks) "
+        f"{beside:.2f} s: {beside / alone:.2f} times, a fair share of the processors gives {fair:.2f}"
+    )
+    assert len(made) >= attackers
+    assert beside / alone < fair * MOST_TIMES_FAIR
+
+
+async def test_sandboxes_beside_attackers_do_their_work_right_and_lose_no_more_than_their_share() -> None:
+    await compared(honest=6, attackers=2, cells=8)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_forty_sandboxes_beside_ten_attackers_do_their_work_right_and_lose_no_more_than_their_share() -> None:
+    await compared(honest=40, attackers=10, cells=12)

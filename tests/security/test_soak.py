@@ -1,0 +1,105 @@
+"""A thousand sandboxes started, attacked and removed in a row leave nothing: on the host, in the engine, in this process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import gettempdir
+
+import pytest
+
+from attacks import ATTACKS
+from containers import containers
+from rlm import Sandbox, SandboxConfig, SandboxError
+
+pytestmark = pytest.mark.anyio
+
+SANDBOXES = int(os.environ.get("RLM_SOAK_SANDBOXES", "1000"))
+SECONDS = float(os.environ.get("RLM_SOAK_SECONDS", "180"))
+ATTACK_SECONDS = 0.3
+WARM = 12  # sandboxes before the first look: the engine's client keeps its connections, Python its caches
+GONE_SECONDS = 10.0  # for the kernel and the engine to finish what a removal began
+MEMORY_SLACK = 8 << 20
+
+
+def processes(started: list[str]) -> Iterator[str]:
+    """Of the containers in `started`, by their control groups, and the children of this process."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            groups = (folder / "cgroup").read_text()
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == str(os.getpid()) or any(name in groups for name in started):
+            yield folder.name
+
+
+def held(started: list[str]) -> set[str]:
+    """All that a sandbox could leave behind, each with a name."""
+    gc.collect()
+    things = {
+        "container": containers(f"rlm.owner.pid={os.getpid()}"),
+        "mount": Path("/proc/mounts").read_text().splitlines(),
+        "process": processes(started),
+        "descriptor": range(len(os.listdir("/proc/self/fd"))),
+        "thread": range(threading.active_count()),
+        "file": [name for name in os.listdir(gettempdir()) if name.startswith("rlm-")],
+    }
+    return {f"{kind} {name}" for kind, names in things.items() for name in names}
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def attacked(number: int, started: list[str]) -> None:
+    """One sandbox, from its start over an attack to its removal, with each transport in turn."""
+    config = SandboxConfig(transport="unix" if number % 4 == 0 else "attach")
+    async with Sandbox(config, run_id="soak", node=str(number)) as sandbox:
+        started.append(sandbox.id)
+        try:
+            await sandbox.run(ATTACKS[number % len(ATTACKS)].code, seconds=ATTACK_SECONDS)
+        except SandboxError:
+            return  # some attacks cost a sandbox
+
+
+async def soak(number: int, seconds: float) -> int:
+    started: list[str] = []
+    for each in range(WARM):
+        await attacked(each, started)
+    before, memory = held(started), resident()
+    began = time.monotonic()
+    done = 0
+    while done < number and time.monotonic() - began < seconds:
+        await attacked(WARM + done, started)
+        done += 1
+    took = time.monotonic() - began
+    until = time.monotonic() + GONE_SECONDS
+    left = held(started) - before
+    while left and time.monotonic() < until:  # whoever else uses the engine has mounts that come and go
+        time.sleep(0.1)
+        left &= held(started)
+    grown = resident() - memory
+    print(
+        f"{done} sandboxes in {took:.0f} s; memory {memory / 1e6:.1f} MB, {grown / 1e6:+.1f} MB; left: {left or 'nothing'}"
+    )
+    assert not left
+    assert grown < MEMORY_SLACK
+    return done
+
+
+async def test_sandboxes_that_were_attacked_leave_nothing() -> None:
+    assert await soak(20, 40) == 20
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_a_thousand_sandboxes_that_were_attacked_leave_nothing() -> None:
+    """As many as fit into the time (`RLM_SOAK_SANDBOXES`, `RLM_SOAK_SECONDS`)."""
+    assert await soak(SANDBOXES, SECONDS) >= min(SANDBOXES, 100)

@@ -1,0 +1,34 @@
+"""Names of files are relative and plain at both ends."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm.protocol.paths import MAX_PATH_CHARS, parts_of
+
+
+@pytest.mark.parametrize("path", ["a", "a/b.txt", "in put/ü", "..a/b..", "a" * 255, "/".join("a" * 16)])
+def test_plain_relative_paths_are_taken(path: str) -> None:
+    assert "/".join(parts_of(path)) == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a/.", "a\0b", "a\nb", "\ud800", "\u202ea"),
+        *("a" * 256, "ü" * 128, "/".join("a" * 17), "a" * (MAX_PATH_CHARS + 1)),
+    ],
+)
+def test_all_others_are_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=r"path|name"):
+        parts_of(path)
+
+
+@given(st.text(alphabet="a./\0\n\ud800ü", max_size=20))
+def test_what_is_taken_never_leads_out(path: str) -> None:
+    try:
+        parts = parts_of(path)
+    except ValueError:
+        return
+    assert not path.startswith("/")
+    assert not {"", ".", ".."} & set(parts)

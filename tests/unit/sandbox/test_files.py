@@ -1,0 +1,55 @@
+"""What a sandbox says of its files is read as hostile, and written below a folder only."""
+
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm.errors import ConfigError, SandboxMisbehaved
+from rlm.sandbox.files import read_listing, write_below
+
+
+def test_a_list_of_files_is_paths_and_sizes() -> None:
+    assert read_listing(msgpack.packb({"a/b": 3, "c": 0})) == {"a/b": 3, "c": 0}
+
+
+@pytest.mark.parametrize(
+    "said", [[], {"a": "3"}, {"a": -1}, {"a": True}, {"../a": 1}, {"/a": 1}, {"a\n": 1}, {1: 1}, {b"a": 1}, None]
+)
+def test_anything_else_is_misbehaviour(said: object) -> None:
+    with pytest.raises(SandboxMisbehaved):
+        read_listing(msgpack.packb(said))
+
+
+@given(st.binary(max_size=100))
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
+    try:
+        read_listing(data)
+    except SandboxMisbehaved:
+        return
+
+
+def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
+    written = write_below(tmp_path / "new", "a/b/c.txt", b"content")
+    assert written == tmp_path / "new/a/b/c.txt"
+    assert written.read_bytes() == b"content"
+    assert write_below(tmp_path / "new", "a/d", b"").exists()
+
+
+def test_no_link_is_followed_and_nothing_is_written_over(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(outside)
+    (folder / "name").symlink_to(outside / "victim")
+    (folder / "there").write_text("before")
+    for path in ("link/file", "name", "there", "there/file"):
+        with pytest.raises(ConfigError, match="choose another folder"):
+            write_below(folder, path, b"evil")
+    with pytest.raises(ConfigError, match="plain relative path"):
+        write_below(folder, "../escape", b"evil")
+    assert list(outside.iterdir()) == []
+    assert (folder / "there").read_text() == "before"

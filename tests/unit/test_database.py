@@ -1,0 +1,104 @@
+"""One thread writes, in order; what it said is written can be read by anyone; after a failure nothing is."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from rlm.database import Database, text_of
+from rlm.errors import ConfigError, JournalError
+from rlm.journal import Journal
+from rlm.request import Request
+from rlm.types import Message, ModelReply, Usage
+
+pytestmark = pytest.mark.anyio
+
+SCHEMA = "CREATE TABLE t (a UNIQUE, b)"
+INSERT = "INSERT INTO t VALUES (?, ?)"
+
+
+def opened(path: Path | None, **options) -> Database:
+    return Database(path, schema=SCHEMA, version=1, **options)
+
+
+async def test_what_was_written_is_there_for_every_other_process(tmp_path: Path) -> None:
+    database = opened(tmp_path / "x")
+    await database.write((INSERT, (1, "one")), durable=True)
+    other = sqlite3.connect(tmp_path / "x")
+    assert other.execute("SELECT * FROM t").fetchall() == [(1, "one")]
+    other.close()
+    database.close()
+
+
+async def test_many_at_once_share_few_transactions(tmp_path: Path) -> None:
+    database = opened(tmp_path / "x")
+    commits: list[str] = []
+    database._connection.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+    await asyncio.gather(*(database.write((INSERT, (number, "")), durable=True) for number in range(1000)))
+    assert database.rows("SELECT count(*) FROM t") == [(1000,)]
+    assert len(commits) < 20
+    database.close()
+
+
+async def test_a_write_whose_caller_is_cancelled_is_written_all_the_same(tmp_path: Path) -> None:
+    database = opened(tmp_path / "x")
+    task = asyncio.create_task(database.write((INSERT, (1, "")), durable=True))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await database.run(lambda: database.rows("SELECT a FROM t")) == [(1,)]
+    database.close()
+
+
+async def test_after_a_failure_nothing_is_written_and_what_was_there_stays_readable(tmp_path: Path) -> None:
+    database = opened(tmp_path / "x")
+    await database.write((INSERT, (1, "kept")), durable=True)
+    with pytest.raises(JournalError, match="cannot be written"):
+        await database.write((INSERT, (2, "gone")), (INSERT, (2, "twice")), durable=True)
+    with pytest.raises(JournalError, match="cannot be written"):
+        await database.write((INSERT, (3, "")), durable=True)
+    assert database.rows("SELECT * FROM t") == [(1, "kept")]
+    database.close()
+
+
+async def test_what_fails_at_the_beginning_fails_every_write() -> None:
+    database = opened(None)
+
+    def work() -> None:
+        raise ConfigError("the context cannot be read")
+
+    database.begin_with(work)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        await database.write((INSERT, (1, "")), durable=False)
+    database.close()
+
+
+@pytest.mark.parametrize("text", ["", "é\x00\r\n", "a \ud800 b"])
+async def test_texts_are_read_as_they_were_written(text: str) -> None:
+    database = opened(None)
+    await database.write((INSERT, (1, text)), durable=False)
+    assert text_of(database.rows("SELECT b FROM t")[0][0]) == text
+    database.close()
+
+
+async def test_a_reply_is_on_the_disk_before_it_is_given_and_each_message_only_once(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        messages = [Message(role="user", content="a long text")]
+        for ordinal in (1, 2, 3):
+            request = Request("m", messages, {})
+            call = await journal.sent("0", ordinal, request)
+            assert read(tmp_path / "j", "SELECT state FROM calls WHERE ordinal = ?", ordinal) == [("sent",)]
+            await journal.ended(call, ModelReply(text="reply", usage=Usage(calls=1, cost_usd=0.25), model="m-1"))
+            messages += [Message(role="assistant", content="reply"), Message(role="user", content=f"turn {ordinal}")]
+        select = "SELECT state, text, reply_model, cost_usd FROM calls WHERE ordinal = ?"
+        assert read(tmp_path / "j", select, 3) == [("answered", "reply", "m-1", 0.25)]
+        assert read(tmp_path / "j", "SELECT count(*) FROM messages") == [(4,)]
+
+
+def read(path: Path, select: str, *values: object) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path)
+    found = connection.execute(select, values).fetchall()
+    connection.close()
+    return found

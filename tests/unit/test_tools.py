@@ -1,0 +1,174 @@
+"""A cell's call of a host function: bounded, checked, answered; what goes wrong inside stays on the host."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm.errors import ConfigError, ToolError
+from rlm.tools import MAX_SHOWN_CHARS, Tools, ToolUse
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Place:
+    x: int
+    y: int
+
+
+async def use(function: Callable[..., object], *positional: object, **named: object) -> object:
+    """The value of a call, or the sentence."""
+    used = await Tools({"tool": function}).use("tool", msgpack.packb([positional, named]))
+    return msgpack.unpackb(used.data) if used.ok else used.data.decode()
+
+
+async def test_plain_data_goes_in_and_comes_out() -> None:
+    value = {"a": [1, 2.5, None, True, b"bytes", "ü"], "b": {}}
+    assert await use(lambda x: x, value) == value
+    assert await use(lambda *a, **k: [list(a), k], 1, 2, three=3) == [[1, 2], {"three": 3}]
+
+
+async def test_types_are_exact() -> None:
+    def typed(number: int, name: str = "", how: Literal["a", "b"] = "a", many: list[float] | None = None) -> bool:
+        return True
+
+    assert await use(typed, 1, name="x", how="b", many=[1.5]) is True
+    for arguments, place in (
+        ({"number": "1"}, "number: "),
+        ({"number": True}, "number: "),
+        ({"number": 1.0}, "number: "),
+        ({"number": 1, "name": b"x"}, "name: "),
+        ({"number": 1, "how": "c"}, "how: "),
+        ({"number": 1, "many": [1.0, "x"]}, "many"),
+        ({}, "missing"),
+        ({"number": 1, "other": 2}, "unexpected"),
+    ):
+        said = await use(typed, **arguments)
+        assert isinstance(said, str)
+        assert place in said
+
+
+async def test_every_value_of_a_variable_parameter_is_checked() -> None:
+    def typed(*numbers: int, **names: str) -> int:
+        return sum(numbers)
+
+    assert await use(typed, 1, 2, a="x") == 3
+    assert "numbers" in str(await use(typed, 1, "2"))
+    assert "names" in str(await use(typed, a=1))
+
+
+async def test_a_structure_is_built_from_plain_data() -> None:
+    def norm(place: Place) -> int:
+        return place.x + place.y
+
+    assert await use(norm, {"x": 1, "y": 2}) == 3
+    assert "place['y']" in str(await use(norm, {"x": 1, "y": "far"}))
+    assert "place" in str(await use(norm, [1, 2]))
+
+
+async def test_what_a_function_raises_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    def careless() -> None:
+        raise KeyError("the password")
+
+    with caplog.at_level(logging.ERROR):
+        assert await use(careless) == "The tool tool failed."
+    assert "the password" in caplog.text
+
+
+async def test_what_a_function_means_to_say_is_told() -> None:
+    def picky() -> None:
+        raise ToolError("not today")
+
+    assert await use(picky) == "not today"
+
+
+async def test_a_value_that_is_not_plain_is_not_sent() -> None:
+    assert await use(lambda: object()) == "The tool tool gave a value that is not plain data."
+    assert await use(lambda: 1 << 70) == "The tool tool gave a value that is not plain data."
+
+
+async def test_a_coroutine_function_runs_on_the_event_loop_and_ends_in_time() -> None:
+    async def wait(seconds: float) -> str:
+        await anyio.sleep(seconds)
+        return "done"
+
+    tools = Tools({"wait": wait}, seconds=0.05)
+    assert (await tools.use("wait", msgpack.packb([[0.0], {}]))).ok
+    late = await tools.use("wait", msgpack.packb([[30.0], {}]))
+    assert (late.ok, late.data) == (False, b"The tool wait gave no value within 0.05 seconds.")
+
+
+async def test_every_call_is_told_with_its_arguments_cut() -> None:
+    told: list[ToolUse] = []
+    tools = Tools({"f": lambda x: x}).told(told.append)
+    await tools.use("f", msgpack.packb([["x" * 10_000], {}]))
+    await tools.use("nobody" * 1000, b"")
+    assert [use.ok for use in told] == [True, False]
+    assert all(len(use.arguments) + len(use.name) <= 2 * MAX_SHOWN_CHARS + 2 for use in told)
+
+
+@given(st.binary(max_size=200))
+async def test_no_bytes_of_a_sandbox_raise_anything(data: bytes) -> None:
+    used = await Tools({"f": lambda: 1}).use("f", data)
+    assert used.ok or used.data
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(0, 9) | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+        max_leaves=9,
+    )
+)
+async def test_no_plain_data_raises_anything(value: Any) -> None:
+    def typed(a: int, *, b: list[str] = []) -> int:  # noqa: B006 - never changed
+        return a
+
+    used = await Tools({"f": typed}).use("f", msgpack.packb(value))
+    assert used.ok or used.data
+    used = await Tools({"f": typed}).use("f", msgpack.packb([[value], {"b": value}]))
+    assert used.ok or used.data
+
+
+@pytest.mark.parametrize("name", ["", "a b", "class", "_x", "context", "llm_query", "FINAL", "ü-"])
+def test_names_that_cannot_be_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be called"):
+        Tools({name: lambda: 1})
+
+
+def test_functions_that_cannot_be_checked_are_refused() -> None:
+    def unknown(x: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F821, UP037
+        """Its type does not exist."""
+
+    class Foreign:
+        pass
+
+    def foreign(x: Foreign) -> None:
+        """Its type is no plain data."""
+
+    for function in (unknown, foreign, 7):
+        with pytest.raises(ConfigError, match="tool f"):
+            Tools({"f": function})  # type: ignore[dict-item]
+
+
+def test_a_description_is_the_signature_and_the_first_paragraph() -> None:
+    def look(name: str, most: int = 3) -> list[str]:
+        """Names like this
+        one.
+
+        For us only.
+        """
+        return []
+
+    assert Tools({"find": look}).descriptions == {
+        "find": "find(name: str, most: int = 3) -> list[str]\n\nNames like this one."
+    }
