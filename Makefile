@@ -1,7 +1,7 @@
 # Every target runs what it needs first. `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup image niah test test-unit test-long security check format bench clean lock
+.PHONY: help setup image niah test test-unit test-long security check format bench viewer clean lock
 
 PY := .venv/bin/python
 ifeq ($(origin LINES),environment)  # a terminal's height, not ours
@@ -22,7 +22,7 @@ image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
 niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
 	@.venv/bin/rlm niah $(NIAH) $(if $(VERBOSE),--verbose)
 
-test: image check ## checks and all tests but the long ones
+test: image check viewer/node_modules ## checks and all tests but the long ones
 	@$(PY) -m pytest
 
 test-unit: ## tests without Docker
@@ -50,6 +50,13 @@ format: ## format the code and mend what the linter can
 
 bench: image ## times and ratios of the system itself
 	@$(PY) scripts/bench.py
+
+viewer: viewer/node_modules ## build the page of `rlm view` anew (needs node)
+	@cd viewer && npm run --silent build
+
+viewer/node_modules: viewer/package-lock.json  # without them, the tests of the page in a browser are skipped
+	@cd viewer && npm ci --silent --no-audit --no-fund && touch node_modules || \
+	echo "npm is not there, or has no packages: the page of \`rlm view\` is not tested in a browser."
 
 clean: ## remove environment, caches, our containers and our images
 	@scripts/clean.sh

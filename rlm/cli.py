@@ -34,6 +34,7 @@ from .models.base import Model
 from .models.policies import playing
 from .orchestrator import Orchestrator
 from .settings import Settings
+from .view.command import view
 
 SCRIPTED = "scripted"
 
@@ -44,6 +45,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 def rlm() -> None:
     """Recursive Language Models, run safely."""
 
+
+app.command()(view)
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
 

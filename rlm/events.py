@@ -94,7 +94,7 @@ class SandboxLost(Event):
     sandbox: str
     reason: str
     replacement: str
-    restored: bool
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

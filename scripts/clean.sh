@@ -8,5 +8,5 @@ if docker info >/dev/null 2>&1; then
     if docker image inspect rlm-base >/dev/null 2>&1; then docker rmi rlm-base >/dev/null; fi
     docker image prune --force --filter label=rlm.image >/dev/null
 fi
-rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist viewer/node_modules
 find rlm sandbox_image scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,109 @@
+"""What a run directory may hold beside the events, each shown if it is there: limits, prompts as sent, the context."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rlm.errors import ConfigError
+from rlm.types import Message
+
+from .context import Context
+
+MAX_CONTEXT_BYTES: Final = 128 * 1024**2  # that a page carries; of a longer one, the page says what it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """`sent` has, by node, the text of each reply with the messages sent for it. `notes`: what is not shown, and why."""
+
+    context: Context | None = None
+    limits: Mapping[str, object] = field(default_factory=dict)
+    sent: Mapping[str, Sequence[tuple[str, Sequence[Message]]]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def sent_for(self, node: str, reply: str) -> Sequence[Message]:
+        """The messages that a reply of a node answered; none where they are not known."""
+        return next((messages for text, messages in self.sent.get(node, ()) if text == reply), ())
+
+
+def read_extras(directory: Path, context_file: Path | None = None) -> Extras:
+    """What is there. A part that cannot be read becomes a note: the rest of the run is shown.
+
+    Raises:
+        ConfigError: `context_file`, which the caller named, cannot be read.
+    """
+    notes: list[str] = []
+    about = _about(directory, notes)
+    limits = about.get("limits")
+    return Extras(
+        context=_context(directory, about.get("context"), context_file, notes),
+        limits=limits if isinstance(limits, dict) else {},
+        sent=_sent(directory, notes),
+        notes=tuple(notes),
+    )
+
+
+def _about(directory: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        found = json.loads((directory / "run.json").read_bytes())
+        return found if isinstance(found, dict) else {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        notes.append(f"run.json cannot be read: {error}")
+        return {}
+
+
+def _context(directory: Path, about: object, named: Path | None, notes: list[str]) -> Context | None:
+    """The context, where it is text: the file that the caller names, else what the run directory has of it."""
+    path = named
+    if path is None and isinstance(about, dict) and about.get("kind") in ("text", "file"):
+        path = directory / str(about["file"]) if about.get("file") else Path(str(about.get("path")))
+    if path is None:
+        return None
+    try:
+        if path.stat().st_size > MAX_CONTEXT_BYTES:
+            notes.append(f"The context is larger than {MAX_CONTEXT_BYTES // 1024**2} MiB and not part of this page.")
+            return None
+        return Context(path.read_bytes().decode("utf-8", "surrogatepass"))
+    except UnicodeDecodeError:
+        notes.append("The context is not text and not part of this page.")
+    except OSError as error:
+        if named is not None:
+            raise ConfigError(f"The context {named} cannot be read ({error.strerror}).") from error
+        notes.append(f"The context cannot be read: {error.strerror}")
+    return None
+
+
+def _sent(directory: Path, notes: list[str]) -> Mapping[str, Sequence[tuple[str, Sequence[Message]]]]:
+    """The conversations of the journal (`journal.sqlite`), by node, in their order."""
+    path = directory / "journal.sqlite"
+    sent: dict[str, list[tuple[str, Sequence[Message]]]] = {}
+    if not path.exists():
+        return sent
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            known = {
+                bytes(digest).hex(): Message(role=role, content=_text(content))
+                for digest, role, content in database.execute("SELECT digest, role, content FROM messages")
+            }
+            rows = database.execute(
+                "SELECT node, messages, text FROM calls WHERE text NOT NULL ORDER BY node, ordinal, id"
+            )
+            for node, digests, text in rows:
+                messages = [known[digest] for digest in json.loads(digests)]
+                sent.setdefault(str(node), []).append((_text(text), messages))
+    except (sqlite3.Error, ValueError, KeyError) as error:
+        notes.append(f"The prompts as sent are not shown: journal.sqlite cannot be read ({error}).")
+    return sent
+
+
+def _text(stored: object) -> str:
+    """Texts with lone surrogates are stored as bytes."""
+    return stored.decode("utf-8", "surrogatepass") if isinstance(stored, bytes) else str(stored)

@@ -1,0 +1,134 @@
+"""The page of a run in a real Chromium: it shows what happened, and nothing of what it shows comes to life.
+
+Needs chromium, node, and the packages of `viewer/` (`make viewer/node_modules`).
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from attack_texts import ATTACKS, attacked_run
+from rlm import Orchestrator
+from rlm.evals.niah import make_trial
+from rlm.events import EventLog, ModelReplied, RLMStarted, RunStarted, SubCallFinished, SubCallStarted, TurnStarted
+from rlm.models.policies import playing
+from rlm.types import Usage
+from rlm.view.command import read_run, write_page
+
+VIEWER = Path(__file__).parents[2] / "viewer"
+ASSETS = Path(__file__).parents[2] / "rlm" / "view" / "assets"
+
+missing = [
+    what
+    for what, is_there in (
+        ("node", shutil.which("node")),
+        ("chromium", os.environ.get("CHROMIUM") or Path("/usr/bin/chromium").exists()),
+        ("viewer/node_modules", (VIEWER / "node_modules").is_dir()),
+    )
+    if not is_there
+]
+pytestmark = pytest.mark.skipif(bool(missing), reason=f"not there: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def tree_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run: RLMs call RLMs, each in a container."""
+    orchestrator = Orchestrator(depth=2, model=playing("tree"), run_root=tmp_path_factory.mktemp("runs"))
+    return orchestrator.completion(list(range(64)), "What is the sum of these numbers?").run_dir
+
+
+@pytest.fixture(scope="module")
+def facts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A real run that reads a text in slices, and that text."""
+    folder = tmp_path_factory.mktemp("runs")
+    trial = make_trial(number=1, lines=2_000, seed=7, facts=3)
+    (folder / "context.txt").write_text(trial.context)
+    done = Orchestrator(model=playing("facts"), run_root=folder).completion(trial.context, trial.query)
+    return done.run_dir, folder / "context.txt"
+
+
+def visit(scenario: str, page: Path) -> None:
+    """Go through a page as the scenario in viewer/tests says."""
+    command = ["node", str(VIEWER / "tests" / "run.mjs"), scenario, str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("scenario", ["tree", "narrow", "print"])
+def test_a_real_run_can_be_gone_through(scenario: str, tree_run: Path, tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", read_run(tree_run))
+    visit(scenario, tmp_path / "page.html")
+
+
+def test_an_answer_leads_to_its_calls_and_to_its_place_in_the_context(
+    facts_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    write_page(tmp_path / "page.html", read_run(*facts_run))
+    visit("slices", tmp_path / "page.html")
+
+
+def test_no_view_breaks_a_rule_of_accessibility_in_light_or_dark(facts_run: tuple[Path, Path], tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", read_run(*facts_run))
+    visit("accessible", tmp_path / "page.html")
+
+
+def test_two_runs_stand_beside_each_other(tree_run: Path, facts_run: tuple[Path, Path], tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", read_run(tree_run), read_run(facts_run[0]))
+    visit("two", tmp_path / "page.html")
+
+
+def test_a_run_that_was_cut_off_is_shown_as_far_as_it_goes(tree_run: Path, tmp_path: Path) -> None:
+    events = (tree_run / "events.jsonl").read_text()
+    (tmp_path / "events.jsonl").write_text(events[: events.index("SubCallFinished") + 30])
+    write_page(tmp_path / "page.html", read_run(tmp_path))
+    visit("unfinished", tmp_path / "page.html")
+
+
+def test_a_page_full_of_attacks_runs_nothing_asks_for_nothing_and_says_nothing(tmp_path: Path) -> None:
+    attacked_run(tmp_path)
+    context = tmp_path / "context.txt"
+    context.write_text("\n".join(ATTACKS), "utf-8", "surrogatepass")
+    write_page(tmp_path / "page.html", read_run(tmp_path, context))
+    visit("attacks", tmp_path / "page.html")
+
+
+def test_the_pages_policy_stops_markup_requests_scripts_and_styles(tmp_path: Path) -> None:
+    attacked_run(tmp_path)
+    write_page(tmp_path / "page.html", read_run(tmp_path))
+    visit("policy", tmp_path / "page.html")
+
+
+def test_ten_thousand_calls_open_within_two_seconds(tmp_path: Path) -> None:
+    for name, calls in (("page", 3), ("large", 10_000)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with (folder / "events.jsonl").open("w") as file:
+            many_calls(EventLog(name, file, []), calls)
+        write_page(tmp_path / f"{name}.html", read_run(folder))
+    visit("large", tmp_path / "page.html")
+
+
+def many_calls(log: EventLog, calls: int) -> None:
+    """A run with so many calls."""
+    log.emit(RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=1))
+    log.emit(RLMStarted(level=0, depth=1, model="m", sandbox="s", context_type="str", context_size=1))
+    log.emit(TurnStarted(turn=1, of=1))
+    usage = Usage(calls=1)
+    for number in range(1, calls + 1):
+        node, words = f"0.{number}", " ".join(f"{number * factor:x}" for factor in range(1, 300))
+        log.emit(SubCallStarted(node=node, prompt=words, model="m", recursive=False, batch=1))
+        log.emit(
+            ModelReplied(node=node, role="sub", model="m", text="no", finish_reason="stop", usage=usage, seconds=0.001)
+        )
+        log.emit(SubCallFinished(node=node, ok=True, text="no", seconds=0.001))
+
+
+def test_the_built_viewer_is_what_its_sources_give(tmp_path: Path) -> None:
+    command = ["node_modules/.bin/vite", "build", "--outDir", str(tmp_path / "assets"), "--logLevel", "error"]
+    subprocess.run(command, cwd=VIEWER, check=True, timeout=55)
+    for name in ("viewer.js", "viewer.css"):
+        built = (tmp_path / "assets" / name).read_bytes()
+        assert built == (ASSETS / name).read_bytes(), f"{name} is not that of the sources: run `make viewer`"

@@ -1,0 +1,111 @@
+"""`rlm view` finds a run by id or path, writes one private file, and says in one sentence what it cannot do."""
+
+import json
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rlm import cli
+from rlm.errors import ConfigError
+from rlm.events import RunStarted, to_json
+from rlm.types import Message
+from rlm.view.command import find_run, read_run, write_page
+from rlm.view.extras import read_extras
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    directory = tmp_path / "rlm" / "runs" / "the-run"
+    directory.mkdir(parents=True)
+    event = RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, run_id="the-run")
+    (directory / "events.jsonl").write_text(to_json(event) + "\n")
+    return directory
+
+
+@pytest.mark.parametrize("name", ["the-run", "{run}", "{run}/", "{run}/events.jsonl"])
+def test_a_run_is_found_by_its_id_and_by_its_path(name: str, run: Path) -> None:
+    assert find_run(name.format(run=run)) == run
+
+
+@pytest.mark.parametrize("name", ["another", "..", "", "/"])
+def test_a_run_that_is_not_there_is_one_sentence(name: str, run: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no run"):
+        find_run(name)
+
+
+def test_the_page_is_written_for_this_user_alone_and_opened(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    result = CliRunner().invoke(cli.app, ["view", "the-run"])
+    file = run / "view.html"
+    assert result.output.replace("\n", "") == str(file)
+    assert opened == [file.as_uri()]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_two_runs_go_into_one_file(run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["view", "the-run", str(run), "--no-open", "-o", str(tmp_path / "two.html")])
+    assert result.exit_code == 0
+    assert "the-run and the-run" in (tmp_path / "two.html").read_text()
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--out"):
+        write_page(tmp_path / "none" / "page.html", read_run(run))
+
+
+def test_a_record_that_is_no_text_is_one_sentence(run: Path) -> None:
+    (run / "events.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_run(run)
+
+
+def test_limits_context_and_prompts_are_read_where_the_run_has_them(run: Path) -> None:
+    assert read_extras(run).context is None
+    (run / "context.text").write_bytes("the context \ud800".encode("utf-8", "surrogatepass"))
+    about = {"limits": {"max_calls": 7}, "context": {"kind": "text", "file": "context.text"}}
+    (run / "run.json").write_text(json.dumps(about))
+    with sqlite3.connect(run / "journal.sqlite") as database:
+        database.executescript(
+            "CREATE TABLE calls (id INTEGER PRIMARY KEY, node TEXT, ordinal INTEGER, messages TEXT, text);"
+            "CREATE TABLE messages (digest BLOB PRIMARY KEY, role TEXT, content TEXT);"
+        )
+        database.execute("INSERT INTO messages VALUES (x'ab', 'user', 'hello')")
+        database.execute(
+            "INSERT INTO calls VALUES (1, '0.1', 1, '[\"ab\"]', ?)", ["\ud800".encode("utf-8", "surrogatepass")]
+        )
+        database.execute("INSERT INTO calls VALUES (2, '0.2', 1, '[\"ab\"]', NULL)")
+    extras = read_extras(run)
+    assert extras.context is not None
+    assert extras.context.text == "the context \ud800"
+    assert extras.limits == {"max_calls": 7}
+    assert extras.sent == {"0.1": [("\ud800", [Message(role="user", content="hello")])]}
+    assert extras.notes == ()
+
+
+def test_what_of_it_cannot_be_read_becomes_a_note(run: Path) -> None:
+    (run / "journal.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 20)
+    (run / "run.json").write_text('{"context": {"kind": "file", "path": "/nowhere/at/all"}, "limits": 3}')
+    extras = read_extras(run)
+    assert extras.limits == {}
+    assert ["The context cannot be read" in note for note in extras.notes] == [True, False]
+    assert "journal.sqlite" in extras.notes[1]
+
+
+def test_a_context_that_is_named_and_not_there_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="context"):
+        read_extras(run, tmp_path / "none.txt")
+
+
+def test_a_context_that_is_no_text_or_too_large_becomes_a_note(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "context"
+    file.write_bytes(b"\xff\xff\xff\xff")
+    assert "not text" in read_extras(run, file).notes[0]
+    monkeypatch.setattr("rlm.view.extras.MAX_CONTEXT_BYTES", 3)
+    assert "larger" in read_extras(run, file).notes[0]

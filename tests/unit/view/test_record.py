@@ -1,0 +1,155 @@
+"""Any beginning of a run's events is a record of it; a tree has what its nodes have."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm.errors import ConfigError
+from rlm.events import (
+    CellFinished,
+    CellStarted,
+    Compacted,
+    Event,
+    ModelFailed,
+    ModelReplied,
+    RLMFinished,
+    RLMStarted,
+    RunFinished,
+    RunStarted,
+    SandboxLost,
+    SubCallFinished,
+    SubCallStarted,
+    TurnStarted,
+    to_json,
+)
+from rlm.types import CellResult, Usage
+from rlm.view.reading import read_events
+from rlm.view.record import Cell, record_of
+
+ONE = Usage(calls=1, input_tokens=10, output_tokens=1, cost_usd=0.5)
+
+
+def started(node: str) -> RLMStarted:
+    return RLMStarted(
+        node=node, level=0, depth=1, model="m", sandbox="s" * 64, context_type="str", context_size=5, ts=1.0
+    )
+
+
+def replied(node: str, text: str = "r", *, role: str = "root", usage: Usage = ONE) -> ModelReplied:
+    return ModelReplied(node=node, role=role, model="m", text=text, finish_reason="stop", usage=usage, seconds=0.1)  # type: ignore[arg-type]
+
+
+def rlm_events(node: str, calls: list[str]) -> Iterator[Event]:
+    yield started(node)
+    yield TurnStarted(node=node, turn=1, of=5)
+    yield replied(node)
+    yield CellStarted(node=node, cell=1, code="x")
+    for number, kind in enumerate(calls, 1):
+        child = f"{node}.{number}"
+        yield SubCallStarted(node=child, prompt="p", model="m", recursive=kind == "rlm", batch=1)
+        if kind == "rlm":
+            yield from rlm_events(child, ["call"])
+        elif kind == "call":
+            yield replied(child, role="sub")
+        else:
+            yield ModelFailed(node=child, role="sub", model="m", error="503", usage=ONE, seconds=0.1)
+        yield SubCallFinished(node=child, ok=kind != "fails", text="t", seconds=0.2)
+    yield SandboxLost(node=node, sandbox="a", reason="gone", replacement="b")
+    yield CellFinished(node=node, cell=1, result=CellResult(outcome="ok", stdout="o", answer="42"))
+    yield Compacted(node=node, messages=3, summary="short")
+    yield TurnStarted(node=node, turn=1, of=5)
+    yield replied(node)
+    yield RLMFinished(node=node, answer="42", stop_reason="final", iterations=1)
+
+
+def run_events(calls: list[str]) -> list[Event]:
+    begin = RunStarted(query="q", depth=2, models={0: "m"}, context_bytes=5)
+    end = RunFinished(stop_reason="final", usage=ONE, seconds=1.0)
+    return [begin, *rlm_events("0", calls), end]
+
+
+kinds = st.lists(st.sampled_from(["rlm", "call", "fails"]), max_size=6)
+
+
+@given(kinds, st.data())
+def test_any_beginning_of_a_runs_events_is_a_record(calls: list[str], data: st.DataObject) -> None:
+    text = "".join(to_json(event) + "\n" for event in run_events(calls))
+    length = data.draw(st.integers(text.index("\n") + 1, len(text)))
+    record = record_of(read_events(text[:length].splitlines()))
+    assert record.root.parent is None
+    for name, node in record.nodes.items():
+        assert node.id == name
+        assert all(record.nodes[child].parent == name for child in node.children)
+        called = [call for cell in node.cells for call in cell.calls]
+        assert called == node.children
+    assert record.root.total == sum((node.own for node in record.nodes.values()), Usage())
+
+
+@given(kinds)
+def test_the_events_that_are_read_are_those_that_were_written(calls: list[str]) -> None:
+    events = run_events(calls)
+    assert [to_json(event) for event in read_events(map(to_json, events))] == [to_json(event) for event in events]
+
+
+def test_a_tree_has_its_turns_cells_calls_and_sums() -> None:
+    record = record_of(run_events(["rlm", "call", "fails"]))
+    root = record.root
+    assert list(record.nodes) == ["0", "0.1", "0.1.1", "0.2", "0.3"]
+    assert [(turn.number, turn.last) for turn in root.turns] == [(1, False), (1, True)]
+    assert [type(entry) for entry in root.turns[0].entries] == [ModelReplied, Cell, SandboxLost, Compacted]
+    assert root.cells[0].calls == ["0.1", "0.2", "0.3"]
+    assert (root.own.calls, root.total.calls, root.total.cost_usd) == (2, 7, 3.5)
+    assert (root.sandbox, root.answer, root.stop_reason, root.ok) == ("b", "42", "final", True)
+    assert (record.nodes["0.3"].ok, record.nodes["0.3"].answer) == (False, "t")
+
+
+def test_a_cost_that_is_unknown_anywhere_is_unknown_for_all_above() -> None:
+    events = [started("0"), replied("0.1.1", usage=Usage(calls=1, cost_usd=None)), replied("0.2")]
+    record = record_of(events)
+    assert [record.nodes[name].total.cost_usd for name in ("0", "0.1", "0.2")] == [None, None, 0.5]
+
+
+def test_a_node_whose_beginning_is_missing_stands_where_its_name_says() -> None:
+    record = record_of([replied("0.7.2"), replied("__proto__"), replied("x." * 3000)])
+    assert record.nodes["0.7.2"].parent == "0.7"
+    assert record.nodes["__proto__"].parent == "0"
+
+
+def test_work_that_is_recorded_once_more_after_an_interruption_counts_once() -> None:
+    first = run_events(["rlm", "call"])
+    record = record_of([*first[:9], *first[1:]])
+    assert record.root.total.calls == record_of(first).root.total.calls
+    assert record.root.cells[0].calls == ["0.1", "0.2"]
+    assert len(record.nodes) == len(record_of(first).nodes)
+
+
+def test_a_last_line_that_was_cut_off_is_left_out() -> None:
+    lines = [to_json(event) for event in run_events([])]
+    assert len(list(read_events([*lines[:3], lines[3][:40]]))) == 3
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["no json", "{}"],
+        ["[]"],
+        ['{"v": 2, "type": "TurnStarted"}'],
+        ['{"v": 1, "type": "TurnStarted", "turn": "one", "of": 3}'],
+        ['{"v": 1, "type": "TurnStarted", "of": 3}'],
+        ['{"v": 1, "type": "CellFinished", "cell": 1, "result": 3}'],
+        ['{"v": 1, "type": "CellFinished", "cell": 1, "result": {}}'],
+        [],
+    ],
+)
+def test_what_is_no_record_is_one_sentence(lines: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        record_of(read_events(lines))
+
+
+def test_events_and_fields_of_newer_versions_are_left_out() -> None:
+    event = json.loads(to_json(TurnStarted(turn=1, of=3)))
+    lines = [json.dumps(event | {"colour": "red"}), json.dumps(event | {"type": "Danced"})]
+    assert list(read_events(lines)) == [TurnStarted(turn=1, of=3)]

@@ -1,0 +1,159 @@
+// The context: its shape, which parts of it stood in prompts, and the text around any place.
+import type { Context, Run } from "./data";
+import { textOf } from "./data";
+import { button, h, link, said, shown, svg } from "./dom";
+import { bytes, count, plural } from "./format";
+import type { Links } from "./links";
+import { VirtualList } from "./virtual";
+
+const WINDOW_CHARS = 4_000;
+const MAP_WIDTH = 1_000;
+
+export class ContextView {
+  readonly element = h("div", { class: "context" });
+  private readonly text = h("pre", {
+    class: "text",
+    tabindex: "0",
+    "aria-label": "Text of the context",
+    role: "group",
+  });
+  private readonly where = h("span", { class: "muted", role: "status" });
+  private at = 0;
+
+  constructor(
+    private readonly run: Run,
+    private readonly links: Links,
+  ) {
+    const root = run.nodes[0]!;
+    const shape =
+      root.contextSize === null
+        ? bytes(run.contextBytes)
+        : `${root.contextType} of ${count(root.contextSize)}, ${bytes(run.contextBytes)}`;
+    this.element.append(h("p", {}, "The variable ", h("code", {}, "context"), " of the root: ", said(shape), "."));
+    const { context } = run;
+    if (!context) {
+      this.element.append(
+        h(
+          "p",
+          { class: "muted" },
+          "Its text is not part of this page. ",
+          h("code", {}, "rlm view RUN --context FILE"),
+          " puts it in.",
+        ),
+      );
+      return;
+    }
+    const used = covered(context);
+    this.element.append(
+      h(
+        "p",
+        {},
+        context.slices.length
+          ? `${plural(context.slices.length, "slice")} of it in the prompts of calls: ${count(used)} of ${count(context.chars)} characters (${((used / Math.max(1, context.chars)) * 100).toFixed(1)} %).`
+          : "No slice of it was found in the prompts of calls.",
+      ),
+      this.map(context),
+      h(
+        "div",
+        { class: "bar-of-tools" },
+        button("Back", () => this.go(this.at - WINDOW_CHARS)),
+        button("Forward", () => this.go(this.at + WINDOW_CHARS)),
+        this.where,
+      ),
+      h("div", { class: "block out" }, this.text),
+    );
+    if (context.slices.length) {
+      const list = new VirtualList(28, (index) => this.slice(context.slices[index]!), {
+        class: "slices",
+        role: "list",
+        tabindex: "0",
+        "aria-label": "Slices that calls used",
+      });
+      list.set(context.slices.length);
+      this.element.append(h("h2", {}, "Slices that calls used"), list.element);
+    }
+    void this.show(0);
+  }
+
+  private go(offset: number): void {
+    location.hash = this.links.context(Math.max(0, offset));
+  }
+
+  /** The text from a little before a character on. The word there is marked, and the slice around it has a colour. */
+  async show(offset: number): Promise<void> {
+    const { context } = this.run;
+    if (!context) return;
+    this.at = Math.min(Math.max(0, offset), Math.max(0, context.chars - 1));
+    const from = Math.max(0, this.at - 400);
+    const end = Math.min(context.chars, from + WINDOW_CHARS);
+    let text = "";
+    for (let part = Math.floor(from / context.partChars); part * context.partChars < end; part++) {
+      const ref = context.parts[part];
+      if (!ref) break;
+      const characters = await textOf(ref);
+      text += between(characters, Math.max(0, from - part * context.partChars), end - part * context.partChars);
+    }
+    const slice = context.slices.find(([, start, stop]) => start <= this.at && this.at < stop);
+    const word = /^\S{0,40}/.exec(between(text, this.at - from, end - from))![0];
+    const place = [this.at, this.at + Math.max(1, Array.from(word).length)] as const;
+    const edges = [from, slice?.[1] ?? from, place[0], place[1], slice?.[2] ?? end, end];
+    const cuts = [...new Set(edges.filter((edge) => from <= edge && edge <= end))].sort((a, b) => a - b);
+    this.text.replaceChildren(
+      ...cuts.slice(1).map((to, i) => {
+        const start = cuts[i]!;
+        const part = shown(between(text, start - from, to - from));
+        if (place[0] <= start && to <= place[1]) return h("mark", {}, part);
+        return slice && slice[1] <= start && to <= slice[2] ? h("span", { class: "in-slice" }, part) : part;
+      }),
+    );
+    this.where.textContent = `characters ${count(from)} to ${count(end)} of ${count(context.chars)}`;
+  }
+
+  private slice([node, start, end, offset]: [number, number, number, number]): HTMLElement {
+    return h(
+      "div",
+      { class: "slice", role: "listitem" },
+      link(this.links.node(node), "call ", said(this.run.nodes[node]!.id)),
+      link(this.links.context(start), `${count(start)} – ${count(end)}`),
+      h("span", { class: "muted" }, `${plural(end - start, "character")}, at ${count(offset)} of the prompt`),
+    );
+  }
+
+  private map(context: Context): HTMLElement {
+    const scale = MAP_WIDTH / Math.max(1, context.chars);
+    const path = context.slices
+      .map(
+        ([, start, end]) =>
+          `M${(start * scale).toFixed(1)} 0h${Math.max(1, (end - start) * scale).toFixed(1)}v10h-${Math.max(1, (end - start) * scale).toFixed(1)}z`,
+      )
+      .join("");
+    const drawing = svg("svg", {
+      viewBox: `0 0 ${MAP_WIDTH} 10`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": "Where in the context the slices are",
+    });
+    drawing.append(svg("path", { d: path }));
+    const map = h("div", { class: "map", title: "Show the text there" }, drawing);
+    map.addEventListener("click", (event) => {
+      const box = map.getBoundingClientRect();
+      this.go(Math.floor(((event.clientX - box.left) / box.width) * context.chars));
+    });
+    return map;
+  }
+}
+
+/** A part of a text by characters, as Python counts them. */
+function between(text: string, from: number, to: number): string {
+  return /[\ud800-\udbff][\udc00-\udfff]/.test(text) ? Array.from(text).slice(from, to).join("") : text.slice(from, to);
+}
+
+function covered(context: Context): number {
+  let sum = 0;
+  let reached = 0;
+  for (const [, start, end] of [...context.slices].sort((a, b) => a[1] - b[1])) {
+    sum += Math.max(0, end - Math.max(start, reached));
+    reached = Math.max(reached, end);
+  }
+  return sum;
+}

@@ -1,0 +1,287 @@
+// One node: its question, its turns, its answer and where that came from.
+import type { Cell, Entry, Node, Ref, Reply, Run, Turn } from "./data";
+import { button, h, link, said } from "./dom";
+import { bytes, count, dollars, elapsed, plural, seconds, state, tokens } from "./format";
+import type { Links } from "./links";
+import { origin, overview, section } from "./overview";
+import { textBlock } from "./text";
+
+const FIRST_CALLS = 10;
+const MOST_CALLS = 500;
+
+export function detail(run: Run, index: number, links: Links): HTMLElement {
+  const node = run.nodes[index]!;
+  const status = state(node, run);
+  const body = h("article", { class: "detail" });
+  body.append(
+    h(
+      "header",
+      {},
+      node.parent >= 0 ? h("nav", { class: "crumbs", "aria-label": "Called by" }, ...crumbs(run, index, links)) : null,
+      h(
+        "h2",
+        {},
+        node.rlm ? "RLM " : "Call ",
+        said(node.id),
+        " ",
+        h("span", { class: `badge ${status.kind}` }, status.word),
+      ),
+      facts(run, node),
+    ),
+  );
+  if (index === 0) body.append(...overview(run, links));
+  else {
+    if (node.prompt)
+      body.append(
+        section(
+          "Prompt",
+          textBlock(node.prompt, { label: "Prompt", className: "prompt" }),
+          inContext(run, index, links),
+        ),
+      );
+    if (node.answer)
+      body.append(
+        section(
+          node.ok === false ? "Why there is no answer" : "Answer",
+          textBlock(node.answer, { className: node.ok === false ? "error" : "answer", label: "Answer" }),
+        ),
+      );
+    if (node.origin) body.append(origin(run, index, links));
+  }
+  for (const turn of node.turns) body.append(turnOf(run, index, turn, links));
+  return body;
+}
+
+function inContext(run: Run, index: number, links: Links): HTMLElement | null {
+  const slices = run.context?.slices.filter(([call]) => call === index) ?? [];
+  if (!slices.length) return null;
+  return h(
+    "p",
+    {},
+    "Holds of the context the characters ",
+    ...slices.flatMap(([, start, end], i) => [
+      i ? ", " : "",
+      link(links.context(start), `${count(start)} – ${count(end)}`),
+    ]),
+    ".",
+  );
+}
+
+function* crumbs(run: Run, index: number, links: Links): Generator<globalThis.Node | string> {
+  const above: number[] = [];
+  for (let at = run.nodes[index]!.parent; at >= 0; at = run.nodes[at]!.parent) above.unshift(at);
+  for (const at of above) {
+    yield link(links.node(at), said(run.nodes[at]!.id));
+    yield " › ";
+  }
+}
+
+function facts(run: Run, node: Node): HTMLElement {
+  const list = h("dl", { class: "facts" });
+  const add = (name: string, value: globalThis.Node | string): void => {
+    list.append(h("div", {}, h("dt", {}, name), h("dd", {}, value)));
+  };
+  add("Model", said(node.model || "not known"));
+  add("Time", seconds(elapsed(node, run)));
+  add("Cost", dollars(node.total[5]));
+  add(
+    "Model calls",
+    node.total[0] === node.own[0] ? count(node.own[0]) : `${count(node.own[0])} own, ${count(node.total[0])} in all`,
+  );
+  add(
+    "Tokens",
+    `${count(node.total[1])} in, ${count(node.total[2])} out${node.total[3] ? `, ${count(node.total[3])} cached` : ""}${node.total[4] ? `, ${count(node.total[4])} reasoning` : ""}`,
+  );
+  if (node.contextSize !== null) add("Context", said(`${node.contextType} of ${count(node.contextSize)}`));
+  if (node.rlm) add("May call", plural(node.depth, "level") + " below");
+  if (node.sandbox) add("Sandbox", said(node.sandbox.slice(0, 12), "mono"));
+  if (node.batch) add("Batch", String(node.batch));
+  return list;
+}
+
+function turnOf(run: Run, index: number, turn: Turn, links: Links): HTMLElement {
+  const entries = turn.entries.map((entry) => entryOf(run, index, entry, links));
+  if (turn.of === 0 && turn.number === 0) return h("section", { class: "turn" }, ...entries);
+  const title = turn.last ? "Last turn: the answer with what there is" : `Turn ${turn.number}`;
+  return h(
+    "section",
+    { class: "turn", "data-part": `t${turn.number}` },
+    h(
+      "h3",
+      {},
+      title,
+      turn.last ? null : h("span", { class: "muted" }, ` of ${turn.of}`),
+      h("span", { class: "muted at" }, `at ${seconds(turn.started)}`),
+    ),
+    ...(entries.length
+      ? entries
+      : [h("p", { class: "muted" }, "The model gave no reply: a limit stood in the way, or the run ended here.")]),
+  );
+}
+
+function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLElement {
+  switch (entry.kind) {
+    case "reply":
+      return reply(run.nodes[index]!, entry);
+    case "failure":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge bad" }, "request failed"),
+          said(entry.model, "muted"),
+          h("span", { class: "muted" }, seconds(entry.seconds)),
+        ),
+        textBlock(entry.error, { className: "error" }),
+      );
+    case "lost":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge bad" }, "sandbox lost"),
+          h("span", { class: "muted" }, "replaced by "),
+          said(entry.sandbox.slice(0, 12), "mono"),
+        ),
+        textBlock(entry.reason, { className: "error" }),
+      );
+    case "compacted":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge limit" }, "made shorter"),
+          h("span", { class: "muted" }, `${count(entry.messages)} messages so far; this stands for the older ones`),
+        ),
+        textBlock(entry.summary),
+      );
+    case "cell":
+      return cell(run, index, entry, links);
+  }
+}
+
+function reply(node: Node, entry: Reply): HTMLElement {
+  const head = h(
+    "div",
+    { class: "entry-head" },
+    h("span", { class: "who" }, node.rlm ? "Reply" : "Reply of the model"),
+    said(entry.model, "muted"),
+    h("span", { class: "muted" }, [seconds(entry.seconds), tokens(entry.usage), dollars(entry.usage[5])].join(" · ")),
+  );
+  if (entry.finish !== "stop")
+    head.append(
+      h(
+        "span",
+        { class: "badge limit" },
+        said(entry.finish === "length" ? "cut off at the token limit" : entry.finish),
+      ),
+    );
+  const box = h("div", { class: "entry" }, head);
+  if (node.rlm) {
+    if (entry.prose[2]) box.append(textBlock(entry.prose, { className: "prose" }));
+    box.append(folded("Reply as received", () => textBlock(entry.text)));
+  }
+  if (entry.sent.length)
+    box.append(
+      folded(`Prompt as sent (${plural(entry.sent.length, "message")})`, () =>
+        h(
+          "div",
+          {},
+          ...entry.sent.map(([role, text]) =>
+            h("div", {}, h("div", { class: "entry-head" }, said(role, "who")), textBlock(text)),
+          ),
+        ),
+      ),
+    );
+  return box;
+}
+
+function folded(title: string, make: () => HTMLElement): HTMLElement {
+  const box = h("details", {}, h("summary", {}, title));
+  box.addEventListener("toggle", () => box.append(make()), { once: true });
+  return box;
+}
+
+function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
+  const outcome = entry.outcome ?? (run.ended === null ? "not ended" : "stopped");
+  const kind = outcome === "ok" ? "ok" : entry.outcome === null ? "open" : "bad";
+  const head = h(
+    "div",
+    { class: "entry-head" },
+    h("span", { class: "who" }, `Cell ${entry.number}`),
+    h("span", { class: `badge ${kind}` }, said(outcome)),
+  );
+  if (entry.rolledBack) head.append(h("span", { class: "badge limit" }, "rolled back"));
+  if (entry.snapshot === false) head.append(h("span", { class: "badge limit" }, "no snapshot"));
+  if (entry.answer != null) head.append(h("span", { class: "badge ok" }, "gave the answer"));
+  head.append(
+    h(
+      "span",
+      { class: "muted" },
+      `${seconds((entry.ended ?? run.latest) - entry.started)}${entry.own === undefined ? "" : `, ${seconds(entry.own)} of its own`}`,
+    ),
+  );
+  const box = h(
+    "div",
+    { class: "entry cell", "data-part": `c${entry.number}` },
+    head,
+    textBlock(entry.code, { code: true, label: `Code of cell ${entry.number}` }),
+  );
+  if (entry.calls.length) box.append(calls(run, entry.calls, links));
+  const output = (title: string, text: Ref | null | undefined, className: string, cut = 0): void => {
+    if (text)
+      box.append(
+        h("div", { class: "out-head" }, title, cut ? h("span", { class: "muted" }, `, ${bytes(cut)} cut`) : null),
+        textBlock(text, { className }),
+      );
+  };
+  output("Output", entry.stdout, "out", entry.cut?.[0]);
+  output("Standard error", entry.stderr, "out", entry.cut?.[1]);
+  output(entry.rolledBack ? "Ended; all variables are as before this cell" : "Error", entry.error, "error");
+  if (entry.answer != null && index !== 0) output("Answer", entry.answer, "answer");
+  return box;
+}
+
+function calls(run: Run, numbers: number[], links: Links): HTMLElement {
+  const list = h("ul", { class: "calls" });
+  const add = (some: number[]): void =>
+    list.append(
+      ...some.map((index) => {
+        const node = run.nodes[index]!;
+        const status = state(node, run);
+        return h(
+          "li",
+          {},
+          h(
+            "a",
+            { href: links.node(index) },
+            h("span", { class: `dot ${status.kind}`, role: "img", "aria-label": status.word }),
+            said(node.id, "id"),
+            said(node.label.replace(/\s+/g, " "), "label"),
+            h("span", { class: "num" }, seconds(elapsed(node, run))),
+          ),
+        );
+      }),
+    );
+  add(numbers.slice(0, FIRST_CALLS));
+  const box = h("div", { class: "calls-box" }, h("div", { class: "out-head" }, plural(numbers.length, "call")), list);
+  if (numbers.length > FIRST_CALLS) {
+    const more = button(
+      numbers.length > MOST_CALLS
+        ? `Show ${count(MOST_CALLS)} (the tree has all)`
+        : `Show all ${count(numbers.length)}`,
+      () => {
+        add(numbers.slice(FIRST_CALLS, MOST_CALLS));
+        more.remove();
+      },
+    );
+    box.append(more);
+  }
+  return box;
+}

@@ -1,0 +1,161 @@
+// The call tree: rows of what is unfolded, walked with the arrow keys (WAI-ARIA tree pattern).
+import type { Run } from "./data";
+import { h, said } from "./dom";
+import { dollars, elapsed, seconds, state } from "./format";
+import { VirtualList } from "./virtual";
+
+const ROW_HEIGHT = 30;
+const OPEN_AT_FIRST = 200; // nodes: a small tree is shown unfolded
+
+export class Tree {
+  readonly element: HTMLElement;
+  private readonly list: VirtualList;
+  private readonly children: number[][];
+  private readonly levels: number[];
+  private readonly open = new Set<number>();
+  private rows: number[] = [];
+  private places = new Map<number, number>();
+  private selected = 0;
+
+  constructor(
+    private readonly run: Run,
+    private readonly prefix: string,
+    private readonly choose: (node: number) => void,
+    private readonly move: (node: number) => void,
+  ) {
+    this.children = run.nodes.map(() => []);
+    this.levels = run.nodes.map(() => 0);
+    run.nodes.forEach((node, index) => {
+      if (node.parent < 0) return;
+      this.children[node.parent]!.push(index);
+      this.levels[index] = this.levels[node.parent]! + 1;
+    });
+    run.nodes.forEach((_, index) => {
+      if (index === 0 || run.nodes.length <= OPEN_AT_FIRST) this.open.add(index);
+    });
+    this.list = new VirtualList(ROW_HEIGHT, (row) => this.row(row), {
+      class: "tree",
+      role: "tree",
+      tabindex: "0",
+      "aria-label": "Call tree",
+    });
+    this.element = this.list.element;
+    this.element.addEventListener("keydown", (event) => this.key(event));
+    this.layOut();
+  }
+
+  /** Make a node the current one, and unfold what is above it. */
+  select(index: number): void {
+    this.selected = index;
+    for (let at = this.run.nodes[index]!.parent; at >= 0; at = this.run.nodes[at]!.parent) this.open.add(at);
+    this.layOut();
+    this.list.show(this.places.get(index)!);
+    this.element.setAttribute("aria-activedescendant", `${this.prefix}${index}`);
+  }
+
+  private layOut(): void {
+    this.rows = [];
+    const stack = [0];
+    while (stack.length) {
+      const index = stack.pop()!;
+      this.rows.push(index);
+      if (this.open.has(index))
+        for (let i = this.children[index]!.length - 1; i >= 0; i--) stack.push(this.children[index]![i]!);
+    }
+    this.places = new Map(this.rows.map((index, place) => [index, place]));
+    this.list.set(this.rows.length);
+  }
+
+  private toggle(index: number, open = !this.open.has(index)): void {
+    if (open) this.open.add(index);
+    else this.open.delete(index);
+    this.layOut();
+  }
+
+  private row(place: number): HTMLElement {
+    const index = this.rows[place]!;
+    const node = this.run.nodes[index]!;
+    const hasChildren = this.children[index]!.length > 0;
+    const siblings = node.parent < 0 ? [index] : this.children[node.parent]!;
+    const status = state(node, this.run);
+    const twisty = h(
+      "span",
+      { class: "twisty", "aria-hidden": "true" },
+      hasChildren ? (this.open.has(index) ? "▾" : "▸") : "",
+    );
+    if (hasChildren)
+      twisty.addEventListener("click", (event) => {
+        event.stopPropagation();
+        this.toggle(index);
+      });
+    const row = h(
+      "div",
+      {
+        class: `row ${index === this.selected ? "selected" : ""}`,
+        id: `${this.prefix}${index}`,
+        role: "treeitem",
+        "aria-level": String(this.levels[index]! + 1),
+        "aria-posinset": String(siblings.indexOf(index) + 1),
+        "aria-setsize": String(siblings.length),
+        "aria-selected": String(index === this.selected),
+        "aria-expanded": hasChildren ? String(this.open.has(index)) : null,
+        click: () => this.choose(index),
+      },
+      twisty,
+      h("span", { class: `dot ${status.kind}`, role: "img", "aria-label": status.word }),
+      h("span", { class: node.rlm ? "kind rlm" : "kind" }, node.rlm ? "RLM" : "call"),
+      said(node.id, "id"),
+      said(node.label.replace(/\s+/g, " "), "label"),
+      h("span", { class: "num cost" }, node.total[5] === null ? "?" : dollars(node.total[5])),
+      h("span", { class: "num" }, seconds(elapsed(node, this.run))),
+    );
+    row.style.setProperty("--level", String(Math.min(this.levels[index]!, 8)));
+    return row;
+  }
+
+  private key(event: KeyboardEvent): void {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const place = this.places.get(this.selected)!;
+    const to = (row: number): void => this.move(this.rows[Math.max(0, Math.min(this.rows.length - 1, row))]!);
+    const hasChildren = this.children[this.selected]!.length > 0;
+    const isOpen = hasChildren && this.open.has(this.selected);
+    switch (event.key) {
+      case "ArrowDown":
+        to(place + 1);
+        break;
+      case "ArrowUp":
+        to(place - 1);
+        break;
+      case "PageDown":
+        to(place + this.list.pageRows);
+        break;
+      case "PageUp":
+        to(place - this.list.pageRows);
+        break;
+      case "Home":
+        to(0);
+        break;
+      case "End":
+        to(this.rows.length - 1);
+        break;
+      case "ArrowRight":
+        if (isOpen) to(place + 1);
+        else if (hasChildren) this.toggle(this.selected, true);
+        break;
+      case "ArrowLeft":
+        if (isOpen) this.toggle(this.selected, false);
+        else if (this.run.nodes[this.selected]!.parent >= 0) this.move(this.run.nodes[this.selected]!.parent);
+        break;
+      case "Enter":
+        this.choose(this.selected);
+        break;
+      case "*":
+        for (const child of this.children[this.run.nodes[this.selected]!.parent] ?? []) this.open.add(child);
+        this.layOut();
+        break;
+      default:
+        return;
+    }
+    event.preventDefault();
+  }
+}

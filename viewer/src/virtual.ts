@@ -1,0 +1,84 @@
+// A list of which only the rows in view are in the document: it scrolls ten thousand rows as it does ten.
+import { h } from "./dom";
+
+const SPARE_ROWS = 8;
+
+export class VirtualList {
+  readonly element: HTMLElement;
+  private readonly content: HTMLElement;
+  private length = 0;
+  private rows = new Map<number, HTMLElement>();
+  private asked = 0;
+  private printing = false;
+
+  constructor(
+    readonly rowHeight: number,
+    private readonly make: (index: number) => HTMLElement,
+    props: Record<string, string>,
+  ) {
+    this.content = h("div", { class: "rows", role: "presentation" });
+    this.element = h("div", props, this.content);
+    this.element.addEventListener("scroll", () => this.ask(), { passive: true });
+    new ResizeObserver(() => this.ask()).observe(this.element);
+    window.addEventListener("beforeprint", () => this.print(true));
+    window.addEventListener("afterprint", () => this.print(false));
+  }
+
+  /** New rows: all are made anew. */
+  set(length: number): void {
+    this.length = length;
+    this.content.style.height = `${length * this.rowHeight}px`;
+    this.clear();
+    this.render();
+  }
+
+  show(index: number): void {
+    const top = index * this.rowHeight;
+    const view = this.element;
+    if (top < view.scrollTop) view.scrollTop = top;
+    else if (top + this.rowHeight > view.scrollTop + view.clientHeight)
+      view.scrollTop = top + this.rowHeight - view.clientHeight;
+    this.render();
+  }
+
+  get pageRows(): number {
+    return Math.max(1, Math.floor(this.element.clientHeight / this.rowHeight) - 1);
+  }
+
+  private clear(): void {
+    for (const row of this.rows.values()) row.remove();
+    this.rows.clear();
+  }
+
+  private ask(): void {
+    cancelAnimationFrame(this.asked);
+    this.asked = requestAnimationFrame(() => this.render());
+  }
+
+  private render(): void {
+    const { scrollTop, clientHeight } = this.element;
+    const first = this.printing ? 0 : Math.max(0, Math.floor(scrollTop / this.rowHeight) - SPARE_ROWS);
+    const end = this.printing
+      ? Math.min(this.length, 1000)
+      : Math.min(this.length, Math.ceil((scrollTop + clientHeight) / this.rowHeight) + SPARE_ROWS);
+    for (const [index, row] of this.rows) {
+      if (index < first || index >= end) {
+        row.remove();
+        this.rows.delete(index);
+      }
+    }
+    for (let index = first; index < end; index++) {
+      if (this.rows.has(index)) continue;
+      const row = this.make(index);
+      row.style.top = `${index * this.rowHeight}px`;
+      row.style.height = `${this.rowHeight}px`;
+      this.rows.set(index, row);
+      this.content.append(row);
+    }
+  }
+
+  private print(on: boolean): void {
+    this.printing = on;
+    this.render();
+  }
+}

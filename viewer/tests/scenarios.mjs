@@ -1,0 +1,315 @@
+// What is done with a page, and what has to be there then. Each gets the page; what it returns may be on the console.
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+
+const EMPTY_PAGE_MS = 400; // to open a page of a few nodes, in a browser that has just started, on an idle machine of 2 cores
+
+const text = (page, selector) => page.locator(selector).first().innerText();
+const selected = (page) => page.locator(".row.selected .id").innerText();
+const blocks = async (page, selector) => {
+  const block = page.locator(`${selector} .text`).first();
+  await block.scrollIntoViewIfNeeded();
+  await page.waitForFunction((element) => element.textContent !== "", await block.elementHandle());
+  return block.innerText();
+};
+
+/** A run of depth 2 or more, whose answer is 2016. */
+export async function tree(page, { open }) {
+  await open();
+  assert.equal(await blocks(page, ".block.answer"), "2016");
+  assert.match(await text(page, ".run-head"), /answered/);
+  const rows = await page.locator(".tree .row").count();
+  assert(rows > 5, `${rows} rows`);
+
+  // From the cell to a call of it, and back with the browser.
+  await page.locator(".calls a").first().click();
+  assert.equal(await selected(page), "0.1");
+  assert.match(await text(page, ".detail h2"), /^RLM 0\.1/);
+  await page.locator(".crumbs a").first().click();
+  assert.equal(await selected(page), "0");
+  await page.goBack();
+  assert.equal(await selected(page), "0.1");
+
+  // The code of the cell has its colours.
+  assert((await blocks(page, ".cell .code")).includes("llm_batch"));
+  assert((await page.locator(".py-keyword").count()) > 0);
+
+  // The tree with keys.
+  await page.keyboard.press("g");
+  await page.keyboard.press("Home");
+  assert.equal(await selected(page), "0");
+  assert.match(await text(page, ".detail h2"), /^RLM 0 /);
+  await page.keyboard.press("ArrowDown");
+  assert.equal(await selected(page), "0.1");
+  const level = (index) => page.locator(".row").nth(index).getAttribute("aria-level");
+  assert.equal(await level(2), "3");
+  await page.keyboard.press("ArrowLeft"); // folds it
+  assert.equal(await page.locator(".row.selected").getAttribute("aria-expanded"), "false");
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("ArrowRight");
+  assert.equal(await selected(page), "0.1.1");
+  await page.keyboard.press("ArrowLeft");
+  assert.equal(await selected(page), "0.1");
+  assert.equal(
+    await page.locator(".tree").getAttribute("aria-activedescendant"),
+    await page.locator(".row.selected").getAttribute("id"),
+  );
+  await page.keyboard.press("k");
+  assert.equal(await selected(page), "0");
+  await page.keyboard.press("j");
+  assert.equal(await selected(page), "0.1");
+
+  // The timeline: a row a node, parallel ones beside each other, and a zoom.
+  await page.keyboard.press("t");
+  await page.waitForSelector(".wrow");
+  const all = await page.locator(".timeline [role=status]").innerText();
+  await page.getByRole("button", { name: "Zoom in" }).click();
+  await page.getByRole("button", { name: "Zoom in" }).click();
+  assert.notEqual(await page.locator(".timeline [role=status]").innerText(), all);
+  await page.getByRole("button", { name: "All", exact: true }).click();
+  assert.equal(await page.locator(".timeline [role=status]").innerText(), all);
+  await page.locator(".wrow a").nth(2).click();
+  assert.match(page.url(), /#0\/2$/);
+  assert(await page.locator(".panel-node").isVisible());
+
+  // Help, and the other theme.
+  await page.keyboard.press("?");
+  assert(await page.locator("dialog").isVisible());
+  await page.keyboard.press("Escape");
+  const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const before = await paper();
+  await page.keyboard.press("b");
+  assert.notEqual(await paper(), before);
+}
+
+/** A run whose answer is words that calls found in their slices of the context, which is in the page. */
+export async function slices(page, { open }) {
+  await open();
+  const origin = page.locator("section", { hasText: "Where the answer came from" });
+  const row = origin.locator("tbody tr").first();
+  const word = await row.locator("td").first().innerText();
+  await row.locator("td").nth(3).locator("a").first().click();
+  await page.waitForFunction((wanted) => document.querySelector(".context .text").textContent.includes(wanted), word);
+  assert(await page.locator(".context mark").first().isVisible());
+  assert.match(await text(page, ".context"), /slices? of it in the prompts of calls/);
+
+  // Search finds it, in a call's answer and in the context, and leads there.
+  await page.keyboard.press("/");
+  await page.keyboard.type(word);
+  await page.waitForFunction(() => /^\d+ places?$/.test(document.querySelector(".search [role=status]").textContent));
+  const found = await page.locator(".hit a").allInnerTexts();
+  assert(
+    found.some((line) => line.startsWith("context")),
+    found.join("\n"),
+  );
+  assert(
+    found.some((line) => /^0\.\d+ answer/.test(line)),
+    found.join("\n"),
+  );
+  await page
+    .locator(".hit a", { hasText: /^0\.\d+ answer/ })
+    .first()
+    .click();
+  assert((await blocks(page, ".block.answer")).includes(word));
+}
+
+/** Two runs. */
+export async function two(page, { open }) {
+  await page.setViewportSize({ width: 1600, height: 1000 });
+  await open();
+  assert.equal(await page.locator(".run").count(), 2);
+  assert.equal(await page.locator(".comparison thead th").count(), 4);
+  await page.locator(".run").nth(1).locator(".row").nth(1).click();
+  assert.equal(await page.locator(".run").nth(1).locator(".row.selected .id").innerText(), "0.1");
+  assert.equal(await page.locator(".run").nth(0).locator(".row.selected .id").innerText(), "0");
+  await page.keyboard.press("j"); // of the run that was used last
+  assert.notEqual(await page.locator(".run").nth(1).locator(".row.selected .id").innerText(), "0.1");
+}
+
+/** Narrow as a phone: nothing stands out sideways, and each part is a tab. */
+export async function narrow(page, { address, open }) {
+  await page.setViewportSize({ width: 400, height: 800 });
+  await open();
+  for (const [number, tab] of ["calls", "0", "timeline", "context", "search"].entries()) {
+    await page.goto(`${address}#0/${tab}`);
+    await page.waitForFunction(
+      (index) => document.querySelectorAll(".tab")[index].getAttribute("aria-selected") === "true",
+      number,
+    );
+    const visible = await page
+      .locator(".panel")
+      .evaluateAll((panels) => panels.filter((panel) => panel.offsetParent).length);
+    assert.equal(visible, 1, tab);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert(wide <= 400, `${tab}: ${wide} px`);
+  }
+}
+
+/** No rule of axe-core (WCAG 2 and good practice) is broken, in light and dark, in each view. */
+export async function accessible(page, { address, open }) {
+  const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+  await open();
+  await page.evaluate(axe);
+  for (const view of ["0", "1", "timeline", "context/0", "search"]) {
+    await page.goto(`${address}#0/${view}`);
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      await page.waitForTimeout(200);
+      const { violations } = await page.evaluate(() => window.axe.run());
+      const told = violations.map(({ id, nodes }) => `${colorScheme} ${view} ${id}: ${nodes[0].html.slice(0, 200)}`);
+      assert.deepEqual(told, []);
+    }
+  }
+}
+
+/** In print, rows and texts are there without scrolling, in dark ink on light paper. */
+export async function print(page, { open }) {
+  await open();
+  await page.waitForTimeout(500);
+  await page.emulateMedia({ media: "print", colorScheme: "dark" });
+  await page.evaluate(() => dispatchEvent(new Event("beforeprint")));
+  assert.equal(await page.evaluate(() => getComputedStyle(document.documentElement).colorScheme), "light");
+  assert.equal(await page.evaluate(() => getComputedStyle(document.querySelector(".panel-node")).overflowY), "visible");
+  assert(!(await page.locator(".tabs").isVisible()));
+  assert(await page.locator(".block.answer").first().isVisible());
+  const pdf = await page.pdf();
+  assert(pdf.length > 10_000);
+}
+
+/** A run that had not ended. */
+export async function unfinished(page, { open }) {
+  await open();
+  assert.match(await text(page, ".run-head"), /not ended/);
+  assert.match(await text(page, ".detail"), /had not ended when this page was written/);
+  assert.match(await text(page, ".cell .badge"), /not ended/);
+}
+
+/** Every text is an attack. All is looked at, and nothing of it comes to life. */
+export async function attacks(page, { address, open }) {
+  await open();
+  const inert = async () => {
+    const state = await page.evaluate(() => ({
+      ran: window.pwned,
+      polluted: {}.polluted,
+      alive: [
+        ...document.querySelectorAll(
+          "script, iframe, img, object, embed, form, base, link, meta, video, audio, template",
+        ),
+      ]
+        .map((element) => element.outerHTML.slice(0, 60))
+        .filter(
+          (html) =>
+            !/^<(script type="application\/gzip" id="(record|t\d+|end)"|script>|meta |link rel="icon" href="data:,")/.test(
+              html,
+            ),
+        ),
+      scripts: [...document.scripts].filter((script) => script.type === "").length,
+      handlers: [...document.querySelectorAll("*")]
+        .flatMap((element) => [...element.attributes])
+        .filter((attribute) => attribute.name.startsWith("on")).length,
+      links: [...document.querySelectorAll("[href]")]
+        .map((element) => element.getAttribute("href"))
+        .filter((href) => !/^(#[\w/]+|data:,)$/.test(href)),
+    }));
+    assert.deepEqual(state, { ran: undefined, polluted: undefined, alive: [], scripts: 1, handlers: 0, links: [] });
+  };
+  const count = await page.locator(".tree .row").count();
+  assert(count >= 5);
+  assert((await page.locator(".detail summary", { hasText: "Prompt as sent" }).count()) > 0);
+  for (let index = 0; index < count; index++) {
+    await page.goto(`${address}#0/${index}`);
+    for (const summary of await page.locator(".detail summary").all()) await summary.click();
+    for (const block of await page.locator(".detail .block").all()) await block.scrollIntoViewIfNeeded();
+    await page.waitForFunction(() =>
+      [...document.querySelectorAll(".detail .block .text")].every((element) => element.textContent),
+    );
+    await inert();
+  }
+  for (const tab of [
+    "timeline",
+    "context/0",
+    "context/999999999",
+    "search",
+    "__proto__",
+    "constructor/x",
+    "-1",
+    "1e9",
+    "0/<img src=x onerror=pwned=1>",
+  ]) {
+    await page.goto(`${address}#0/${tab}`);
+    await inert();
+  }
+  for (const wanted of ["<", "(", "\\", "__proto__", "[", "script"]) {
+    await page.goto(`${address}#0/search`);
+    await page.locator("input[type=search]").fill(wanted);
+    await page.waitForFunction(() => /places?$/.test(document.querySelector(".search [role=status]").textContent));
+    await inert();
+  }
+  // What cannot be seen is shown as what it is.
+  const all = await page.evaluate(() => document.querySelector(".tree").textContent);
+  assert(!/[\u202a-\u202e\u2066-\u2069\u200b\u0000-\u0008]/.test(all));
+  assert(all.includes("\\u202e"), "a direction override is shown as an escape");
+}
+
+/** Were markup to reach the page all the same, its policy would stop it. */
+export async function policy(page, { open }) {
+  await open();
+  const outcome = await page.evaluate(() => {
+    const errors = [];
+    try {
+      document.body.insertAdjacentHTML("beforeend", "<b>markup</b>");
+    } catch (error) {
+      errors.push(error.name);
+    }
+    try {
+      const script = document.createElement("script");
+      script.textContent = "window.pwned = 1";
+      document.body.append(script);
+    } catch (error) {
+      errors.push(error.name);
+    }
+    const image = document.createElement("img");
+    image.src = "https://example.invalid/x.png";
+    document.body.append(image);
+    const style = document.createElement("style");
+    style.textContent = "body { outline: 1px solid red }";
+    document.body.append(style);
+    const frame = document.createElement("iframe");
+    frame.src = "https://example.invalid/";
+    document.body.append(frame);
+    return errors;
+  });
+  const fetched = await page.evaluate(() =>
+    fetch("https://example.invalid/").then(
+      () => true,
+      () => false,
+    ),
+  );
+  assert.deepEqual(outcome, ["TypeError", "TypeError"]);
+  assert.equal(fetched, false);
+  assert.equal(await page.evaluate(() => window.pwned), undefined);
+  assert.equal(await page.evaluate(() => getComputedStyle(document.body).outlineStyle), "none");
+  return [
+    /^request: https:\/\/example\.invalid\/x\.png csp$/,
+    /^console: .*(Content Security Policy|TrustedHTML|TrustedScript|requires '?Trusted)/,
+  ];
+}
+
+/** 10,000 calls: the first rows are there in time, few of them are in the document, and the last one can be reached. */
+export async function large(page, { address, open }) {
+  // The machine may be busy with other things: a page that holds nothing but the viewer tells how much slower it is now.
+  const small = await open();
+  await page.goto("about:blank");
+  const took = await open(address.replace(/[^/]*$/, "large.html"));
+  const limit = 2_000 * Math.max(1, small / EMPTY_PAGE_MS);
+  assert(took < limit, `${Math.round(took)} ms; a small page took ${Math.round(small)} ms`);
+  assert((await page.locator(".tree .row").count()) < 100);
+  await page.keyboard.press("g");
+  await page.keyboard.press("End");
+  assert.equal(await selected(page), "0.10000");
+  assert((await blocks(page, ".detail .block")).length > 100);
+  await page.keyboard.press("t");
+  await page.waitForSelector(".wrow");
+  assert((await page.locator(".wrow").count()) < 100);
+}
