@@ -30,7 +30,8 @@ RESERVED: Final = frozenset(
 )
 MAX_DESCRIPTION_CHARS: Final = 2_000
 MAX_SHOWN_CHARS: Final = 500  # of a sentence on wrong arguments, and of arguments in a record
-THREADS: Final = 16  # of all tools of one event loop at once that are not coroutine functions
+AT_ONCE: Final = 16  # calls of one sandbox that are decoded and served at once; others wait as the bytes that they are
+MAX_ARGUMENT_BYTES: Final = 256 << 10  # of one call: decoded, hostile ones take 75 times as much
 STRICT: Final = ConfigDict(strict=True, arbitrary_types_allowed=False)
 
 _log = get_logger("rlm.tools")
@@ -77,7 +78,8 @@ class Tools:
         self._tools = {name: _examined(name, function) for name, function in functions.items()}
         self._seconds = seconds
         self._on_use = on_use
-        self._threads = anyio.CapacityLimiter(THREADS)
+        self._slots = anyio.CapacityLimiter(AT_ONCE)
+        self._threads = anyio.CapacityLimiter(AT_ONCE)
 
     def __bool__(self) -> bool:
         return bool(self._tools)
@@ -86,7 +88,6 @@ class Tools:
         """The same functions; of every call `on_use` is told."""
         tools = Tools({}, seconds=self._seconds, on_use=on_use)
         tools._tools = self._tools
-        tools._threads = self._threads
         return tools
 
     @property
@@ -96,19 +97,20 @@ class Tools:
 
     async def use(self, name: str, arguments: bytes) -> ToolUse:
         """Serve one call of a cell. Raises nothing that the call can cause."""
-        began = time.perf_counter()
-        shown = ""
-        try:
-            tool = self._tools.get(name)
-            if tool is None:
-                raise ToolError(f"There is no tool {name[:MAX_SHOWN_CHARS]!r}.")
-            given = _decoded(arguments)
-            shown = _clip(repr(given))
-            value = await self._called(name, tool, _bound(name, tool, given))
-            ok, data = True, _encoded(name, value)
-        except ToolError as error:
-            ok, data = False, str(error).encode("utf-8", "surrogatepass")
-        seconds = time.perf_counter() - began
+        async with self._slots:
+            began = time.perf_counter()
+            shown = ""
+            try:
+                tool = self._tools.get(name)
+                if tool is None:
+                    raise ToolError(f"There is no tool {name[:MAX_SHOWN_CHARS]!r}.")
+                given = _decoded(arguments)
+                shown = _clip(repr(given))
+                value = await self._called(name, tool, _bound(name, tool, given))
+                ok, data = True, _encoded(name, value)
+            except ToolError as error:
+                ok, data = False, str(error).encode("utf-8", "surrogatepass")
+            seconds = time.perf_counter() - began
         use = ToolUse(name=name[:MAX_SHOWN_CHARS], arguments=shown, ok=ok, data=data, seconds=seconds)
         if self._on_use is not None:
             self._on_use(use)
@@ -155,6 +157,8 @@ def _check_of(hint: Any) -> TypeAdapter[Any]:
 
 
 def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
+    if len(arguments) > MAX_ARGUMENT_BYTES:
+        raise ToolError(f"The arguments have {len(arguments):,} bytes; a tool takes at most {MAX_ARGUMENT_BYTES:,}.")
     try:
         given = msgpack.unpackb(arguments, strict_map_key=False, unicode_errors="surrogatepass", max_ext_len=0)
     except Exception as error:  # msgpack documents no closed set of errors for hostile input

@@ -13,6 +13,7 @@ from rlm.errors import ConfigError, SandboxMisbehaved
 from rlm.protocol.paths import parts_of
 
 MAX_FILES: Final = 10_000  # of the working directory that are named
+MAX_LISTING_BYTES: Final = 2 << 20  # of their names and sizes: decoded, hostile ones take 75 times as much
 FILE_MODE: Final = 0o644
 
 
@@ -30,6 +31,8 @@ def read_listing(data: bytes) -> dict[str, int]:
     Raises:
         SandboxMisbehaved: it is something else.
     """
+    if len(data) > MAX_LISTING_BYTES:
+        raise SandboxMisbehaved("The sandbox sent a list of files that is too long.")
     try:
         found = msgpack.unpackb(data, max_map_len=MAX_FILES, strict_map_key=True, max_ext_len=0)
         if not isinstance(found, dict) or not all(type(size) is int and size >= 0 for size in found.values()):

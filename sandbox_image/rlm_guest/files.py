@@ -20,6 +20,7 @@ from rlm.protocol.paths import parts_of
 WORKDIR = "/workspace"
 SCRATCH = ("/tmp", WORKDIR)  # noqa: S108 - the container's
 READ_ONLY = 0o444
+LISTING_BYTES = 1 << 20  # of all names that are listed
 _PLAINLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -95,8 +96,9 @@ def read(path: str, max_bytes: int) -> Iterator[bytes]:
 
 
 def listing(max_files: int) -> dict[str, int]:
-    """Path and size of the regular files whose paths the host would take, at most so many."""
+    """Path and size of the regular files whose paths the host would take, at most so many, and with names so long."""
     found: dict[str, int] = {}
+    left = LISTING_BYTES
     folders: list[list[str]] = [[]]
     while folders:
         parts = folders.pop()
@@ -110,7 +112,8 @@ def listing(max_files: int) -> dict[str, int]:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append([*parts, entry.name])
                 elif entry.is_file(follow_symlinks=False):
-                    if len(found) == max_files:
+                    left -= len(path.encode()) + 16  # with its size, as msgpack
+                    if len(found) == max_files or left < 0:
                         return found
                     found[path] = entry.stat(follow_symlinks=False).st_size
     return dict(sorted(found.items()))

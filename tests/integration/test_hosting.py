@@ -124,6 +124,14 @@ async def test_a_list_of_files_names_no_links_and_nothing_unprintable(config: Sa
         assert await sandbox.files() == {"large": 100_000, "secret": 4}
 
 
+async def test_a_list_of_files_is_bounded_however_many_there_are_and_however_long_their_names() -> None:
+    async with Sandbox() as sandbox:
+        await sandbox.run("for n in range(6000): open(f'{n:04}' + 'x' * 251, 'w').close()")
+        found = await sandbox.files()
+        assert 1000 < len(found) < 6000
+        assert await printed(sandbox, "print('on')") == "on"
+
+
 async def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(config: SandboxConfig) -> None:
     async with Sandbox(replace(config, tmp_bytes=4 * MIB)) as sandbox:
         with pytest.raises(ConfigError, match="No space left"):

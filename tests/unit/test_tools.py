@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.errors import ConfigError, ToolError
-from rlm.tools import MAX_SHOWN_CHARS, Tools, ToolUse
+from rlm.tools import AT_ONCE, MAX_SHOWN_CHARS, Tools, ToolUse
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +106,40 @@ async def test_a_coroutine_function_runs_on_the_event_loop_and_ends_in_time() ->
     assert (await tools.use("wait", msgpack.packb([[0.0], {}]))).ok
     late = await tools.use("wait", msgpack.packb([[30.0], {}]))
     assert (late.ok, late.data) == (False, b"The tool wait gave no value within 0.05 seconds.")
+
+
+async def test_no_arguments_take_much_memory_however_hostile() -> None:
+    """A call of a megabyte of empty maps would be 64 megabytes of objects, and hundreds of calls are open at once."""
+    tools = Tools({"f": lambda *given: len(given)})
+    hostile = b"\x92\xdd" + (1 << 20).to_bytes(4, "big") + b"\x80" * (1 << 20) + b"\x80"
+    tracemalloc.start()
+    try:
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(tools.use, "f", hostile)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (await tools.use("f", hostile)).data == b"The arguments have 1,048,583 bytes; a tool takes at most 262,144."
+    assert peak < 5_000_000
+
+
+async def test_calls_beyond_so_many_at_once_wait_undecoded() -> None:
+    running = most = 0
+
+    async def work(text: str) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(0)
+        running -= 1
+        return len(text)
+
+    tools = Tools({"work": work})
+    async with anyio.create_task_group() as group:
+        for _ in range(10 * AT_ONCE):
+            group.start_soon(tools.use, "work", msgpack.packb([["x"], {}]))
+    assert 1 < most <= AT_ONCE
 
 
 async def test_every_call_is_told_with_its_arguments_cut() -> None:

@@ -31,6 +31,11 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
         return
 
 
+def test_a_list_that_would_take_much_memory_is_not_even_decoded() -> None:
+    with pytest.raises(SandboxMisbehaved, match="too long"):
+        read_listing(b"\xdf" + (1 << 22).to_bytes(4, "big") + b"\x80" * (1 << 22))
+
+
 def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
     written = write_below(tmp_path / "new", "a/b/c.txt", b"content")
     assert written == tmp_path / "new/a/b/c.txt"
