@@ -52,7 +52,8 @@ engine_config() {  # the machine's own, or one that offers gVisor where it is in
     if [[ -e /etc/docker/daemon.json ]]; then
         cat /etc/docker/daemon.json
     elif command -v runsc >/dev/null; then
-        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": ["--platform=ptrace"]}}}\n' "$(command -v runsc)"
+        local arguments='"--platform=ptrace", "--network=none", "--host-uds=open", "--oci-seccomp"'  # docs/engines.md
+        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": [%s]}}}\n' "$(command -v runsc)" "$arguments"
     else
         echo '{}'
     fi
