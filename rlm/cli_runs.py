@@ -34,7 +34,10 @@ def runs(root: Root = None) -> None:
         question = " ".join(printable(run.query or "").split())
         shown = question if len(question) <= QUESTION_CHARS else question[: QUESTION_CHARS - 1] + "…"
         table.add_row(run.run_id, run.state, f"{run.calls:,}", cost, shown)
-    Console().print(table)
+    if table.row_count:
+        Console().print(table)
+    else:
+        sys.stderr.write(f"There are no runs in {root or default_root()} yet.\n")
 
 
 def resume(run: Run, root: Root = None, verbose: Verbose = False) -> None:

@@ -30,6 +30,14 @@ def test_a_missing_key_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "Traceback" not in errors
 
 
+def test_a_list_of_no_runs_says_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(monkeypatch, "runs", "--runs", str(tmp_path)) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"There are no runs in {tmp_path} yet.\n")
+
+
 def test_results_are_never_written_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
