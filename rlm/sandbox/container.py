@@ -7,8 +7,8 @@ import random
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -120,20 +120,14 @@ class DockerSandbox:
 
     async def load(self, name: str, value: Value | Context) -> LoadedValue:
         """Bind a variable to text, bytes, plain data, or the contents of a `Path`; see `rlm.sandbox.base.Sandbox`."""
-        session = self._started()
         encoded = value if isinstance(value, Value) else encode(value)
-        try:
+        async with self._using() as session:
             return await session.load(name, encoded)
-        except SandboxError as error:
-            await self._lost(error)
 
     async def offer(self, tools: Tools) -> None:
         """Let cells call functions of the host; see `rlm.sandbox.base.Sandbox`."""
-        session = self._started()
-        try:
+        async with self._using() as session:
             await session.offer(tools)
-        except SandboxError as error:
-            await self._lost(error)
 
     async def put(self, path: str, content: str | bytes | Path) -> None:
         """Write a file into the working directory, where cells find it under this relative path.
@@ -148,14 +142,11 @@ class DockerSandbox:
             ConfigError: the path cannot be, or there is no room (SandboxConfig.tmp_bytes).
             SandboxError: the sandbox is gone.
         """
-        session = self._started()
         value = encode(content)
         if value.kind == "folder":
             raise ConfigError(f"{content!s} is a folder: put its files one by one, or load it as a value.")
-        try:
+        async with self._using() as session:
             await session.put(path, value)
-        except SandboxError as error:
-            await self._lost(error)
 
     async def get(self, path: str, *, max_bytes: int = GET_BYTES) -> bytes:
         """A regular file of the working directory. No link is followed, in its folders neither.
@@ -164,19 +155,13 @@ class DockerSandbox:
             ConfigError: there is no such file, or it has more than `max_bytes`.
             SandboxError: the sandbox is gone.
         """
-        session = self._started()
-        try:
+        async with self._using() as session:
             return await session.get(path, max_bytes=max_bytes)
-        except SandboxError as error:
-            await self._lost(error)
 
     async def files(self) -> dict[str, int]:
         """Path and size in bytes of the regular files in the working directory (10,000 at most)."""
-        session = self._started()
-        try:
+        async with self._using() as session:
             return await session.files()
-        except SandboxError as error:
-            await self._lost(error)
 
     async def reset(self) -> None:
         """Begin anew in the same container: no variable, file, process or memory of earlier cells is left.
@@ -184,11 +169,8 @@ class DockerSandbox:
         It takes a third of the time of a new container, and is for one party's code. Between parties take a new
         container: it also leaves behind what an attack on the guest itself might have come to.
         """
-        session = self._started()
-        try:
+        async with self._using() as session:
             await session.reset()
-        except SandboxError as error:
-            await self._lost(error)
 
     async def run(
         self,
@@ -199,17 +181,19 @@ class DockerSandbox:
         on_output: OnOutput | None = None,
     ) -> CellResult:
         """Run one cell, `CELL_SECONDS` of its own time unless said; see `rlm.sandbox.base.Sandbox`."""
-        session = self._started()
         seconds = CELL_SECONDS if seconds is None else seconds
-        try:
+        async with self._using() as session:
             return await session.run(code, seconds=seconds, answer=answer, on_output=on_output)
-        except SandboxError as error:
-            await self._lost(error)
 
-    def _started(self) -> Session:
+    @asynccontextmanager
+    async def _using(self) -> AsyncIterator[Session]:
+        """The session. Where it ends in an error, the container is removed at once, and the error says why."""
         if self._session is None:
             raise ConfigError("The sandbox has not been started: use it inside of `async with`.")
-        return self._session
+        try:
+            yield self._session
+        except SandboxError as error:
+            await self._lost(error)
 
     async def _open(self, resources: AsyncExitStack) -> None:
         """Everything opened here is undone in reverse: the streams end before the container is killed.
