@@ -565,7 +565,7 @@ async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_w
         said = (await printed(sandbox, code)).splitlines()
     uid = said[0].split()[0]
     assert int(uid) in UIDS
-    bound = 0xE0 if is_gvisor(config.runtime) else 0  # those of the supervisor, in gVisor's own kernel
+    bound = 0xEA if is_gvisor(config.runtime) else 0  # spec.GVISOR_CAPABILITIES: the supervisor's, in gVisor's kernel
     caps = f"{{'CapInh': 0, 'CapPrm': 0, 'CapEff': 0, 'CapBnd': {bound}, 'CapAmb': 0}}"
     assert re.fullmatch(rf"{uid} {uid} \[({uid})?\] sandbox", said[0])
     assert said[1:4] == [caps, "1 2 True", "['lo']"]
