@@ -165,15 +165,17 @@ class Tree:
             again: it is one of the record's, and the journal has at least a part of it.
         """
         number, began = self._asked, time.perf_counter()
-        with self._steering.answering():
-            if number == 0:
-                await self._begin(question, store=not again)
-            else:
-                await self._go_on(question, number, store=not again)
-            answered = await self._rlm.answer(self._record.stops.get(number) if again else None)
+        try:
+            with self._steering.answering():
+                if number == 0:
+                    await self._begin(question, store=not again)
+                else:
+                    await self._go_on(question, number, store=not again)
+                answered = await self._rlm.answer(self._record.stops.get(number) if again else None)
+        finally:
+            seconds = time.perf_counter() - began
+            self._seconds += seconds
         self._asked += 1
-        seconds = time.perf_counter() - began
-        self._seconds += seconds
         self._write_answer(answered.answer)
         stops = {} if answered.stop is None else {number: answered.stop}
         await self._journal.database.run(partial(self._note_end, answered.stop_reason, stops))
