@@ -1,0 +1,264 @@
+"""The ways in which an instance is answered, side by side: plain calls, map and reduce, RLMs of any depth, and no model.
+
+A method gets an instance and gives an `Outcome`. What all of them need is in `Means`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from rlm.config import Limits, SandboxConfig
+from rlm.errors import ConfigError, ModelError
+from rlm.models.base import Model
+from rlm.orchestrator import Orchestrator
+from rlm.runs import list_runs
+from rlm.types import Completion, Message, Usage
+
+from .task import Instance
+from .tokens import tokens
+
+CHUNK_TOKENS: Final = 32_000  # of a piece that map_reduce reads
+REPLY_TOKENS: Final = 2_000  # left free in a window for the reply
+ESTIMATE_SHARE: Final = 0.85  # of a window that an estimate may fill: it is wrong by up to 17 %
+AT_ONCE: Final = 16  # calls of one map_reduce
+
+_DIRECT: Final = "{context}\n\n{query}"
+_MAP: Final = """{piece}
+
+The text above is part {number} of {count} of a longer one. This is asked about the whole of it:
+{query}
+
+Write down everything in this part that helps to answer it, with exact figures and names. Write NONE if there is nothing."""
+_REDUCE: Final = """Notes from the parts of a long text, in their order:
+
+{notes}
+
+This is asked about the whole text. Answer it from the notes, in the form that it asks for:
+{query}"""
+_CUT: Final = "\n[... {left_out:,} characters left out here ...]\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a method gave for an instance. `note` is what a reader of the score should know, such as a context that was cut.
+
+    `run_dir` is that of the run, where there is one.
+    """
+
+    answer: str
+    usage: Usage = field(default_factory=Usage)
+    by_node: Mapping[str, Usage] = field(default_factory=dict)
+    stop_reason: str = "final"
+    iterations: int = 0
+    sub_calls: int = 0
+    depth: int = 0
+    sandboxes: int = 0
+    run_dir: Path | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What methods work with.
+
+    `models` gives the root model and the sub-model for a task, by its name. `window` is the root model's, in tokens, over what
+    is known of it.
+    """
+
+    models: Callable[[str], tuple[str | Model, str | Model]]
+    limits: Limits = field(default_factory=Limits)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    window: int | None = None
+    verbose: bool = False
+
+
+Method = Callable[[Instance, Means, Path], Awaitable[Outcome]]
+
+
+def method(name: str) -> Method:
+    """The method of that name: `direct`, `map_reduce`, `keyword`, or `rlm:0`, `rlm:1`, ...
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if match := re.fullmatch(r"rlm:(\d)", name):
+        return _rlm_of(int(match[1]))
+    plain: Mapping[str, Method] = {"direct": direct, "map_reduce": map_reduce, "keyword": keyword}
+    if name not in plain:
+        raise ConfigError(f"There is no method {name!r}; there are {', '.join(plain)}, and rlm:0, rlm:1, rlm:2, ...")
+    return plain[name]
+
+
+def _rlm_of(depth: int) -> Method:
+    async def rlm(instance: Instance, means: Means, folder: Path) -> Outcome:
+        """An RLM. One of this instance that was cut off goes on where it was."""
+        model, sub_model = means.models(instance.task)
+        orchestrator = Orchestrator(
+            depth=depth,
+            model=model,
+            sub_model=sub_model,
+            limits=means.limits,
+            sandbox=means.sandbox,
+            run_root=folder,
+            verbose=means.verbose,
+        )
+        for run in list_runs(folder):
+            if run.state in ("interrupted", "failed") and run.calls:
+                return _of_run(await orchestrator.aresume(run.directory, limits=means.limits))
+        return _of_run(await orchestrator.acompletion(instance.context, instance.query))
+
+    return rlm
+
+
+def _of_run(done: Completion) -> Outcome:
+    return Outcome(
+        answer=done.answer,
+        usage=done.usage,
+        by_node=done.by_node,
+        stop_reason=done.stop_reason,
+        iterations=done.iterations,
+        sub_calls=done.sub_calls,
+        depth=done.depth_reached,
+        sandboxes=done.sandboxes,
+        run_dir=done.run_dir,
+    )
+
+
+async def direct(instance: Instance, means: Means, folder: Path) -> Outcome:
+    """One plain call with all of the context, or as much of its head and tail as the model's window holds."""
+    model, _ = _plain_models(instance, means, "direct")
+    text = _text(instance)
+    context, note = text, ""
+    if (window := means.window or model.context_window) is not None:
+        room = int((window - REPLY_TOKENS) * ESTIMATE_SHARE) - tokens(instance.query)
+        size = tokens(text)
+        if size > room:
+            kept = max(0, len(text) * room // size)
+            context = text[: kept // 2] + _CUT.format(left_out=len(text) - kept) + text[len(text) - kept // 2 :]
+            note = f"context cut to about {room:,} of {size:,} tokens"
+    reply = await model.complete(
+        [Message(role="user", content=_DIRECT.format(context=context, query=instance.query))]
+    )
+    return Outcome(
+        answer=reply.text, usage=reply.usage, by_node={"0": reply.usage}, stop_reason=reply.finish_reason, note=note
+    )
+
+
+async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
+    """Fixed pieces are read by the sub-model, which takes notes; the root model answers from the notes. No code."""
+    model, sub_model = _plain_models(instance, means, "map_reduce")
+    used: dict[str, Usage] = {}
+    slots = anyio.CapacityLimiter(AT_ONCE)
+
+    async def ask(asked: Model, prompt: str, node: str) -> str:
+        async with slots:
+            reply = await asked.complete([Message(role="user", content=prompt)])
+        used[node] = reply.usage
+        return reply.text
+
+    async def noted(pieces: Sequence[str], node: str) -> list[str]:
+        notes = [""] * len(pieces)
+
+        async def one(number: int) -> None:
+            prompt = _MAP.format(
+                piece=pieces[number], number=number + 1, count=len(pieces), query=instance.query
+            )
+            notes[number] = await ask(sub_model, prompt, f"{node}.{number + 1}")
+
+        try:
+            async with anyio.create_task_group() as group:
+                for number in range(len(pieces)):
+                    group.start_soon(one, number)
+        except* ModelError as failed:
+            raise failed.exceptions[0] from failed  # one is enough to say why
+        return [note for note in notes if note.strip().strip(".") != "NONE"]
+
+    notes = await noted(_pieces(_text(instance), CHUNK_TOKENS), "0")
+    rounds = 1
+    while tokens(together := "\n\n".join(notes)) > CHUNK_TOKENS and len(pieces := _pieces(together, CHUNK_TOKENS)) > 1:
+        fewer = await noted(pieces, "0" + ".1" * rounds)
+        if len("\n\n".join(fewer)) >= len(together):
+            break  # a model that repeats what it reads would go on for ever
+        notes, rounds = fewer, rounds + 1
+    answer = await ask(model, _REDUCE.format(notes=together or "(nothing)", query=instance.query), "0")
+    return Outcome(
+        answer=answer,
+        usage=sum(used.values(), Usage()),
+        by_node=used,
+        sub_calls=len(used) - 1,
+        depth=min(rounds, len(used) - 1),
+    )
+
+
+_WORD: Final = re.compile(r"[\w-]+")
+_UNIT: Final = re.compile(r"[^\n]+?(?:[.?!](?=\s)|$)", re.MULTILINE)
+_SHAPES: Final = {
+    "uuid": re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"),
+    "number": re.compile(r"\b\d[\d,]*\b"),
+    "how many": re.compile(r"\b\d[\d,]*\b"),
+}
+_COMMON: Final = frozenset(
+    "the and are all for with from that this what which who how many mentioned provided text answer only give name form".split()
+)
+
+
+async def keyword(instance: Instance, means: Means, folder: Path) -> Outcome:
+    """No model at all: the sentences that share the most words with the question. Shows what needs no intelligence."""
+    return await anyio.to_thread.run_sync(_keyword, instance)
+
+
+def _keyword(instance: Instance) -> Outcome:
+    query = instance.query.casefold()
+    asked = {word for word in _WORD.findall(query) if len(word) > 2} - _COMMON
+    best: list[str] = []
+    most = 0
+    for unit in _units(instance):
+        shared = len(asked.intersection(_WORD.findall(unit.casefold())))
+        if shared > most:
+            best, most = [unit], shared
+        elif shared == most and most and len(best) < 20:
+            best.append(unit)
+    shape = next((shape for name, shape in _SHAPES.items() if name in query), None)
+    if shape is not None:
+        best = [found for unit in best for found in shape.findall(unit) if found.casefold() not in asked]
+    return Outcome(answer=", ".join(Counter(best)))
+
+
+def _units(instance: Instance) -> Iterator[str]:
+    for text in (instance.context,) if isinstance(instance.context, str) else instance.context.values():
+        for found in _UNIT.finditer(text):
+            yield found[0].strip()
+
+
+def _plain_models(instance: Instance, means: Means, name: str) -> tuple[Model, Model]:
+    model, sub_model = means.models(instance.task)
+    if isinstance(model, str) or isinstance(sub_model, str):
+        raise ConfigError(f"{name} needs models as objects.")
+    return model, sub_model
+
+
+def _text(instance: Instance) -> str:
+    if isinstance(instance.context, str):
+        return instance.context
+    return "\n".join(f"=== {path} ===\n{text}" for path, text in instance.context.items())
+
+
+def _pieces(text: str, size: int) -> list[str]:
+    """Cut at line ends where there are any, into pieces of about so many tokens."""
+    count = -(-tokens(text) // size) or 1
+    width = -(-len(text) // count)
+    pieces, start = [], 0
+    while start < len(text):
+        end = min(len(text), start + width)
+        if end < len(text) and (line_end := text.rfind("\n", start + width // 2, end)) >= 0:
+            end = line_end + 1
+        pieces.append(text[start:end])
+        start = end
+    return pieces

@@ -1,0 +1,152 @@
+"""The rows of an evaluation on the disk (`results.jsonl`), and what it was made with (`eval.json`): all that a report needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from rlm.errors import ConfigError
+from rlm.events import mend
+
+ROWS: Final = "results.jsonl"
+SETTINGS: Final = "eval.json"
+
+
+class Key(NamedTuple):
+    """Which instance was given to which method."""
+
+    task: str
+    length: int
+    seed: int
+    index: int
+    method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line: what an instance asked, what a method gave, and what that used.
+
+    `digest` is that of the instance, whose context is not kept. `strict` and `lax` are None where the system failed, with the
+    reason in `error`. `cost_usd` is None where a price is unknown. `by_node` has calls, input and output tokens, and dollars.
+    `run_dir` is relative to the file's folder.
+    """
+
+    task: str
+    length: int
+    seed: int
+    index: int
+    method: str
+    digest: str = ""
+    expected: tuple[str, ...] = ()
+    answer: str = ""
+    read: str = ""
+    strict: float | None = None
+    lax: float | None = None
+    stop_reason: str = ""
+    note: str = ""
+    iterations: int = 0
+    sub_calls: int = 0
+    depth: int = 0
+    sandboxes: int = 0
+    seconds: float = 0.0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+    by_node: Mapping[str, tuple[int, int, int, float | None]] = field(default_factory=dict)
+    run_dir: str = ""
+    error: str = ""
+
+    @property
+    def key(self) -> Key:
+        return Key(self.task, self.length, self.seed, self.index, self.method)
+
+    @property
+    def bucket(self) -> int:
+        """The length under which it is reported: that of a file's instance is rounded up to a power of two."""
+        made = not self.task.startswith(("user/", "longbench", "oolong_file/"))
+        return self.length if made else 1 << (self.length - 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """The folder of an evaluation, opened to go on or to be read."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    rows: Mapping[Key, Row]
+
+    @classmethod
+    def create(cls, folder: Path, settings: Mapping[str, Any]) -> Self:
+        """A new one. Raises ConfigError where there is one already, or the folder cannot be written."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / ROWS).exists():
+                raise ConfigError(
+                    f"There are results in {folder} already: go on with --resume {folder}, or give another folder with "
+                    "OUT= or --out."
+                )
+            new = folder / f"{SETTINGS}.new"
+            new.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+            new.replace(folder / SETTINGS)
+            (folder / ROWS).touch()
+        except OSError as error:
+            raise ConfigError(
+                f"No results can be written to {folder} ({error.strerror}): choose another with OUT= or --out."
+            ) from error
+        return cls(folder=folder, settings=settings, rows={})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What is there; of several rows of one key the last counts. Raises ConfigError where it cannot be read."""
+        try:
+            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            rows = {row.key: row for row in _read(folder / ROWS)}
+        except OSError as error:
+            raise ConfigError(f"There is no evaluation in {folder}: give the folder that --out named.") from error
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"The evaluation in {folder} is damaged: {error}") from error
+        return cls(folder=folder, settings=settings, rows=rows)
+
+    def mend(self) -> None:
+        """Take away the last line if a crash cut it off."""
+        mend(self.folder / ROWS)
+
+
+def line(row: Row) -> str:
+    """One line of the file."""
+    return json.dumps(asdict(row)) + "\n"
+
+
+def write_through(descriptor: int, text: str) -> None:
+    """Append, and have it on the disk: what was paid for is not lost."""
+    os.write(descriptor, text.encode("ascii"))
+    os.fsync(descriptor)
+
+
+def _read(path: Path) -> Iterator[Row]:
+    with path.open(encoding="ascii") as file:
+        for text in file:
+            if text.endswith("\n"):  # else a crash cut it off
+                found = json.loads(text)
+                found["expected"] = tuple(found["expected"])
+                found["by_node"] = {node: tuple(used) for node, used in found["by_node"].items()}
+                yield Row(**found)
+
+
+def in_order(rows: Iterable[Row], *, tasks: Iterable[str], methods: Iterable[str]) -> list[Row]:
+    """Rows in the order of the plan, whatever the order in which they were done."""
+    task_at = {name: place for place, name in enumerate(tasks)}
+    method_at = {name: place for place, name in enumerate(methods)}
+
+    def place(row: Row) -> tuple[int, str, int, int, int, int]:
+        last = len(task_at)
+        return (
+            task_at.get(row.task, last), row.task, row.length, row.seed, row.index, method_at.get(row.method, 0)
+        )  # fmt: skip
+
+    return sorted(rows, key=place)
