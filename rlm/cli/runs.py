@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .console import printable
-from .orchestrator import Orchestrator
-from .record import default_root, find
-from .runs import list_runs
-from .types import Completion
+from rlm.console import printable
+from rlm.orchestrator import Orchestrator
+from rlm.record import default_root, find
+from rlm.runs import list_runs
+from rlm.types import Completion
 
 QUESTION_CHARS = 60
 
