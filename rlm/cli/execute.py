@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import anyio
 import typer
 
-from rlm.config import MIB, SandboxConfig
-from rlm.console import printable
+from rlm.config import MIB
 from rlm.errors import ConfigError
-from rlm.execute import Executed, execute
+
+from .options import AsJson
+
+if TYPE_CHECKING:
+    from rlm.execute import Executed
 
 
 def exec_(
@@ -22,19 +24,35 @@ def exec_(
     get: Annotated[list[str] | None, typer.Option(help="NAME: a file that the script leaves; '*' takes all")] = None,
     out_dir: Annotated[Path | None, typer.Option(help="where files that were got are written; default: here")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="of the script's own time")] = 60.0,
-    memory: Annotated[int, typer.Option(min=128, help="in MiB")] = 512,
+    memory: Annotated[int | None, typer.Option(min=128, help="in MiB", show_default="512")] = None,
     runtime: Annotated[str | None, typer.Option(help="the engine's; runsc is gVisor")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run any Python script in a locked sandbox: no network, no files but those given, bounded memory and time.
 
+    With --json, one object: status, problem, stdout, stderr and files.
+
     Exit status: the script's own; 1 for an exception, 124 out of time, 137 killed, 2 for a command that cannot be.
     """
+    import anyio
+
+    from rlm.console import printable
+    from rlm.execute import execute
+
+    from .output import write_json
+    from .settings import settings
+
+    given = settings(sandbox={"runtime": runtime, "memory_bytes": None if memory is None else memory * MIB})
     if file == "-":
         name, script = "script.py", sys.stdin.read()
     else:
         name, script = Path(file).name, _read_script(Path(file))
     inputs = dict(map(_input, put or ()))
     shown = {"stdout": sys.stdout, "stderr": sys.stderr}
+    kept: dict[str, list[str]] = {"stdout": [], "stderr": []}
+
+    def keep(stream: Literal["stdout", "stderr"], text: str) -> None:
+        kept[stream].append(text)
 
     def show(stream: Literal["stdout", "stderr"], text: str) -> None:
         target = shown[stream]
@@ -50,11 +68,15 @@ def exec_(
             outputs=get or (),
             out_dir=(out_dir or Path()) if get else None,
             seconds=seconds,
-            config=SandboxConfig(runtime=runtime, memory_bytes=memory * MIB),
-            on_output=show,
+            config=given.sandbox,
+            on_output=keep if as_json else show,
         )
 
     done = anyio.run(work)
+    if as_json:
+        texts = {stream: "".join(texts) for stream, texts in kept.items()}
+        write_json({"status": done.status, "problem": done.problem, **texts, "files": list(map(str, done.files))})
+        raise typer.Exit(done.status)
     if done.problem:
         sys.stderr.write(f"rlm: {printable(done.problem)}\n")
     for path in done.files:
