@@ -48,7 +48,7 @@ def main() -> NoReturn:
         app()
     except RLMError as error:
         sentence, status = _told(error)
-        sys.stderr.write(f"rlm: {sentence}\n")
+        sys.stderr.write("".join([f"rlm: {sentence}\n", *getattr(error, "__notes__", ())]))
         sys.exit(status)
     sys.exit(0)
 

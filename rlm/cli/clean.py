@@ -92,8 +92,10 @@ def _seconds(age: str) -> float:
 
 
 def _summary(found: list[Leftover]) -> str:
+    from .progress import counted
+
     counts = Counter(each.kind for each in found)
-    things = [f"{count:,} {kind}{'s' * (count != 1)}" for kind, count in counts.items()]
+    things = [counted(count, kind) for kind, count in counts.items()]
     return f"{' and '.join(things) or 'nothing'}, {_room(sum(each.size for each in found))}"
 
 

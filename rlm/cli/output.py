@@ -11,7 +11,7 @@ import typer
 from rlm.console import printable
 from rlm.types import Completion
 
-from .progress import used
+from .progress import counted, used
 
 LIMITED = 3  # exit status: there is an answer, and a limit stopped the run before the model gave it as its last word
 
@@ -25,7 +25,7 @@ def show(done: Completion, *, as_json: bool, quiet: bool) -> None:
     else:
         typer.echo(done.answer.encode("utf-8", "surrogatepass"))
     if not quiet:
-        turns = f"{done.iterations} turn{'s' * (done.iterations != 1)}"
+        turns = counted(done.iterations, "turn")
         sys.stderr.write(
             f"{done.stop_reason} after {turns}: {done.seconds:.1f} s, {used(done.usage)}; {done.run_dir}\n"
         )

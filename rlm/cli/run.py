@@ -106,8 +106,9 @@ def run(
 
     try:
         done = run_until_interrupted(work, advice=watch.advice)
-    except RLMError:
-        sys.stderr.write(watch.advice())
+    except RLMError as error:
+        if watch.paid:
+            error.add_note(watch.advice())
         raise
     show(done, as_json=as_json, quiet=quiet)
 
@@ -165,18 +166,20 @@ def _piped(data: bytes, name: str) -> str | bytes:
 
 
 class Watch:
-    """Hands events on, and knows from them how to go on with the run."""
+    """Hands events on, and knows from them how to go on with the run. `paid`: a resumed run would keep something."""
 
     def __init__(self, root: Path, shown: OnEvent | None) -> None:
         self._root = root
         self._shown = shown
         self._resumable = ""
+        self.paid = False
 
     def __call__(self, event: Event) -> None:
-        from rlm.events import TurnStarted
+        from rlm.events import ModelReplied, TurnStarted
 
         if isinstance(event, TurnStarted):  # from here on the context is kept
             self._resumable = event.run_id
+        self.paid = self.paid or isinstance(event, ModelReplied)
         if self._shown is not None:
             self._shown(event)
 
