@@ -45,7 +45,7 @@ def main() -> NoReturn:
     """The `rlm` command."""
     logging.basicConfig(format="rlm: %(message)s", level=logging.WARNING)
     try:
-        app()
+        app(prog_name="rlm")
     except RLMError as error:
         sentence, status = _told(error)
         sys.stderr.write("".join([f"rlm: {sentence}\n", *getattr(error, "__notes__", ())]))

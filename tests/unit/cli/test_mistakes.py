@@ -113,7 +113,7 @@ def test_a_folder_or_file_that_cannot_be_read(rlm: RLM, here: Path, monkeypatch:
 def test_what_a_run_may_end_with(
     rlm: RLM, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, status: int
 ) -> None:
-    def fails() -> None:
+    def fails(**options: object) -> None:
         raise error
 
     monkeypatch.setattr(cli, "app", fails)
@@ -135,3 +135,14 @@ def test_of_rlm_clean(rlm: RLM) -> None:
     assert is_one_sentence(
         rlm("clean", "--older-than", "3"), "--older-than 3 is no age: give a number with m, h, d or w"
     )
+
+
+def test_a_missing_key_is_said_before_there_is_a_run(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        async def check_image(self, image: str) -> None:
+            """It is there."""
+
+    monkeypatch.setattr("rlm.sandbox.docker.default_engine", Engine)
+    (here / "context.txt").write_text("text")
+    assert is_one_sentence(rlm("run", "why?", "context.txt"), "There is no API key: set OPENAI_API_KEY")
+    assert not default_root().exists()

@@ -120,10 +120,23 @@ def test_image_build_says_what_it_did(
     assert asked == [("numpy pandas", True)]
 
 
-def test_a_runs_id_can_be_completed(tmp_path: Path, here: Path) -> None:
+@pytest.mark.parametrize(("words", "completed"), [("rlm ru", ["run", "runs"]), ("rlm view 2026", ["2026-b", "2026-a"])])
+def test_the_shell_completes_commands_and_the_ids_of_runs(
+    rlm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, completed: list[str]
+) -> None:
     for name in ("2026-a", "2026-b", "2025"):
         (tmp_path / "state/rlm/runs" / name).mkdir(parents=True)
         (tmp_path / "state/rlm/runs" / name / "run.json").write_text("")
-    assert run_ids("2026") == ["2026-b", "2026-a"]
+    for name, value in {
+        "_RLM_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }.items():
+        monkeypatch.setenv(name, value)
+    ended = rlm()
+    assert (ended.status, ended.out.split()) == (0, completed)
+
+
+def test_completion_is_silent_where_the_settings_are_wrong(here: Path) -> None:
     (here / "rlm.toml").write_text("wrong = 1")
-    assert run_ids("2026") == []
+    assert run_ids("") == []
