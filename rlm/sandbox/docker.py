@@ -156,7 +156,7 @@ class Engine:
             return
         self._looked_for_orphans = True
         try:
-            found = await self.orphans()
+            found = await self._orphans()
         except APIError as error:
             _log.warning("orphans_not_looked_for", reason=str(error))
             return
@@ -167,15 +167,25 @@ class Engine:
 
     async def orphans(self) -> list[dict[str, Any]]:
         """The sandboxes that processes of this user left when they were killed, as the engine describes them."""
+        try:
+            return await self._orphans()
+        except APIError as error:
+            raise self._unavailable(error) from error
+
+    async def _orphans(self) -> list[dict[str, Any]]:
         filters = {"label": f"{PREFIX}pid"}
         found = await self._call(lambda client: client.containers(all=True, filters=filters), abandon=True)
         return [container for container in found if is_orphan(container.get("Labels") or {})]
 
     async def idle_images(self) -> list[dict[str, Any]]:
         """The sandbox images, of whatever version, that no container uses, as the engine describes them."""
-        images, containers = await self._call(
-            lambda client: (client.images(filters={"label": IMAGE_LABEL}), client.containers(all=True)), abandon=True
-        )
+        filters = {"label": IMAGE_LABEL}
+        try:
+            images, containers = await self._call(
+                lambda client: (client.images(filters=filters), client.containers(all=True)), abandon=True
+            )
+        except APIError as error:
+            raise self._unavailable(error) from error
         used = {container["ImageID"] for container in containers}
         return [image for image in images if image["Id"] not in used]
 

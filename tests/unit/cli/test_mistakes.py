@@ -122,6 +122,16 @@ def test_what_a_run_may_end_with(
     assert said in ended.err
 
 
+def test_what_can_be_done_about_an_error_is_said_after_it(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**options: object) -> None:
+        error = ModelError("answered 500", status=500)
+        error.add_note("rlm: to go on with the run: rlm resume x\n")
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    assert rlm().err == "rlm: answered 500\nrlm: to go on with the run: rlm resume x\n"
+
+
 @pytest.mark.parametrize(
     "command",
     [["runs"], ["doctor"], ["clean"], ["resume", "x"], ["view", "x"], ["run", "why?", "rlm.toml"], ["exec", "x"]],
