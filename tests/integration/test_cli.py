@@ -104,7 +104,7 @@ def test_an_unknown_model_and_a_missing_engine_are_one_sentence_each(
 def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
     environment: dict[str, str], provider: FakeProvider, times: int
 ) -> None:
-    provider.latency = 0.3
+    provider.latency = 0.15
     command = [RLM, "run", "why?", "-"]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
