@@ -32,12 +32,13 @@ def clean(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove sandboxes whose process is gone, images of other versions that nothing uses and, with --older-than, runs.
+    """Remove sandboxes whose process is gone, old images and, with --older-than, old runs.
 
-    It says what it would remove and how much room that frees, and asks. What is another user's or belongs to a run that is
-    alive stays.
+    It says what it would remove and how much room that frees, and asks.
+    What is another user's or belongs to a run that is alive stays.
 
-    Exit status: 0 done or nothing to do, 1 something could not be removed or was not to be, 2 the command cannot be.
+    Exit status: 0 done or nothing to do, 1 something could not be removed
+    or the reply was no, 2 the command cannot be.
     """
     import anyio
 
@@ -78,7 +79,7 @@ def clean(
 
 
 def _ask(found: list[Leftover]) -> None:
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError(f"Nothing was removed ({_summary(found)}), as there is nobody to ask: add --yes.")
     if not typer.confirm(f"Remove {_summary(found)}?", err=True):
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "re
 
 
 def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Look at all that a run needs: engine, image, transports, gVisor, key, disk; and say where each setting came from.
+    """Look at all that a run needs, and say where each setting came from.
 
     Exit status: 0 a run can be made, 1 a part is missing, 2 a setting cannot be.
     """

@@ -61,12 +61,14 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Answer a question about a file, a folder or a pipe's text, however long, with a tree of models in sandboxes.
+    """Answer a question about a file, a folder or a pipe's text, however long.
 
-    The answer goes to standard output, progress to standard error. Ctrl-C stops the run, which can be resumed.
+    The answer goes to standard output, progress to standard error.
+    Ctrl-C stops the run, which can be resumed.
 
-    Exit status: 0 answered, 3 answered with what there was when a limit was reached, 1 failed, 2 the command cannot be (a
-    wrong option, no context, no key, no Docker), 130 interrupted.
+    Exit status: 0 answered, 3 answered with what there was when a limit was
+    reached, 1 failed, 2 the command cannot be (a wrong option, no context,
+    no key, no Docker), 130 interrupted.
     """
     from rlm.orchestrator import Orchestrator
     from rlm.sandbox.docker import default_engine
@@ -122,6 +124,8 @@ def read_context(source: str, *, max_bytes: int) -> str | bytes | Path:
     if not source:
         raise ConfigError(f"There is no context: give a file, a folder, or - for standard input, {HOW}.")
     if source == "-":
+        if sys.stdin is None:
+            raise ConfigError("Standard input is closed: pipe the context in, or give a file.")
         if sys.stdin.isatty():
             raise ConfigError(
                 'Standard input is a terminal: pipe the context in, as in: cat app.log | rlm run "What went wrong?" -'

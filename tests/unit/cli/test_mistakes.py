@@ -68,6 +68,11 @@ def test_a_terminal_as_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch)
     assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is a terminal: pipe the context in")
 
 
+def test_a_closed_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is closed")
+
+
 def test_an_empty_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Stdin())
     assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is empty")
