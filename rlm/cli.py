@@ -30,6 +30,7 @@ from .evals import niah as task
 from .evals import report
 from .evals.runner import Row, run_trials
 from .execute import Executed, execute
+from .export.command import export
 from .models.base import Model
 from .models.policies import playing
 from .orchestrator import Orchestrator
@@ -47,6 +48,7 @@ def rlm() -> None:
 
 
 app.command()(view)
+app.command()(export)
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +9,12 @@ from typing import Annotated
 import typer
 
 from rlm.errors import ConfigError
-from rlm.record import default_root
+from rlm.history.directory import find_run, read_run
+from rlm.history.extras import Extras
+from rlm.history.record import Record
+from rlm.record import private
 
-from .extras import Extras, read_extras
 from .page import page
-from .reading import read_events
-from .record import Record, record_of
-
-EVENTS = "events.jsonl"
 
 
 def view(
@@ -43,32 +40,6 @@ def view(
         webbrowser.open(file.absolute().as_uri())
 
 
-def find_run(name: str) -> Path:
-    """The directory of a run: a path, or an id below the default folder of runs.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    for directory in (Path(name), Path(name).parent, default_root() / name):
-        if (directory / EVENTS).is_file() and (directory.name == Path(name).name or Path(name).name == EVENTS):
-            return directory
-    raise ConfigError(f"There is no run {name}: give its id, as in {default_root()}, or the path of its directory.")
-
-
-def read_run(directory: Path, context: Path | None = None) -> tuple[Record, Extras]:
-    """What there is of a run.
-
-    Raises:
-        ConfigError: its events or the named context cannot be read.
-    """
-    try:
-        with (directory / EVENTS).open(encoding="ascii") as file:
-            record = record_of(read_events(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The events in {directory} cannot be read: {error}") from error
-    return record, read_extras(directory, context)
-
-
 def write_page(file: Path, *runs: tuple[Record, Extras]) -> None:
     """Write the page where only this user can read it, as runs are.
 
@@ -77,7 +48,7 @@ def write_page(file: Path, *runs: tuple[Record, Extras]) -> None:
     """
     text = page(*runs)
     try:
-        with open(file, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
+        with open(file, "w", encoding="utf-8", opener=private) as stream:
             stream.write(text)
     except OSError as error:
         raise ConfigError(

@@ -14,9 +14,10 @@ from attack_texts import ATTACKS, attacked_run
 from rlm import Orchestrator
 from rlm.evals.niah import make_trial
 from rlm.events import EventLog, ModelReplied, RLMStarted, RunStarted, SubCallFinished, SubCallStarted, TurnStarted
+from rlm.history.directory import read_run
 from rlm.models.policies import playing
 from rlm.types import Usage
-from rlm.view.command import read_run, write_page
+from rlm.view.command import write_page
 
 VIEWER = Path(__file__).parents[2] / "viewer"
 ASSETS = Path(__file__).parents[2] / "rlm" / "view" / "assets"

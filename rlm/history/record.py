@@ -11,19 +11,23 @@ from typing import Final
 
 from rlm.errors import ConfigError
 from rlm.events import (
+    AnswerReplayed,
     CellFinished,
     CellStarted,
     Compacted,
     Event,
     ModelFailed,
     ModelReplied,
+    ReplayDiverged,
     RLMFinished,
     RLMStarted,
     RunFinished,
+    RunResumed,
     RunStarted,
     SandboxLost,
     SubCallFinished,
     SubCallStarted,
+    ToolUsed,
     TurnStarted,
 )
 from rlm.types import CellResult, StopReason, Usage
@@ -33,7 +37,10 @@ ROOT: Final = "0"
 
 @dataclass(slots=True, kw_only=True)
 class Cell:
-    """A cell, `calls` the nodes that it called. Without `result` it had not ended. Times as in events, in seconds."""
+    """A cell, `calls` the nodes that it called. Without `result` it had not ended. Times as in events, in seconds.
+
+    `tools` are its calls of functions of the host.
+    """
 
     number: int
     code: str
@@ -41,9 +48,10 @@ class Cell:
     ended: float | None = None
     result: CellResult | None = None
     calls: list[str] = field(default_factory=list)
+    tools: list[ToolUsed] = field(default_factory=list)
 
 
-Entry = ModelReplied | ModelFailed | SandboxLost | Compacted | Cell
+Entry = ModelReplied | ModelFailed | SandboxLost | Compacted | ReplayDiverged | Cell
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +75,7 @@ class Node:
     `started` is when it was asked for, `ready` when its sandbox had its context. `ok` is None while it has no answer.
     `answer` is what its caller was given: where `ok` is false, the reason why there is none. `own` is what its model calls
     used, `total` that with all nodes below. `batch` groups the calls of one `llm_batch`, 0 is a single one.
+    `remembered`: its answer came from the journal, and its RLM was not run again.
     """
 
     id: str
@@ -84,6 +93,7 @@ class Node:
     context_size: int | None = None
     ok: bool | None = None
     answer: str | None = None
+    remembered: bool = False
     stop_reason: StopReason | None = None
     own: Usage = field(default_factory=Usage)
     total: Usage = field(default_factory=Usage)
@@ -97,15 +107,21 @@ class Node:
     @property
     def open_cell(self) -> Cell | None:
         """The cell that runs, as far as the events go."""
+        cell = self.newest_cell
+        return cell if cell is not None and cell.ended is None else None
+
+    @property
+    def newest_cell(self) -> Cell | None:
+        """The latest cell of the newest turn."""
         newest = self.turns[-1].entries if self.turns else []
-        return next((entry for entry in reversed(newest) if isinstance(entry, Cell) and entry.ended is None), None)
+        return next((entry for entry in reversed(newest) if isinstance(entry, Cell)), None)
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
     """One run. `nodes` are in the order in which they were asked for, the root first. `ended` is None if it did not end.
 
-    `latest` is the time of the last event.
+    `latest` is the time of the last event. `resumed` has how it was gone on with after an interruption, each time.
     """
 
     run_id: str
@@ -118,6 +134,7 @@ class Record:
     ended: float | None = None
     stop_reason: StopReason | None = None
     error: str | None = None
+    resumed: list[RunResumed] = field(default_factory=list)
     nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
@@ -150,6 +167,10 @@ def _add(record: Record, event: Event) -> None:
             record.query, record.depth, record.context_bytes = event.query, event.depth, event.context_bytes
             record.models = {str(level): name for level, name in event.models.items()}
             node.prompt = event.query
+        case RunResumed():
+            record.resumed.append(event)
+            record.ended = record.stop_reason = record.error = None
+            node.ended = node.ok = None
         case RLMStarted():
             _begin(node)  # in a run that was resumed, what is recorded of its work follows once more
             node.recursive, node.ready, node.depth, node.model = True, event.ts, event.depth, event.model
@@ -163,13 +184,16 @@ def _add(record: Record, event: Event) -> None:
         case SandboxLost():
             node.sandbox = event.replacement
             _turn(node, event).entries.append(event)
-        case Compacted():
+        case Compacted() | ReplayDiverged():
             _turn(node, event).entries.append(event)
         case CellStarted():
             _turn(node, event).entries.append(Cell(number=event.cell, code=event.code, started=event.ts))
         case CellFinished():
             if (cell := node.open_cell) is not None:
                 cell.ended, cell.result = event.ts, event.result
+        case ToolUsed():
+            if (cell := node.newest_cell) is not None:  # a function may end after its cell
+                cell.tools.append(event)
         case SubCallStarted():
             if not event.recursive:
                 _begin(node)
@@ -177,6 +201,8 @@ def _add(record: Record, event: Event) -> None:
             node.started, node.batch = event.ts, event.batch
             if (cell := record.nodes[node.parent or ROOT].open_cell) is not None:
                 cell.calls.append(node.id)
+        case AnswerReplayed():
+            node.remembered = True
         case SubCallFinished():
             node.ok, node.answer, node.ended = event.ok, event.text, event.ts
         case RLMFinished():
@@ -205,6 +231,7 @@ def _node(record: Record, name: str, ts: float) -> Node:
 def _begin(node: Node) -> None:
     node.turns, node.own = [], Usage()
     node.ok = node.answer = node.ended = node.stop_reason = None
+    node.remembered = False
 
 
 def _turn(node: Node, event: Event) -> Turn:
