@@ -143,6 +143,7 @@ function placesOf(run: Run, links: Links): Place[] {
             add(`${node.id} standard error of cell ${entry.number}`, entry.stderr, inCell);
             add(`${node.id} error of cell ${entry.number}`, entry.error, inCell);
             add(`${node.id} answer of cell ${entry.number}`, entry.answer, inCell);
+            for (const tool of entry.tools) add(`${node.id} arguments in cell ${entry.number}`, tool.arguments, inCell);
           }
         }
       }

@@ -185,6 +185,23 @@ export async function unfinished(page, { open }) {
   assert.match(await text(page, ".cell .badge"), /not ended/);
 }
 
+/** A run that was resumed: what came from the journal, what did not, and what its cell asked of the host. */
+export async function resumed(page, { address, open }) {
+  await open();
+  const detail = page.locator(".detail");
+  assert.match(await detail.innerText(), /Resumed after an interruption\s+After .*, with 5 recorded calls, 2 of them without an answer\./);
+  assert.match(await detail.innerText(), /call 2 is not the recorded one/);
+  assert.equal(await detail.locator(".badge", { hasText: "from the journal" }).count(), 1);
+  assert.match(await detail.innerText(), /12 calls of functions of the host/);
+  assert.equal(await detail.locator(".tool").count(), 10);
+  assert.equal(await detail.locator(".tool .dot.bad").count(), 1);
+  assert.equal(await blocks(page, ".tool"), "('apples', 0)");
+  await page.getByRole("button", { name: "Show all 12" }).click();
+  assert.equal(await detail.locator(".tool").count(), 12);
+  await page.goto(`${address}#0/1`);
+  assert.match(await text(page, ".detail h2"), /RLM 0\.1 answered from the journal/);
+}
+
 /** Every text is an attack. All is looked at, and nothing of it comes to life. */
 export async function attacks(page, { address, open }) {
   await open();
