@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rlm.errors import ConfigError
-from rlm.history.directory import find_run, read_run
+from rlm.history.directory import events_of, find_run, read_run
 from rlm.record import private
 
 from .atif import trajectory
@@ -24,15 +24,27 @@ class Format(StrEnum):
     atif = "atif"
     rlms = "rlms"
     md = "md"
+    otel = "otel"
 
 
 def export(
     run: Annotated[str, typer.Argument(help="id of a run, or the path of its directory")],
     to: Annotated[
         Format,
-        typer.Option(help="atif: trajectory; rlms: log of the reference implementation; md: Markdown"),
+        typer.Option(help="atif: trajectory; rlms: log of the reference implementation; md: Markdown; otel: spans"),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the file; default: standard output")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+            help="otel: receiver to send to, where no --out is given",
+            show_envvar=True,
+        ),
+    ] = None,
+    content: Annotated[
+        bool | None, typer.Option("--content/--no-content", help="otel: with prompts, replies, code and outputs")
+    ] = None,
 ) -> None:
     """Write a run in another format. A run that still goes is written as far as it is."""
     directory = find_run(run)
@@ -44,6 +56,17 @@ def export(
             text = "".join(log_lines(record, extras))
         case Format.md:
             text = markdown(record, extras)
+        case Format.otel:
+            try:
+                from .otel import otlp_json, send, spans_of
+            except ImportError as error:
+                raise ConfigError("OpenTelemetry is not installed: pip install 'rlm[otel]'.") from error
+            spans = spans_of(events_of(directory), extras, content=content)
+            if endpoint is not None and out is None:
+                send(spans, endpoint)
+                typer.echo(f"{len(spans):,} spans were sent to {endpoint}.", err=True)
+                return
+            text = otlp_json(spans)
     write(text, out)
 
 

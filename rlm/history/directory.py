@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from rlm.errors import ConfigError
+from rlm.events import Event
 from rlm.record import default_root
 
 from .extras import Extras, read_extras
@@ -33,9 +35,18 @@ def read_run(directory: Path, context: Path | None = None, *, with_context: bool
     Raises:
         ConfigError: its events or the named context cannot be read.
     """
+    record = record_of(events_of(directory))
+    return record, read_extras(directory, context, with_context=with_context)
+
+
+def events_of(directory: Path) -> Iterator[Event]:
+    """The events of a run, in their order.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
     try:
         with (directory / EVENTS).open(encoding="ascii") as file:
-            record = record_of(read_events(file))
+            yield from read_events(file)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The events in {directory} cannot be read: {error}") from error
-    return record, read_extras(directory, context, with_context=with_context)
