@@ -21,6 +21,7 @@ from .compaction import Room, fitting
 from .config import Limits
 from .errors import ContextTooLong
 from .events import Compacted, EventLog, RLMFinished, RLMStarted, ToolUsed, TurnStarted
+from .logs import bound
 from .models.base import Model
 from .prompts import PromptFacts, SystemPrompt
 from .repl import Repl
@@ -87,15 +88,16 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
         child=child,
         events=services.events,
     )
-    async with services.slots.hold(task.level), _open_repl(task, services, broker) as repl:
-        first = prompts.first_message(
-            query=task.query,
-            context_type=repl.context.type,
-            context_size=repl.context.size,
-            turns=services.limits.max_iterations,
-        )
-        rlm = _RLM(task, services, repl, Transcript.begin(system_prompt_of(task, services), first))
-        answered = await rlm.run()
+    with bound(run=services.run_id, node=task.node):
+        async with services.slots.hold(task.level), _open_repl(task, services, broker) as repl:
+            first = prompts.first_message(
+                query=task.query,
+                context_type=repl.context.type,
+                context_size=repl.context.size,
+                turns=services.limits.max_iterations,
+            )
+            rlm = _RLM(task, services, repl, Transcript.begin(system_prompt_of(task, services), first))
+            answered = await rlm.run()
     services.events.emit(
         RLMFinished(
             node=task.node,

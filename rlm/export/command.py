@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -63,6 +64,7 @@ def export(
                 raise ConfigError("OpenTelemetry is not installed: pip install 'rlm[otel]'.") from error
             spans = spans_of(events_of(directory), extras, content=content)
             if endpoint is not None and out is None:
+                logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # that it tries again is of no use here
                 send(spans, endpoint)
                 typer.echo(f"{len(spans):,} spans were sent to {endpoint}.", err=True)
                 return
