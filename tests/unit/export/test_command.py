@@ -2,6 +2,7 @@
 
 import json
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,16 @@ def test_a_format_that_is_not_there_is_refused(run_dir: Path) -> None:
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--out"):
         write("text", tmp_path / "none" / "run.json")
+
+
+def test_without_the_extra_spans_are_one_sentence_and_all_else_is_there(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("rlm.otel", "rlm.export.otel"))]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("opentelemetry.trace", "google.protobuf.json_format"):
+        monkeypatch.setitem(sys.modules, name, None)
+    done = CliRunner().invoke(cli.app, ["export", str(run_dir), "--to", "otel"])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == "OpenTelemetry is not installed: pip install 'rlm[otel]'."
+    assert CliRunner().invoke(cli.app, ["export", str(run_dir), "--to", "md"]).exit_code == 0
