@@ -1,6 +1,7 @@
 """A run is a valid ATIF trajectory, with a nested trajectory for each node and the sums of the run."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ def test_each_node_is_a_trajectory_inside_that_of_its_caller_and_is_referred_to_
             for ref in result.get("subagent_trajectory_ref", ())
         ]
         assert refs == [nested["trajectory_id"] for nested in each.get("subagent_trajectories", ())]
+
+
+def test_the_agent_is_the_rlm_that_made_the_run_and_a_plain_call_is_a_model_alone(run_dir: Path) -> None:
+    agents = [each["agent"] for each in with_nested(exported(run_dir))]
+    assert [(agent["name"], agent["model_name"]) for agent in agents] == [
+        ("rlm", "big"),
+        ("rlm", "small"),
+        ("llm", "small"),
+        ("llm", "small"),
+    ]
+    assert {agent["version"] for agent in agents} == {version("rlm")}
+    assert ["tool_definitions" in agent for agent in agents] == [True, True, False, False]
 
 
 def test_steps_are_the_prompts_then_each_reply_with_its_cells(run_dir: Path) -> None:
