@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .errors import ModelError as ModelError
     from .errors import ReplayDiffers as ReplayDiffers
     from .errors import RLMError as RLMError
+    from .errors import RunCancelled as RunCancelled
     from .errors import SandboxDied as SandboxDied
     from .errors import SandboxError as SandboxError
     from .errors import SandboxMisbehaved as SandboxMisbehaved
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from .models.scripted import ScriptedModel as ScriptedModel
     from .orchestrator import Orchestrator as Orchestrator
     from .prompts import PromptFacts as PromptFacts
+    from .running import Run as Run
     from .sandbox.blocking import BlockingSandbox as BlockingSandbox
     from .sandbox.container import DockerSandbox
+    from .session import Session as Session
 
     Sandbox = DockerSandbox
     from .types import CellResult as CellResult
@@ -58,6 +61,8 @@ _HOMES = {
     "Price": "rlm.models.prices",
     "PromptFacts": "rlm.prompts",
     "RLMError": "rlm.errors",
+    "Run": "rlm.running",
+    "RunCancelled": "rlm.errors",
     "Sandbox": "rlm.sandbox.container",
     "ReplayDiffers": "rlm.errors",
     "SandboxConfig": "rlm.config",
@@ -66,6 +71,7 @@ _HOMES = {
     "SandboxMisbehaved": "rlm.errors",
     "SandboxStartError": "rlm.errors",
     "ScriptedModel": "rlm.models.scripted",
+    "Session": "rlm.session",
     "ToolError": "rlm.errors",
     "Usage": "rlm.types",
 }

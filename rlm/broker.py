@@ -21,7 +21,7 @@ from .prompts import question_from
 from .request import digest_of
 from .sandbox.base import QueryReply, SandboxQuery
 from .sandbox.values import Value, encode
-from .types import Message, StopReason
+from .types import Message, StopPoint, StopReason
 
 TOO_LATE: Final = "The cell ended before this call was answered."
 _CUT: Final = "\n[This reply was cut off at the model's token limit.]"
@@ -41,11 +41,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """What one RLM gave."""
+    """What one RLM gave. `stop` is set where the clock or a person ended its work."""
 
     answer: str
     stop_reason: StopReason
     iterations: int
+    stop: StopPoint | None = None
 
 
 class NotRemembered(Exception):

@@ -12,6 +12,7 @@ import anyio
 
 from .budget import Budget, Estimate, Refused, estimate_usage
 from .cache import Cache
+from .config import Limits
 from .errors import ContextTooLong, ModelError, ReplayDiffers
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
 from .journal import Failure, Journal, Spent
@@ -142,6 +143,11 @@ class Calls:
         if self._cache is not None:
             await self._cache.put(server_of(model), request, reply)
         return reply
+
+    def take_limits(self, limits: Limits) -> None:
+        """Other limits from now on; calls that wait for room look again."""
+        self.budget.limits = limits
+        self._wake()
 
     def estimate(self, model: Model, messages: Sequence[Message]) -> Estimate:
         """What the budget has to set aside for a call."""

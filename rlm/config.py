@@ -20,7 +20,7 @@ class Limits:
         max_lm_calls: model calls.
         max_tokens: input plus output tokens.
         max_cost_usd: dollars; needs known prices (see `Orchestrator(prices=...)`).
-        max_seconds: wall time of the run.
+        max_seconds: time in which the run works on its question (of a session: on all questions together).
         max_rlms: RLMs, the root included.
         max_depth: the largest `depth` that a completion may ask for; a larger one is refused before anything is started.
         max_sandboxes: sandboxes alive at once.

@@ -19,7 +19,9 @@ from .events import (
     CellStarted,
     Compacted,
     Event,
+    LimitsRaised,
     ModelFailed,
+    QuestionAsked,
     ReplayDiverged,
     RLMFinished,
     RLMStarted,
@@ -58,6 +60,11 @@ class ConsoleView:
                 say(event, f"call {event.ordinal} is not the recorded one: from here on the network is asked", "yellow")
             case AnswerReplayed():
                 say(event, "answered from the journal", "cyan")
+            case QuestionAsked():
+                say(event, f"further question: {_first_line(event.query)}", "bold")
+            case LimitsRaised():
+                limits = ", ".join(f"{name}={value}" for name, value in event.limits.items())
+                say(event, f"limits raised: {limits}", "yellow")
             case RLMStarted():
                 size = f"{event.context_type} of {event.context_size:,}"
                 say(event, f"RLM on {event.model}, sandbox {event.sandbox[:12]}, context: {size}", "bold")

@@ -71,6 +71,13 @@ class JournalError(RLMError):
     """A run's record cannot be written or read: the sentence says what its owner can do."""
 
 
+class RunCancelled(RLMError):
+    """A run was cancelled before it had an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The run was cancelled; `rlm resume` goes on with it.")
+
+
 class ReplayDiffers(RLMError):
     """A replay asked a model for something that the run had not asked: prompts, code or image are not the run's.
 

@@ -74,6 +74,21 @@ class AnswerReplayed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionAsked(Event):
+    """A further question of a session; `context_bytes` of what comes with it, None where nothing does."""
+
+    query: str
+    context_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsRaised(Event):
+    """The run has other limits from now on. Only those are told that are not what they were."""
+
+    limits: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RLMStarted(Event):
     """An RLM has its sandbox and its context. `level` is 0 for the root, `depth` what may still be called below."""
 

@@ -19,20 +19,25 @@ from .budget import Refused
 from .calls import Calls
 from .compaction import Room, fitting
 from .config import Limits
-from .errors import ContextTooLong
+from .errors import ConfigError, ContextTooLong
 from .events import Compacted, EventLog, RLMFinished, RLMStarted, ToolUsed, TurnStarted
 from .logs import bound
 from .models.base import Model
 from .prompts import PromptFacts, SystemPrompt
 from .repl import Repl
-from .sandbox.base import SandboxFactory
-from .sandbox.values import encode
+from .sandbox.base import LoadedValue, SandboxFactory
+from .sandbox.values import Value, encode
 from .slots import LevelSlots
+from .steering import Steering
 from .tools import Tools, ToolUse
 from .transcript import Transcript, Turn, clip, describe, fenced, observation, parse
-from .types import CellResult, Message, ModelReply, StopReason
+from .types import CellResult, Message, ModelReply, StopPoint, StopReason
 
 LAST_TURN_SECONDS: Final = 60.0  # for the answer with what there is, once a limit is reached
+SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from outside
+    "deadline": "the time of the run is used up",
+    "stopped": "your user asks for the answer now",
+}
 LAST_TURN_CHARS: Final = 1_000  # of the newest exchange, where the whole conversation does not fit into what is left
 LAST_TURN_ROOM: Final = Message(role="user", content=" " * 5_000)  # the size of those, at most, and of the request
 
@@ -41,8 +46,8 @@ LAST_TURN_ROOM: Final = Message(role="user", content=" " * 5_000)  # the size of
 class Services:
     """What the RLMs of a run share.
 
-    `model_at` gives the model of a level, `by_name` the models that a call may ask for. `deadline` is on the event loop's
-    clock: the time at which the run stops to work and answers with what it has.
+    `model_at` gives the model of a level, `by_name` the models that a call may ask for. `steering` says when the run stops
+    to work and answers with what it has.
     """
 
     limits: Limits
@@ -54,7 +59,7 @@ class Services:
     system_prompt: SystemPrompt
     model_at: Callable[[int], Model]
     by_name: Mapping[str, Model]
-    deadline: float
+    steering: Steering
     tools: Tools
     tools_for_children: bool
 
@@ -76,6 +81,14 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
         SandboxError: sandboxes cannot be started, or were lost time and again.
         ConfigError: the context cannot be built in a sandbox.
     """
+    with bound(run=services.run_id, node=task.node):
+        async with open_rlm(task, services) as rlm:
+            return await rlm.answer()
+
+
+@asynccontextmanager
+async def open_rlm(task: Task, services: Services) -> AsyncIterator[RLM]:
+    """One RLM with its sandbox, which answers its task and, after that, further questions. Raises what `rlm_loop` does."""
     services.calls.budget.start_rlm()
     child = partial(rlm_loop, services=services)
     services = replace(services, limits=fitting(services.limits, task.model.context_window))
@@ -88,25 +101,14 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
         child=child,
         events=services.events,
     )
-    with bound(run=services.run_id, node=task.node):
-        async with services.slots.hold(task.level), _open_repl(task, services, broker) as repl:
-            first = prompts.first_message(
-                query=task.query,
-                context_type=repl.context.type,
-                context_size=repl.context.size,
-                turns=services.limits.max_iterations,
-            )
-            rlm = _RLM(task, services, repl, Transcript.begin(system_prompt_of(task, services), first))
-            answered = await rlm.run()
-    services.events.emit(
-        RLMFinished(
-            node=task.node,
-            answer=answered.answer,
-            stop_reason=answered.stop_reason,
-            iterations=answered.iterations,
+    async with services.slots.hold(task.level), _open_repl(task, services, broker) as repl:
+        first = prompts.first_message(
+            query=task.query,
+            context_type=repl.context.type,
+            context_size=repl.context.size,
+            turns=services.limits.max_iterations,
         )
-    )
-    return answered
+        yield RLM(task, services, repl, Transcript.begin(system_prompt_of(task, services), first))
 
 
 def _tools_of(task: Task, services: Services) -> Tools:
@@ -136,8 +138,8 @@ def system_prompt_of(task: Task, services: Services) -> str:
     return services.system_prompt(facts)
 
 
-class _RLM:
-    """The turns of one RLM."""
+class RLM:
+    """The conversation of one RLM: its turns, up to an answer, and from there to the next."""
 
     def __init__(self, task: Task, services: Services, repl: Repl, transcript: Transcript) -> None:
         self._task = task
@@ -146,24 +148,81 @@ class _RLM:
         self._transcript = transcript
         self._room = Room(window=task.model.context_window)
         self._turns = 0
-        self._asked = 0
+        self._requests = self._replies = self._cells = 0
+        self._stop_at: StopPoint | None = None
+        self._unseen: list[CellResult] = []  # by the model: of the cells that gave the answer
+        self._contexts = 1
 
-    async def run(self) -> Answered:
-        stop = _Stop("deadline", "the time of the run is used up")
-        with anyio.CancelScope(deadline=self._services.deadline):
+    async def answer(self, stop_at: StopPoint | None = None) -> Answered:
+        """Take turns until there is an answer to the question that was put last. Raises what `rlm_loop` does.
+
+        In a replay, `stop_at` is where the work on it was ended.
+        """
+        steering = self._services.steering
+        self._stop_at = stop_at
+        answered: Answered | None = None
+        stop: _Stop | None = None
+        with steering.working():
             try:
-                return Answered(answer=await self._work(), stop_reason="final", iterations=self._turns)
+                answered = Answered(answer=await self._work(), stop_reason="final", iterations=self._turns)
             except _Stop as limit:
                 stop = limit
-        answer = ""
-        with anyio.move_on_after(LAST_TURN_SECONDS):
-            answer = await self._last_turn(stop)
-        return Answered(answer=answer, stop_reason=stop.reason, iterations=self._turns)
+        if answered is None:
+            at = self._here(steering.reason) if stop is None else stop_at
+            stop = stop or _Stop(steering.reason, SENTENCES[steering.reason])
+            answer = ""
+            with anyio.move_on_after(LAST_TURN_SECONDS):
+                answer = await self._last_turn(stop)
+            answered = Answered(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=at)
+        self._services.events.emit(
+            RLMFinished(
+                node=self._task.node,
+                answer=answered.answer,
+                stop_reason=answered.stop_reason,
+                iterations=answered.iterations,
+            )
+        )
+        return answered
+
+    async def number_context(self) -> None:
+        """Let the first context have the name that it has among several."""
+        await self._repl.name("context_0", "context")
+
+    async def ask(self, query: str, context: Value | None) -> None:
+        """Put a further question to the RLM, which `answer` then answers from what it has, and from a further context.
+
+        Raises:
+            ConfigError: the context cannot be built in a sandbox; nothing has been asked.
+            SandboxError: sandboxes cannot be started, or were lost time and again.
+        """
+        name = f"context_{self._contexts}"
+        loaded: LoadedValue | None = None
+        if context is not None:
+            loaded = await self._repl.load(name, context, grow=True)
+            if loaded is None:
+                raise ConfigError(f"The sandbox has no room for `{name}`, {context.size:,} bytes: give less.")
+            await self._repl.name("context", name)
+            self._contexts += 1
+        kept = await self._load_history()
+        self._turns = 0
+        limits = self._services.limits
+        seen = observation(self._unseen, limit=limits.max_output_chars) if self._unseen else ""
+        question = prompts.next_question(
+            query=query,
+            name=name if loaded else None,
+            context_type=loaded.type if loaded else "",
+            context_size=loaded.size if loaded else 0,
+            turns=limits.max_iterations,
+            history=kept,
+            variables=self._repl.restored,
+        )
+        self._transcript = self._transcript.ask(seen, question)
 
     async def _work(self) -> str:
         limits = self._services.limits
         errors = 0
         while self._turns < limits.max_iterations:
+            await self._services.steering.turn()
             self._turns += 1
             self._services.events.emit(TurnStarted(node=self._task.node, turn=self._turns, of=limits.max_iterations))
             try:
@@ -172,8 +231,9 @@ class _RLM:
                 turn, cut_off = await self._ask()
             except Refused as refused:
                 raise _Stop(refused.reason, str(refused)) from refused
-            results = [await self._repl.run(cell) for cell in turn.cells]
+            results = [await self._run(cell) for cell in turn.cells]
             answer = await self._answer_in(turn, results)
+            self._unseen = results
             if answer is not None:
                 return answer
             succeeded = any(result.outcome == "ok" for result in results)
@@ -202,11 +262,37 @@ class _RLM:
         return parse(reply.text, cut_off=cut_off), cut_off
 
     async def _reply(self, transcript: Transcript, *, last: bool = False) -> ModelReply:
+        self._stop_where_recorded()
         task = self._task
-        self._asked += 1
-        return await self._services.calls.complete(
-            task.model, transcript.messages, node=task.node, ordinal=self._asked, role="root", last=last
+        self._requests += 1
+        reply = await self._services.calls.complete(
+            task.model, transcript.messages, node=task.node, ordinal=self._requests, role="root", last=last
         )
+        self._replies += 1
+        return reply
+
+    async def _run(self, cell: str) -> CellResult:
+        self._stop_where_recorded()
+        result = await self._repl.run(cell)
+        self._cells += 1
+        return result
+
+    def _here(self, reason: StopReason) -> StopPoint:
+        return StopPoint(
+            reason=reason,
+            replies=self._replies,
+            cells=self._cells,
+            requests=self._requests,
+            queries=self._repl.queries,
+        )
+
+    def _stop_where_recorded(self) -> None:
+        at = self._stop_at
+        if at is not None and (at.replies, at.cells) == (self._replies, self._cells):
+            self._stop_at = None
+            self._requests = at.requests
+            self._repl.skip(at.queries)
+            raise _Stop(at.reason, SENTENCES[at.reason])
 
     async def _compact(self, room: Room) -> None:
         """Put a summary by the model in place of the older turns; all of them stay readable in the REPL."""
@@ -216,16 +302,19 @@ class _RLM:
             summary = fenced(clip(reply.text, chars))
         except ContextTooLong:
             summary = prompts.NO_SUMMARY
-        history = self._transcript.history
-        loaded = await self._repl.load(
-            "history", encode([{"role": message.role, "content": message.content} for message in history])
-        )
+        kept = await self._load_history()
         variables = await self._repl.run("SHOW_VARS()", calls=False)
+        messages = len(self._transcript.history)
         note = prompts.compaction_message(
-            summary=summary, variables=describe(variables, limit=chars // 2), messages=len(history), kept=loaded
+            summary=summary, variables=describe(variables, limit=chars // 2), messages=messages, kept=kept
         )
         self._transcript = self._transcript.compact(note, keep_chars=chars)
-        self._services.events.emit(Compacted(node=self._task.node, messages=len(history), summary=summary))
+        self._services.events.emit(Compacted(node=self._task.node, messages=messages, summary=summary))
+
+    async def _load_history(self) -> bool:
+        """Put the whole conversation into the REPL, as `history`; False where it has no memory for it."""
+        messages = [{"role": message.role, "content": message.content} for message in self._transcript.history]
+        return await self._repl.load("history", encode(messages)) is not None
 
     async def _answer_in(self, turn: Turn, results: list[CellResult]) -> str | None:
         """The final answer that a turn gave: in a cell, or in its text where no unseen output stands beside it."""
@@ -275,6 +364,7 @@ class _RLM:
             return ""
         results = [await self._repl.run(cell, calls=False) for cell in turn.cells]
         answer = await self._answer_in(turn, results)
+        self._unseen = results
         if answer is not None:
             return answer
         return turn.final.value if turn.final is not None else turn.prose

@@ -2,68 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-import threading
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self, TypedDict, Unpack
-from weakref import WeakKeyDictionary
+from typing import Self, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from .config import Limits, SandboxConfig
+from .blocking import wait_for
+from .clients import Clients
 from .errors import ConfigError
-from .events import OnEvent
-from .models.base import Model
-from .models.openai import OpenAIModel
-from .models.prices import Price
+from .events import Event
 from .models.scripted import ScriptedModel
-from .prompts import SystemPrompt, question_from
-from .record import ModelRecord, RunRecord, default_root, find, stored_context
-from .run import Options, replay, resume, run
-from .sandbox.base import SandboxFactory
+from .options import Options, OptionsDict
+from .prompts import question_from
+from .record import RunRecord, default_root, find, stored_contexts
+from .run import begun, or_raise, replayed, resumed
+from .running import Run
 from .sandbox.values import encode
-from .settings import Settings
+from .session import Recorded, Session
+from .steering import Steering
+from .tree import Question
 from .types import Completion, Context
-
-STOP_SECONDS: Final = 15.0  # for an interrupted run to remove its containers
-CLOSE_SECONDS: Final = 5.0  # for the connections to a provider
-
-
-class OptionsDict(TypedDict, total=False):
-    """The arguments of `Orchestrator`, each of which a single completion may set differently."""
-
-    depth: int
-    model: str | Model | None
-    sub_model: str | Model | None
-    level_models: Mapping[int, str | Model]
-    limits: Limits
-    on_limit: Literal["answer", "raise"]
-    prices: Mapping[str, Price]
-    sandbox: SandboxConfig
-    sandboxes: SandboxFactory | None
-    system_prompt: SystemPrompt
-    tools: Mapping[str, Callable[..., object]]
-    tools_for_children: bool
-    run_root: Path | None
-    cache: Path | None
-    verbose: bool
-    on_event: OnEvent | None
-
-
-@dataclass(slots=True)
-class _Users:
-    """Of one event loop: how many use its connections, and the models that hold them."""
-
-    count: int = 0
-    models: set[Model] = field(default_factory=set)
 
 
 class Orchestrator:
@@ -102,12 +66,11 @@ class Orchestrator:
 
     def __init__(self, **options: Unpack[OptionsDict]) -> None:
         self._given = options
-        self._options = _replace(Options(), options)
-        self._named: dict[str, Model] = {}
-        self._lock = threading.Lock()
-        self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()
+        self._options = Options().changed(options)
+        self._clients = Clients(max_concurrent=self._options.limits.max_concurrent_calls)
         self._portal: BlockingPortal | None = None
         self._entered = ExitStack()
+        self._staying = AsyncExitStack()
 
     def completion(self, context: Context, query: str | None = None, **overrides: Unpack[OptionsDict]) -> Completion:
         """Answer `query` from `context`. Blocks; works inside a running event loop too (a notebook).
@@ -126,6 +89,38 @@ class Orchestrator:
             LimitExceeded: a limit was reached, and `on_limit` is `raise`.
         """
         return self._block(partial(self.acompletion, context, query, **overrides))
+
+    def start(self, context: Context, query: str | None = None, **overrides: Unpack[OptionsDict]) -> Run:
+        """As `completion`, but does not wait: the run goes on in a thread of its own, and can be watched and steered.
+
+        Raises:
+            ConfigError: an option cannot be. All else is raised by the run's `result()`.
+        """
+        options = self._options.changed(overrides)
+
+        async def work(steering: Steering, take: Callable[[Event], None]) -> Completion:
+            return await self._complete(
+                context, query, replace(options, on_event=_both(take, options.on_event)), steering
+            )
+
+        return Run(work, Steering(options.limits), portal=self._borrowed_portal)
+
+    def session(self, *, resume: str | Path | None = None, **overrides: Unpack[OptionsDict]) -> Session:
+        """Several questions in one sandbox and one conversation; see `Session`.
+
+        Args:
+            resume: the id or directory of a run or session to go on with: its questions are answered again from its
+                journal (and the last one is finished, where it was not), then it takes further ones.
+            overrides: any argument of `Orchestrator`, for this session only.
+
+        Raises:
+            ConfigError: something asked for cannot be.
+        """
+        if resume is None:
+            return Session(self._options.changed(overrides), self._clients, portal=self._borrowed_portal)
+        options, recorded = self._recorded(resume, overrides)
+        recorded.record.refuse_if_alive()
+        return Session(options, self._clients, portal=self._borrowed_portal, recorded=recorded)
 
     def resume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
         """Go on with a run that was interrupted, in its own directory. Blocks.
@@ -157,105 +152,76 @@ class Orchestrator:
         return self._block(partial(self.areplay, run, **overrides))
 
     def _block(self, make: Callable[[], Awaitable[Completion]]) -> Completion:
-        """Run it on an event loop of another thread."""
-        ended = threading.Event()
-
-        async def work() -> Completion:
-            try:
-                return await make()
-            finally:
-                ended.set()
-
         with self._borrowed_portal() as portal:
-            future: Future[Completion] = portal.start_task_soon(work)
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                future.cancel()
-                ended.wait(STOP_SECONDS)  # the run removes its containers
-                raise
+            return wait_for(portal, make)
 
     async def acompletion(
         self, context: Context, query: str | None = None, **overrides: Unpack[OptionsDict]
     ) -> Completion:
         """As `completion`, on the running asyncio event loop. Cancelling it removes the run's containers."""
-        options = _replace(self._options, overrides)
+        return await self._complete(context, query, self._options.changed(overrides))
+
+    async def _complete(
+        self, context: Context, query: str | None, options: Options, steering: Steering | None = None
+    ) -> Completion:
         if query is not None and not isinstance(query, str):
             raise ConfigError(f"The query is a {type(query).__name__}: give a str, or None if the context holds it.")
         value = encode(context, max_bytes=options.limits.max_context_bytes)
         if query is None and isinstance(context, str):
             query = question_from(context)
-        models = self._models(options)
-        self._use(models.values())
-        try:
-            source = context if isinstance(context, Path) else None
-            return await run(options=options, models=models, context=value, query=query, source=source)
-        finally:
-            await self._release()
+        question = Question(query=query, context=value, source=context if isinstance(context, Path) else None)
+        models = self._clients.models(options)
+        async with (
+            self._clients.using(models.values()),
+            begun(options=options, models=models, question=question, steering=steering) as tree,
+        ):
+            completion = await tree.ask(question)
+        return or_raise(completion, options)
 
     async def aresume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
         """As `resume`, on the running asyncio event loop."""
-        options, directory, record = self._recorded(run, overrides)
+        options, recorded = self._recorded(run, overrides)
+        record, directory = recorded.record, recorded.directory
         if record.state == "finished":
             raise ConfigError(
                 f"The run {record.run_id} is finished: its answer is in {directory / 'answer.txt'}, and `rlm replay` goes "
                 "through it again."
             )
         record.refuse_if_alive()
-        context = await anyio.to_thread.run_sync(stored_context, directory, record)
-        models = {level: self._again(level, model, options) for level, model in record.models.items()}
-        self._use(models.values())
-        try:
-            return await resume(options=options, models=models, context=context, record=record, directory=directory)
-        finally:
-            await self._release()
+        contexts = await anyio.to_thread.run_sync(stored_contexts, directory, record)
+        models = {level: self._clients.again(level, model, options) for level, model in record.models.items()}
+        async with (
+            self._clients.using(models.values()),
+            resumed(options=options, models=models, record=record, directory=directory) as tree,
+        ):
+            completions = await tree.ask_again(contexts)
+        return or_raise(completions[-1], options)
 
     async def areplay(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
         """As `replay`, on the running asyncio event loop."""
-        options, directory, record = self._recorded(run, overrides)
+        options, recorded = self._recorded(run, overrides)
+        record, directory = recorded.record, recorded.directory
         if record.state != "finished":
             raise ConfigError(f"The run {record.run_id} is not finished: `rlm resume` goes on with it.")
-        if record.stop_reason == "deadline":
-            raise ConfigError(f"The run {record.run_id} was ended by the clock, which no replay repeats.")
-        context = await anyio.to_thread.run_sync(stored_context, directory, record)
+        contexts = await anyio.to_thread.run_sync(stored_contexts, directory, record)
         models = {level: ScriptedModel([], name=model.name) for level, model in record.models.items()}
-        return await replay(options=options, models=models, context=context, record=record, directory=directory)
+        async with replayed(options=options, models=models, record=record, directory=directory) as tree:
+            completions = await tree.ask_again(contexts)
+        return completions[-1]
 
-    def _recorded(self, run: str | Path, overrides: OptionsDict) -> tuple[Options, Path, RunRecord]:
-        """A run of which the directory is left: its options, but for what is given now."""
+    def _recorded(self, run: str | Path, overrides: OptionsDict) -> tuple[Options, Recorded]:
+        """A run of which the directory is left, and its options, but for what is given now."""
         given: OptionsDict = {**self._given, **overrides}
-        directory = find(run, _replace(Options(), given).run_root or default_root())
+        directory = find(run, Options().changed(given).run_root or default_root())
         record = RunRecord.load(directory)
         if given.setdefault("depth", record.depth) != record.depth:
             raise ConfigError(f"The run {record.run_id} has depth {record.depth}: it cannot go on with another.")
-        limits = given.setdefault("limits", record.limits)
+        limits = given.setdefault("limits", replace(record.limits, **record.raised))  # type: ignore[arg-type]
         for name in ("max_iterations", "max_output_chars"):  # models are told them, and have been
             if getattr(limits, name) != getattr(record.limits, name):
                 raise ConfigError(f"The run {record.run_id} has {name}={getattr(record.limits, name)}: leave it so.")
         given.setdefault("sandbox", record.sandbox)
-        return _replace(Options(), given), directory, record
-
-    def _again(self, level: int, model: ModelRecord, options: Options) -> Model:
-        """The model that a level of a run had: the caller's object of that name, or made again from its name."""
-        wanted = options.level_models.get(level, options.sub_model if level else options.model)
-        if wanted is not None and _name(wanted) != model.name:
-            raise ConfigError(
-                f"The run's model of level {level} is {model.name}: it cannot go on with {_name(wanted)}."
-            )
-        for each in (wanted, options.model, options.sub_model):
-            if each is not None and not isinstance(each, str) and each.name == model.name:
-                return each
-        if model.server is None:
-            raise ConfigError(
-                f"The model {model.name} of level {level} was given as an object: give it again, as model, sub_model or "
-                "in level_models."
-            )
-        named = self._resolve(model.name)
-        if isinstance(named, OpenAIModel) and named.base_url != model.server:
-            raise ConfigError(
-                f"The run asked {model.name} at {model.server}, and OPENAI_BASE_URL is {named.base_url} now: set it back."
-            )
-        return named
+        return Options().changed(given), Recorded(directory=directory, record=record)
 
     def __enter__(self) -> Self:
         self._portal = self._entered.enter_context(start_blocking_portal())
@@ -270,69 +236,30 @@ class Orchestrator:
         self._entered.close()
 
     async def __aenter__(self) -> Self:
-        self._use(())
+        await self._staying.enter_async_context(self._clients.using(()))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._release()
+        await self._staying.aclose()
 
     @contextmanager
     def _borrowed_portal(self) -> Iterator[BlockingPortal]:
-        """The event loop thread of an entered orchestrator, or one for this call alone."""
+        """The event loop thread of an entered orchestrator, or one for this use alone."""
         if self._portal is not None:
             yield self._portal
         else:
             with start_blocking_portal() as portal:
                 yield portal
 
-    def _use(self, models: Collection[Model]) -> None:
-        """Connections belong to an event loop, and stay open there while anyone uses them."""
-        with self._lock:
-            users = self._users.setdefault(asyncio.get_running_loop(), _Users())
-            users.count += 1
-            users.models.update(models)
 
-    async def _release(self) -> None:
-        """The last one to leave an event loop closes the connections that were opened there."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            users = self._users[loop]
-            users.count -= 1
-            if users.count:
-                return
-            del self._users[loop]
-        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-            for model in users.models:
-                await model.aclose()
+def _both(first: Callable[[Event], None], second: Callable[[Event], None] | None) -> Callable[[Event], None]:
+    if second is None:
+        return first
 
-    def _models(self, options: Options) -> dict[int, Model]:
-        """The model of each level, from the root to the level of plain calls."""
-        model, sub_model = options.model, options.sub_model
-        if model is None:
-            settings = Settings()
-            model, sub_model = settings.model, sub_model or settings.sub_model
-        given = {0: model} | dict.fromkeys(range(1, max(1, options.depth) + 1), sub_model or model)
-        return {level: self._resolve(options.level_models.get(level, default)) for level, default in given.items()}
+    def tell(event: Event) -> None:
+        first(event)
+        second(event)
 
-    def _resolve(self, model: str | Model) -> Model:
-        """A name stands for one client, shared by all completions of this orchestrator."""
-        if not isinstance(model, str):
-            return model
-        with self._lock:
-            if model not in self._named:
-                self._named[model] = OpenAIModel(model, max_concurrency=self._options.limits.max_concurrent_calls)
-            return self._named[model]
-
-
-def _name(model: str | Model) -> str:
-    return model if isinstance(model, str) else model.name
-
-
-def _replace(options: Options, changes: OptionsDict) -> Options:
-    unknown = changes.keys() - OptionsDict.__annotations__.keys()
-    if unknown:
-        known = ", ".join(OptionsDict.__annotations__)
-        raise ConfigError(f"There is no option {', '.join(sorted(unknown))}; the options are: {known}.")
-    return dataclasses.replace(options, **changes)
+    return tell

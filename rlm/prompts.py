@@ -177,10 +177,41 @@ _SHOWN_CHARS: Final = 2_000  # of a question that is a whole long prompt: enough
 
 def first_message(*, query: str | None, context_type: str, context_size: int, turns: int) -> str:
     """The question, and what there is to answer it from."""
-    unit = {"str": "characters", "bytes": "bytes"}.get(context_type, "items")
-    about = f"`context` is a {context_type} of {context_size:,} {unit}."
+    about = f"`context` is {_size(context_type, context_size)}."
     asked = f"Question:\n{query}" if query is not None else "The question or task is inside `context`: read it first."
     return f"{asked}\n\n{about}\n\n{turn_line(1, turns)}"
+
+
+def next_question(
+    *,
+    query: str,
+    name: str | None,
+    context_type: str,
+    context_size: int,
+    turns: int,
+    history: bool,
+    variables: bool,
+) -> str:
+    """A further question in the same conversation, with a further context of that `name` or none.
+
+    `history`: the conversation up to here is in the REPL; `variables`: those of earlier cells are still there.
+    """
+    if name is None:
+        about = "No further data comes with it: `context` is what it was."
+    else:
+        about = (
+            f"With it comes `{name}`, {_size(context_type, context_size)}. `context` is the same from now on; the first one "
+            "is `context_0`."
+        )
+    kept = "Your variables are still there." if variables else "Your variables are lost; the contexts are still there."
+    if history:
+        kept += ' The whole conversation is in the REPL as `history`, a list of dicts with "role" and "content".'
+    return f"That answer was taken. The next question:\n{query}\n\n{about} {kept}\n\n{turn_line(1, turns)}"
+
+
+def _size(context_type: str, size: int) -> str:
+    unit = {"str": "characters", "bytes": "bytes"}.get(context_type, "items")
+    return f"a {context_type} of {size:,} {unit}"
 
 
 def turn_line(turn: int, turns: int) -> str:

@@ -19,7 +19,7 @@ from .config import Limits, SandboxConfig
 from .errors import ConfigError, JournalError
 from .protocol.messages import Kind
 from .sandbox.values import Value, encode, from_file
-from .types import StopReason
+from .types import StopPoint, StopReason
 
 FILE_NAME: Final = "run.json"
 FORMAT: Final = 1  # of run.json
@@ -48,11 +48,20 @@ class ContextRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FurtherQuestion:
+    """A question of a session after its first; `context` is None where none came with it."""
+
+    query: str
+    context: ContextRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """`run.json`. Times are seconds since the epoch; `owner` is the process that works on the run, while it is `running`.
 
-    `context` is None until it has been stored, which is before the first call. `digests`: of the root's system prompt, and
-    of the sources of the sandbox image.
+    `context` is None until it has been stored, which is before the first call. `further`: the questions of a session after
+    the first. `stops`: where the clock ended the work on a question, by its number from 0. `raised`: limits that were
+    raised while the run was under way. `digests`: of the root's system prompt, and of the sources of the sandbox image.
     """
 
     run_id: str
@@ -63,6 +72,9 @@ class RunRecord:
     limits: Limits
     sandbox: SandboxConfig
     context: ContextRecord | None = None
+    further: tuple[FurtherQuestion, ...] = ()
+    stops: Mapping[int, StopPoint] = field(default_factory=dict)
+    raised: Mapping[str, float | None] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: {"rlm": version("rlm"), "python": _python()})
     owner: Mapping[str, str | None] = field(default_factory=lambda: _owner())
@@ -107,11 +119,22 @@ class RunRecord:
         if written != FORMAT:
             raise JournalError(f"The run in {directory} was written by another version of rlm: use that one.")
         try:
-            context = found.pop("context")
+            context, further = found.pop("context"), found.pop("further", ())
+            stops = {int(number): StopPoint(**stop) for number, stop in found.pop("stops", {}).items()}
             models = {int(level): ModelRecord(**model) for level, model in found.pop("models").items()}
             limits, sandbox = Limits(**found.pop("limits")), SandboxConfig(**found.pop("sandbox"))
-            record = None if context is None else ContextRecord(**context)
-            return cls(models=models, limits=limits, sandbox=sandbox, context=record, **found)
+            return cls(
+                models=models,
+                limits=limits,
+                sandbox=sandbox,
+                context=_context(context),
+                further=tuple(
+                    FurtherQuestion(query=question["query"], context=_context(question["context"]))
+                    for question in further
+                ),
+                stops=stops,
+                **found,
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} lacks what it should hold.") from error
 
@@ -175,15 +198,19 @@ def new_directory(root: Path | None) -> tuple[str, Path]:
 # The context
 
 
-def store_context(directory: Path, value: Value, source: Path | None, stop: threading.Event) -> ContextRecord | None:
+def store_context(
+    directory: Path, value: Value, source: Path | None, stop: threading.Event, *, number: int = 0
+) -> ContextRecord | None:
     """Keep a context, piece by piece; of a `Path` only where it is and what it holds. None where it was stopped.
+
+    `number` is that of the question it comes with.
 
     Raises:
         JournalError: the disk does not take it.
         ConfigError: the path cannot be read.
     """
     total = sha256()
-    kept = directory / f"context.{value.kind}"
+    kept = directory / (f"context_{number}.{value.kind}" if number else f"context.{value.kind}")
     try:
         with open(os.devnull if source is not None else kept, "wb", opener=private) as file:
             for piece in value.pieces():
@@ -207,16 +234,20 @@ def store_context(directory: Path, value: Value, source: Path | None, stop: thre
     )
 
 
-def stored_context(directory: Path, record: RunRecord) -> Value:
-    """The context of a run, as it was.
+def stored_contexts(directory: Path, record: RunRecord) -> list[Value | None]:
+    """The contexts of a run's questions, as they were.
 
     Raises:
-        ConfigError: the file or folder that it was given as has changed, or the run had not begun.
+        ConfigError: the file or folder that one was given as has changed, or the run had not begun.
         JournalError: what was stored is damaged.
     """
-    context = record.context
-    if context is None:
+    if record.context is None:
         raise ConfigError(f"The run {record.run_id} was interrupted before its first model call: start it again.")
+    contexts = [record.context, *(question.context for question in record.further)]
+    return [None if context is None else _stored(directory, record, context) for context in contexts]
+
+
+def _stored(directory: Path, record: RunRecord, context: ContextRecord) -> Value:
     if context.path is not None:
         try:
             value = encode(Path(context.path))
@@ -237,6 +268,10 @@ def stored_context(directory: Path, record: RunRecord) -> Value:
     if not same:
         raise JournalError(f"The run in {directory} is damaged: {context.file} is not what was stored.")
     return value
+
+
+def _context(found: dict[str, Any] | None) -> ContextRecord | None:
+    return None if found is None else ContextRecord(**found)
 
 
 def _digest(value: Value) -> str:

@@ -28,6 +28,14 @@ class _Ran:
     outcome: Outcome
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bound:
+    """A variable that the host has bound: to a value, or to that of another variable, by its name."""
+
+    name: str
+    value: Value | str
+
+
 class Repl:
     """Runs the cells of one RLM; an async context manager.
 
@@ -41,6 +49,10 @@ class Repl:
         sandboxes, run_id: make its sandboxes.
         cell_seconds: of each cell.
         events: where cells and losses are told.
+
+    Attributes:
+        context: how the guest describes it.
+        restored: whether the latest sandbox has the variables of all cells before it.
     """
 
     def __init__(
@@ -64,10 +76,11 @@ class Repl:
         self._stack = AsyncExitStack()
         self._cells = 0
         self._losses = 0
-        self._ran: list[_Ran] = []
-        self._values: dict[str, Value] = {}
+        self._bytes = task.context.size  # of the values that its memory is made for
+        self._done: list[_Ran | _Bound] = []
         self._sandbox: Sandbox
         self.context: LoadedValue
+        self.restored = True
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -82,17 +95,46 @@ class Repl:
     def sandbox_id(self) -> str:
         return self._sandbox.id
 
-    async def load(self, name: str, value: Value) -> bool:
-        """Bind a variable, also in every sandbox that takes this one's place; False where it has no memory for it."""
-        self._values[name] = value
+    @property
+    def queries(self) -> int:
+        """How many its cells have made."""
+        return self._broker.latest
+
+    def skip(self, queries: int) -> None:
+        """So many were made, some by a cell that is not run again."""
+        self._broker.rewind(queries)
+
+    async def load(self, name: str, value: Value, *, grow: bool = False) -> LoadedValue | None:
+        """Bind a variable, also in every sandbox that takes this one's place; None where it cannot be built there.
+
+        Args:
+            name: of the variable.
+            value: of it.
+            grow: where the sandbox has no memory for it, put one in its place that has, and run the cells again there.
+        """
         try:
-            await self._sandbox.load(name, value)
+            loaded = await self._sandbox.load(name, value)
         except SandboxError as error:
             await self._replace(error)
+            return await self.load(name, value, grow=grow)
         except ConfigError:
-            del self._values[name]
-            return False
-        return True
+            if not grow:
+                return None
+            self._bytes += value.size
+            self.restored = await self._renew()
+            return await self.load(name, value)
+        self._done.append(_Bound(name=name, value=value))
+        return loaded
+
+    async def name(self, name: str, other: str) -> None:
+        """Bind a variable to the value of another one that the host has bound."""
+        bound = _Bound(name=name, value=other)
+        try:
+            await self._bind(bound)
+        except SandboxError as error:
+            await self._replace(error)
+            await self._bind(bound)
+        self._done.append(bound)
 
     async def run(self, code: str, *, calls: bool = True) -> CellResult:
         """Run a cell. A sandbox that is lost for good is told as a result.
@@ -110,7 +152,7 @@ class Repl:
             result = await self._run_again(code, error, calls=calls, after=after)
         await self._broker.end_cell()
         if result.outcome in ("ok", "error"):
-            self._ran.append(_Ran(code=code, calls=calls, after=after, outcome=result.outcome))
+            self._done.append(_Ran(code=code, calls=calls, after=after, outcome=result.outcome))
         self._events.emit(CellFinished(node=node, cell=self._cells, result=result))
         return result
 
@@ -121,14 +163,12 @@ class Repl:
                     run_id=self._run_id,
                     node=self._task.node,
                     depth=self._task.depth,
-                    context_bytes=self._task.context.size,
+                    context_bytes=self._bytes,
                 )
             )
             if self._tools:
                 await self._sandbox.offer(self._tools)
             self.context = await self._sandbox.load("context", self._task.context)
-            for name, value in self._values.items():
-                await self._sandbox.load(name, value)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -157,42 +197,59 @@ class Repl:
             )
 
     async def _replace(self, error: SandboxError) -> bool:
-        """Put a new sandbox in the place of a lost one; whether it has the variables too, or `context` alone."""
+        """Put a new sandbox in the place of a lost one; whether it has the cells' variables too."""
         self._losses += 1
         if self._losses > MAX_LOSSES:
             raise error
-        lost, latest = self._sandbox.id, self._broker.latest
-        await self._stack.aclose()
-        await self._open()
-        restored = await self._restore()
-        if not restored:
-            self._ran.clear()
-            await self._stack.aclose()
-            await self._open()
-        self._broker.rewind(latest)
+        lost = self._sandbox.id
+        self.restored = await self._renew()
         self._events.emit(
             SandboxLost(
                 node=self._task.node,
                 sandbox=lost,
                 reason=str(error),
                 replacement=self._sandbox.id,
-                restored=restored,
+                restored=self.restored,
             )
         )
+        return self.restored
+
+    async def _renew(self) -> bool:
+        """Put a new sandbox in the place of this one; whether it has the cells' variables too."""
+        latest = self._broker.latest
+        await self._stack.aclose()
+        await self._open()
+        restored = await self._restore()
+        if not restored:
+            self._done = [done for done in self._done if isinstance(done, _Bound)]
+            await self._stack.aclose()
+            await self._open()
+            await self._restore()
+        self._broker.rewind(latest)
         return restored
 
     async def _restore(self) -> bool:
-        """Run the earlier cells again, but for those that were undone; no call is paid. Whether all did the same again."""
-        for cell in self._ran:
-            self._broker.rewind(cell.after)
-            answer = self._broker.recall if cell.calls else None
+        """Do again what was done, but for cells that were undone; no call is paid. Whether all came out the same."""
+        for done in self._done:
             try:
-                result = await self._sandbox.run(cell.code, seconds=self._cell_seconds, answer=answer)
-            except (SandboxError, NotRemembered):
-                return False
-            if result.outcome != cell.outcome:
+                match done:
+                    case _Bound():
+                        await self._bind(done)
+                    case _Ran():
+                        self._broker.rewind(done.after)
+                        answer = self._broker.recall if done.calls else None
+                        result = await self._sandbox.run(done.code, seconds=self._cell_seconds, answer=answer)
+                        if result.outcome != done.outcome:
+                            return False
+            except (SandboxError, ConfigError, NotRemembered):
                 return False
         return True
+
+    async def _bind(self, bound: _Bound) -> None:
+        if isinstance(bound.value, str):
+            await self._sandbox.run(f"{bound.name} = {bound.value}", seconds=self._cell_seconds)
+        else:
+            await self._sandbox.load(bound.name, bound.value)
 
 
 def _lost(sentence: str, *, kept: bool) -> CellResult:

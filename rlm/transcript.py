@@ -45,16 +45,17 @@ class Transcript:
     """The conversation of one RLM: what is sent, and all that was said.
 
     The two differ once it has been made shorter. Both begin with the system prompt and the question; after them a reply
-    and what the model is told make an exchange.
+    and what the model is told make an exchange. `question` is the text of the latest one.
     """
 
     messages: tuple[Message, ...]
     history: tuple[Message, ...]
+    question: str
 
     @classmethod
     def begin(cls, system: str, first: str) -> Transcript:
         messages = Message(role="system", content=system), Message(role="user", content=first)
-        return cls(messages=messages, history=messages)
+        return cls(messages=messages, history=messages, question=first)
 
     @property
     def exchanged_chars(self) -> int:
@@ -64,11 +65,16 @@ class Transcript:
     def reply(self, text: str) -> Transcript:
         """With a reply of the model."""
         message = Message(role="assistant", content=text)
-        return Transcript(messages=(*self.messages, message), history=(*self.history, message))
+        return replace(self, messages=(*self.messages, message), history=(*self.history, message))
 
     def say(self, text: str) -> Transcript:
         """With what the model is told next; joined to what it was told just before, as roles have to alternate."""
-        return Transcript(messages=_said(self.messages, text), history=_said(self.history, text))
+        return replace(self, messages=_said(self.messages, text), history=_said(self.history, text))
+
+    def ask(self, seen: str, question: str) -> Transcript:
+        """With what the model has not been shown yet, and a further question."""
+        text = f"{seen}\n\n{question}" if seen else question
+        return replace(self.say(text), question=question)
 
     def older(self, keep_chars: int) -> Transcript:
         """Without the newest exchanges: those that fit into `keep_chars`, and the newest of all in any case."""
@@ -76,12 +82,11 @@ class Transcript:
 
     def compact(self, note: str, *, keep_chars: int) -> Transcript:
         """With a note behind the question in place of the older exchanges; of the newest, head and tail are kept."""
-        question = self.history[1]
         newest = [
             replace(message, content=clip(message.content, keep_chars // 2))
             for message in self.messages[self._cut(keep_chars) :]
         ]
-        noted = replace(question, content=f"{question.content}\n\n{note}")
+        noted = Message(role="user", content=f"{self.question}\n\n{note}")
         return replace(self, messages=(self.messages[0], noted, *newest))
 
     def _cut(self, keep_chars: int) -> int:

@@ -17,6 +17,7 @@ StopReason = Literal[
     "budget_cost",
     "deadline",
     "errors",
+    "stopped",
     "cancelled",
 ]
 
@@ -49,6 +50,18 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+    def since(self, earlier: Usage) -> Usage:
+        """What was used after an earlier state of the same count."""
+        unknown = self.cost_usd is None or earlier.cost_usd is None
+        return Usage(
+            calls=self.calls - earlier.calls,
+            input_tokens=self.input_tokens - earlier.input_tokens,
+            output_tokens=self.output_tokens - earlier.output_tokens,
+            cached_tokens=self.cached_tokens - earlier.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens - earlier.reasoning_tokens,
+            cost_usd=None if unknown else (self.cost_usd or 0.0) - (earlier.cost_usd or 0.0),
+        )
 
     def __add__(self, other: Usage) -> Usage:
         unknown = self.cost_usd is None or other.cost_usd is None
@@ -97,6 +110,21 @@ class CellResult:
     @property
     def rolled_back(self) -> bool:
         return self.outcome in ("timeout", "died")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopPoint:
+    """Where the clock, or a person, ended the root's work on a question, which a replay has to end at the same place.
+
+    So many `replies` of its model had come by then, and so many `cells` had run, over all questions; `requests` and
+    `queries` of cells are counted with those that were under way.
+    """
+
+    reason: StopReason
+    replies: int
+    cells: int
+    requests: int
+    queries: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

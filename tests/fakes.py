@@ -7,7 +7,7 @@ import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -23,6 +23,7 @@ from rlm.prompts import default_system_prompt
 from rlm.sandbox.base import Answer, LoadedValue, OnOutput
 from rlm.sandbox.values import Value
 from rlm.slots import LevelSlots
+from rlm.steering import Steering
 from rlm.tools import Tools
 from rlm.types import CellResult
 
@@ -117,12 +118,14 @@ def services(
     limits: Limits | None = None,
     sandboxes: FakeSandboxes | None = None,
     seen: list[Event] | None = None,
-    deadline: float = float("inf"),
+    seconds: float | None = None,
     slots: LevelSlots | None = None,
     tools: Mapping[str, Callable[..., object]] | None = None,
 ) -> Services:
     """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
-    limits = limits or Limits()
+    limits = replace(limits or Limits(), max_seconds=seconds)
+    steering = Steering(limits)
+    steering._start()
     journal = memory_journal()
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(
@@ -135,7 +138,7 @@ def services(
         system_prompt=default_system_prompt,
         model_at=lambda level: models[min(level, len(models) - 1)],
         by_name={model.name: model for model in models},
-        deadline=deadline,
+        steering=steering,
         tools=Tools(tools or {}),
         tools_for_children=False,
     )

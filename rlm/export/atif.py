@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from rlm.config import Limits
-from rlm.events import Compacted, ModelFailed, ModelReplied, ReplayDiverged, SandboxLost
+from rlm.events import Compacted, LimitsRaised, ModelFailed, ModelReplied, QuestionAsked, ReplayDiverged, SandboxLost
 from rlm.history.extras import Extras
 from rlm.history.record import Cell, Entry, Node, Record
 from rlm.transcript import describe
@@ -110,6 +110,10 @@ class _Steps:
                 self._add("system", said, entry.ts)
             case ReplayDiverged():
                 self._add("system", f"Call {entry.ordinal} is not the recorded one: the network is asked.", entry.ts)
+            case QuestionAsked():
+                self._add("user", entry.query, entry.ts)
+            case LimitsRaised():
+                self._add("system", f"The run has other limits from now on: {dict(entry.limits)}", entry.ts)
             case Cell():
                 self._cell(entry)
 

@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from typing import Final
 
 from rlm.console import printable
-from rlm.events import Compacted, ModelFailed, ModelReplied, ReplayDiverged, SandboxLost, ToolUsed
+from rlm.events import (
+    Compacted,
+    LimitsRaised,
+    ModelFailed,
+    ModelReplied,
+    QuestionAsked,
+    ReplayDiverged,
+    SandboxLost,
+    ToolUsed,
+)
 from rlm.history.extras import Extras
 from rlm.history.record import Cell, Entry, Node, Record
 from rlm.transcript import clip, fenced, parse
@@ -108,6 +117,11 @@ def _entry(record: Record, entry: Entry) -> Iterator[str]:
             yield f"\n**Of {entry.messages} messages, the older ones were replaced by this:**\n\n{block(entry.summary)}"
         case ReplayDiverged():
             yield f"\n**Call {entry.ordinal} is not the recorded one: from here on the network is asked.**"
+        case QuestionAsked():
+            yield f"\n**A further question:**\n\n{block(entry.query)}"
+        case LimitsRaised():
+            limits = ", ".join(f"{name}={value}" for name, value in entry.limits.items())
+            yield f"\n**Limits raised: {inline(limits)}**"
         case Cell():
             yield from _cell(record, entry)
 

@@ -16,8 +16,10 @@ from rlm.events import (
     CellStarted,
     Compacted,
     Event,
+    LimitsRaised,
     ModelFailed,
     ModelReplied,
+    QuestionAsked,
     ReplayDiverged,
     RLMFinished,
     RLMStarted,
@@ -51,7 +53,7 @@ class Cell:
     tools: list[ToolUsed] = field(default_factory=list)
 
 
-Entry = ModelReplied | ModelFailed | SandboxLost | Compacted | ReplayDiverged | Cell
+Entry = ModelReplied | ModelFailed | SandboxLost | Compacted | ReplayDiverged | QuestionAsked | LimitsRaised | Cell
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,15 +178,17 @@ def _add(record: Record, event: Event) -> None:
             node.recursive, node.ready, node.depth, node.model = True, event.ts, event.depth, event.model
             node.sandbox, node.context_type, node.context_size = event.sandbox, event.context_type, event.context_size
         case TurnStarted():
-            last = event.turn in (0, *(turn.number for turn in node.turns))
-            node.turns.append(Turn(number=event.turn, of=event.of, last=last, started=event.ts))
+            node.turns.append(Turn(number=event.turn, of=event.of, last=_is_last(node, event), started=event.ts))
         case ModelReplied() | ModelFailed():
             node.own += event.usage or Usage()
             _turn(node, event).entries.append(event)
         case SandboxLost():
             node.sandbox = event.replacement
             _turn(node, event).entries.append(event)
-        case Compacted() | ReplayDiverged():
+        case Compacted() | ReplayDiverged() | LimitsRaised():
+            _turn(node, event).entries.append(event)
+        case QuestionAsked():  # what follows answers this one
+            node.ok = node.answer = node.ended = node.stop_reason = None
             _turn(node, event).entries.append(event)
         case CellStarted():
             _turn(node, event).entries.append(Cell(number=event.cell, code=event.code, started=event.ts))
@@ -238,6 +242,14 @@ def _turn(node: Node, event: Event) -> Turn:
     if not node.turns:
         node.turns.append(Turn(number=0, started=event.ts))
     return node.turns[-1]
+
+
+def _is_last(node: Node, event: TurnStarted) -> bool:
+    """The last turn has the number of the turn before it. Those of a further question are counted from 1 again."""
+    if event.turn == 0 or not node.turns:
+        return event.turn == 0
+    before = node.turns[-1]
+    return before.number == event.turn and not any(isinstance(entry, QuestionAsked) for entry in before.entries)
 
 
 def _sum_up(record: Record) -> None:

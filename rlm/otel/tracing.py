@@ -15,8 +15,10 @@ from rlm.events import (
     CellStarted,
     Compacted,
     Event,
+    LimitsRaised,
     ModelFailed,
     ModelReplied,
+    QuestionAsked,
     ReplayDiverged,
     RLMFinished,
     RLMStarted,
@@ -217,6 +219,12 @@ class Tracing:
                 self._note(run, event, "rlm.sandbox_lost", {"rlm.restored": event.restored, "rlm.reason": event.reason})
             case Compacted():
                 self._note(run, event, "rlm.compacted", {"rlm.messages": event.messages})
+            case QuestionAsked():
+                more = {} if event.context_bytes is None else {"rlm.context.bytes": event.context_bytes}
+                self._note(run, event, "rlm.question_asked", more)
+            case LimitsRaised():
+                said = ", ".join(f"{name}={value}" for name, value in event.limits.items())
+                self._note(run, event, "rlm.limits_raised", {"rlm.limits": said})
             case ReplayDiverged():
                 self._note(run, event, "rlm.replay_diverged", {"rlm.call": event.ordinal})
             case AnswerReplayed() if node.agent is not None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from rlm.events import Compacted, ModelFailed, ModelReplied, ReplayDiverged, SandboxLost, ToolUsed
+from rlm.events import (
+    Compacted,
+    LimitsRaised,
+    ModelFailed,
+    ModelReplied,
+    QuestionAsked,
+    ReplayDiverged,
+    SandboxLost,
+    ToolUsed,
+)
 from rlm.history.extras import Extras
 from rlm.history.record import ROOT, Cell, Entry, Node, Record, Turn
 from rlm.transcript import parse
@@ -147,6 +156,15 @@ class _Maker:
                 }
             case ReplayDiverged():
                 return {"kind": "diverged", "ended": self.at(entry.ts), "call": entry.ordinal}
+            case QuestionAsked():
+                return {
+                    "kind": "question",
+                    "ended": self.at(entry.ts),
+                    "query": self.put(entry.query),
+                    "contextBytes": entry.context_bytes,
+                }
+            case LimitsRaised():
+                return {"kind": "limits", "ended": self.at(entry.ts), "limits": dict(entry.limits)}
             case Cell():
                 return self.cell(entry)
 

@@ -12,8 +12,10 @@ from rlm.events import (
     Compacted,
     Event,
     EventLog,
+    LimitsRaised,
     ModelFailed,
     ModelReplied,
+    QuestionAsked,
     ReplayDiverged,
     RLMFinished,
     RLMStarted,
@@ -119,6 +121,8 @@ def attacked_run(directory: Path) -> None:
                 log.emit(event)
             log.emit(AnswerReplayed(node=child, below=[attack]))
             log.emit(SubCallFinished(node=child, ok=False, text=every, seconds=0.1))
+        log.emit(LimitsRaised(limits=dict.fromkeys(ATTACKS, 1.5)))
+        log.emit(QuestionAsked(query=every, context_bytes=3))
         log.emit(RunFinished(stop_reason=None, usage=usage, seconds=1.0, error=every))
     limits = {attack: attack for attack in ATTACKS}
     (directory / "run.json").write_text(json.dumps({"limits": limits}))

@@ -19,7 +19,9 @@ from rlm.events import (
     CellFinished,
     CellStarted,
     EventLog,
+    LimitsRaised,
     ModelReplied,
+    QuestionAsked,
     ReplayDiverged,
     RLMFinished,
     RLMStarted,
@@ -157,6 +159,11 @@ def resumed_run(folder: Path) -> None:
         log.emit(ReplayDiverged(ordinal=2))
         log.emit(replace(reply, text="FINAL(3)"))
         log.emit(RLMFinished(answer="3", stop_reason="final", iterations=2))
+        log.emit(LimitsRaised(limits={"max_lm_calls": 20_000, "max_seconds": None}))
+        log.emit(QuestionAsked(query="And in autumn?", context_bytes=1_500))
+        log.emit(TurnStarted(turn=1, of=9))
+        log.emit(replace(reply, text="FINAL(4)"))
+        log.emit(RLMFinished(answer="4", stop_reason="final", iterations=1))
         log.emit(RunFinished(stop_reason="final", usage=usage, seconds=1.0))
 
 

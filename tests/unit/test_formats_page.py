@@ -69,8 +69,3 @@ def test_the_attributes_of_spans_are_those_that_are_set() -> None:
     pattern = r"(?:gen_ai|rlm)\.[a-z_.]+|error\.type"
     assert set(re.findall(rf"`({pattern})`", spans)) == set(re.findall(rf'"({pattern})"', sources))
     assert f"{MAX_TEXT_CHARS:,} characters" in spans
-
-
-def test_its_sample_runs() -> None:
-    (sample,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(sample, {})

@@ -14,7 +14,7 @@ from rlm.loop import Services, rlm_loop
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
-from rlm.types import CellResult, Message, ModelReply, Usage
+from rlm.types import CellResult, Message, ModelReply, StopPoint, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -134,8 +134,9 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
         raise AssertionError
 
     model = ScriptedModel(lambda messages: "FINAL(late)" if "have to stop" in messages[-1].content else cell("wait"))
-    shared = services(model, sandboxes=FakeSandboxes(behaviour), deadline=anyio.current_time() + 0.01)
-    assert await run(shared) == Answered(answer="late", stop_reason="deadline", iterations=1)
+    shared = services(model, sandboxes=FakeSandboxes(behaviour), seconds=0.01)
+    stop = StopPoint(reason="deadline", replies=1, cells=0, requests=1, queries=0)  # for a replay to stop there too
+    assert await run(shared) == Answered(answer="late", stop_reason="deadline", iterations=1, stop=stop)
 
 
 async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> None:

@@ -47,6 +47,17 @@ export interface Diverged {
   ended: number;
   call: number;
 }
+export interface Question {
+  kind: "question";
+  ended: number;
+  query: Ref;
+  contextBytes: number | null;
+}
+export interface Limits {
+  kind: "limits";
+  ended: number;
+  limits: Record<string, number | null>;
+}
 export interface Tool {
   name: string;
   arguments: Ref;
@@ -72,7 +83,7 @@ export interface Cell {
   error?: Ref | null;
   answer?: Ref | null;
 }
-export type Entry = Reply | Failure | Lost | Compacted | Diverged | Cell;
+export type Entry = Reply | Failure | Lost | Compacted | Diverged | Question | Limits | Cell;
 
 export interface Turn {
   number: number;

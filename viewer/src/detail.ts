@@ -179,6 +179,31 @@ function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLEleme
           ),
         ),
       );
+    case "question":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "who" }, "Further question"),
+          entry.contextBytes === null ? null : h("span", { class: "muted" }, `with a context of ${bytes(entry.contextBytes)}`),
+        ),
+        textBlock(entry.query, { label: "Further question", className: "prompt" }),
+      );
+    case "limits":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge limit" }, "limits raised"),
+          ...Object.entries(entry.limits).map(([name, value]) =>
+            said(`${name}: ${value === null ? "none" : count(value)}`, "muted"),
+          ),
+        ),
+      );
     case "cell":
       return cell(run, index, entry, links);
   }

@@ -136,6 +136,9 @@ function placesOf(run: Run, links: Links): Place[] {
           case "compacted":
             add(`${node.id} summary`, entry.summary, inTurn);
             break;
+          case "question":
+            add(`${node.id} further question`, entry.query, inTurn);
+            break;
           case "cell": {
             const inCell = here(`c${entry.number}`);
             add(`${node.id} code of cell ${entry.number}`, entry.code, inCell);

@@ -198,6 +198,9 @@ export async function resumed(page, { address, open }) {
   assert.equal(await blocks(page, ".tool"), "('apples', 0)");
   await page.getByRole("button", { name: "Show all 12" }).click();
   assert.equal(await detail.locator(".tool").count(), 12);
+  assert.match(await detail.innerText(), /limits raised\s*max_lm_calls: 20,000\s*max_seconds: none/);
+  assert.match(await detail.innerText(), /Further question\s*with a context of 1.50 kB/);
+  assert.match(await detail.innerText(), /Turn 1 of 9[^]*Turn 2 of 9[^]*Turn 1 of 9/);
   await page.goto(`${address}#0/1`);
   assert.match(await text(page, ".detail h2"), /RLM 0\.1 answered from the journal/);
 }
@@ -238,9 +241,12 @@ export async function attacks(page, { address, open }) {
     await page.goto(`${address}#0/${index}`);
     for (const summary of await page.locator(".detail summary").all()) await summary.click();
     for (const block of await page.locator(".detail .block").all()) await block.scrollIntoViewIfNeeded();
-    await page.waitForFunction(() =>
-      [...document.querySelectorAll(".detail .block .text")].every((element) => element.textContent),
-    );
+    await page.waitForFunction(() => {
+      // A text above that came meanwhile may have pushed a block out of view before it was seen there.
+      const empty = [...document.querySelectorAll(".detail .block .text")].find((element) => !element.textContent);
+      empty?.scrollIntoView();
+      return !empty;
+    });
     await inert();
   }
   for (const tab of [

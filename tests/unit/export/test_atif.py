@@ -14,7 +14,9 @@ from rlm.events import (
     CellFinished,
     CellStarted,
     Compacted,
+    LimitsRaised,
     ModelFailed,
+    QuestionAsked,
     ReplayDiverged,
     RunStarted,
     SandboxLost,
@@ -102,9 +104,11 @@ def test_what_is_no_reply_is_a_step_of_the_system_and_functions_of_the_host_stan
         CellFinished(cell=1, result=CellResult(outcome="ok")),
         SandboxLost(sandbox="a", reason="gone", replacement="b", restored=True),
         Compacted(messages=3, summary="short"),
+        LimitsRaised(limits={"max_tokens": 9.0}),
+        QuestionAsked(query="and?", context_bytes=None),
     ]
     data = trajectory(record_of(events), Extras())
     Trajectory.model_validate(data)
-    assert [step["source"] for step in data["steps"]] == ["user", "system", "system", "agent", "system", "system"]
+    assert [step["source"] for step in data["steps"]] == ["user", *["system"] * 2, "agent", *["system"] * 3, "user"]
     (result,) = data["steps"][3]["observation"]["results"]
     assert result["extra"]["host_functions"] == [{"name": "f", "arguments": "(1)", "ok": True, "seconds": 0.5}]

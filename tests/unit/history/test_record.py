@@ -14,8 +14,10 @@ from rlm.events import (
     CellStarted,
     Compacted,
     Event,
+    LimitsRaised,
     ModelFailed,
     ModelReplied,
+    QuestionAsked,
     ReplayDiverged,
     RLMFinished,
     RLMStarted,
@@ -159,6 +161,17 @@ def test_a_function_of_the_host_stands_at_the_cell_that_called_it_also_where_it_
 def test_where_a_replay_takes_another_way_is_an_entry_of_the_turn() -> None:
     other = ReplayDiverged(ordinal=2)
     assert record_of([started("0"), TurnStarted(turn=1, of=2), other]).root.turns[0].entries == [other]
+
+
+def test_a_further_question_is_open_until_it_is_answered_and_counts_its_turns_anew() -> None:
+    further, raised = QuestionAsked(query="and?", context_bytes=None), LimitsRaised(limits={"max_tokens": 9.0})
+    events = [*run_events([])[:-1], raised, further]
+    record = record_of(events)
+    assert (record.root.ok, record.root.answer) == (None, None)
+    assert record.root.turns[-1].entries[-2:] == [raised, further]
+    answer = RLMFinished(answer="43", stop_reason="final", iterations=1)
+    record = record_of([*events, TurnStarted(turn=1, of=5), answer])
+    assert (record.root.ok, record.root.answer, record.root.turns[-1].last) == (True, "43", False)
 
 
 def test_a_last_line_that_was_cut_off_is_left_out() -> None:

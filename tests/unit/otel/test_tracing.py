@@ -20,7 +20,9 @@ from rlm.events import (
     CellStarted,
     Compacted,
     Event,
+    LimitsRaised,
     ModelFailed,
+    QuestionAsked,
     ReplayDiverged,
     RLMStarted,
     RunFinished,
@@ -269,6 +271,8 @@ def test_what_else_happened_is_told_by_spans_of_functions_and_events_of_spans(tr
         SandboxLost(sandbox="a", reason="gone", replacement="b", **ids),
         CellFinished(cell=1, result=CellResult(outcome="timeout"), **ids),
         Compacted(messages=3, summary="short", **ids),
+        LimitsRaised(limits={"max_tokens": 9.0}, **ids),
+        QuestionAsked(query="and?", context_bytes=7, **ids),
         RunFinished(stop_reason="deadline", usage=Usage(), seconds=1.0, **ids),
     )
     chat, function, cell, root = (
@@ -280,7 +284,12 @@ def test_what_else_happened_is_told_by_spans_of_functions_and_events_of_spans(tr
     assert function.parent.span_id == cell.context.span_id
     assert (attributes(function)["error.type"], attributes(cell)["error.type"]) == ("tool_error", "timeout")
     assert [event.name for event in cell.events] == ["rlm.call_refused", "rlm.sandbox_lost"]
-    assert [event.name for event in root.events] == ["rlm.replay_diverged", "rlm.compacted"]
+    assert [event.name for event in root.events] == [
+        "rlm.replay_diverged",
+        "rlm.compacted",
+        "rlm.limits_raised",
+        "rlm.question_asked",
+    ]
     assert (attributes(root)["rlm.stop_reason"], attributes(root)["gen_ai.usage.input_tokens"]) == ("deadline", 7)
 
 

@@ -1,0 +1,113 @@
+"""Which model serves which level, and the connections of those that were given by name."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import anyio
+
+from .errors import ConfigError
+from .models.base import Model
+from .models.openai import OpenAIModel
+from .options import Options
+from .record import ModelRecord
+from .settings import Settings
+
+CLOSE_SECONDS: Final = 5.0  # for the connections to a provider
+
+
+@dataclass(slots=True)
+class _Users:
+    """Of one event loop: how many use its connections, and the models that hold them."""
+
+    count: int = 0
+    models: set[Model] = field(default_factory=set)
+
+
+class Clients:
+    """The models of one orchestrator. Safe from many threads and event loops.
+
+    Args:
+        max_concurrent: requests of one named model in flight at once.
+    """
+
+    def __init__(self, *, max_concurrent: int) -> None:
+        self._max_concurrent = max_concurrent
+        self._named: dict[str, Model] = {}
+        self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def models(self, options: Options) -> dict[int, Model]:
+        """The model of each level, from the root to the level of plain calls."""
+        model, sub_model = options.model, options.sub_model
+        if model is None:
+            settings = Settings()
+            model, sub_model = settings.model, sub_model or settings.sub_model
+        given = {0: model} | dict.fromkeys(range(1, max(1, options.depth) + 1), sub_model or model)
+        return {level: self._resolve(options.level_models.get(level, default)) for level, default in given.items()}
+
+    def again(self, level: int, model: ModelRecord, options: Options) -> Model:
+        """The model that a level of a run had: the caller's object of that name, or made again from its name.
+
+        Raises:
+            ConfigError: it is another one now, or cannot be made again.
+        """
+        wanted = options.level_models.get(level, options.sub_model if level else options.model)
+        if wanted is not None and _name(wanted) != model.name:
+            raise ConfigError(
+                f"The run's model of level {level} is {model.name}: it cannot go on with {_name(wanted)}."
+            )
+        for each in (wanted, options.model, options.sub_model):
+            if each is not None and not isinstance(each, str) and each.name == model.name:
+                return each
+        if model.server is None:
+            raise ConfigError(
+                f"The model {model.name} of level {level} was given as an object: give it again, as model, sub_model or "
+                "in level_models."
+            )
+        named = self._resolve(model.name)
+        if isinstance(named, OpenAIModel) and named.base_url != model.server:
+            raise ConfigError(
+                f"The run asked {model.name} at {model.server}, and OPENAI_BASE_URL is {named.base_url} now: set it back."
+            )
+        return named
+
+    @asynccontextmanager
+    async def using(self, models: Collection[Model]) -> AsyncIterator[None]:
+        """Connections belong to an event loop, and stay open there while anyone uses them: the last to leave closes them."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            users = self._users.setdefault(loop, _Users())
+            users.count += 1
+            users.models.update(models)
+        try:
+            yield
+        finally:
+            with self._lock:
+                users.count -= 1
+                left = users.count == 0
+                if left:
+                    del self._users[loop]
+            if left:
+                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                    for model in users.models:
+                        await model.aclose()
+
+    def _resolve(self, model: str | Model) -> Model:
+        """A name stands for one client, shared by all that use it."""
+        if not isinstance(model, str):
+            return model
+        with self._lock:
+            if model not in self._named:
+                self._named[model] = OpenAIModel(model, max_concurrency=self._max_concurrent)
+            return self._named[model]
+
+
+def _name(model: str | Model) -> str:
+    return model if isinstance(model, str) else model.name

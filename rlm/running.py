@@ -1,0 +1,201 @@
+"""A run under way, for whoever started it: its events, its answer, and the switches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+from anyio.from_thread import BlockingPortal
+
+from .blocking import STOP_SECONDS
+from .errors import RunCancelled
+from .events import Event
+from .steering import Steering
+from .types import Completion
+
+QUEUE: Final = (
+    100_000  # events that nobody has taken; the oldest are dropped beyond, and are in events.jsonl all the same
+)
+
+Work = Callable[[Steering, Callable[[Event], None]], Awaitable[Completion]]
+
+
+class Run:
+    """A run that goes on in a thread of its own; from `Orchestrator.start()`:
+
+        with orchestrator.start(context, query) as run:
+            for event in run:
+                ...
+            print(run.result().answer)
+
+    `async with`, `async for` and `await run` do the same on an event loop. Each event is given once. Leaving the block
+    cancels what is not done. All methods may be called from any thread, also from an `on_event` callback.
+    """
+
+    def __init__(
+        self, work: Work, steering: Steering, *, portal: Callable[[], AbstractContextManager[BlockingPortal]]
+    ) -> None:
+        self._steering = steering
+        self._events: deque[Event] = deque(maxlen=QUEUE)
+        self._wakers: deque[Callable[[], object]] = deque()
+        self._ended = threading.Event()
+        self._thread = 0
+        self._resources = ExitStack()
+        self._portal = self._resources.enter_context(portal())
+        self._future: Future[Completion] = self._portal.start_task_soon(self._work, work)
+
+    async def _work(self, work: Work) -> Completion:
+        self._thread = threading.get_ident()
+        try:
+            return await work(self._steering, self._take)
+        finally:
+            self._ended.set()
+            self._wake()
+            # An event loop cannot be left from within: a thread waits for its end.
+            threading.Thread(target=self._resources.close, name="rlm-run-ends").start()
+
+    # What happens
+
+    def _take(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._wakers:
+            with contextlib.suppress(RuntimeError):  # of an event loop that is closed: nobody waits there any more
+                self._wakers.popleft()()
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events from the start on, up to the end of the run."""
+        while True:
+            news = threading.Event()
+            self._wakers.append(news.set)
+            done = self._ended.is_set()
+            while self._events:
+                yield self._events.popleft()
+            if done:
+                return
+            if not self._ended.is_set():
+                news.wait()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """The same, on an event loop."""
+        while True:
+            news = asyncio.Event()
+            self._wakers.append(partial(asyncio.get_running_loop().call_soon_threadsafe, news.set))
+            done = self._ended.is_set()
+            while self._events:
+                yield self._events.popleft()
+            if done:
+                return
+            if not self._ended.is_set():
+                await news.wait()
+
+    # How it ends
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self._ended.is_set()
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the answer.
+
+        Args:
+            timeout: in seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: there is none yet.
+            RunCancelled: the run was cancelled.
+            and what `Orchestrator.completion` raises.
+        """
+        try:
+            return self._future.result(timeout)
+        except CancelledError:
+            self._ended.wait(STOP_SECONDS)
+            raise RunCancelled from None
+        except KeyboardInterrupt:
+            self.cancel()
+            self._ended.wait(STOP_SECONDS)
+            raise
+
+    def __await__(self) -> Generator[Any, None, Completion]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Completion:
+        try:
+            return await asyncio.shield(asyncio.wrap_future(self._future))
+        except asyncio.CancelledError:
+            if not self._future.cancelled():
+                raise
+        await asyncio.to_thread(self._ended.wait, STOP_SECONDS)
+        raise RunCancelled
+
+    # The switches
+
+    @property
+    def paused(self) -> bool:
+        """Whether it waits before the next turns."""
+        return self._steering.paused
+
+    def pause(self) -> None:
+        """No RLM begins another turn until `go_on`; what is under way is finished. The run's clock stands still."""
+        self._steer(self._steering.pause)
+
+    def go_on(self) -> None:
+        """RLMs begin turns again."""
+        self._steer(self._steering.go_on)
+
+    def answer_now(self) -> None:
+        """Stop what is under way: the root takes its last turn and answers with what it has. `stop_reason` is `stopped`."""
+        self._steer(self._steering.answer_now)
+
+    def raise_limit(self, **limits: float | None) -> None:
+        """Give `max_lm_calls`, `max_tokens`, `max_cost_usd` or `max_seconds` a higher value; None takes the limit away.
+
+        Raises:
+            ConfigError: it is none of these, or the value is not higher.
+        """
+        self._steer(partial(self._steering.raise_limit, **limits))
+
+    def cancel(self) -> None:
+        """End it without an answer; its containers are removed, and it can be resumed."""
+        self._future.cancel()
+
+    def _steer(self, act: Callable[[], None]) -> None:
+        if threading.get_ident() == self._thread:
+            act()
+            return
+        try:
+            self._portal.call(act)
+        except RuntimeError:
+            if not self._ended.is_set():
+                raise
+
+    def _stop(self) -> None:
+        self.cancel()
+        self._ended.wait(STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(asyncio.to_thread(self._stop))

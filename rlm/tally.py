@@ -1,0 +1,61 @@
+"""What a `Completion` reports, counted over a run: a question's part is what was added since the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .events import AnswerReplayed, Event, RLMStarted, SandboxLost, SubCallStarted
+from .types import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """The counts of a run at one time."""
+
+    usage: Usage = field(default_factory=Usage)
+    by_model: Mapping[str, Usage] = field(default_factory=dict)
+    by_node: Mapping[str, Usage] = field(default_factory=dict)
+    sub_calls: int = 0
+    sandboxes: int = 0
+    replayed: int = 0
+    paid_twice: int = 0
+    diverged: tuple[str, ...] = ()
+
+    def since(self, before: Counted) -> Counted:
+        """What was added."""
+        return Counted(
+            usage=self.usage.since(before.usage),
+            by_model=_since(self.by_model, before.by_model),
+            by_node=_since(self.by_node, before.by_node),
+            sub_calls=self.sub_calls - before.sub_calls,
+            sandboxes=self.sandboxes - before.sandboxes,
+            replayed=self.replayed - before.replayed,
+            paid_twice=self.paid_twice - before.paid_twice,
+            diverged=self.diverged[len(before.diverged) :],
+        )
+
+
+def _since(now: Mapping[str, Usage], before: Mapping[str, Usage]) -> dict[str, Usage]:
+    """What each has used since; those that have not are left out."""
+    return {name: usage.since(before.get(name, Usage())) for name, usage in now.items() if usage != before.get(name)}
+
+
+class Tally:
+    """A listener that counts sandboxes and calls below the root."""
+
+    def __init__(self) -> None:
+        self.sandboxes = 0
+        self.sub_calls = 0
+        self.depth_reached = 0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RLMStarted() | SandboxLost():
+                self.sandboxes += 1
+            case AnswerReplayed():
+                self.sub_calls += len(event.below)
+                self.depth_reached = max(self.depth_reached, *(node.count(".") for node in event.below), 0)
+            case SubCallStarted():
+                self.sub_calls += 1
+                self.depth_reached = max(self.depth_reached, event.node.count("."))

@@ -1,0 +1,376 @@
+"""The RLMs of one run in one process: question after question is put to the root, and the record says how each ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+
+from .broker import Task
+from .budget import Budget
+from .cache import Cache
+from .calls import Calls
+from .config import Limits
+from .console import ConsoleView
+from .errors import JournalError
+from .events import (
+    Event,
+    EventLog,
+    LimitsRaised,
+    OnEvent,
+    QuestionAsked,
+    RunFinished,
+    appending,
+    mend,
+)
+from .journal import Journal
+from .logs import bound, get_logger
+from .loop import RLM, Services, open_rlm, system_prompt_of
+from .models.base import HoldsKeys, Model
+from .options import Options
+from .prompts import PromptFacts
+from .record import FurtherQuestion, RunRecord, State, store_context
+from .request import digest_of
+from .sandbox.container import DockerSandboxes
+from .sandbox.image import source_digest
+from .sandbox.values import Value
+from .slots import LevelSlots
+from .steering import RAISABLE, Steering
+from .tally import Counted, Tally
+from .tools import Tools
+from .types import Completion, StopPoint, StopReason, Usage
+
+EVENTS: Final = "events.jsonl"
+
+_log = get_logger("rlm.run")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked. Only a session's further questions may come without a context; the others may without a `query`, which
+    then is in the context. `source` is the path that the context was given as.
+    """
+
+    query: str | None
+    context: Value | None
+    source: Path | None = None
+
+
+class Tree:
+    """The RLMs of one run in one process, with what they share, and the record of how they end.
+
+    An async context manager: leaving it, in whatever way, is the end of the run.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        models: Mapping[int, Model],
+        record: RunRecord,
+        directory: Path,
+        journal: Journal,
+        start: Event,
+        steering: Steering,
+        *,
+        numbered: bool = False,
+    ) -> None:
+        self._options = options
+        self._models = models
+        self._record = record
+        self._directory = directory
+        self._journal = journal
+        self._start = start
+        self._steering = steering
+        self._numbered = numbered
+        self._stopping = threading.Event()
+        self._resources = ExitStack()
+        self._root = AsyncExitStack()
+        self._tally = Tally()
+        self._seconds = 0.0  # in which questions were answered
+        self._asked = 0
+        self._counted = Counted()
+        self._calls: Calls
+        self._events: EventLog
+        self._rlm: RLM
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException as error:
+            self._resources.close()
+            await self._close_record(error)
+            raise
+        return self
+
+    def _open(self) -> None:
+        options = self._options
+        listeners: list[OnEvent] = [self._tally]
+        if options.verbose:
+            listeners.append(ConsoleView())
+        if options.on_event is not None:
+            listeners.append(options.on_event)
+        seq = mend(self._directory / EVENTS)
+        file = self._resources.enter_context(appending(self._directory / EVENTS))
+        cache = None if options.cache is None else self._resources.enter_context(Cache(options.cache))
+        self._events = EventLog(self._record.run_id, file, listeners, redact=_redaction(self._models.values()), seq=seq)
+        self._calls = Calls(
+            budget=Budget(self._steering.limits),
+            journal=self._journal,
+            max_concurrent=options.limits.max_concurrent_calls,
+            events=self._events,
+            cache=cache,
+            prices=options.prices,
+        )
+        self._steering.on_limits = self._raise_limits
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._told():
+                await self._root.aclose()
+        except BaseException as closing:
+            error = error or closing
+            raise
+        finally:
+            self._stopping.set()
+            try:
+                await self._close_record(error)
+                self._tell_end(error)
+            finally:
+                self._resources.close()
+
+    @property
+    def directory(self) -> Path:
+        """Of the run."""
+        return self._directory
+
+    @property
+    def usage(self) -> Usage:
+        """Of all questions."""
+        return self._calls.budget.used
+
+    async def ask(self, question: Question, *, again: bool = False) -> Completion:
+        """The answer to a question, the first of the run or a further one.
+
+        Args:
+            question: what is asked.
+            again: it is one of the record's, and the journal has at least a part of it.
+        """
+        number, began = self._asked, time.perf_counter()
+        try:
+            with self._steering.answering(), self._told():
+                if number == 0:
+                    await self._begin(question, store=not again)
+                else:
+                    await self._go_on(question, number, store=not again)
+                answered = await self._rlm.answer(self._record.stops.get(number) if again else None)
+        finally:
+            seconds = time.perf_counter() - began
+            self._seconds += seconds
+        self._asked += 1
+        self._write_answer(answered.answer)
+        stops = {} if answered.stop is None else {number: answered.stop}
+        await self._journal.database.run(partial(self._note_end, answered.stop_reason, stops))
+        now = self._count()
+        part, self._counted = now.since(self._counted), now
+        return Completion(
+            answer=answered.answer,
+            stop_reason=answered.stop_reason,
+            usage=part.usage,
+            by_model=part.by_model,
+            by_node=part.by_node,
+            seconds=seconds,
+            iterations=answered.iterations,
+            depth_reached=self._tally.depth_reached,
+            sub_calls=part.sub_calls,
+            sandboxes=part.sandboxes,
+            run_id=self._record.run_id,
+            run_dir=self._directory,
+            replayed_calls=part.replayed,
+            paid_twice=part.paid_twice,
+            diverged=part.diverged,
+        )
+
+    async def ask_again(self, contexts: Iterable[Value | None]) -> list[Completion]:
+        """The answers to all questions of the record, whose contexts these are."""
+        queries = [self._record.query, *(question.query for question in self._record.further)]
+        return [
+            await self.ask(Question(query=query, context=context), again=True)
+            for query, context in zip(queries, contexts, strict=True)
+        ]
+
+    async def _begin(self, question: Question, *, store: bool) -> None:
+        """Open the root RLM, and keep the context meanwhile."""
+        assert question.context is not None
+        task = Task(
+            node="0",
+            level=0,
+            depth=self._options.depth,
+            context=question.context,
+            query=question.query,
+            model=self._models[0],
+        )
+        services = self._services()
+        prompt = digest_of(system_prompt_of(task, services)).hex()
+        self._record = replace(self._record, digests={"prompt": prompt, "image": source_digest()})
+        if store:
+            self._journal.database.begin_with(partial(self._store_first, question.context, question.source))
+        self._events.emit(self._start)
+        self._rlm = await self._root.enter_async_context(open_rlm(task, services))
+        if self._numbered:
+            await self._rlm.number_context()
+
+    async def _go_on(self, question: Question, number: int, *, store: bool) -> None:
+        """Put a further question; it is in the record before it costs anything."""
+        assert question.query is not None
+        await self._rlm.ask(question.query, question.context)
+        if store:
+            await self._journal.database.run(partial(self._store_further, question, number))
+        size = None if question.context is None else question.context.size
+        self._events.emit(QuestionAsked(query=question.query, context_bytes=size))
+
+    def _told(self) -> AbstractContextManager[None]:
+        """What is logged meanwhile is of the run's root."""
+        return bound(run=self._record.run_id, node="0")
+
+    def _services(self) -> Services:
+        options, models = self._options, self._models
+        return Services(
+            limits=options.limits,
+            calls=self._calls,
+            events=self._events,
+            slots=slots_of(options),
+            sandboxes=options.sandboxes or DockerSandboxes(options.sandbox),
+            run_id=self._record.run_id,
+            system_prompt=self._system_prompt,
+            model_at=lambda level: models[min(level, max(models))],
+            by_name={model.name: model for model in models.values()},
+            steering=self._steering,
+            tools=tools_of(options),
+            tools_for_children=options.tools_for_children,
+        )
+
+    def _system_prompt(self, facts: PromptFacts) -> str:
+        """What models are told are the limits that the run began with: a replay has to say the same."""
+        limits = replace(self._record.limits, max_output_chars=facts.limits.max_output_chars)
+        return self._options.system_prompt(replace(facts, limits=limits))
+
+    def _raise_limits(self, limits: Limits) -> None:
+        """Higher limits from now on, also for the record."""
+        budget = self._calls.budget
+        new = {
+            name: getattr(limits, name) for name in RAISABLE if getattr(limits, name) != getattr(budget.limits, name)
+        }
+        self._calls.take_limits(limits)
+        self._journal.database.begin_with(partial(self._note_limits, new))
+        self._events.emit(LimitsRaised(limits=new))
+
+    def _count(self) -> Counted:
+        return Counted(
+            usage=self._calls.budget.used,
+            by_model=dict(self._calls.by_model),
+            by_node=dict(self._calls.by_node),
+            sub_calls=self._tally.sub_calls,
+            sandboxes=self._tally.sandboxes,
+            replayed=self._journal.replayed,
+            paid_twice=self._journal.paid_twice,
+            diverged=tuple(self._journal.diverged),
+        )
+
+    def _write_answer(self, answer: str) -> None:
+        try:
+            (self._directory / "answer.txt").write_bytes(answer.encode("utf-8", "surrogatepass"))
+        except OSError as error:
+            raise JournalError(
+                f"The answer cannot be written in {self._directory} ({error.strerror}): make room, then resume the run."
+            ) from error
+
+    async def _close_record(self, error: BaseException | None) -> None:
+        match error:
+            case None:
+                state: State = "finished"
+            case Exception():
+                state = "failed"
+            case _:
+                state = "interrupted"
+        with anyio.CancelScope(shield=True):
+            await self._journal.database.run(partial(self._end, state))
+
+    def _tell_end(self, error: BaseException | None) -> None:
+        failure = None
+        if error is not None:
+            failure = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "cancelled"
+        used = self._calls.budget.used
+        ended = self._record.stop_reason
+        self._events.emit(RunFinished(stop_reason=ended, usage=used, seconds=self._seconds, error=failure))
+        _log.info(
+            "run_finished",
+            run=self._record.run_id,
+            stop_reason=ended,
+            seconds=round(self._seconds, 3),
+            error=failure,
+        )
+
+    # In the journal's thread, in order with what else is written
+
+    def _store_first(self, context: Value, source: Path | None) -> None:
+        stored = store_context(self._directory, context, source, self._stopping)
+        self._record = replace(self._record, context=stored)
+        self._save()
+
+    def _store_further(self, question: Question, number: int) -> None:
+        context = question.context
+        stored = (
+            None
+            if context is None
+            else store_context(self._directory, context, question.source, self._stopping, number=number)
+        )
+        assert question.query is not None
+        further = (*self._record.further, FurtherQuestion(query=question.query, context=stored))
+        self._record = replace(self._record, further=further)
+        self._save()
+
+    def _note_end(self, stop_reason: StopReason, stops: Mapping[int, StopPoint]) -> None:
+        self._record = replace(self._record, stop_reason=stop_reason, stops={**self._record.stops, **stops})
+
+    def _note_limits(self, new: Mapping[str, float | None]) -> None:
+        self._record = replace(self._record, raised={**self._record.raised, **new})
+        self._save()
+
+    def _save(self) -> None:
+        if not self._journal.read_only:
+            self._record.save(self._directory)
+
+    def _end(self, state: State) -> None:
+        reasons: Mapping[State, StopReason | None] = {"finished": self._record.stop_reason, "interrupted": "cancelled"}
+        self._record = replace(self._record, state=state, stop_reason=reasons.get(state), ended=time.time())
+        try:
+            self._save()
+        except JournalError as error:
+            # It has ended all the same; the record says that it runs in this process, and can be resumed after it.
+            _log.warning("run_not_closed", run=self._record.run_id, reason=str(error))
+
+
+def tools_of(options: Options) -> Tools:
+    """The functions of the host. Raises ConfigError where one cannot be a tool."""
+    return Tools(options.tools, seconds=options.sandbox.tool_seconds)
+
+
+def slots_of(options: Options) -> LevelSlots:
+    """The sandboxes that may be alive at once. Raises ConfigError where they are too few."""
+    return LevelSlots(slots=options.limits.max_sandboxes, levels=max(1, options.depth))
+
+
+def _redaction(models: Iterable[Model]) -> Callable[[str], str]:
+    """Takes the keys of all models out of a text."""
+    holders = [model for model in models if isinstance(model, HoldsKeys)]
+    return lambda text: reduce(lambda clean, holder: holder.redact(clean), holders, text)

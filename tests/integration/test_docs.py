@@ -1,0 +1,137 @@
+"""Every sample of code in the README and the docs runs as it stands, and prints what is said to be printed.
+
+Python runs with real containers and a provider on loopback, in a folder with the files that samples name. What a sample
+takes for granted (`context`, `orchestrator`) is in `given`. A block marked `python cell` is a cell of an RLM. A block
+without a language that follows a sample at once is what it prints.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from rlm import Limits, Orchestrator, Price, SandboxConfig, ScriptedModel
+from rlm import events as event_types
+from rlm.cli import app
+from support import FakeProvider
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+
+_BLOCK = re.compile(r"^```(?P<info>[^`\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+_COMMAND = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:.*\| *)?(?:\.venv/bin/)?rlm (?P<rest>[a-z].*)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A block of code in a page; `printed` is the block without a language that follows it at once."""
+
+    page: str
+    line: int
+    info: str
+    body: str
+    printed: str | None
+
+
+def samples() -> Iterator[Sample]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = list(_BLOCK.finditer(text))
+        for block, following in zip(blocks, [*blocks, None][1:], strict=True):
+            beside = following is not None and not text[block.end() : following.start()].strip()
+            output = following["body"] if following is not None and beside and not following["info"] else None
+            line = text.count("\n", 0, block.start()) + 1
+            yield Sample(page=page.name, line=line, info=block["info"].strip(), body=block["body"], printed=output)
+
+
+def of(*infos: str) -> list[object]:
+    chosen = (sample for sample in samples() if sample.info in infos)
+    return [pytest.param(sample, id=f"{sample.page}:{sample.line}") for sample in chosen]
+
+
+def answers(messages, model: str) -> str:
+    return "FINAL(An answer.)" if messages[0]["role"] == "system" else "A reply."
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping[str, object]]:
+    """The folder, the environment and the names that samples take for granted."""
+    for folder in ("reports", "contracts"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.txt").write_text("Text of a report.")
+    (tmp_path / "data.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "list.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "script.py").write_text("open('result.json', 'w').write('{}')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def lookup(name: str) -> str:
+        """The entry of that name."""
+        return name.upper()
+
+    with FakeProvider(answers) as provider:
+        monkeypatch.setenv("OPENAI_API_KEY", "key-of-a-test")
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.base_url)
+        yield {
+            "Limits": Limits,
+            "Orchestrator": Orchestrator,
+            "Path": Path,
+            "Price": Price,
+            "SandboxConfig": SandboxConfig,
+            **{name: value for name, value in vars(event_types).items() if isinstance(value, type)},
+            "context": "A long text. " * 1000,
+            "lookup": lookup,
+            "orchestrator": Orchestrator(model="gpt-5"),
+            "query": "What is it about?",
+            "script": "open('result.json', 'w').write('{}')",
+        }
+
+
+@pytest.mark.parametrize("sample", of("python"))
+def test_a_sample_runs_and_prints_what_is_said(
+    sample: Sample, given: Mapping[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = compile(sample.body, f"{sample.page}:{sample.line}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    names = {"__name__": "__main__", **given}
+    waiting = eval(code, names)
+    if inspect.iscoroutine(waiting):
+        asyncio.run(waiting)
+    if sample.printed is not None:
+        assert capsys.readouterr().out.strip() == sample.printed.strip()
+
+
+@pytest.mark.parametrize("sample", of("python cell"))
+def test_a_cell_runs_in_an_rlm(sample: Sample, tmp_path: Path) -> None:
+    cell = textwrap.dedent(sample.body) + "\nFINAL('it ran')"
+    root, sub = ScriptedModel([f"````repl\n{cell}\n````"]), ScriptedModel(lambda messages: "A reply.", name="sub")
+    rlm = Orchestrator(model=root, sub_model=sub, run_root=tmp_path)
+    assert rlm.completion("A long text. " * 1000, "q", limits=Limits(max_iterations=1)).answer == "it ran"
+
+
+def test_commands_and_options_that_are_named_exist() -> None:
+    seen = 0
+    for sample in samples():
+        for line in sample.body.splitlines() if sample.info in ("", "sh", "console") else ():
+            if (match := _COMMAND.match(line.strip())) is None:
+                continue
+            seen += 1
+            command: Any = typer.main.get_command(app)
+            words = match["rest"].partition(" -- ")[0].split()
+            while hasattr(command, "commands") and words:
+                assert words[0] in command.commands, f"{sample.page}: there is no command {line!r}"
+                command = command.commands[words.pop(0)]
+            options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+            for word in words:
+                if word.startswith("--"):
+                    assert word.partition("=")[0] in options | {"--help"}, f"{sample.page}: {line!r} has no {word}"
+    assert seen

@@ -1,0 +1,190 @@
+"""A run that was started can be watched, paused, told to answer, given more, and cancelled, from any thread."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from fakes import FakeSandboxes, says_ok
+from rlm import ConfigError, Limits, Orchestrator, Price, Run, RunCancelled, ScriptedModel
+from rlm.events import Event, LimitsRaised, RunFinished, RunStarted, TurnStarted
+from rlm.sandbox.base import Answer
+from rlm.types import CellResult, Message
+
+pytestmark = pytest.mark.anyio
+
+
+class Gate:
+    """Cells that hang until they are let go on."""
+
+    def __init__(self) -> None:
+        self.entered, self.open = threading.Event(), threading.Event()
+
+    async def __call__(self, code: str, answer: Answer | None) -> CellResult:
+        self.entered.set()
+        await anyio.to_thread.run_sync(self.open.wait, abandon_on_cancel=True)
+        return await says_ok(code, answer)
+
+
+def turns(count: int) -> Callable[[Sequence[Message]], str]:
+    def reply(messages: Sequence[Message]) -> str:
+        if "have to stop" in messages[-1].content:
+            return "FINAL(so far)"
+        taken = sum(message.role == "assistant" for message in messages)
+        return f"```repl\n{taken}\n```" if taken < count else "FINAL(all of it)"
+
+    return reply
+
+
+def orchestrator(tmp_path: Path, behaviour=says_ok, *, count: int = 3, **options) -> Orchestrator:
+    model = ScriptedModel(turns(count), name="m")
+    return Orchestrator(model=model, sandboxes=FakeSandboxes(behaviour), run_root=tmp_path, **options)
+
+
+def when(truth: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 10
+    while not truth():
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+
+
+def test_events_come_in_order_up_to_the_end_and_then_the_answer(tmp_path: Path) -> None:
+    told: list[Event] = []
+    with orchestrator(tmp_path, on_event=told.append).start("text", "q") as run:
+        seen = list(run)
+        assert run.result().answer == "all of it"
+    assert seen == told
+    assert isinstance(seen[0], RunStarted)
+    assert isinstance(seen[-1], RunFinished)
+    assert run.done
+
+
+async def test_on_an_event_loop_too(tmp_path: Path) -> None:
+    async with orchestrator(tmp_path) as rlm, rlm.start("text", "q") as run:
+        seen = [event async for event in run]
+        assert (await run).answer == "all of it"
+    assert isinstance(seen[-1], RunFinished)
+
+
+def test_events_that_come_late_are_waited_for(tmp_path: Path) -> None:
+    gate = Gate()
+    with orchestrator(tmp_path, gate, count=1).start("text", "q") as run:
+        events = iter(run)
+        for event in events:
+            if isinstance(event, TurnStarted):
+                break
+        threading.Timer(0.1, gate.open.set).start()
+        assert isinstance(list(events)[-1], RunFinished)
+
+
+def test_a_paused_run_finishes_its_turn_and_begins_no_other_and_its_clock_stands_still(tmp_path: Path) -> None:
+    gate = Gate()
+    with orchestrator(tmp_path, gate, limits=Limits(max_seconds=5.0)).start("text", "q") as run:
+        gate.entered.wait(10)
+        run.pause()
+        assert run.paused
+        gate.open.set()
+        time.sleep(0.1)
+        assert [event.turn for event in list(run._events) if isinstance(event, TurnStarted)] == [1]
+        assert run._steering._deadline() == float("inf")
+        run.go_on()
+        assert run.result(10).stop_reason == "final"
+
+
+def test_asked_to_answer_now_the_root_stops_what_is_under_way_and_answers_with_what_it_has(tmp_path: Path) -> None:
+    gate = Gate()
+    with orchestrator(tmp_path, gate).start("text", "q") as run:
+        gate.entered.wait(10)
+        run.pause()
+        threading.Timer(0.05, gate.open.set).start()  # for the last turn, which runs no cell
+        run.answer_now()
+        done = run.result(10)
+    assert (done.answer, done.stop_reason, done.iterations) == ("so far", "stopped", 1)
+    replayed = orchestrator(tmp_path).replay(done.run_dir)
+    assert replayed.answer == "so far"
+
+
+def test_a_limit_can_be_raised_and_the_record_knows(tmp_path: Path) -> None:
+    gate = Gate()
+    rlm = orchestrator(tmp_path, gate, limits=Limits(max_lm_calls=2), prices={"m": Price(input=1, output=1)})
+    with rlm.start("text", "q") as run:
+        gate.entered.wait(10)
+        run.raise_limit(max_lm_calls=10, max_seconds=None)
+        for wrong in ({"max_lm_calls": 10}, {"max_seconds": 5.0}, {"max_iterations": 99}, {"nonsense": 1}):
+            with pytest.raises(ConfigError):
+                run.raise_limit(**wrong)
+        gate.open.set()
+        assert run.result(10).stop_reason == "final"
+        (raised,) = (event for event in run if isinstance(event, LimitsRaised))
+    assert raised.limits == {"max_lm_calls": 10, "max_seconds": None}
+    assert rlm.replay(run.result().run_dir).answer == "all of it"
+    # What was raised stays so, unless other limits are given.
+    with orchestrator(tmp_path).session(resume=run.result().run_dir) as session:
+        assert session.ask("and now?").stop_reason == "final"
+
+
+def test_a_cancelled_run_removes_its_sandboxes_and_can_be_resumed(tmp_path: Path) -> None:
+    gate = Gate()
+    rlm = orchestrator(tmp_path, gate)
+    with rlm.start("text", "q") as run:
+        gate.entered.wait(10)
+        run.cancel()
+        with pytest.raises(RunCancelled):
+            run.result(10)
+        assert run.done
+        last = list(run)[-1]
+    assert isinstance(last, RunFinished)
+    assert last.stop_reason == "cancelled"
+    gate.open.set()
+    assert rlm.resume(last.run_id).answer == "all of it"
+
+
+async def test_leaving_the_block_cancels_what_is_not_done(tmp_path: Path) -> None:
+    gate = Gate()
+    async with orchestrator(tmp_path, gate).start("text", "q") as run:
+        await anyio.to_thread.run_sync(gate.entered.wait, 10)
+    assert run.done
+    with pytest.raises(RunCancelled):
+        await run
+    gate.open.set()
+
+
+def test_an_observer_may_steer_and_one_that_fails_ends_the_run(tmp_path: Path) -> None:
+    runs: list[Run] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, TurnStarted) and event.turn == 2:
+            when(lambda: bool(runs))
+            runs[0].answer_now()
+        if isinstance(event, TurnStarted) and event.turn == 3:
+            raise RuntimeError("the observer")
+
+    runs.append(orchestrator(tmp_path, on_event=observe).start("text", "q"))
+    assert runs[0].result(10).stop_reason == "stopped"
+
+
+def test_what_a_run_raises_is_raised_by_its_result_and_a_wrong_option_at_once(tmp_path: Path) -> None:
+    with orchestrator(tmp_path).start("", 3) as run, pytest.raises(ConfigError, match="query is a int"):
+        run.result(10)
+    with pytest.raises(ConfigError, match="depth"):
+        orchestrator(tmp_path).start("text", "q", depth=-1)
+
+
+def test_switches_of_a_run_that_has_ended_do_nothing(tmp_path: Path) -> None:
+    run = orchestrator(tmp_path).start("text", "q")
+    assert run.result(10).answer == "all of it"
+    run.pause()
+    run.answer_now()
+    run.cancel()
+    assert run.result().answer == "all of it"
+
+
+def test_threads_of_runs_end_with_them(tmp_path: Path) -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        orchestrator(tmp_path).start("text", "q").result(10)
+    when(lambda: threading.active_count() <= before)
