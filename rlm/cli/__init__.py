@@ -17,7 +17,7 @@ import typer
 
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 
-from . import clean, doctor, execute, image, niah, run, runs, view
+from . import clean, doctor, execute, export, image, niah, run, runs, view
 
 EXIT = "Exit status: 0 done, 1 failed, 2 the command cannot be; what a command has beyond these is in its own help."
 
@@ -35,6 +35,7 @@ app.command()(runs.runs)
 app.command()(runs.resume)
 app.command()(runs.replay)
 app.command()(view.view)
+app.command()(export.export)
 app.command()(doctor.doctor)
 app.command()(clean.clean)
 app.add_typer(image.image, name="image")
