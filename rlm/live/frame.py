@@ -128,6 +128,12 @@ def _style(name: str) -> Style:
 
 def _line(parts: Sequence[Styled], width: int) -> Line:
     """A line of exactly this width; what does not fit is cut with an ellipsis."""
+    return _laid_out(tuple(parts), width)
+
+
+@lru_cache(maxsize=512)
+def _laid_out(parts: tuple[Styled, ...], width: int) -> Line:
+    """Most of a picture is as it was in the one before."""
     line: Line = []
     left = width
     for text, style in parts:
@@ -159,8 +165,8 @@ def _title(picture: Picture, width: int) -> list[Line]:
 
 def _columns(width: int) -> list[tuple[str, int]]:
     """The headings of the numbers that there is room for, with their widths."""
-    numbers = [("tokens", 7), ("cost", 9), ("time", 8)]
-    return [("calls", 7), *numbers] if width >= 80 else numbers
+    numbers = [("tokens", 7), ("cost", 8), ("time", 7)]
+    return [("calls", 6), *numbers] if width >= 80 else numbers
 
 
 def _table(seen: Sequence[Row], width: int) -> list[Line]:
@@ -189,9 +195,9 @@ def _numbers(row: Row, columns: Sequence[tuple[str, int]]) -> list[Styled]:
     used = row.used
     cost = "?" if used.unknown and not used.dollars else dollars(used.dollars) + "+?" * used.unknown
     values = {
-        "calls": f"{used.calls:,}" if used.calls < 1e6 else short(used.calls),
-        "tokens": short(used.tokens),
-        "cost": cost,
+        "calls": (f"{used.calls:,}" if used.calls < 10_000 else short(used.calls)) if used.calls else "",
+        "tokens": short(used.tokens) if used.calls else "",
+        "cost": cost if used.calls else "",
         "time": duration(row.seconds),
     }
     return [(f"{values[name]:>{size}}", "dim" if row.state == "done" else "") for name, size in columns]
@@ -258,7 +264,7 @@ def _meter(meter: Meter, size: int) -> list[Styled]:
     name: Styled = (f"{meter.name:<8}", "dim")
     told = meter.told
     share = meter.share
-    bar = 0 if share is None else min(12, size - 8 - len(told) - 2)
+    bar = 0 if share is None else min(12, size - 8 - len(told) - 3)
     if share is None or bar < 3:
         return [name, (f"{told:<{size - 8}}"[: size - 8], "")]
     filled = round(share * bar)

@@ -148,7 +148,7 @@ def _asks(question: str) -> list[Styled]:
 
 
 def _hints(*hints: Styled) -> list[Styled]:
-    return [part for key, what in hints for part in ((key, "bold"), (f" {what}   ", "dim"))]
+    return [part for key, what in hints for part in ((key, "bold"), (f" {what}  ", "dim"))]
 
 
 def split(data: bytes) -> list[str]:

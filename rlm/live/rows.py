@@ -64,7 +64,7 @@ def doing(node: Node) -> str:
         return "answered from the journal"
     said = [_step(node, loop)]
     if node.state == "open" and loop.turn:
-        said.insert(0, f"turn {loop.turn} of {loop.of}")
+        said.insert(0, f"turn {loop.turn}/{loop.of}")
     marks = {
         "error": loop.errors,
         "lost sandbox": loop.lost,

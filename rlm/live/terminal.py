@@ -24,8 +24,9 @@ from .frame import Line
 from .keys import split
 
 TTY: Final = "/dev/tty"  # the controlling terminal: also where standard input is a pipe
-FRAME_SECONDS: Final = 0.1  # between two pictures, at least
-FRAME_SHARE: Final = 0.01  # of the time may go into pictures: after a long one, the next waits for longer
+FRAME_SECONDS: Final = 0.2  # between two pictures, at least; a key is answered at once
+MAX_FRAME_SECONDS: Final = 1.0  # at most: the first of a new cell takes long, as its code is highlighted
+FRAME_SHARE: Final = 0.008  # of the time may go into pictures: after a long one, the next waits for longer
 AWAY_SECONDS: Final = 0.5  # until the next look whether the terminal is ours again
 REPAINT_SECONDS: Final = 2.0  # after which all lines are drawn anew: something else may have written to the terminal
 LEAVE: Final = b"\x1b[?1049l\x1b[?25h"  # the other screen, and the cursor
@@ -35,7 +36,7 @@ _WAKE, _SUSPEND, _CONTINUED = b"w", b"z", b"c"
 
 def pause_after(seconds: float) -> float:
     """How long to wait after a picture that took so long."""
-    return max(FRAME_SECONDS, seconds / FRAME_SHARE)
+    return min(MAX_FRAME_SECONDS, max(FRAME_SECONDS, seconds / FRAME_SHARE))
 
 
 class Shown(Protocol):

@@ -198,6 +198,9 @@ class Tree:
             case SubCallStarted():
                 self._call(event)
                 return
+            case RunFinished():
+                self._finish(event)
+                return
             case ModelReplied() | ModelFailed() if event.node not in self._open:  # of a call that was given up
                 self.used.add(event.usage or Usage())
                 return
@@ -216,8 +219,6 @@ class Tree:
             case RunStarted():
                 self.query, self.depth = event.query, event.depth
                 node.model = next(iter(event.models.values()), "")
-            case RunFinished():
-                self._finish(event)
             case _ if node.loop is not None:
                 self._in_loop(node, node.loop, event)
 
