@@ -1,6 +1,6 @@
 """Measure what the live view takes of a run's time: 5,000 events a second for some seconds, drawn on a pseudo-terminal.
 
-The goal is at most 2 %. With and without the view take turns, as other programs use the processor too; the median counts.
+The goal is at most 2 %, of one core.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import itertools
 import os
 import pty
-import statistics
 import subprocess
 import sys
 import termios
@@ -24,16 +24,17 @@ from typing import Final
 from rich.console import Console
 
 from rlm.config import Limits
-from rlm.events import Event, EventLog
+from rlm.events import CellFinished, CellStarted, Event, EventLog
 from rlm.live.terminal import Terminal, pause_after
+from rlm.live.tree import ROOT
 from rlm.live.view import LiveView
+from rlm.types import CellResult
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from fake_controls import FakeControls
-from synthetic_run import synthetic_run
+from synthetic_run import BATCH, Clock, ask, batch, synthetic_run
 
 EVENTS_PER_SECOND: Final = 5_000
-ROUND: Final = 2.0  # seconds
 TICK: Final = 0.01  # events come in bursts, as they do from a batch
 SIZE: Final = (140, 45)
 GOAL: Final = 0.02
@@ -72,21 +73,30 @@ def costs() -> tuple[float, float, float]:
 
 
 def endless() -> Iterator[Event]:
-    while True:
-        yield from synthetic_run()
+    """A run that goes on with one large batch after the other."""
+    clock = Clock()
+    yield from ask(clock, ROOT, 1)
+    for number in itertools.count(1):
+        yield clock.after(0, CellStarted(node=ROOT, cell=number, code=BATCH))
+        yield from batch(clock, ROOT, 2_000)
+        yield clock.after(0, CellFinished(node=ROOT, cell=number, result=CellResult(outcome="ok")))
 
 
 def paced(listener: Callable[[Event], None], seconds: float) -> float:
-    """Hand events over at their rate; gives the processor time of the whole process, a share of the time gone by."""
+    """Hand events over at their rate; gives the processor time that the listener took in this thread, in seconds."""
     source = endless()
-    began, used = time.perf_counter(), time.process_time()
-    told = 0
+    began = time.perf_counter()
+    told, used = 0, 0.0
     while (gone := time.perf_counter() - began) < seconds:
-        while told < gone * EVENTS_PER_SECOND:
-            listener(dataclasses.replace(next(source), ts=time.time()))
-            told += 1
+        due = int(gone * EVENTS_PER_SECOND) - told
+        burst = [dataclasses.replace(event, ts=time.time()) for event in itertools.islice(source, due)]
+        before = time.thread_time()
+        for event in burst:
+            listener(event)
+        used += time.thread_time() - before
+        told += due
         time.sleep(TICK)
-    return (time.process_time() - used) / gone
+    return used
 
 
 @contextmanager
@@ -101,33 +111,40 @@ def a_terminal() -> Iterator[tuple[Console, str]]:
         reader.terminate()
 
 
-def drawn(console: Console, path: str) -> float:
-    """As `paced`, with the view drawing."""
-    terminal = Terminal(console, path=path)
-    view = a_view(console)
-    thread = threading.Thread(target=terminal.run, args=(view,))
-    thread.start()
-    share = paced(view, ROUND)
-    terminal.stop()
-    thread.join()
-    terminal.close()
-    return share
+def shares_of_time(seconds: float) -> tuple[float, float]:
+    """The processor time of the view, in the thread of the events and in its own, as shares of the time gone by."""
+    drawing = 0.0
+
+    def draw() -> None:
+        nonlocal drawing
+        before = time.thread_time()
+        terminal.run(view)
+        drawing = time.thread_time() - before
+
+    with a_terminal() as (console, path):
+        terminal = Terminal(console, path=path)
+        view = a_view(console)
+        thread = threading.Thread(target=draw)
+        thread.start()
+        told = paced(view, seconds)
+        terminal.stop()
+        thread.join()
+        terminal.close()
+    return told / seconds, drawing / seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="each takes four seconds")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--seconds", type=float, default=10.0)
+    seconds = parser.parse_args().seconds
     in_view, in_log, picture = costs()
     print(f"an event: {in_view * 1e6:.2f} µs in the view, {in_log * 1e6:.2f} µs in the run's own log")
     print(f"a picture of {SIZE[0]} x {SIZE[1]}: {picture * 1e3:.1f} ms, one every {pause_after(picture):.2f} s")
-    with a_terminal() as (console, path):
-        drawn(console, path)  # the first pictures load the highlighter
-        shares = [drawn(console, path) - paced(lambda event: None, ROUND) for _ in range(rounds)]
-    share = statistics.median(shares)
-    print("rounds: " + ", ".join(f"{each:.2%}" for each in shares))
+    told, drawing = shares_of_time(seconds)
+    share = told + drawing
+    print(f"of the time: {told:.2%} in the thread of the events, {drawing:.2%} in the view's own")
     met = "met" if share <= GOAL else "not met"
-    print(f"at {EVENTS_PER_SECOND:,} events a second: {share:.2%} of one core's time (goal: {GOAL:.0%}, {met})")
+    print(f"at {EVENTS_PER_SECOND:,} events a second: {share:.2%} of the time (goal: {GOAL:.0%}, {met})")
 
 
 if __name__ == "__main__":

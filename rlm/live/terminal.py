@@ -15,6 +15,7 @@ import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import groupby, zip_longest
 from types import FrameType
 from typing import Final, Protocol
 
@@ -190,10 +191,12 @@ class Terminal:
         if (width, height) != self._size or time.monotonic() >= self._repaint_at:
             self._painted, self._size = [], (width, height)
             self._repaint_at = time.monotonic() + REPAINT_SECONDS
+        changed = groupby(enumerate(zip_longest(lines, self._painted)), key=lambda each: each[1][0] != each[1][1])
         with self._console:
-            for number, line in enumerate(lines):
-                if number >= len(self._painted) or line != self._painted[number]:
-                    self._console.update_screen_lines([line], 0, number)
+            for differs, several in changed:
+                if differs:
+                    first, *_ = numbers = [number for number, _ in several]
+                    self._console.update_screen_lines(lines[first : numbers[-1] + 1], 0, first)
         self._painted = lines
 
     def _wait(self, seconds: float, shown: Shown) -> None:
