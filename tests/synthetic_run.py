@@ -99,9 +99,9 @@ def answered(node: str, *, ok: bool = True) -> SubCallFinished:
     return SubCallFinished(node=node, ok=ok, text=text, seconds=1.0)
 
 
-def synthetic_run(calls: int = 1_000) -> Iterator[Event]:
+def synthetic_run(calls: int = 1_000, *, start: float = 1_000.0) -> Iterator[Event]:
     """The run up to its end. Its busiest moment is where most calls of the batch are running."""
-    clock = Clock()
+    clock = Clock(start)
     question = "Which figures changed between the two audits, and why?"
     models = {0: ROOT_MODEL, 1: ROOT_MODEL, 2: ROOT_MODEL, 3: SUB_MODEL}
     yield clock.after(0, RunStarted(query=question, depth=3, models=models, context_bytes=37_000_000))

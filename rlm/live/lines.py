@@ -46,27 +46,28 @@ class PlainView:
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            group = self._group_of(event)
+            caller, batch = self._batch_of(event.node)
             self._tree(event)
-            told = self._told(event, group)
+            if batch is None:
+                told = self._told(event)
+            else:  # of what happens within it, how far it is, from time to time
+                late = isinstance(event, SubCallFinished) and event.ts - self._latest >= PROGRESS_SECONDS
+                told = counts(batch) if late else ""
             if told:
                 self._latest = event.ts
-                self._console.print(Text(f"{event.node}  {told}", overflow="ellipsis", no_wrap=True), soft_wrap=True)
+                self._console.print(Text(f"{caller}  {told}"), soft_wrap=True)
 
-    def _group_of(self, event: Event) -> Group | None:
-        """The batch that this node or one above it is in."""
-        node = self._tree.find(event.node)
-        while node is not None:
+    def _batch_of(self, name: str) -> tuple[str, Group | None]:
+        """The batch that a node or one above it is in, and who called it; the node itself where there is none."""
+        node = self._tree.find(name)
+        while node is not None and node.parent is not None:
             if node.group is not None and node.group.batch:
-                return node.group
+                return node.parent.name, node.group
             node = node.parent
-        return None
+        return name, None
 
-    def _told(self, event: Event, group: Group | None) -> str:
-        """What is to be said of an event; of what happens within a batch, how far that is, from time to time."""
-        if group is not None:
-            late = isinstance(event, SubCallFinished) and event.ts - self._latest >= PROGRESS_SECONDS
-            return f"of {counts(group)}" if late else ""
+    def _told(self, event: Event) -> str:
+        """What is to be said of an event."""
         match event:
             case RunResumed():
                 return f"goes on, with {event.recorded:,} recorded calls"

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
 import anyio
@@ -109,8 +109,9 @@ class LiveView:
             picture = look(
                 self._tree, self._limits, now=self._clock(), height=SUMMARY_ROWS + 6, footer=0, with_cell=False
             )
-        for line in summary(picture, self._console.width):
-            self._console.print(Segments([*line, Segment.line()]), end="")
+        with suppress(OSError):  # the terminal is gone: there is nobody to tell
+            for line in summary(picture, self._console.width):
+                self._console.print(Segments([*line, Segment.line()]), end="")
 
 
 @asynccontextmanager

@@ -5,11 +5,10 @@ import re
 from itertools import islice
 
 import pytest
-from fake_controls import FakeControls
 from rich.cells import cell_len
 from rich.console import Console
-from synthetic_run import Clock, answered, batch, call, rlm, synthetic_run
 
+from fake_controls import FakeControls
 from rlm.config import Limits
 from rlm.events import (
     CellFinished,
@@ -26,6 +25,7 @@ from rlm.live.keys import Keys
 from rlm.live.meters import Meter, dollars, duration, meters, short
 from rlm.live.tree import Tree
 from rlm.types import CellResult
+from synthetic_run import Clock, answered, batch, call, rlm, synthetic_run
 
 BUSY = 2_050  # events, after which most of the batch of the synthetic run is done
 
@@ -141,7 +141,7 @@ def test_nothing_hostile_reaches_the_terminal() -> None:
 def test_bars_stand_where_there_are_limits_and_plain_numbers_elsewhere() -> None:
     tree = tree_of(*islice(synthetic_run(), BUSY))
     text = "\n".join(frame(tree, 140, 30, limits=Limits(max_cost_usd=2.66, max_lm_calls=None)))
-    assert "dollars ━━━━━━" in text
+    assert "dollars ━━━━━───── $1.33" in text
     assert "$1.33 of $2.66" in text
     assert re.search(r"calls +647  ", text)
 
@@ -189,16 +189,10 @@ def test_totals_count_time_to_the_end_of_the_run_and_no_further() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (
-            [short(number) for number in (0, 999, 1_000, 12_345, 999_999, 1_200_000)],
-            ["0", "999", "1.00k", "12.3k", "1.00M", "1.20M"],
-        ),
-        (
-            [dollars(amount) for amount in (0, 0.00001, 0.0042, 1.25, 1234.5)],
-            ["$0", "<$0.0001", "$0.0042", "$1.25", "$1,234.50"],
-        ),
-        ([duration(seconds) for seconds in (9.14, 192, 3_720, 7_260)], ["9.1s", "3m12s", "62m00s", "2h01m"]),
+        ([short(number) for number in (0, 999, 1_000, 12_345, 999_999)], "0 999 1.00k 12.3k 1.00M"),
+        ([dollars(amount) for amount in (0, 0.00001, 0.0042, 1.25, 1234.5)], "$0 <$0.0001 $0.0042 $1.25 $1,234.50"),
+        ([duration(seconds) for seconds in (9.14, 192, 3_720, 7_260)], "9.1s 3m12s 62m00s 2h01m"),
     ],
 )
-def test_numbers_are_short(shown: list[str], expected: list[str]) -> None:
-    assert shown == expected
+def test_numbers_are_short(shown: list[str], expected: str) -> None:
+    assert " ".join(shown) == expected

@@ -1,13 +1,13 @@
 """A key does one thing; what cannot be taken back is asked first."""
 
 import pytest
-from fake_controls import FakeControls
-from synthetic_run import synthetic_run
 
+from fake_controls import FakeControls
 from rlm.config import Limits
 from rlm.live.keys import Keys, split
 from rlm.live.meters import Meter, meters
 from rlm.live.tree import Tree
+from synthetic_run import synthetic_run
 
 
 def totals(limits: Limits | None = None) -> list[Meter]:

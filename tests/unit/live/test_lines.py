@@ -5,14 +5,14 @@ import os
 
 import anyio
 import pytest
-from fake_controls import FakeControls
 from rich.console import Console
-from synthetic_run import Clock, batch, call, rlm, synthetic_run
 
+from fake_controls import FakeControls
 from rlm.config import Limits
 from rlm.events import CellStarted, RLMFinished, SubCallFinished
 from rlm.live import live_view
 from rlm.live.lines import PlainView
+from synthetic_run import Clock, batch, call, rlm, synthetic_run
 
 
 def lines(events: object, width: int = 80) -> list[str]:
@@ -31,7 +31,7 @@ def test_a_run_with_a_thousand_calls_is_some_lines() -> None:
         "0  cell 2: error: NameError: name 'parts' is not defined",
         "0  6 messages made shorter",
         "0  turn 3 of 30",
-        "0.2.1.578  of 3 RLMs: 1 done, 2 running",
+        "0.2.1  65 calls: 1 done, 64 running",
         "0  cell 3: 3 RLMs: 2 done, 1 failed",
         "0  answer (final, 3 turns): Two figures changed.",
         "0  30.0s, 1,007 calls, 1.32M tokens, cost $2.40",

@@ -3,8 +3,6 @@
 import dataclasses
 from itertools import islice
 
-from synthetic_run import Clock, answered, ask, batch, call, cell, replied, rlm, synthetic_run
-
 from rlm.events import (
     CellFinished,
     CellOutput,
@@ -17,6 +15,7 @@ from rlm.events import (
 )
 from rlm.live.tree import KEPT_GROUPS, OUTPUT_CHARS, Group, Tree
 from rlm.types import CellResult, Usage
+from synthetic_run import Clock, answered, ask, batch, call, cell, replied, rlm, synthetic_run
 
 
 def tree_of(*events: Event) -> Tree:
