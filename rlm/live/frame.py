@@ -63,7 +63,8 @@ def look(
     cell = None if node is None or node.loop is None else node.loop.cell
     room = height - footer - 6  # title, question, headings, and the meters as most terminals have them
     whole = not with_cell or cell is None or tree.ended is not None or room < MIN_CELL_LINES + 4
-    seen = rows(tree, now=now, height=max(1, room if whole else room * 11 // 20))
+    for_cell = 0 if cell is None or whole else min(_wanted(cell), room * 9 // 20)
+    seen = rows(tree, now=now, height=max(1, room - for_cell))
     return Picture(
         title=printable(tree.run_id),
         question=one_line((tree.query or "")[:400]),
@@ -74,6 +75,12 @@ def look(
         meters=meters(tree, limits, now=now),
         now=now,
     )
+
+
+def _wanted(cell: Cell) -> int:
+    """The lines that all of a cell takes; of output a few at least, so that the tree does not jump when it begins."""
+    output = (cell.output + cell.error).count("\n") + 1
+    return 2 + cell.code.count("\n") + 1 + max(4, output)
 
 
 def _copy(cell: Cell) -> Cell:

@@ -14,7 +14,7 @@ from rlm.console import printable
 
 from .tree import Cell, Group, Loop, Node, State, Tree, Used
 
-QUOTAS: Final = (12, 6, 4, 2, 1, 0)  # nodes shown of a group, tried in this order until the tree fits
+MOST: Final = 15  # nodes shown of a group, if the tree fits then
 PLAIN_SHOWN: Final = 5  # plain calls of one group: more of them tell no more
 FAILED_SHOWN: Final = 3
 
@@ -34,11 +34,21 @@ class Row:
 
 def rows(tree: Tree, *, now: float, height: int) -> list[Row]:
     """At most `height` rows, the root first. `now` is on the clock of the events."""
-    found: list[Row] = []
-    for quota in QUOTAS:
-        found = list(islice(_node(tree.root, quota=quota, now=now, guide="", below=""), height + 1))
-        if len(found) <= height:
-            break
+
+    def of(quota: int) -> list[Row]:
+        return list(islice(_node(tree.root, quota=quota, now=now, guide="", below=""), height + 1))
+
+    found = of(MOST)
+    if len(found) <= height:
+        return found
+    found, fits, too_many = of(0), 0, MOST
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        seen = of(middle)
+        if len(seen) <= height:
+            found, fits = seen, middle
+        else:
+            too_many = middle
     return found[:height]
 
 
@@ -151,11 +161,11 @@ def _group(group: Group, *, quota: int, now: float, guide: str, below: str) -> I
 
 
 def _shown(group: Group, quota: int) -> list[Node]:
-    """The nodes of a group that get a row: running, failed, and where there is room for all of them, those that are done."""
+    """The nodes of a group that get a row: running, failed, and where there is room for all, RLMs that are done."""
     if group.asked == 1:
         return [*group.open.values(), *group.ended, *group.failures]
     room = quota if group.recursive else min(quota, PLAIN_SHOWN)
     running = list(islice(group.open.values(), room))
     failed = list(group.failures)[-min(FAILED_SHOWN, room) :] if room else []
-    done = list(group.ended) if group.asked <= room else []
+    done = list(group.ended) if group.recursive and group.asked <= room else []
     return [*running, *failed, *done]

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, Protocol
 
 import anyio
@@ -129,7 +131,11 @@ async def live_view(controls: Controls, limits: Limits, *, console: Console | No
     terminal = Terminal(console)
     view = LiveView(controls, limits, console=console, has_keys=terminal.has_keys)
     try:
-        with terminal.minding_signals(), ThreadPoolExecutor(1, thread_name_prefix="rlm-live") as thread:
+        with (
+            logs_held_back(),
+            terminal.minding_signals(),
+            ThreadPoolExecutor(1, thread_name_prefix="rlm-live") as thread,
+        ):
             drawing = thread.submit(terminal.run, view)
             try:
                 yield view
@@ -140,6 +146,26 @@ async def live_view(controls: Controls, limits: Limits, *, console: Console | No
     finally:
         terminal.close()
         view.print_summary()
+
+
+@contextmanager
+def logs_held_back() -> Iterator[None]:
+    """What the program's log says on a terminal comes after the picture, which would be drawn over it."""
+    held = io.StringIO()
+    handlers = [
+        (handler, handler.stream)
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.StreamHandler) and handler.stream.isatty()
+    ]
+    for handler, _ in handlers:
+        handler.setStream(held)
+    try:
+        yield
+    finally:
+        for handler, stream in handlers:
+            handler.setStream(stream)
+        if held.getvalue():
+            handlers[0][1].write(held.getvalue())
 
 
 def _is_screen(console: Console) -> bool:

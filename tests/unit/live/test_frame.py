@@ -3,6 +3,7 @@
 import io
 import re
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -38,10 +39,16 @@ def tree_of(*events: Event) -> Tree:
 
 
 def frame(
-    tree: Tree, width: int = 100, height: int = 40, *, limits: Limits | None = None, paused: bool = False
+    tree: Tree,
+    width: int = 100,
+    height: int = 40,
+    *,
+    limits: Limits | None = None,
+    paused: bool = False,
+    later: float = 0.0,
 ) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
-    picture = look(tree, limits or Limits(), now=tree.latest, height=height, paused=paused)
+    picture = look(tree, limits or Limits(), now=tree.latest + later, height=height, paused=paused)
     footer = Keys(FakeControls()).footer(picture.meters)
     lines = draw(picture, console, width=width, height=height, footer=footer)
     return ["".join(segment.text for segment in line) for line in lines]
@@ -74,6 +81,13 @@ def test_every_level_of_a_busy_tree_is_seen_with_its_counts_on_a_small_screen() 
         "647 of 10,000",
     ):
         assert shown in lines
+
+
+def test_the_picture_in_the_documentation_is_what_is_drawn() -> None:
+    tree = tree_of(*islice(synthetic_run(), BUSY))
+    lines = frame(tree, 80, 30, limits=Limits(max_cost_usd=3.0), later=0.7)
+    page = (Path(__file__).parents[3] / "docs" / "live.md").read_text(encoding="utf-8")
+    assert "\n".join(line.rstrip() for line in lines) in page
 
 
 def test_many_rlms_at_once_fit_and_each_that_is_shown_says_what_it_does() -> None:
