@@ -21,8 +21,9 @@ from rlm.config import Limits
 from rlm.console import printable
 
 from .meters import Meter, dollars, duration, meters, short
+from .nodes import Cell, State
 from .rows import Row, one_line, rows
-from .tree import Cell, State, Tree
+from .tree import Tree
 
 Line = list[Segment]
 Styled = tuple[str, str]  # a text and the name of its style

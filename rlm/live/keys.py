@@ -96,11 +96,9 @@ class Keys:
             case "cancel":
                 return [[*_asks("Cancel the run?"), *_hints(("y", "yes"), ("n", "no"))]]
             case "limit":
+                question = [*_asks("Double which limit?"), *_hints(("Enter", "the first"), ("Esc", "none"))]
                 choices = [(meter.key, f"{meter.name} {meter.told} → {_doubled(meter)}") for meter in limited(meters)]
-                return [
-                    [*_asks("Double which limit?"), *_hints(("Enter", "the first"), ("Esc", "none"))],
-                    _hints(*choices),
-                ]
+                return [question, *(_hints(choice) for choice in choices)]
             case "help":
                 return [_hints((key, what)) for key, what in HELP]
             case "watch":

@@ -26,8 +26,9 @@ from rlm.events import (
 )
 
 from .meters import dollars, duration, short
+from .nodes import Group
 from .rows import counts, one_line
-from .tree import Group, Tree
+from .tree import Tree
 
 PROGRESS_SECONDS: Final = 10.0  # between two lines about a batch under way
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from rlm.console import printable
 
-from .tree import Cell, Group, Loop, Node, State, Tree, Used
+from .nodes import Cell, Group, Loop, Node, State, Used
+from .tree import Tree
 
 MOST: Final = 15  # nodes shown of a group, if the tree fits then
 PLAIN_SHOWN: Final = 5  # plain calls of one group: more of them tell no more

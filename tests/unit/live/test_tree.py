@@ -13,7 +13,8 @@ from rlm.events import (
     SubCallFinished,
     TurnStarted,
 )
-from rlm.live.tree import KEPT_GROUPS, OUTPUT_CHARS, Group, Tree
+from rlm.live.nodes import OUTPUT_CHARS, Group
+from rlm.live.tree import KEPT_GROUPS, Tree
 from rlm.types import CellResult, Usage
 from synthetic_run import Clock, answered, ask, batch, call, cell, replied, rlm, synthetic_run
 
