@@ -62,7 +62,8 @@ class Terminal:
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._stopping = False
-        self._ours = False
+        self._taken = False  # it is in our modes, and has to be given back
+        self._settled = False  # nobody else can have changed them since
         self._suspending = False  # the terminal has been given back, and SIGTSTP is about to stop us
         self._signals = False
         self._painted: list[Line] = []
@@ -129,7 +130,7 @@ class Terminal:
 
     def _on_end(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
-        if self._ours and self._fd is not None and self._saved is not None:
+        if self._taken and self._fd is not None and self._saved is not None:
             os.write(self._fd, LEAVE)
             termios.tcsetattr(self._fd, termios.TCSANOW, self._saved)
         signal.signal(number, signal.SIG_DFL)
@@ -143,10 +144,10 @@ class Terminal:
 
     def _step(self, shown: Shown) -> None:
         if self._suspending or not self._in_foreground():
-            self._ours = False
+            self._settled = False
             self._wait(AWAY_SECONDS, shown)
             return
-        if not self._ours:
+        if not self._settled:
             self._take()
         began = time.thread_time()
         self._draw(shown)
@@ -161,21 +162,21 @@ class Terminal:
             return True
 
     def _take(self) -> None:
+        self._taken = self._settled = True
         if self._fd is not None:
             tty.setcbreak(self._fd)
             if not self._signals:
                 modes = termios.tcgetattr(self._fd)
                 modes[6][termios.VSUSP] = b"\0"
                 termios.tcsetattr(self._fd, termios.TCSANOW, modes)
-        self._ours = True
         self._painted = []
         self._console.set_alt_screen(True)
         self._console.show_cursor(False)
 
     def _give_back(self) -> None:
-        if not self._ours:
+        if not self._taken or not self._in_foreground():
             return
-        self._ours = False
+        self._taken = self._settled = False
         try:
             self._console.set_alt_screen(False)
             self._console.show_cursor(True)
@@ -201,12 +202,12 @@ class Terminal:
 
     def _wait(self, seconds: float, shown: Shown) -> None:
         """Until there was a key or a signal, or the time is over."""
-        sources = [self._woken] + ([self._fd] if self._ours and self._fd is not None else [])
+        sources = [self._woken] + ([self._fd] if self._settled and self._fd is not None else [])
         ready, _, _ = select.select(sources, [], [], seconds)
         if self._woken in ready:
             told = os.read(self._woken, 100)
             if _CONTINUED in told:  # the shell may have changed the modes
-                self._ours = False
+                self._settled = False
             elif _SUSPEND in told:
                 self._give_back()
                 self._suspending = True

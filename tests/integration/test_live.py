@@ -24,7 +24,7 @@ from rich.console import Console
 from fake_controls import FakeControls
 from rlm.config import Limits
 from rlm.events import Event, EventLog
-from rlm.live.terminal import FRAME_SHARE, MAX_FRAME_SECONDS, pause_after
+from rlm.live.terminal import FRAME_SHARE, MAX_FRAME_SECONDS, Terminal, pause_after
 from rlm.live.view import LiveView
 from synthetic_run import synthetic_run
 
@@ -263,6 +263,24 @@ def test_a_suspended_program_gives_the_terminal_back_and_takes_it_again(stop_fil
         opened.press("y")
         opened.end()
         assert left_as_it_was(opened)
+
+
+def test_a_program_that_ends_just_after_it_was_woken_gives_the_terminal_back() -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    console = Console(file=io.StringIO(), force_terminal=True)
+    terminal = Terminal(console, path=os.ttyname(theirs))
+    view = LiveView(FakeControls(), Limits(), console=console)
+    terminal._step(view)
+    assert termios.tcgetattr(theirs) != before
+    terminal._on_continue(signal.SIGCONT, None)
+    terminal._wait(20, view)
+    terminal.stop()
+    terminal.run(view)
+    assert termios.tcgetattr(theirs) == before
+    terminal.close()
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_program_that_nobody_could_wake_is_not_suspended(stop_file: Path) -> None:
