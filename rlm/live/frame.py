@@ -274,7 +274,8 @@ def _meter(meter: Meter, size: int) -> list[Styled]:
     share = meter.share
     bar = 0 if share is None else min(12, size - 8 - len(told) - 3)
     if share is None or bar < 3:
-        return [name, (f"{told:<{size - 8}}"[: size - 8], "")]
+        room = max(0, size - 8)
+        return [name, (told.ljust(room)[:room], "")]
     filled = round(share * bar)
     style = "green" if share < 0.7 else "yellow" if share < 0.9 else "red"
     rest = f" {told:<{size - 9 - bar}}"

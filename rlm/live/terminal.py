@@ -187,7 +187,7 @@ class Terminal:
     def _draw(self, shown: Shown) -> None:
         """Draw the lines that have changed, over the old ones: nothing is erased, so nothing flickers."""
         size = self._console.size if self._fd is None else os.get_terminal_size(self._fd)
-        width, height = max(1, size[0]), max(1, size[1])
+        width, height = size[0] or 80, size[1] or 24  # a terminal that does not know its size says 0
         lines = shown.paint(width, height)
         if (width, height) != self._size or time.monotonic() >= self._repaint_at:
             self._painted, self._size = [], (width, height)

@@ -54,8 +54,8 @@ def frame(
     return ["".join(segment.text for segment in line) for line in lines]
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
-@pytest.mark.parametrize("height", [10, 24, 50, 120])
+@pytest.mark.parametrize("width", [1, 7, 30, 60, 80, 100, 140, 200])
+@pytest.mark.parametrize("height", [1, 4, 10, 24, 50, 120])
 @pytest.mark.parametrize("events", [0, 1, 12, 30, 700, BUSY, 10_000])
 def test_a_picture_has_the_size_of_its_screen(width: int, height: int, events: int) -> None:
     tree = tree_of(*islice(synthetic_run(), events))
