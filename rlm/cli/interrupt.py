@@ -33,8 +33,10 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
     Raises:
         KeyboardInterrupt: it was cancelled, and has cleaned up.
     """
+    give_back = terminal_as_it_is()
 
     def leave() -> NoReturn:
+        give_back()
         # What waits for the engine or a thread would hold up an orderly end. Containers end with their streams.
         os.write(2, f"rlm: stopped at once; its containers end by themselves.\n{advice()}".encode())
         os._exit(INTERRUPTED)
@@ -70,6 +72,24 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
         return done[0]
     sys.stderr.write(f"rlm: interrupted; what was started has been removed.\n{advice()}")
     raise KeyboardInterrupt
+
+
+def terminal_as_it_is() -> Callable[[], None]:
+    """What makes the terminal again what it is now, for a process that ends while it is drawn on."""
+    if sys.platform == "win32" or not sys.stderr.isatty():
+        return lambda: None
+    import termios
+
+    from rlm.live.terminal import LEAVE
+
+    descriptor = sys.stderr.fileno()
+    modes = termios.tcgetattr(descriptor)
+
+    def give_back() -> None:
+        os.write(descriptor, LEAVE)
+        termios.tcsetattr(descriptor, termios.TCSANOW, modes)
+
+    return give_back
 
 
 def how_to_resume(directory: Path) -> str:

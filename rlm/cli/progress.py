@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TextIO
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TextIO
 
+from rlm.config import Limits
 from rlm.console import ConsoleView
 from rlm.errors import ConfigError
-from rlm.events import Event, ModelFailed, ModelReplied, OnEvent, RLMStarted, SandboxLost, TurnStarted
+from rlm.events import Event, LimitsRaised, ModelFailed, ModelReplied, OnEvent, RLMStarted, SandboxLost, TurnStarted
 from rlm.types import Usage
+
+if TYPE_CHECKING:
+    from rlm.running import Run
 
 
 def progress(*, quiet: bool, verbose: bool) -> OnEvent | None:
@@ -25,6 +32,28 @@ def progress(*, quiet: bool, verbose: bool) -> OnEvent | None:
         logging.getLogger("rlm").setLevel(logging.ERROR)
         return None
     return ConsoleView() if verbose else Lines(sys.stderr)
+
+
+@asynccontextmanager
+async def shown(run: Run, limits: Limits, listener: OnEvent | None) -> AsyncIterator[OnEvent | None]:
+    """The listener to hand a run's events to: on a terminal, in place of the lines, a tree that is steered by keys."""
+    if not isinstance(listener, Lines) or not sys.stderr.isatty():
+        yield listener
+        return
+    from rlm.live import live_view
+
+    async with live_view(run, limits) as view:
+        now = limits
+
+        def show(event: Event) -> None:
+            nonlocal now
+            if isinstance(event, LimitsRaised):
+                raised: dict[str, Any] = dict(event.limits)
+                now = replace(now, **raised)
+                view.set_limits(now)
+            view(event)
+
+        yield show
 
 
 class Lines:

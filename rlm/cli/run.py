@@ -18,7 +18,7 @@ from .interrupt import how_to_resume, run_until_interrupted
 from .options import AsJson, Quiet, Root, Verbose
 
 if TYPE_CHECKING:
-    from rlm.events import Event, OnEvent
+    from rlm.events import Event
     from rlm.types import Completion
 
 HOW = 'as in: rlm run "What went wrong?" app.log'
@@ -75,7 +75,7 @@ def run(
     from rlm.sandbox.image import image_name
 
     from .output import show
-    from .progress import progress
+    from .progress import progress, shown
     from .settings import settings
 
     if not question.strip():
@@ -90,7 +90,8 @@ def run(
         run_root=root,
     )
     text = read_context(source, max_bytes=given.limits.max_context_bytes)
-    watch = Watch(given.runs, progress(quiet=quiet, verbose=verbose))
+    listener = progress(quiet=quiet, verbose=verbose)
+    watch = Watch(given.runs)
     orchestrator = Orchestrator(
         depth=given.depth,
         model=given.model,
@@ -99,12 +100,16 @@ def run(
         prices=given.prices,
         sandbox=given.sandbox,
         run_root=given.runs,
-        on_event=watch,
     )
 
     async def work() -> Completion:
         await default_engine().check_image(given.sandbox.image or image_name())  # before there is a run
-        return await orchestrator.acompletion(text, question)
+        async with orchestrator.start(text, question) as run, shown(run, given.limits, listener) as show_event:
+            async for event in run:
+                watch(event)
+                if show_event is not None:
+                    show_event(event)
+            return await run
 
     try:
         done = run_until_interrupted(work, advice=watch.advice)
@@ -170,11 +175,10 @@ def _piped(data: bytes, name: str) -> str | bytes:
 
 
 class Watch:
-    """Hands events on, and knows from them how to go on with the run. `paid`: a resumed run would keep something."""
+    """Knows from a run's events how to go on with it. `paid`: a resumed run would keep something."""
 
-    def __init__(self, root: Path, shown: OnEvent | None) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self._shown = shown
         self._resumable = ""
         self.paid = False
 
@@ -184,8 +188,6 @@ class Watch:
         if isinstance(event, TurnStarted):  # from here on the context is kept
             self._resumable = event.run_id
         self.paid = self.paid or isinstance(event, ModelReplied)
-        if self._shown is not None:
-            self._shown(event)
 
     def advice(self) -> str:
         """The line that says how to resume; nothing before there is something to resume."""
