@@ -50,6 +50,7 @@ format: ## format the code and mend what the linter can
 
 bench: image ## times and ratios of the system itself
 	@$(PY) scripts/bench.py
+	@$(PY) scripts/bench_live.py
 
 viewer: viewer/node_modules ## build the page of `rlm view` anew (needs node)
 	@cd viewer && npm run --silent build

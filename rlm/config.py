@@ -100,3 +100,10 @@ class SandboxConfig:
     start_seconds: float = 30.0
     stop_seconds: float = 10.0
     lifetime_seconds: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not value > 0 and name != "memory_per_context_byte":
+                # To an engine, 0 processors or processes are as many as it has.
+                raise ConfigError(f"SandboxConfig({name}={value!r}) cannot be: give a number above 0.")

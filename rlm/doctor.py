@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import SecretStr
 
 from .config import GIB, SandboxConfig
 from .errors import EngineUnavailable, RLMError
-from .record import default_root
 from .sandbox.container import DockerSandbox
 from .sandbox.docker import HOW_TO_ADD_GVISOR, Engine, default_engine
 from .sandbox.image import image_name
@@ -30,15 +33,18 @@ class Finding:
     text: str
 
 
-async def examine() -> AsyncIterator[Finding]:
-    """Every part, in the order in which a run needs them; after an engine that does not answer, only what needs none."""
+async def examine(settings: Settings, root: Path) -> AsyncIterator[Finding]:
+    """Every part, in the order in which a run needs them; after an engine that does not answer, only what needs none.
+
+    `root` is the folder of the runs.
+    """
     try:
         async for finding in _engine(default_engine()):
             yield finding
     except EngineUnavailable as error:
         yield Finding(part="engine", state="problem", text=str(error))
-    yield _endpoint()
-    yield _disk()
+    yield _endpoint(settings)
+    yield _disk(root)
 
 
 async def _engine(engine: Engine) -> AsyncIterator[Finding]:
@@ -85,25 +91,66 @@ async def _sandbox(part: str, config: SandboxConfig, otherwise: Literal["note", 
     return Finding(part=part, state="ok", text=f"a sandbox started, ran a cell and was removed in {seconds:.2f} s")
 
 
-def _endpoint() -> Finding:
-    settings = Settings()
-    server = settings.openai_base_url or "OpenAI's own server"
-    if settings.openai_api_key is None:
-        if settings.openai_base_url is not None:
-            return Finding(part="models", state="ok", text=f"{server}, without a key")
-        text = (
-            "no key: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server that needs none); scripted models work without"
-        )
-        return Finding(part="models", state="note", text=text)
-    key = settings.openai_api_key.get_secret_value()
-    shown = f"…{key[-SHOWN_KEY_CHARS:]}" if len(key) > 4 * SHOWN_KEY_CHARS else "set"
-    text = f"{server}, key {shown}, root model {settings.model}, sub-model {settings.sub_model}"
-    return Finding(part="models", state="ok", text=text)
+def _endpoint(settings: Settings) -> Finding:
+    server = _url(settings.openai_base_url) if settings.openai_base_url else "OpenAI's own server"
+    models = f"root model {settings.model}, sub-model {settings.sub_model}"
+    if settings.openai_api_key is not None:
+        return Finding(part="models", state="ok", text=f"{server}, key {_key(settings.openai_api_key)}, {models}")
+    if settings.openai_base_url is not None:
+        return Finding(part="models", state="ok", text=f"{server}, without a key, {models}")
+    text = "no key: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server that needs none); scripted models work without"
+    return Finding(part="models", state="note", text=text)
 
 
-def _disk() -> Finding:
-    root = default_root()
-    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+def _disk(root: Path) -> Finding:
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     text = f"{free / GIB:.1f} GiB free for runs in {root}"
     return Finding(part="disk", state="ok" if free >= LOW_DISK_BYTES else "problem", text=text)
+
+
+# Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A setting as it may be shown, and where it came from: `default`, `environment`, `.env` or a file."""
+
+    key: str
+    value: str
+    origin: str
+
+
+def settings_shown(settings: Settings, origins: Mapping[str, str]) -> list[Setting]:
+    """Every setting of which an origin is known, without what is secret."""
+    return [Setting(key=key, value=_shown(key, settings), origin=origin) for key, origin in origins.items()]
+
+
+def _shown(key: str, settings: Settings) -> str:
+    table, _, name = key.partition(".")
+    value = getattr(settings, table)
+    if name:
+        value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+    match value:
+        case None:
+            return "none"
+        case SecretStr():
+            return _key(value)
+        case str() if "://" in value:
+            return _url(value)
+    return str(value)
+
+
+def _key(secret: SecretStr) -> str:
+    key = secret.get_secret_value()
+    return f"…{key[-SHOWN_KEY_CHARS:]}" if len(key) > 4 * SHOWN_KEY_CHARS else "set"
+
+
+def _url(text: str) -> str:
+    """An address without what may be a secret in it: a user, a password, a query."""
+    try:
+        url = urlsplit(text)
+        host = url.netloc.rpartition("@")[2]
+        return urlunsplit((url.scheme, host if host == url.netloc else f"[key]@{host}", url.path, "", ""))
+    except ValueError:
+        return "set"

@@ -1,30 +1,63 @@
-"""Diagnostics of the package: structlog over the standard library's logger `rlm`.
+"""Diagnostics of the package: events with fields, told where the program has set up logging.
 
-The package configures nothing: a program that wants to see more configures `logging` (or structlog's stdlib formatter).
+Where the program has configured structlog, they go there, else to the standard library's loggers below `rlm`. The package
+configures neither: without any set-up, warnings go to standard error, and nothing else is said.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Final
 
 import structlog
 
-
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger of key-value events that obeys the program's `logging` set-up and is silent below WARNING without one."""
-    logger = structlog.wrap_logger(
-        logging.getLogger(name),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.processors.format_exc_info,
-            _render,
-        ],
-    )
-    return cast("structlog.stdlib.BoundLogger", logger)
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
+_bound: ContextVar[Mapping[str, object]] = ContextVar("rlm.logs", default=_NOTHING)
 
 
-def _render(logger: object, method: str, event: structlog.typing.EventDict) -> str:
-    """The event's name, then its fields."""
-    return " ".join([str(event.pop("event")), *(f"{name}={value!r}" for name, value in event.items())])
+@contextmanager
+def bound(**fields: object) -> Iterator[None]:
+    """What is told meanwhile, in this task and in those it starts, has these fields."""
+    token = _bound.set({**_bound.get(), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+class Logger:
+    """Tells events under a name; the set-up that counts is that of the moment."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def info(self, event: str, **fields: object) -> None:
+        self._tell(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._tell(logging.WARNING, event, fields)
+
+    def exception(self, event: str, **fields: object) -> None:
+        """With the exception that is being handled."""
+        self._tell(logging.ERROR, event, fields, exc_info=True)
+
+    def _tell(self, level: int, event: str, fields: Mapping[str, object], *, exc_info: bool = False) -> None:
+        fields = {**_bound.get(), **fields}
+        if structlog.is_configured():
+            more = {"exc_info": True} if exc_info else {}
+            tell = getattr(structlog.get_logger(self._name), logging.getLevelName(level).lower())
+            tell(event, **fields, **more)
+            return
+        logger = logging.getLogger(self._name)
+        if logger.isEnabledFor(level):
+            text = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
+            logger.log(level, "%s", text, exc_info=exc_info, stacklevel=3)
+
+
+def get_logger(name: str) -> Logger:
+    """The logger of a module."""
+    return Logger(name)

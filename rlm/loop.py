@@ -21,6 +21,7 @@ from .compaction import Room, fitting
 from .config import Limits
 from .errors import ConfigError, ContextTooLong
 from .events import Compacted, EventLog, RLMFinished, RLMStarted, ToolUsed, TurnStarted
+from .logs import bound
 from .models.base import Model
 from .prompts import PromptFacts, SystemPrompt
 from .repl import Repl
@@ -80,8 +81,9 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
         SandboxError: sandboxes cannot be started, or were lost time and again.
         ConfigError: the context cannot be built in a sandbox.
     """
-    async with open_rlm(task, services) as rlm:
-        return await rlm.answer()
+    with bound(run=services.run_id, node=task.node):
+        async with open_rlm(task, services) as rlm:
+            return await rlm.answer()
 
 
 @asynccontextmanager

@@ -91,7 +91,7 @@ class RunRecord:
         """
         new = directory / f"{FILE_NAME}.new"
         try:
-            with open(new, "w", encoding="ascii", opener=_private) as file:
+            with open(new, "w", encoding="ascii", opener=private) as file:
                 json.dump({"v": FORMAT} | asdict(self), file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
@@ -212,7 +212,7 @@ def store_context(
     total = sha256()
     kept = directory / (f"context_{number}.{value.kind}" if number else f"context.{value.kind}")
     try:
-        with open(os.devnull if source is not None else kept, "wb", opener=_private) as file:
+        with open(os.devnull if source is not None else kept, "wb", opener=private) as file:
             for piece in value.pieces():
                 if stop.is_set():
                     return None
@@ -281,7 +281,8 @@ def _digest(value: Value) -> str:
     return total.hexdigest()
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
+    """As `opener` of `open`: a file that only this user can read."""
     return os.open(path, flags, 0o600)
 
 

@@ -107,7 +107,8 @@ def _refuse_unknown_prices(options: Options, models: Mapping[int, Model]) -> Non
         if model.name not in options.prices and model.cost(Usage()) is None:
             raise ConfigError(
                 f"max_cost_usd is set, and the price of {model.name} is not known: give it in dollars per million tokens, "
-                f"as in Orchestrator(prices={{{model.name!r}: Price(input=1.25, output=10)}}), or leave max_cost_usd out."
+                f"as in Orchestrator(prices={{{model.name!r}: Price(input=1.25, output=10)}}) or, for the command line, "
+                "in rlm.toml, or leave max_cost_usd out."
             )
 
 

@@ -13,6 +13,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
+import anyio
+import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
 from .blocking import STOP_SECONDS
@@ -136,7 +138,7 @@ class Run:
         except asyncio.CancelledError:
             if not self._future.cancelled():
                 raise
-        await asyncio.to_thread(self._ended.wait, STOP_SECONDS)
+        await anyio.to_thread.run_sync(self._ended.wait, STOP_SECONDS)
         raise RunCancelled
 
     # The switches
@@ -198,4 +200,5 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.shield(asyncio.to_thread(self._stop))
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._stop)

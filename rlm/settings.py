@@ -18,12 +18,14 @@ class Settings(BaseSettings):
         sub_model: `RLM_SUB_MODEL`; where only `RLM_MODEL` is set, the same model.
     """
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_file=".env", env_prefix="RLM_", env_nested_delimiter="__", env_ignore_empty=True, extra="ignore"
+    )
 
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
-    model: str = Field(default="gpt-5", validation_alias="RLM_MODEL")
-    sub_model: str = Field(default="gpt-5-mini", validation_alias="RLM_SUB_MODEL")
+    model: str = "gpt-5"
+    sub_model: str = "gpt-5-mini"
 
     @model_validator(mode="after")
     def _one_model_serves_both(self) -> Self:

@@ -240,11 +240,11 @@ def describe(result: CellResult, *, limit: int) -> str:
     return "\n".join(parts)
 
 
-def fenced(text: str) -> str:
+def fenced(text: str, language: str = "") -> str:
     """Text as a block that ends where it ends: its fence is longer than any run of the same mark inside (CommonMark)."""
     longest = max((len(run) for run in _TICKS.findall(text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
+    return f"{fence}{language}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
 
 
 def clip(text: str, limit: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -32,7 +32,7 @@ from .events import (
     mend,
 )
 from .journal import Journal
-from .logs import get_logger
+from .logs import bound, get_logger
 from .loop import RLM, Services, open_rlm, system_prompt_of
 from .models.base import HoldsKeys, Model
 from .options import Options
@@ -135,7 +135,8 @@ class Tree:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            await self._root.aclose()
+            with self._told():
+                await self._root.aclose()
         except BaseException as closing:
             error = error or closing
             raise
@@ -166,7 +167,7 @@ class Tree:
         """
         number, began = self._asked, time.perf_counter()
         try:
-            with self._steering.answering():
+            with self._steering.answering(), self._told():
                 if number == 0:
                     await self._begin(question, store=not again)
                 else:
@@ -236,6 +237,10 @@ class Tree:
             await self._journal.database.run(partial(self._store_further, question, number))
         size = None if question.context is None else question.context.size
         self._events.emit(QuestionAsked(query=question.query, context_bytes=size))
+
+    def _told(self) -> AbstractContextManager[None]:
+        """What is logged meanwhile is of the run's root."""
+        return bound(run=self._record.run_id, node="0")
 
     def _services(self) -> Services:
         options, models = self._options, self._models

@@ -22,7 +22,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from rlm.errors import EngineUnavailable, SandboxStartError
 from rlm.logs import get_logger
 
-from .image import DIGEST_LABEL, source_digest
+from .image import DIGEST_LABEL, IMAGE_LABEL, source_digest
 from .owner import PREFIX, is_orphan
 from .runtimes import GVISOR, is_gvisor, known_holes
 from .sockets import adopt
@@ -124,7 +124,7 @@ class Engine:
         if labels.get(DIGEST_LABEL) != source_digest():
             raise EngineUnavailable(
                 f"The sandbox image {image!r} was built from other sources than this version of rlm: "
-                "build it again with `make image`."
+                "build it again with `rlm image build` (or `make image`)."
             )
         self._checked.add(image)
 
@@ -155,17 +155,53 @@ class Engine:
         if self._looked_for_orphans:
             return
         self._looked_for_orphans = True
-        filters = {"label": f"{PREFIX}pid"}
         try:
-            found = await self._call(lambda client: client.containers(all=True, filters=filters), abandon=True)
+            found = await self._orphans()
         except APIError as error:
             _log.warning("orphans_not_looked_for", reason=str(error))
             return
         async with anyio.create_task_group() as removals:
             for container in found:
-                if is_orphan(container.get("Labels") or {}):
-                    _log.warning("orphan_removed", container=container["Id"][:12])
-                    removals.start_soon(partial(self.remove, container["Id"], seconds=seconds))
+                _log.warning("orphan_removed", container=container["Id"][:12])
+                removals.start_soon(partial(self.remove, container["Id"], seconds=seconds))
+
+    async def orphans(self) -> list[dict[str, Any]]:
+        """The sandboxes that processes of this user left when they were killed, as the engine describes them."""
+        try:
+            return await self._orphans()
+        except APIError as error:
+            raise self._unavailable(error) from error
+
+    async def _orphans(self) -> list[dict[str, Any]]:
+        filters = {"label": f"{PREFIX}pid"}
+        found = await self._call(lambda client: client.containers(all=True, filters=filters), abandon=True)
+        return [container for container in found if is_orphan(container.get("Labels") or {})]
+
+    async def idle_images(self) -> list[dict[str, Any]]:
+        """The sandbox images, of whatever version, that no container uses, as the engine describes them."""
+        filters = {"label": IMAGE_LABEL}
+        try:
+            images, containers = await self._call(
+                lambda client: (client.images(filters=filters), client.containers(all=True)), abandon=True
+            )
+        except APIError as error:
+            raise self._unavailable(error) from error
+        used = {container["ImageID"] for container in containers}
+        return [image for image in images if image["Id"] not in used]
+
+    async def remove_image(self, image: str) -> str:
+        """Remove an image, unless a container uses it by now.
+
+        Returns:
+            Nothing, or why it is still there.
+        """
+        try:
+            await self._call(lambda client: client.remove_image(image))
+        except NotFound:
+            return ""
+        except APIError as error:
+            return str(error.explanation or error)
+        return ""
 
     async def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the engine says of itself (GET /info and GET /version)."""
@@ -286,7 +322,7 @@ class Engine:
 
 
 def _no_image(image: str) -> EngineUnavailable:
-    return EngineUnavailable(f"There is no sandbox image {image!r}: build it with `make image`.")
+    return EngineUnavailable(f"There is no sandbox image {image!r}: build it with `rlm image build` (or `make image`).")
 
 
 def _refused(error: APIError) -> SandboxStartError:

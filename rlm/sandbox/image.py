@@ -16,7 +16,7 @@ from ..errors import EngineUnavailable
 REPOSITORY = "rlm-sandbox"
 TAG_CHARS = 12  # of the digest
 DIGEST_LABEL = "rlm.digest"
-BUILD_COMMAND = "`make image`, or `python -m rlm.sandbox.build`"
+IMAGE_LABEL = "rlm.image"  # of all images that are built from the Dockerfile, those of its stages too
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 

@@ -109,7 +109,7 @@ class Session:
             if ready.version != VERSION or ready.digest != digest:
                 raise SandboxStartError(
                     "The sandbox image was built from other sources than this version of rlm: build it again with "
-                    "`make image`."
+                    "`rlm image build` (or `make image`)."
                 )
             await self._send(
                 Start(

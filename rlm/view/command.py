@@ -1,72 +1,15 @@
-"""`rlm view`: writes the page of a run, or of two beside each other, and opens it."""
+"""What `rlm view` does: finds runs, reads them, and writes the page of one or of two beside each other."""
 
 from __future__ import annotations
 
-import os
-import webbrowser
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from rlm.errors import ConfigError
-from rlm.record import default_root
+from rlm.history.extras import Extras
+from rlm.history.record import Record
+from rlm.record import private
 
-from .extras import Extras, read_extras
 from .page import page
-from .reading import read_events
-from .record import Record, record_of
-
-EVENTS = "events.jsonl"
-
-
-def view(
-    run: Annotated[str, typer.Argument(help="id of a run, or the path of its directory")],
-    other: Annotated[str | None, typer.Argument(help="a second run, shown beside the first")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="the file; default: view.html in the run's directory")
-    ] = None,
-    context: Annotated[
-        Path | None, typer.Option(help="the file that was the (first) run's context, to show slices of")
-    ] = None,
-    open_it: Annotated[bool, typer.Option("--open/--no-open", help="open the page in a browser")] = True,
-) -> None:
-    """Write a run as one HTML file that needs no network, and open it. A run that still goes is shown as far as it is."""
-    directories = [find_run(name) for name in (run, other) if name is not None]
-    default = "view.html" if other is None else f"view-with-{directories[1].absolute().name}.html"
-    file = out or directories[0] / default
-    write_page(
-        file, *[read_run(directory, context if number == 0 else None) for number, directory in enumerate(directories)]
-    )
-    typer.echo(file)
-    if open_it:
-        webbrowser.open(file.absolute().as_uri())
-
-
-def find_run(name: str) -> Path:
-    """The directory of a run: a path, or an id below the default folder of runs.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    for directory in (Path(name), Path(name).parent, default_root() / name):
-        if (directory / EVENTS).is_file() and (directory.name == Path(name).name or Path(name).name == EVENTS):
-            return directory
-    raise ConfigError(f"There is no run {name}: give its id, as in {default_root()}, or the path of its directory.")
-
-
-def read_run(directory: Path, context: Path | None = None) -> tuple[Record, Extras]:
-    """What there is of a run.
-
-    Raises:
-        ConfigError: its events or the named context cannot be read.
-    """
-    try:
-        with (directory / EVENTS).open(encoding="ascii") as file:
-            record = record_of(read_events(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The events in {directory} cannot be read: {error}") from error
-    return record, read_extras(directory, context)
 
 
 def write_page(file: Path, *runs: tuple[Record, Extras]) -> None:
@@ -77,7 +20,7 @@ def write_page(file: Path, *runs: tuple[Record, Extras]) -> None:
     """
     text = page(*runs)
     try:
-        with open(file, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
+        with open(file, "w", encoding="utf-8", opener=private) as stream:
             stream.write(text)
     except OSError as error:
         raise ConfigError(

@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from rlm.events import Compacted, ModelFailed, ModelReplied, SandboxLost
+from rlm.events import (
+    Compacted,
+    LimitsRaised,
+    ModelFailed,
+    ModelReplied,
+    QuestionAsked,
+    ReplayDiverged,
+    SandboxLost,
+    ToolUsed,
+)
+from rlm.history.extras import Extras
+from rlm.history.record import ROOT, Cell, Entry, Node, Record, Turn
 from rlm.transcript import parse
 from rlm.types import Usage
 
-from .extras import Extras
 from .origin import origin_of
-from .record import ROOT, Cell, Entry, Node, Record, Turn
 from .texts import Ref, Texts
 
 LABEL_CHARS: Final = 120  # of a prompt, in the rows of tree and timeline
@@ -37,6 +46,7 @@ def run_data(record: Record, extras: Extras, texts: Texts) -> Data:
         "ended": make.at(record.ended),
         "stop": record.stop_reason,
         "error": make.put(record.error),
+        "resumed": [[make.at(again.ts), again.recorded, again.in_flight] for again in record.resumed],
         "limits": dict(extras.limits),
         "notes": make.notes(),
         "context": context,
@@ -85,6 +95,7 @@ class _Maker:
             "ready": self.at(node.ready),
             "ended": self.at(node.ended),
             "ok": node.ok,
+            "remembered": node.remembered,
             "stop": node.stop_reason,
             "own": usage_data(node.own),
             "total": usage_data(node.total),
@@ -112,6 +123,7 @@ class _Maker:
                     "seconds": entry.seconds,
                     "model": entry.model,
                     "finish": entry.finish_reason,
+                    "replayed": entry.replayed,
                     "usage": usage_data(entry.usage),
                     "text": self.put(entry.text),
                     "prose": self.put(parse(entry.text).prose if entry.role == "root" else entry.text),
@@ -133,6 +145,7 @@ class _Maker:
                     "ended": self.at(entry.ts),
                     "reason": self.put(entry.reason),
                     "sandbox": entry.replacement,
+                    "restored": entry.restored,
                 }
             case Compacted():
                 return {
@@ -141,6 +154,17 @@ class _Maker:
                     "messages": entry.messages,
                     "summary": self.put(entry.summary),
                 }
+            case ReplayDiverged():
+                return {"kind": "diverged", "ended": self.at(entry.ts), "call": entry.ordinal}
+            case QuestionAsked():
+                return {
+                    "kind": "question",
+                    "ended": self.at(entry.ts),
+                    "query": self.put(entry.query),
+                    "contextBytes": entry.context_bytes,
+                }
+            case LimitsRaised():
+                return {"kind": "limits", "ended": self.at(entry.ts), "limits": dict(entry.limits)}
             case Cell():
                 return self.cell(entry)
 
@@ -152,6 +176,7 @@ class _Maker:
             "ended": self.at(cell.ended),
             "code": self.put(cell.code),
             "calls": [self.numbers[name] for name in cell.calls],
+            "tools": [self.tool(use) for use in cell.tools],
             "outcome": None,
         }
         if (result := cell.result) is not None:
@@ -167,6 +192,15 @@ class _Maker:
                 "answer": self.put(result.answer),
             }
         return data
+
+    def tool(self, use: ToolUsed) -> Data:
+        return {
+            "name": use.tool,
+            "arguments": self.put(use.arguments),
+            "ok": use.ok,
+            "ended": self.at(use.ts),
+            "seconds": use.seconds,
+        }
 
     def origin(self, node: Node) -> Data | None:
         # The context that is known is the root's.

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm.events import ModelReplied
-
-from .context import Context
-from .record import Cell, Node, Record
+from rlm.history.context import Context
+from rlm.history.record import Cell, Node, Record
 
 MAX_PIECES: Final = 12  # of an answer that are looked for
 

@@ -13,10 +13,10 @@ from importlib.resources import files
 from typing import Final
 
 from rlm.console import printable
+from rlm.history.extras import Extras
+from rlm.history.record import Record
 
 from .data import run_data
-from .extras import Extras
-from .record import Record
 from .texts import Texts, packed
 
 FORMAT: Final = 1  # of what the viewer reads

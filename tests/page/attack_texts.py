@@ -6,20 +6,26 @@ from contextlib import closing
 from pathlib import Path
 
 from rlm.events import (
+    AnswerReplayed,
     CellFinished,
     CellStarted,
     Compacted,
     Event,
     EventLog,
+    LimitsRaised,
     ModelFailed,
     ModelReplied,
+    QuestionAsked,
+    ReplayDiverged,
     RLMFinished,
     RLMStarted,
     RunFinished,
+    RunResumed,
     RunStarted,
     SandboxLost,
     SubCallFinished,
     SubCallStarted,
+    ToolUsed,
     TurnStarted,
 )
 from rlm.types import CellResult, Usage
@@ -61,7 +67,7 @@ def attacked_run(directory: Path) -> None:
     """Write the events, limits and journal of a run in which every text is all attacks, and every name is one."""
     every = "\n".join(ATTACKS)
     usage = Usage(calls=1, input_tokens=1, output_tokens=1)
-    names = iter(ATTACKS * 3)
+    names = iter(ATTACKS * 4)
 
     def rlm(node: str) -> list[Event]:
         start = RLMStarted(
@@ -87,7 +93,9 @@ def attacked_run(directory: Path) -> None:
             ),
             ModelFailed(node=node, role="root", model=next(names), error=every, usage=None, seconds=0.1),
             Compacted(node=node, messages=3, summary=every),
+            ReplayDiverged(node=node, ordinal=1),
             CellStarted(node=node, cell=1, code=every),
+            ToolUsed(node=node, tool=next(names), arguments=every, ok=False, seconds=0.1),
             SubCallStarted(node=f"{node}.__proto__", prompt=every, model="__proto__", recursive=False, batch=1),
             SubCallFinished(node=f"{node}.__proto__", ok=True, text=every, seconds=0.1),
             SandboxLost(node=node, sandbox=next(names), reason=every, replacement=next(names)),
@@ -104,13 +112,17 @@ def attacked_run(directory: Path) -> None:
     with (directory / "events.jsonl").open("w") as file:
         log = EventLog("<img src=x onerror=window.pwned=1>", file, [])
         log.emit(RunStarted(query=every, depth=2, models={0: ATTACKS[0], 1: "__proto__"}, context_bytes=9))
+        log.emit(RunResumed(recorded=3, in_flight=1))
         for event in rlm("0"):
             log.emit(event)
         for child, attack in zip(children, ATTACKS, strict=False):
             log.emit(SubCallStarted(node=child, prompt=f"\u202e{attack}", model=attack, recursive=True, batch=1))
             for event in rlm(child):
                 log.emit(event)
+            log.emit(AnswerReplayed(node=child, below=[attack]))
             log.emit(SubCallFinished(node=child, ok=False, text=every, seconds=0.1))
+        log.emit(LimitsRaised(limits=dict.fromkeys(ATTACKS, 1.5)))
+        log.emit(QuestionAsked(query=every, context_bytes=3))
         log.emit(RunFinished(stop_reason=None, usage=usage, seconds=1.0, error=every))
     limits = {attack: attack for attack in ATTACKS}
     (directory / "run.json").write_text(json.dumps({"limits": limits}))

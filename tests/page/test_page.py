@@ -6,6 +6,7 @@ Needs chromium, node, and the packages of `viewer/` (`make viewer/node_modules`)
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,29 @@ import pytest
 from attack_texts import ATTACKS, attacked_run
 from rlm import Orchestrator
 from rlm.evals.niah import make_trial
-from rlm.events import EventLog, ModelReplied, RLMStarted, RunStarted, SubCallFinished, SubCallStarted, TurnStarted
+from rlm.events import (
+    AnswerReplayed,
+    CellFinished,
+    CellStarted,
+    EventLog,
+    LimitsRaised,
+    ModelReplied,
+    QuestionAsked,
+    ReplayDiverged,
+    RLMFinished,
+    RLMStarted,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    SubCallFinished,
+    SubCallStarted,
+    ToolUsed,
+    TurnStarted,
+)
+from rlm.history.directory import read_run
 from rlm.models.policies import playing
-from rlm.types import Usage
-from rlm.view.command import read_run, write_page
+from rlm.types import CellResult, Usage
+from rlm.view.command import write_page
 
 VIEWER = Path(__file__).parents[2] / "viewer"
 ASSETS = Path(__file__).parents[2] / "rlm" / "view" / "assets"
@@ -87,6 +107,12 @@ def test_a_run_that_was_cut_off_is_shown_as_far_as_it_goes(tree_run: Path, tmp_p
     visit("unfinished", tmp_path / "page.html")
 
 
+def test_what_was_resumed_replayed_and_asked_of_the_host_is_told(tmp_path: Path) -> None:
+    resumed_run(tmp_path)
+    write_page(tmp_path / "page.html", read_run(tmp_path))
+    visit("resumed", tmp_path / "page.html")
+
+
 def test_a_page_full_of_attacks_runs_nothing_asks_for_nothing_and_says_nothing(tmp_path: Path) -> None:
     attacked_run(tmp_path)
     context = tmp_path / "context.txt"
@@ -109,6 +135,36 @@ def test_ten_thousand_calls_open_within_two_seconds(tmp_path: Path) -> None:
             many_calls(EventLog(name, file, []), calls)
         write_page(tmp_path / f"{name}.html", read_run(folder))
     visit("large", tmp_path / "page.html")
+
+
+def resumed_run(folder: Path) -> None:
+    """A run that was interrupted, and took another way; one call is the journal's. A cell used functions of the host."""
+    usage = Usage(calls=1, input_tokens=10, output_tokens=2)
+    reply = ModelReplied(role="root", model="m", text="Then.", finish_reason="stop", usage=usage, seconds=0.01)
+    with (folder / "events.jsonl").open("w") as file:
+        log = EventLog("resumed", file, [])
+        log.emit(RunStarted(query="How much?", depth=2, models={0: "m"}, context_bytes=1))
+        log.emit(RunResumed(recorded=5, in_flight=2))
+        log.emit(RLMStarted(level=0, depth=2, model="m", sandbox="s", context_type="str", context_size=1))
+        log.emit(TurnStarted(turn=1, of=9))
+        log.emit(replace(reply, replayed=True))
+        log.emit(CellStarted(cell=1, code="print(price('apples'), llm_query('Which?', context))"))
+        for number in range(12):
+            log.emit(ToolUsed(tool="price", arguments=f"('apples', {number})", ok=number != 2, seconds=0.02))
+        log.emit(SubCallStarted(node="0.1", prompt="Which?", model="m", recursive=True, batch=0))
+        log.emit(AnswerReplayed(node="0.1", below=["0.1.1"]))
+        log.emit(SubCallFinished(node="0.1", ok=True, text="The red ones.", seconds=0.0))
+        log.emit(CellFinished(cell=1, result=CellResult(outcome="ok", stdout="3 The red ones.\n")))
+        log.emit(TurnStarted(turn=2, of=9))
+        log.emit(ReplayDiverged(ordinal=2))
+        log.emit(replace(reply, text="FINAL(3)"))
+        log.emit(RLMFinished(answer="3", stop_reason="final", iterations=2))
+        log.emit(LimitsRaised(limits={"max_lm_calls": 20_000, "max_seconds": None}))
+        log.emit(QuestionAsked(query="And in autumn?", context_bytes=1_500))
+        log.emit(TurnStarted(turn=1, of=9))
+        log.emit(replace(reply, text="FINAL(4)"))
+        log.emit(RLMFinished(answer="4", stop_reason="final", iterations=1))
+        log.emit(RunFinished(stop_reason="final", usage=usage, seconds=1.0))
 
 
 def many_calls(log: EventLog, calls: int) -> None:

@@ -16,6 +16,7 @@ export interface Reply {
   seconds: number;
   model: string;
   finish: string;
+  replayed: boolean; // it was paid before, and the reply is the journal's
   usage: Usage;
   text: Ref;
   prose: Ref;
@@ -33,12 +34,36 @@ export interface Lost {
   ended: number;
   reason: Ref;
   sandbox: string;
+  restored: boolean; // its cells have run again
 }
 export interface Compacted {
   kind: "compacted";
   ended: number;
   messages: number;
   summary: Ref;
+}
+export interface Diverged {
+  kind: "diverged";
+  ended: number;
+  call: number;
+}
+export interface Question {
+  kind: "question";
+  ended: number;
+  query: Ref;
+  contextBytes: number | null;
+}
+export interface Limits {
+  kind: "limits";
+  ended: number;
+  limits: Record<string, number | null>;
+}
+export interface Tool {
+  name: string;
+  arguments: Ref;
+  ok: boolean;
+  ended: number;
+  seconds: number;
 }
 export interface Cell {
   kind: "cell";
@@ -47,6 +72,7 @@ export interface Cell {
   ended: number | null;
   code: Ref;
   calls: number[];
+  tools: Tool[]; // functions of the host that it called
   outcome: string | null; // null: it had not ended, and the fields below are not there
   rolledBack?: boolean;
   snapshot?: boolean;
@@ -57,7 +83,7 @@ export interface Cell {
   error?: Ref | null;
   answer?: Ref | null;
 }
-export type Entry = Reply | Failure | Lost | Compacted | Cell;
+export type Entry = Reply | Failure | Lost | Compacted | Diverged | Question | Limits | Cell;
 
 export interface Turn {
   number: number;
@@ -88,6 +114,7 @@ export interface Node {
   ready: number | null;
   ended: number | null;
   ok: boolean | null;
+  remembered: boolean; // its answer came from the journal
   stop: string | null;
   own: Usage;
   total: Usage;
@@ -113,6 +140,7 @@ export interface Run {
   ended: number | null;
   stop: string | null;
   error: Ref | null;
+  resumed: [at: number, recorded: number, inFlight: number][];
   limits: Record<string, unknown>;
   notes: string[];
   context: Context | null;

@@ -1,5 +1,5 @@
 // One node: its question, its turns, its answer and where that came from.
-import type { Cell, Entry, Node, Ref, Reply, Run, Turn } from "./data";
+import type { Cell, Entry, Node, Ref, Reply, Run, Tool, Turn } from "./data";
 import { button, h, link, said } from "./dom";
 import { bytes, count, dollars, elapsed, plural, seconds, state, tokens } from "./format";
 import type { Links } from "./links";
@@ -25,6 +25,8 @@ export function detail(run: Run, index: number, links: Links): HTMLElement {
         said(node.id),
         " ",
         h("span", { class: `badge ${status.kind}` }, status.word),
+        " ",
+        node.remembered ? h("span", { class: "badge" }, "from the journal") : null,
       ),
       facts(run, node),
     ),
@@ -146,6 +148,7 @@ function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLEleme
           h("span", { class: "badge bad" }, "sandbox lost"),
           h("span", { class: "muted" }, "replaced by "),
           said(entry.sandbox.slice(0, 12), "mono"),
+          h("span", { class: "muted" }, entry.restored ? "in which its cells ran again" : "which has the context alone"),
         ),
         textBlock(entry.reason, { className: "error" }),
       );
@@ -160,6 +163,46 @@ function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLEleme
           h("span", { class: "muted" }, `${count(entry.messages)} messages so far; this stands for the older ones`),
         ),
         textBlock(entry.summary),
+      );
+    case "diverged":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge limit" }, "another way"),
+          h(
+            "span",
+            { class: "muted" },
+            `call ${count(entry.call)} is not the recorded one: from here on the network is asked`,
+          ),
+        ),
+      );
+    case "question":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "who" }, "Further question"),
+          entry.contextBytes === null ? null : h("span", { class: "muted" }, `with a context of ${bytes(entry.contextBytes)}`),
+        ),
+        textBlock(entry.query, { label: "Further question", className: "prompt" }),
+      );
+    case "limits":
+      return h(
+        "div",
+        { class: "entry" },
+        h(
+          "div",
+          { class: "entry-head" },
+          h("span", { class: "badge limit" }, "limits raised"),
+          ...Object.entries(entry.limits).map(([name, value]) =>
+            said(`${name}: ${value === null ? "none" : count(value)}`, "muted"),
+          ),
+        ),
       );
     case "cell":
       return cell(run, index, entry, links);
@@ -182,6 +225,7 @@ function reply(node: Node, entry: Reply): HTMLElement {
         said(entry.finish === "length" ? "cut off at the token limit" : entry.finish),
       ),
     );
+  if (entry.replayed) head.append(h("span", { class: "badge" }, "from the journal"));
   const box = h("div", { class: "entry" }, head);
   if (node.rlm) {
     if (entry.prose[2]) box.append(textBlock(entry.prose, { className: "prose" }));
@@ -234,6 +278,7 @@ function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
     textBlock(entry.code, { code: true, label: `Code of cell ${entry.number}` }),
   );
   if (entry.calls.length) box.append(calls(run, entry.calls, links));
+  if (entry.tools.length) box.append(tools(entry.tools));
   const output = (title: string, text: Ref | null | undefined, className: string, cut = 0): void => {
     if (text)
       box.append(
@@ -249,38 +294,60 @@ function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
 }
 
 function calls(run: Run, numbers: number[], links: Links): HTMLElement {
-  const list = h("ul", { class: "calls" });
-  const add = (some: number[]): void =>
-    list.append(
-      ...some.map((index) => {
-        const node = run.nodes[index]!;
-        const status = state(node, run);
-        return h(
-          "li",
-          {},
-          h(
-            "a",
-            { href: links.node(index) },
-            h("span", { class: `dot ${status.kind}`, role: "img", "aria-label": status.word }),
-            said(node.id, "id"),
-            said(node.label.replace(/\s+/g, " "), "label"),
-            h("span", { class: "num" }, seconds(elapsed(node, run))),
-          ),
-        );
-      }),
+  const rows = (some: number[]): HTMLElement[] =>
+    some.map((index) => {
+      const node = run.nodes[index]!;
+      const status = state(node, run);
+      return h(
+        "li",
+        {},
+        h(
+          "a",
+          { href: links.node(index) },
+          dot(status.kind, status.word),
+          said(node.id, "id"),
+          said(node.label.replace(/\s+/g, " "), "label"),
+          h("span", { class: "num" }, seconds(elapsed(node, run))),
+        ),
+      );
+    });
+  const most = `Show ${count(MOST_CALLS)} (the tree has all)`;
+  return list(plural(numbers.length, "call"), numbers, rows, most);
+}
+
+function tools(used: Tool[]): HTMLElement {
+  const rows = (some: Tool[]): HTMLElement[] =>
+    some.map((tool) =>
+      h(
+        "li",
+        { class: "tool" },
+        h(
+          "div",
+          { class: "entry-head" },
+          dot(tool.ok ? "ok" : "bad", tool.ok ? "ended well" : "failed"),
+          said(tool.name, "mono"),
+          h("span", { class: "muted" }, seconds(tool.seconds)),
+        ),
+        textBlock(tool.arguments, { label: "Arguments" }),
+      ),
     );
-  add(numbers.slice(0, FIRST_CALLS));
-  const box = h("div", { class: "calls-box" }, h("div", { class: "out-head" }, plural(numbers.length, "call")), list);
-  if (numbers.length > FIRST_CALLS) {
-    const more = button(
-      numbers.length > MOST_CALLS
-        ? `Show ${count(MOST_CALLS)} (the tree has all)`
-        : `Show all ${count(numbers.length)}`,
-      () => {
-        add(numbers.slice(FIRST_CALLS, MOST_CALLS));
-        more.remove();
-      },
-    );
+  const title = plural(used.length, "call of a function of the host", "calls of functions of the host");
+  return list(title, used, rows, `Show ${count(MOST_CALLS)}`);
+}
+
+function dot(kind: string, word: string): HTMLElement {
+  return h("span", { class: `dot ${kind}`, role: "img", "aria-label": word });
+}
+
+/** The first rows of a list; the rest, up to a number that a page can hold, by a button with the text `most` or "all". */
+function list<T>(title: string, all: T[], rows: (some: T[]) => HTMLElement[], most: string): HTMLElement {
+  const items = h("ul", { class: "calls" }, ...rows(all.slice(0, FIRST_CALLS)));
+  const box = h("div", { class: "calls-box" }, h("div", { class: "out-head" }, title), items);
+  if (all.length > FIRST_CALLS) {
+    const more = button(all.length > MOST_CALLS ? most : `Show all ${count(all.length)}`, () => {
+      items.append(...rows(all.slice(FIRST_CALLS, MOST_CALLS)));
+      more.remove();
+    });
     box.append(more);
   }
   return box;

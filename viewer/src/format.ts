@@ -58,6 +58,7 @@ const REASONS = new Map([
   ["budget_cost", "limit on cost"],
   ["deadline", "limit on time"],
   ["errors", "too many errors"],
+  ["stopped", "stopped by a person"],
   ["cancelled", "cancelled"],
 ]);
 

@@ -18,6 +18,7 @@ export function* overview(run: Run, links: Links): Generator<HTMLElement> {
       h("p", { class: "muted" }, "The run had not ended when this page was written, or it was cut off."),
     );
   if (root.origin) yield origin(run, 0, links);
+  if (run.resumed.length) yield resumed(run);
   yield limits(run, links);
   yield models(run);
 }
@@ -89,6 +90,18 @@ export function origin(run: Run, index: number, links: Links): HTMLElement {
   );
 }
 
+function resumed(run: Run): HTMLElement {
+  const times = run.resumed.map(([at, recorded, inFlight]) =>
+    h(
+      "li",
+      {},
+      `After ${seconds(at)}, with ${plural(recorded, "recorded call")}`,
+      inFlight ? `, ${count(inFlight)} of them without an answer.` : ".",
+    ),
+  );
+  return section("Resumed after an interruption", h("ul", {}, ...times));
+}
+
 function limits(run: Run, links: Links): HTMLElement {
   const entries = run.nodes.flatMap((node) => node.turns.flatMap((turn) => turn.entries));
   const cells = entries.filter((entry): entry is Cell => entry.kind === "cell");
@@ -118,6 +131,7 @@ function limits(run: Run, links: Links): HTMLElement {
         ["failed request", entries.filter((entry) => entry.kind === "failure").length],
         ["cell rolled back", cells.filter((cell) => cell.rolledBack).length],
         ["cell with an exception", cells.filter((cell) => cell.outcome === "error").length],
+        ["function of the host failed", cells.flatMap((cell) => cell.tools).filter((tool) => !tool.ok).length],
         ["sandbox lost", entries.filter((entry) => entry.kind === "lost").length],
         ["conversation made shorter", entries.filter((entry) => entry.kind === "compacted").length],
       ] as const

@@ -136,6 +136,9 @@ function placesOf(run: Run, links: Links): Place[] {
           case "compacted":
             add(`${node.id} summary`, entry.summary, inTurn);
             break;
+          case "question":
+            add(`${node.id} further question`, entry.query, inTurn);
+            break;
           case "cell": {
             const inCell = here(`c${entry.number}`);
             add(`${node.id} code of cell ${entry.number}`, entry.code, inCell);
@@ -143,6 +146,7 @@ function placesOf(run: Run, links: Links): Place[] {
             add(`${node.id} standard error of cell ${entry.number}`, entry.stderr, inCell);
             add(`${node.id} error of cell ${entry.number}`, entry.error, inCell);
             add(`${node.id} answer of cell ${entry.number}`, entry.answer, inCell);
+            for (const tool of entry.tools) add(`${node.id} arguments in cell ${entry.number}`, tool.arguments, inCell);
           }
         }
       }

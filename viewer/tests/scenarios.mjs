@@ -185,6 +185,26 @@ export async function unfinished(page, { open }) {
   assert.match(await text(page, ".cell .badge"), /not ended/);
 }
 
+/** A run that was resumed: what came from the journal, what did not, and what its cell asked of the host. */
+export async function resumed(page, { address, open }) {
+  await open();
+  const detail = page.locator(".detail");
+  assert.match(await detail.innerText(), /Resumed after an interruption\s+After .*, with 5 recorded calls, 2 of them without an answer\./);
+  assert.match(await detail.innerText(), /call 2 is not the recorded one/);
+  assert.equal(await detail.locator(".badge", { hasText: "from the journal" }).count(), 1);
+  assert.match(await detail.innerText(), /12 calls of functions of the host/);
+  assert.equal(await detail.locator(".tool").count(), 10);
+  assert.equal(await detail.locator(".tool .dot.bad").count(), 1);
+  assert.equal(await blocks(page, ".tool"), "('apples', 0)");
+  await page.getByRole("button", { name: "Show all 12" }).click();
+  assert.equal(await detail.locator(".tool").count(), 12);
+  assert.match(await detail.innerText(), /limits raised\s*max_lm_calls: 20,000\s*max_seconds: none/);
+  assert.match(await detail.innerText(), /Further question\s*with a context of 1.50 kB/);
+  assert.match(await detail.innerText(), /Turn 1 of 9[^]*Turn 2 of 9[^]*Turn 1 of 9/);
+  await page.goto(`${address}#0/1`);
+  assert.match(await text(page, ".detail h2"), /RLM 0\.1 answered from the journal/);
+}
+
 /** Every text is an attack. All is looked at, and nothing of it comes to life. */
 export async function attacks(page, { address, open }) {
   await open();
@@ -221,9 +241,12 @@ export async function attacks(page, { address, open }) {
     await page.goto(`${address}#0/${index}`);
     for (const summary of await page.locator(".detail summary").all()) await summary.click();
     for (const block of await page.locator(".detail .block").all()) await block.scrollIntoViewIfNeeded();
-    await page.waitForFunction(() =>
-      [...document.querySelectorAll(".detail .block .text")].every((element) => element.textContent),
-    );
+    await page.waitForFunction(() => {
+      // A text above that came meanwhile may have pushed a block out of view before it was seen there.
+      const empty = [...document.querySelectorAll(".detail .block .text")].find((element) => !element.textContent);
+      empty?.scrollIntoView();
+      return !empty;
+    });
     await inert();
   }
   for (const tab of [

@@ -145,6 +145,22 @@ async def test_an_engine_that_does_not_list_containers_still_serves() -> None:
     await engine(containers=[refusal(500)]).remove_orphans(seconds=1)
 
 
+async def test_images_that_no_container_uses_are_idle_whatever_their_version() -> None:
+    images, containers = [{"Id": "a"}, {"Id": "b"}], [{"ImageID": "b"}, {"ImageID": "c"}]
+    assert await engine(images=[images], containers=[containers]).idle_images() == [{"Id": "a"}]
+
+
+async def test_what_an_engine_does_not_list_cannot_be_cleaned() -> None:
+    for look in (engine(containers=[refusal(500)]).orphans, engine(images=[refusal(500)]).idle_images):
+        with pytest.raises(EngineUnavailable, match="somewhere"):
+            await look()
+
+
+async def test_an_image_that_is_used_meanwhile_stays_and_one_that_is_gone_is_removed() -> None:
+    refusing = engine(remove_image=[refusal(409, "a container uses it"), NotFound("none"), None])
+    assert [await refusing.remove_image("a") for _ in range(3)] == ["a container uses it", "", ""]
+
+
 async def test_a_runtime_with_known_holes_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     old = engine(version=[{"Components": [{"Name": "runc", "Version": "1.1.5"}]}])
     await old.check_runtime(None)

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.events import CellFinished, CellStarted, Event, RLMFinished, SubCallFinished, SubCallStarted, TurnStarted
+from rlm.history.context import Context, common_length
+from rlm.history.record import record_of
 from rlm.types import CellResult
-from rlm.view.context import Context, common_length
 from rlm.view.origin import origin_of, pieces_of
-from rlm.view.record import record_of
 
 LINES = [f"line {number} of the context says nothing at all" for number in range(100)]
 LINES[70] = "the magic number of this context is 8553239, they say"
@@ -83,7 +83,7 @@ def test_a_line_that_stands_in_many_places_is_taken_where_the_most_around_it_agr
 
 
 def test_searching_ends_where_it_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlm.view.context.MAX_SEARCHED_CHARS", 3 * len(TEXT))
+    monkeypatch.setattr("rlm.history.context.MAX_SEARCHED_CHARS", 3 * len(TEXT))
     context = Context(TEXT)
     assert context.slices("\n".join(f"this line number {number} is not in the context" for number in range(9))) == []
     assert context.exhausted

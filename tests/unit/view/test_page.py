@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.events import Event, RLMStarted, RunStarted, SubCallFinished, SubCallStarted
+from rlm.history.context import Context
+from rlm.history.extras import Extras
+from rlm.history.record import record_of
 from rlm.types import Message
-from rlm.view.context import Context
 from rlm.view.data import CONTEXT_PART_CHARS
-from rlm.view.extras import Extras
 from rlm.view.page import page
-from rlm.view.record import record_of
 from rlm.view.texts import PIECE_CHARS, Texts
 
 texts = st.text(st.characters() | st.sampled_from("<>&'\"/!-\x00\ud800\u202e")) | st.sampled_from(

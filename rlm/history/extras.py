@@ -20,19 +20,26 @@ MAX_CONTEXT_BYTES: Final = 128 * 1024**2  # that a page carries; of a longer one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extras:
-    """`sent` has, by node, the text of each reply with the messages sent for it. `notes`: what is not shown, and why."""
+    """`sent` has, by node, the text of each reply with the messages sent for it. `version` is of the rlm that made the run.
+    `notes`: what is not shown, and why.
+    """
 
     context: Context | None = None
     limits: Mapping[str, object] = field(default_factory=dict)
     sent: Mapping[str, Sequence[tuple[str, Sequence[Message]]]] = field(default_factory=dict)
+    version: str = "unknown"
     notes: Sequence[str] = ()
 
     def sent_for(self, node: str, reply: str) -> Sequence[Message]:
         """The messages that a reply of a node answered; none where they are not known."""
         return next((messages for text, messages in self.sent.get(node, ()) if text == reply), ())
 
+    def sent_first(self, node: str) -> Sequence[Message]:
+        """The messages with which a node's conversation began; none where they are not known."""
+        return next((messages for _, messages in self.sent.get(node, ())), ())
 
-def read_extras(directory: Path, context_file: Path | None = None) -> Extras:
+
+def read_extras(directory: Path, context_file: Path | None = None, *, with_context: bool = True) -> Extras:
     """What is there. A part that cannot be read becomes a note: the rest of the run is shown.
 
     Raises:
@@ -40,11 +47,12 @@ def read_extras(directory: Path, context_file: Path | None = None) -> Extras:
     """
     notes: list[str] = []
     about = _about(directory, notes)
-    limits = about.get("limits")
+    limits, versions = about.get("limits"), about.get("versions")
     return Extras(
-        context=_context(directory, about.get("context"), context_file, notes),
+        context=_context(directory, about.get("context"), context_file, notes) if with_context else None,
         limits=limits if isinstance(limits, dict) else {},
         sent=_sent(directory, notes),
+        version=str(versions.get("rlm")) if isinstance(versions, dict) else "unknown",
         notes=tuple(notes),
     )
 

@@ -11,19 +11,25 @@ from typing import Final
 
 from rlm.errors import ConfigError
 from rlm.events import (
+    AnswerReplayed,
     CellFinished,
     CellStarted,
     Compacted,
     Event,
+    LimitsRaised,
     ModelFailed,
     ModelReplied,
+    QuestionAsked,
+    ReplayDiverged,
     RLMFinished,
     RLMStarted,
     RunFinished,
+    RunResumed,
     RunStarted,
     SandboxLost,
     SubCallFinished,
     SubCallStarted,
+    ToolUsed,
     TurnStarted,
 )
 from rlm.types import CellResult, StopReason, Usage
@@ -33,7 +39,10 @@ ROOT: Final = "0"
 
 @dataclass(slots=True, kw_only=True)
 class Cell:
-    """A cell, `calls` the nodes that it called. Without `result` it had not ended. Times as in events, in seconds."""
+    """A cell, `calls` the nodes that it called. Without `result` it had not ended. Times as in events, in seconds.
+
+    `tools` are its calls of functions of the host.
+    """
 
     number: int
     code: str
@@ -41,9 +50,10 @@ class Cell:
     ended: float | None = None
     result: CellResult | None = None
     calls: list[str] = field(default_factory=list)
+    tools: list[ToolUsed] = field(default_factory=list)
 
 
-Entry = ModelReplied | ModelFailed | SandboxLost | Compacted | Cell
+Entry = ModelReplied | ModelFailed | SandboxLost | Compacted | ReplayDiverged | QuestionAsked | LimitsRaised | Cell
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +77,7 @@ class Node:
     `started` is when it was asked for, `ready` when its sandbox had its context. `ok` is None while it has no answer.
     `answer` is what its caller was given: where `ok` is false, the reason why there is none. `own` is what its model calls
     used, `total` that with all nodes below. `batch` groups the calls of one `llm_batch`, 0 is a single one.
+    `remembered`: its answer came from the journal, and its RLM was not run again.
     """
 
     id: str
@@ -84,6 +95,7 @@ class Node:
     context_size: int | None = None
     ok: bool | None = None
     answer: str | None = None
+    remembered: bool = False
     stop_reason: StopReason | None = None
     own: Usage = field(default_factory=Usage)
     total: Usage = field(default_factory=Usage)
@@ -97,15 +109,21 @@ class Node:
     @property
     def open_cell(self) -> Cell | None:
         """The cell that runs, as far as the events go."""
+        cell = self.newest_cell
+        return cell if cell is not None and cell.ended is None else None
+
+    @property
+    def newest_cell(self) -> Cell | None:
+        """The latest cell of the newest turn."""
         newest = self.turns[-1].entries if self.turns else []
-        return next((entry for entry in reversed(newest) if isinstance(entry, Cell) and entry.ended is None), None)
+        return next((entry for entry in reversed(newest) if isinstance(entry, Cell)), None)
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
     """One run. `nodes` are in the order in which they were asked for, the root first. `ended` is None if it did not end.
 
-    `latest` is the time of the last event.
+    `latest` is the time of the last event. `resumed` has how it was gone on with after an interruption, each time.
     """
 
     run_id: str
@@ -118,6 +136,7 @@ class Record:
     ended: float | None = None
     stop_reason: StopReason | None = None
     error: str | None = None
+    resumed: list[RunResumed] = field(default_factory=list)
     nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
@@ -150,26 +169,35 @@ def _add(record: Record, event: Event) -> None:
             record.query, record.depth, record.context_bytes = event.query, event.depth, event.context_bytes
             record.models = {str(level): name for level, name in event.models.items()}
             node.prompt = event.query
+        case RunResumed():
+            record.resumed.append(event)
+            record.ended = record.stop_reason = record.error = None
+            node.ended = node.ok = None
         case RLMStarted():
             _begin(node)  # in a run that was resumed, what is recorded of its work follows once more
             node.recursive, node.ready, node.depth, node.model = True, event.ts, event.depth, event.model
             node.sandbox, node.context_type, node.context_size = event.sandbox, event.context_type, event.context_size
         case TurnStarted():
-            last = event.turn in (0, *(turn.number for turn in node.turns))
-            node.turns.append(Turn(number=event.turn, of=event.of, last=last, started=event.ts))
+            node.turns.append(Turn(number=event.turn, of=event.of, last=_is_last(node, event), started=event.ts))
         case ModelReplied() | ModelFailed():
             node.own += event.usage or Usage()
             _turn(node, event).entries.append(event)
         case SandboxLost():
             node.sandbox = event.replacement
             _turn(node, event).entries.append(event)
-        case Compacted():
+        case Compacted() | ReplayDiverged() | LimitsRaised():
+            _turn(node, event).entries.append(event)
+        case QuestionAsked():  # what follows answers this one
+            node.ok = node.answer = node.ended = node.stop_reason = None
             _turn(node, event).entries.append(event)
         case CellStarted():
             _turn(node, event).entries.append(Cell(number=event.cell, code=event.code, started=event.ts))
         case CellFinished():
             if (cell := node.open_cell) is not None:
                 cell.ended, cell.result = event.ts, event.result
+        case ToolUsed():
+            if (cell := node.newest_cell) is not None:  # a function may end after its cell
+                cell.tools.append(event)
         case SubCallStarted():
             if not event.recursive:
                 _begin(node)
@@ -177,6 +205,8 @@ def _add(record: Record, event: Event) -> None:
             node.started, node.batch = event.ts, event.batch
             if (cell := record.nodes[node.parent or ROOT].open_cell) is not None:
                 cell.calls.append(node.id)
+        case AnswerReplayed():
+            node.remembered = True
         case SubCallFinished():
             node.ok, node.answer, node.ended = event.ok, event.text, event.ts
         case RLMFinished():
@@ -205,12 +235,21 @@ def _node(record: Record, name: str, ts: float) -> Node:
 def _begin(node: Node) -> None:
     node.turns, node.own = [], Usage()
     node.ok = node.answer = node.ended = node.stop_reason = None
+    node.remembered = False
 
 
 def _turn(node: Node, event: Event) -> Turn:
     if not node.turns:
         node.turns.append(Turn(number=0, started=event.ts))
     return node.turns[-1]
+
+
+def _is_last(node: Node, event: TurnStarted) -> bool:
+    """The last turn has the number of the turn before it. Those of a further question are counted from 1 again."""
+    if event.turn == 0 or not node.turns:
+        return event.turn == 0
+    before = node.turns[-1]
+    return before.number == event.turn and not any(isinstance(entry, QuestionAsked) for entry in before.entries)
 
 
 def _sum_up(record: Record) -> None:

@@ -9,25 +9,31 @@ from hypothesis import strategies as st
 
 from rlm.errors import ConfigError
 from rlm.events import (
+    AnswerReplayed,
     CellFinished,
     CellStarted,
     Compacted,
     Event,
+    LimitsRaised,
     ModelFailed,
     ModelReplied,
+    QuestionAsked,
+    ReplayDiverged,
     RLMFinished,
     RLMStarted,
     RunFinished,
+    RunResumed,
     RunStarted,
     SandboxLost,
     SubCallFinished,
     SubCallStarted,
+    ToolUsed,
     TurnStarted,
     to_json,
 )
+from rlm.history.reading import read_events
+from rlm.history.record import Cell, record_of
 from rlm.types import CellResult, Usage
-from rlm.view.reading import read_events
-from rlm.view.record import Cell, record_of
 
 ONE = Usage(calls=1, input_tokens=10, output_tokens=1, cost_usd=0.5)
 
@@ -124,6 +130,48 @@ def test_work_that_is_recorded_once_more_after_an_interruption_counts_once() -> 
     assert record.root.total.calls == record_of(first).root.total.calls
     assert record.root.cells[0].calls == ["0.1", "0.2"]
     assert len(record.nodes) == len(record_of(first).nodes)
+
+
+def test_a_run_that_was_resumed_has_not_ended_until_it_ends_again() -> None:
+    first = run_events(["rlm"])
+    cancelled = RunFinished(stop_reason="cancelled", usage=ONE, seconds=1.0, error="cancelled")
+    again = RunResumed(recorded=3, in_flight=1, ts=5.0)
+    record = record_of([*first[:6], cancelled, again])
+    assert (record.ended, record.error, record.resumed, record.root.ok) == (None, None, [again], None)
+    record = record_of([*first[:6], cancelled, again, *first[1:]])
+    assert (record.error, record.stop_reason, record.root.ok) == (None, "final", True)
+
+
+def test_an_answer_of_the_journal_is_marked_until_its_rlm_runs_again() -> None:
+    asked = SubCallStarted(node="0.1", prompt="p", model="m", recursive=True, batch=0)
+    events = [started("0"), asked, AnswerReplayed(node="0.1", below=["0.1.1"])]
+    assert record_of(events).nodes["0.1"].remembered
+    assert not record_of([*events, started("0.1")]).nodes["0.1"].remembered
+
+
+def test_a_function_of_the_host_stands_at_the_cell_that_called_it_also_where_it_ended_after_it() -> None:
+    use = ToolUsed(tool="f", arguments="(1)", ok=True, seconds=0.5)
+    events = run_events([])
+    ended = next(number for number, event in enumerate(events) if isinstance(event, CellFinished))
+    for at in (ended, ended + 1):
+        (cell,) = record_of([*events[:at], use, *events[at:]]).root.cells
+        assert cell.tools == [use]
+
+
+def test_where_a_replay_takes_another_way_is_an_entry_of_the_turn() -> None:
+    other = ReplayDiverged(ordinal=2)
+    assert record_of([started("0"), TurnStarted(turn=1, of=2), other]).root.turns[0].entries == [other]
+
+
+def test_a_further_question_is_open_until_it_is_answered_and_counts_its_turns_anew() -> None:
+    further, raised = QuestionAsked(query="and?", context_bytes=None), LimitsRaised(limits={"max_tokens": 9.0})
+    events = [*run_events([])[:-1], raised, further]
+    record = record_of(events)
+    assert (record.root.ok, record.root.answer) == (None, None)
+    assert record.root.turns[-1].entries[-2:] == [raised, further]
+    answer = RLMFinished(answer="43", stop_reason="final", iterations=1)
+    record = record_of([*events, TurnStarted(turn=1, of=5), answer])
+    assert (record.root.ok, record.root.answer, record.root.turns[-1].last) == (True, "43", False)
 
 
 def test_a_last_line_that_was_cut_off_is_left_out() -> None:

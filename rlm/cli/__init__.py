@@ -1,0 +1,66 @@
+"""The command line: answers and tables on standard output, progress on standard error.
+
+One module a command or a group of them; here they get their names. Nothing else imports this package. What a command needs
+is imported when it runs, so that help and the shell's completion are there at once.
+
+Exit status: 0 done (a wrong answer of a model is a result), 1 the system failed, 2 the command cannot be: what it was told,
+or what it needs (a key, a model, Docker), is not there. Some commands have more: each says so in its help.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import NoReturn
+
+import typer
+
+from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
+
+from . import clean, doctor, execute, export, image, niah, run, runs, view
+
+EXIT = "Exit status: 0 done, 1 failed, 2 the command cannot be; what a command has beyond these is in its own help."
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT)
+
+
+@app.callback()
+def rlm() -> None:
+    """Recursive Language Models, run safely."""
+
+
+app.command()(run.run)
+app.command("exec")(execute.exec_)
+app.command()(runs.runs)
+app.command()(runs.resume)
+app.command()(runs.replay)
+app.command()(view.view)
+app.command()(export.export)
+app.command()(doctor.doctor)
+app.command()(clean.clean)
+app.add_typer(image.image, name="image")
+app.command()(niah.niah)
+
+
+def main() -> NoReturn:
+    """The `rlm` command."""
+    logging.basicConfig(format="rlm: %(message)s", level=logging.WARNING)
+    try:
+        app(prog_name="rlm")
+    except RLMError as error:
+        sentence, status = _told(error)
+        sys.stderr.write("".join([f"rlm: {sentence}\n", *getattr(error, "__notes__", ())]))
+        sys.exit(status)
+    sys.exit(0)
+
+
+def _told(error: RLMError) -> tuple[str, int]:
+    """The sentence and the exit status: 2 where the person who gave the command can mend it."""
+    match error:
+        case ModelError(status=401 | 403):
+            return f"{error} (check OPENAI_API_KEY)", 2
+        case ModelError(status=404):
+            return f"{error} (check the model's name, --model or RLM_MODEL, and OPENAI_BASE_URL)", 2
+        case ConfigError() | EngineUnavailable():
+            return str(error), 2
+    return str(error), 1

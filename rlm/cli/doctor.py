@@ -1,0 +1,76 @@
+"""`rlm doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING
+
+import typer
+
+from .options import AsJson, Quiet
+
+if TYPE_CHECKING:
+    from rlm.doctor import Finding, Setting
+
+MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
+
+
+def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Look at all that a run needs, and say where each setting came from.
+
+    Exit status: 0 a run can be made, 1 a part is missing, 2 a setting cannot be.
+    """
+    import anyio
+
+    from rlm.doctor import examine, settings_shown
+
+    from .output import write_json
+    from .settings import layers, origins, settle
+
+    logging.getLogger("rlm").setLevel(logging.ERROR)  # its warnings are among the findings
+    found = layers({})
+    given = settle(found)
+    shown = settings_shown(given, origins(found))
+    if not (as_json or quiet):
+        _show_settings(shown)
+
+    async def work() -> list[Finding]:
+        findings = []
+        async for finding in examine(given, given.runs):
+            findings.append(finding)
+            if not as_json and (finding.state == "problem" or not quiet):
+                _show(finding)
+        return findings
+
+    findings = anyio.run(work)
+    if as_json:
+        write_json(
+            {"findings": list(map(dataclasses.asdict, findings)), "settings": list(map(dataclasses.asdict, shown))}
+        )
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _show(finding: Finding) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    mark, style = MARKS[finding.state]
+    row = Table.grid(padding=(0, 1))
+    row.add_row(Text(mark, style), Text(f"{finding.part:7}"), Text(finding.text))
+    Console().print(row)
+
+
+def _show_settings(shown: list[Setting]) -> None:
+    """Those that were set, and those that every run has."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for setting in shown:
+        if setting.origin != "default" or "." not in setting.key:
+            table.add_row(Text(setting.key), Text(setting.value), Text(setting.origin, "dim"))
+    Console().print(table)

@@ -1,0 +1,103 @@
+"""`rlm exec`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from rlm.config import MIB
+from rlm.errors import ConfigError
+
+from .options import AsJson
+
+if TYPE_CHECKING:
+    from rlm.execute import Executed
+
+
+def exec_(
+    file: Annotated[str, typer.Argument(help="a Python script; - reads it from standard input")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="for the script, after --")] = None,
+    put: Annotated[list[str] | None, typer.Option(help="PATH[:NAME]: a file that the script finds as NAME")] = None,
+    get: Annotated[list[str] | None, typer.Option(help="NAME: a file that the script leaves; '*' takes all")] = None,
+    out_dir: Annotated[Path | None, typer.Option(help="where files that were got are written; default: here")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="of the script's own time")] = 60.0,
+    memory: Annotated[int | None, typer.Option(min=128, help="in MiB", show_default="512")] = None,
+    runtime: Annotated[str | None, typer.Option(help="the engine's; runsc is gVisor")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run any Python script in a locked sandbox: no network, no files but those given, bounded memory and time.
+
+    With --json, one object: status, problem, stdout, stderr and files.
+
+    Exit status: the script's own; 1 for an exception, 124 out of time, 137 killed, 2 for a command that cannot be.
+    """
+    import anyio
+
+    from rlm.console import printable
+    from rlm.execute import execute
+
+    from .output import write_json
+    from .settings import settings
+
+    given = settings(sandbox={"runtime": runtime, "memory_bytes": None if memory is None else memory * MIB})
+    if file == "-":
+        name, script = "script.py", sys.stdin.read()
+    else:
+        name, script = Path(file).name, _read_script(Path(file))
+    inputs = dict(map(_input, put or ()))
+    shown = {"stdout": sys.stdout, "stderr": sys.stderr}
+    kept: dict[str, list[str]] = {"stdout": [], "stderr": []}
+
+    def keep(stream: Literal["stdout", "stderr"], text: str) -> None:
+        kept[stream].append(text)
+
+    def show(stream: Literal["stdout", "stderr"], text: str) -> None:
+        target = shown[stream]
+        target.write(printable(text) if target.isatty() else text.encode("utf-8", "replace").decode())
+        target.flush()
+
+    async def work() -> Executed:
+        return await execute(
+            script,
+            name=name,
+            arguments=arguments or (),
+            inputs=inputs,
+            outputs=get or (),
+            out_dir=(out_dir or Path()) if get else None,
+            seconds=seconds,
+            config=given.sandbox,
+            on_output=keep if as_json else show,
+        )
+
+    done = anyio.run(work)
+    if as_json:
+        texts = {stream: "".join(texts) for stream, texts in kept.items()}
+        write_json({"status": done.status, "problem": done.problem, **texts, "files": list(map(str, done.files))})
+        raise typer.Exit(done.status)
+    if done.problem:
+        sys.stderr.write(f"rlm: {printable(done.problem)}\n")
+    for path in done.files:
+        sys.stderr.write(f"rlm: wrote {path}\n")
+    raise typer.Exit(done.status)
+
+
+def _read_script(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"The script {path} cannot be read ({error.strerror}): give a Python file, or - for standard input."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The script {path} is not UTF-8 text: give a Python file.") from error
+
+
+def _input(said: str) -> tuple[str, Path]:
+    """PATH[:NAME]"""
+    path, _, name = said.rpartition(":") if ":" in said else (said, "", Path(said).name)
+    if not Path(path).is_file():
+        raise ConfigError(f"There is no file {path}: give one with --put PATH or --put PATH:NAME.")
+    return name, Path(path)

@@ -1,0 +1,42 @@
+"""`rlm export`: writes a run in a format of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .options import Root
+from .runs import run_ids
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="id of a run, or the path of its directory", autocompletion=run_ids)],
+    to: Annotated[
+        Literal["atif", "rlms", "md", "otel"],
+        typer.Option(help="atif: trajectory; rlms: log of the reference implementation; md: Markdown; otel: spans"),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the file; default: standard output")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+            help="otel: receiver to send to, where no --out is given",
+            show_envvar=True,
+        ),
+    ] = None,
+    content: Annotated[
+        bool | None, typer.Option("--content/--no-content", help="otel: with prompts, replies, code and outputs")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Write a run in another format. A run that still goes is written as far as it is."""
+    from rlm.export.command import Format, write_export
+    from rlm.history.directory import find_run
+
+    from .settings import settings
+
+    directory = find_run(run, settings(run_root=root).runs)
+    if said := write_export(directory, Format(to), out=out, endpoint=endpoint, content=content):
+        typer.echo(said, err=True)

@@ -1,0 +1,194 @@
+"""`rlm run`: one question over a file, a folder, or what a pipe brings."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlm.config import Limits
+from rlm.errors import ConfigError, RLMError
+
+from .interrupt import how_to_resume, run_until_interrupted
+from .options import AsJson, Quiet, Root, Verbose
+
+if TYPE_CHECKING:
+    from rlm.events import Event
+    from rlm.types import Completion
+
+HOW = 'as in: rlm run "What went wrong?" app.log'
+
+
+def _limit(help_: str, metavar: str = "N") -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        help=help_, metavar=metavar, rich_help_panel="Limits of the run (none: no limit)", show_default=False
+    )
+    return option
+
+
+def run(
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(help="what is asked", show_default=False)] = "",
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|DIR|-", help="the long prompt; - is standard input", show_default=False)
+    ] = "",
+    model: Annotated[str | None, typer.Option(help="root model", show_default="that of the settings")] = None,
+    sub_model: Annotated[str | None, typer.Option(help="model of the calls", show_default="the root model")] = None,
+    depth: Annotated[
+        str | None, typer.Option(metavar="N", help="levels that may be called below the root", show_default="1")
+    ] = None,
+    max_lm_calls: Annotated[str | None, _limit("model calls")] = None,
+    max_tokens: Annotated[str | None, _limit("tokens, in and out")] = None,
+    max_cost_usd: Annotated[str | None, _limit("dollars", "USD")] = None,
+    max_seconds: Annotated[str | None, _limit("wall time", "S")] = None,
+    max_rlms: Annotated[str | None, _limit("RLMs, the root included")] = None,
+    max_sandboxes: Annotated[str | None, _limit("sandboxes alive at once")] = None,
+    max_iterations: Annotated[str | None, _limit("turns of each RLM")] = None,
+    max_consecutive_errors: Annotated[str | None, _limit("turns in a row without a cell that succeeded")] = None,
+    max_concurrent_calls: Annotated[str | None, _limit("model requests at once")] = None,
+    max_context_bytes: Annotated[str | None, _limit("size of the context")] = None,
+    max_output_chars: Annotated[str | None, _limit("of a cell's output that the model is shown")] = None,
+    cell_seconds: Annotated[str | None, _limit("of a cell's own time", "S")] = None,
+    runtime: Annotated[str | None, typer.Option(help="of the engine; runsc is gVisor")] = None,
+    transport: Annotated[str | None, typer.Option(metavar="attach|unix", help="to the sandboxes")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Answer a question about a file, a folder or a pipe's text, however long.
+
+    The answer goes to standard output, progress to standard error.
+    Ctrl-C stops the run, which can be resumed.
+
+    Exit status: 0 answered, 3 answered with what there was when a limit was
+    reached, 1 failed, 2 the command cannot be (a wrong option, no context,
+    no key, no Docker), 130 interrupted.
+    """
+    from rlm.orchestrator import Orchestrator
+    from rlm.sandbox.docker import default_engine
+    from rlm.sandbox.image import image_name
+
+    from .output import show
+    from .progress import progress, shown
+    from .settings import settings
+
+    if not question.strip():
+        raise ConfigError(f"There is no question: give it first, {HOW}.")
+    limits = {field.name: context.params.get(field.name) for field in fields(Limits)}
+    given = settings(
+        model=model,
+        sub_model=sub_model,
+        depth=depth,
+        limits=limits,
+        sandbox={"runtime": runtime, "transport": transport},
+        run_root=root,
+    )
+    text = read_context(source, max_bytes=given.limits.max_context_bytes)
+    listener = progress(quiet=quiet, verbose=verbose)
+    watch = Watch(given.runs)
+    orchestrator = Orchestrator(
+        depth=given.depth,
+        model=given.model,
+        sub_model=given.sub_model,
+        limits=given.limits,
+        prices=given.prices,
+        sandbox=given.sandbox,
+        run_root=given.runs,
+    )
+
+    async def work() -> Completion:
+        await default_engine().check_image(given.sandbox.image or image_name())  # before there is a run
+        async with orchestrator.start(text, question) as run, shown(run, given.limits, listener) as show_event:
+            async for event in run:
+                watch(event)
+                if show_event is not None:
+                    show_event(event)
+            return await run
+
+    try:
+        done = run_until_interrupted(work, advice=watch.advice)
+    except RLMError as error:
+        if watch.paid:
+            error.add_note(watch.advice())
+        raise
+    show(done, as_json=as_json, quiet=quiet)
+
+
+def read_context(source: str, *, max_bytes: int) -> str | bytes | Path:
+    """The context that was named: a path, or what a pipe brings, as text where it is UTF-8.
+
+    Raises:
+        ConfigError: there is none, it is empty, or it cannot be read.
+    """
+    if not source:
+        raise ConfigError(f"There is no context: give a file, a folder, or - for standard input, {HOW}.")
+    if source == "-":
+        if sys.stdin is None:
+            raise ConfigError("Standard input is closed: pipe the context in, or give a file.")
+        if sys.stdin.isatty():
+            raise ConfigError(
+                'Standard input is a terminal: pipe the context in, as in: cat app.log | rlm run "What went wrong?" -'
+            )
+        return _piped(sys.stdin.buffer.read(max_bytes + 1), "Standard input")
+    path = Path(source)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISFIFO(mode):  # <(a command) of a shell
+            with path.open("rb") as pipe:
+                return _piped(pipe.read(max_bytes + 1), f"The pipe {source}")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"There is no file or folder {source}: give one that is there, or - for standard input."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"The context {source} cannot be read: {error.strerror}.") from error
+    if stat.S_ISREG(mode) and path.stat().st_size == 0:
+        raise ConfigError(f"The file {source} is empty: there is nothing to ask about.")
+    if stat.S_ISDIR(mode) and not _holds_a_file(path):
+        raise ConfigError(f"There is no file in the folder {source}: there is nothing to ask about.")
+    return path
+
+
+def _holds_a_file(folder: Path) -> bool:
+    """Whether there is a regular file. Raises ConfigError where that cannot be seen."""
+
+    def refuse(error: OSError) -> None:
+        raise ConfigError(f"The context {error.filename} cannot be read: {error.strerror}.") from error
+
+    found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return any(stat.S_ISREG(file.lstat().st_mode) for file in found)
+
+
+def _piped(data: bytes, name: str) -> str | bytes:
+    if not data:
+        raise ConfigError(f"{name} is empty: there is nothing to ask about.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
+class Watch:
+    """Knows from a run's events how to go on with it. `paid`: a resumed run would keep something."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._resumable = ""
+        self.paid = False
+
+    def __call__(self, event: Event) -> None:
+        from rlm.events import ModelReplied, TurnStarted
+
+        if isinstance(event, TurnStarted):  # from here on the context is kept
+            self._resumable = event.run_id
+        self.paid = self.paid or isinstance(event, ModelReplied)
+
+    def advice(self) -> str:
+        """The line that says how to resume; nothing before there is something to resume."""
+        return how_to_resume(self._root / self._resumable) if self._resumable else ""

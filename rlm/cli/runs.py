@@ -1,0 +1,131 @@
+"""The commands about runs that are on the disk: `rlm runs`, `rlm resume`, `rlm replay`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import AsJson, Quiet, Root, Verbose
+
+if TYPE_CHECKING:
+    from rlm.types import Completion
+
+QUESTION_CHARS = 60
+
+
+def run_ids(incomplete: str) -> list[str]:
+    """For the shell's completion: the runs in the folder of the settings, the newest first."""
+    from rlm.errors import ConfigError
+
+    from .settings import settings
+
+    try:
+        root = settings().runs
+    except ConfigError:
+        return []
+    return sorted((path.parent.name for path in root.glob(f"{incomplete}*/run.json")), reverse=True)
+
+
+Run = Annotated[str, typer.Argument(help="id of the run, or its directory", autocompletion=run_ids)]
+
+
+def runs(root: Root = None, as_json: AsJson = False) -> None:
+    """List the runs: state, question, model calls paid, cost."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlm.console import printable
+    from rlm.runs import list_runs
+
+    from .output import write_json
+    from .settings import settings
+
+    folder = settings(run_root=root).runs
+    if as_json:
+        write_json([dataclasses.asdict(run) | {"directory": str(run.directory)} for run in list_runs(folder)])
+        return
+    table = Table("run", "state", "calls", "cost", "question")
+    for run in list_runs(folder):
+        cost = "unknown" if run.cost_usd is None else f"${run.cost_usd:.4g}"
+        question = " ".join(printable(run.query or "").split())
+        shown = question if len(question) <= QUESTION_CHARS else question[: QUESTION_CHARS - 1] + "…"
+        table.add_row(run.run_id, run.state, f"{run.calls:,}", cost, shown)
+    if table.row_count:
+        Console().print(table)
+    else:
+        sys.stderr.write(f"There are no runs in {folder} yet.\n")
+
+
+def resume(
+    run: Run, root: Root = None, as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = False
+) -> None:
+    """Go on with a run that was interrupted. Prints its answer; what its journal holds is not paid again.
+
+    Exit status: as that of `rlm run`.
+    """
+    from rlm.orchestrator import Orchestrator
+    from rlm.record import find
+
+    from .interrupt import how_to_resume, run_until_interrupted
+    from .output import show
+    from .progress import progress
+    from .settings import settings
+
+    given = settings(run_root=root)
+    orchestrator = Orchestrator(
+        run_root=given.runs, prices=given.prices, on_event=progress(quiet=quiet, verbose=verbose)
+    )
+    directory = find(run, given.runs)
+    done = run_until_interrupted(lambda: orchestrator.aresume(run), advice=lambda: how_to_resume(directory))
+    if not quiet:
+        sys.stderr.write(report(done) + "\n")
+    show(done, as_json=as_json, quiet=quiet)
+
+
+def replay(run: Run, root: Root = None, quiet: Quiet = False, verbose: Verbose = False) -> None:
+    """Go through a finished run again without any model, and compare its answer: exit status 1 where it is another."""
+    from rlm.orchestrator import Orchestrator
+    from rlm.record import find
+
+    from .interrupt import run_until_interrupted
+    from .progress import progress
+    from .settings import settings
+
+    folder = settings(run_root=root).runs
+    orchestrator = Orchestrator(run_root=folder, on_event=progress(quiet=quiet, verbose=verbose))
+    done = run_until_interrupted(lambda: orchestrator.areplay(run), advice=str)
+    recorded = (find(run, folder) / "answer.txt").read_bytes()
+    if recorded != done.answer.encode("utf-8", "surrogatepass"):
+        sys.stderr.write(f"rlm: the replay has another answer; its events are in {done.run_dir}.\n")
+        raise typer.Exit(1)
+    if not quiet:
+        sys.stderr.write(f"The same answer, from {done.replayed_calls:,} recorded calls.\n")
+
+
+@contextmanager
+def telling_how_to_resume(root: Path) -> Iterator[None]:
+    """Where Ctrl-C stops runs in this folder: say how to go on with them."""
+    from rlm.runs import list_runs
+
+    started = time.time()
+    try:
+        yield
+    except KeyboardInterrupt:
+        for run in list_runs(root):
+            if run.state == "interrupted" and run.by_name and (run.ended or 0.0) >= started:
+                sys.stderr.write(f"rlm: to go on with the run: rlm resume {run.directory}\n")
+        raise
+
+
+def report(done: Completion) -> str:
+    """What a resumed run has paid, in a sentence or two."""
+    said = f"{done.replayed_calls:,} model calls came from the journal, {done.paid_twice:,} may have been paid twice."
+    where = ", ".join(done.diverged)
+    return said + (f" It took another way than before at node {where}." if where else "")

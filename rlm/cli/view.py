@@ -1,0 +1,45 @@
+"""`rlm view`: writes the page of a run, or of two beside each other, and opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Root
+from .runs import run_ids
+
+
+def view(
+    run: Annotated[str, typer.Argument(help="id of a run, or the path of its directory", autocompletion=run_ids)],
+    other: Annotated[
+        str | None, typer.Argument(help="a second run, shown beside the first", autocompletion=run_ids)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the file; default: view.html in the run's directory")
+    ] = None,
+    context: Annotated[
+        Path | None, typer.Option(help="the file that was the (first) run's context, to show slices of")
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="open the page in a browser")] = True,
+    root: Root = None,
+) -> None:
+    """Write a run as one HTML file that needs no network, and open it. A run that still goes is shown as far as it is."""
+    import webbrowser
+
+    from rlm.history.directory import find_run, read_run
+    from rlm.view.command import write_page
+
+    from .settings import settings
+
+    folder = settings(run_root=root).runs
+    directories = [find_run(name, folder) for name in (run, other) if name is not None]
+    default = "view.html" if other is None else f"view-with-{directories[1].absolute().name}.html"
+    file = out or directories[0] / default
+    write_page(
+        file, *[read_run(directory, context if number == 0 else None) for number, directory in enumerate(directories)]
+    )
+    typer.echo(file)
+    if open_it:
+        webbrowser.open(file.absolute().as_uri())

@@ -1,0 +1,55 @@
+"""Attributes of spans, as the semantic conventions for generative AI have them. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from rlm.transcript import clip
+from rlm.types import Message, Usage
+
+MAX_TEXT_CHARS: Final = 8_000  # of one text: receivers take batches of a few megabytes
+
+Value = str | bool | int | float | Sequence[str]
+Attributes = Mapping[str, Value]
+
+
+def usage_attributes(usage: Usage) -> Attributes:
+    """What model calls used. Cached and reasoning tokens are part of the others."""
+    attributes: dict[str, Value] = {
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+    }
+    return attributes if usage.cost_usd is None else attributes | {"rlm.cost_usd": usage.cost_usd}
+
+
+def input_messages(messages: Sequence[Message]) -> str:
+    """`gen_ai.input.messages`."""
+    return as_json([_message(message.role, message.content) for message in messages])
+
+
+def output_messages(text: str, finish_reason: str) -> str:
+    """`gen_ai.output.messages`."""
+    return as_json([_message("assistant", text) | {"finish_reason": finish_reason}])
+
+
+def _message(role: str, text: str) -> dict[str, object]:
+    return {"role": role, "parts": [{"type": "text", "content": cut(text)}]}
+
+
+def as_json(data: object) -> str:
+    """Structured content as a JSON string, which the conventions allow and all receivers take."""
+    return json.dumps(data, ensure_ascii=False)
+
+
+def cut(text: str) -> str:
+    """The head and the tail of a text."""
+    return clean(clip(text, MAX_TEXT_CHARS))
+
+
+def clean(text: str) -> str:
+    """Without lone surrogates: one would cost the receiver the whole batch."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,194 @@
+"""`rlm run` and its neighbours as a person has them: with pipes, Ctrl-C, a real engine, and a model server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from containers import containers
+from rlm.sandbox.docker import default_engine
+from rlm.sandbox.image import image_name
+from rlm.sandbox.owner import owner_labels
+from support import FakeProvider, Fault
+
+CELL = "```repl\nprint(llm_query('what is in ' + context[:10]))\n```"
+RLM = str(Path(sys.executable).with_name("rlm"))
+
+
+def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str:
+    if model == "sub":
+        return "something"
+    return CELL if len(messages) < 6 else "FINAL(a good\nanswer)"
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider(plays) as provider:
+        yield provider
+
+
+@pytest.fixture
+def environment(provider: FakeProvider, tmp_path: Path) -> dict[str, str]:
+    return os.environ | {
+        "OPENAI_BASE_URL": provider.base_url,
+        "OPENAI_API_KEY": "sk-0123456789012345",
+        "RLM_MODEL": "root",
+        "RLM_SUB_MODEL": "sub",
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+
+
+def rlm(environment: Mapping[str, str], *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([RLM, *arguments], capture_output=True, text=True, env=environment, input=text, timeout=50)
+
+
+def sentences(errors: str) -> list[str]:
+    """What was said, but for the warning of an engine with known holes."""
+    return [line for line in errors.splitlines() if "runtime_has_known_holes" not in line]
+
+
+def test_a_pipes_text_is_asked_about_and_the_answer_is_all_that_is_on_standard_output(
+    environment: dict[str, str], provider: FakeProvider
+) -> None:
+    done = rlm(environment, "run", "why did it fail?", "-", text="a log\r\nand more")
+    assert (done.returncode, done.stdout) == (0, "a good\nanswer\n")
+    turns = sentences(done.stderr)
+    assert [line.split(":")[0] for line in turns[:3]] == [f"turn {turn} of 30" for turn in (1, 2, 3)]
+    assert turns[3].startswith("final after 3 turns: ")
+    assert len(turns) == 4
+    assert [each.messages[-1]["content"] for each in provider.requests if each.body["model"] == "sub"] == [
+        "what is in a log\r\nand"
+    ] * 2
+    (listed,) = json.loads(rlm(environment, "runs", "--json").stdout)
+    assert (listed["query"], listed["state"], listed["calls"]) == ("why did it fail?", "finished", 5)
+
+
+def test_a_limit_that_ends_a_run_has_a_status_of_its_own_and_json_says_which(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a.txt").write_text("text")
+    done = rlm(environment, "run", "why?", str(tmp_path / "folder"), "--max-iterations", "1", "--json", "-q")
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["stop_reason"]) == (3, "max_iterations")
+    assert said["usage"]["calls"] == said["by_model"]["root"]["calls"] == 2
+    assert Path(said["run_dir"]).name == said["run_id"]
+    assert sentences(done.stderr) == ["rlm: the run was stopped (max_iterations): the answer is the best that it had."]
+
+
+def test_an_unknown_model_and_a_missing_engine_are_one_sentence_each(
+    environment: dict[str, str], provider: FakeProvider, tmp_path: Path
+) -> None:
+    provider.behaviour = lambda *asked: Fault(status=404, body={"error": {"message": "There is no model `root`."}})
+    done = rlm(environment, "run", "why?", "-", "-q", text="text")
+    assert (done.returncode, done.stdout, len(sentences(done.stderr))) == (2, "", 1)
+    assert "404 Not Found: There is no model `root`. (check the model's name, --model or RLM_MODEL" in done.stderr
+    environment |= {"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "XDG_STATE_HOME": str(tmp_path / "other")}
+    done = rlm(environment, "run", "why?", "-", text="text")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "does not answer" in done.stderr
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
+    environment: dict[str, str], provider: FakeProvider, times: int
+) -> None:
+    provider.latency = 0.15
+    command = [RLM, "run", "why?", "-"]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write("text")
+        process.stdin.close()
+        process.stdin = None
+        while len(provider.requests) < 3:
+            assert process.poll() is None
+            time.sleep(0.001)
+        began = time.monotonic()
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.005)
+        out, errors = process.communicate(timeout=20)
+    assert time.monotonic() - began < (5 if times == 1 else 1)
+    assert (process.returncode, out) == (130, "")
+    label = f"rlm.owner.pid={process.pid}"
+    while times == 2 and containers(label):  # they end by themselves
+        assert time.monotonic() - began < 10
+        time.sleep(0.05)
+    assert containers(label) == []
+    *_, advice = errors.splitlines()
+    provider.latency = 0
+    resume = advice.removeprefix("rlm: to go on with the run: rlm ").split()
+    done = rlm(environment, *resume, "-q")
+    assert (done.returncode, done.stdout) == (0, "a good\nanswer\n")
+    assert sentences(done.stderr) == []
+
+
+def test_a_script_in_a_sandbox_is_one_object_too(environment: dict[str, str]) -> None:
+    script = "import sys\nprint('out \\ud800'.encode('utf-8', 'replace'))\nprint('err', file=sys.stderr)\nsys.exit(7)"
+    done = rlm(environment, "exec", "-", "--json", text=script)
+    said = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": []}
+    assert (done.returncode, json.loads(done.stdout)) == (7, said)
+
+
+def test_the_doctor_says_where_settings_come_from_and_no_secret(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "rlm.toml").write_text("[limits]\nmax_rlms = 7")
+    command = [RLM, "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=50)
+    said = json.loads(done.stdout)
+    assert done.returncode == 0, said
+    assert "0123" not in done.stdout
+    states = {each["part"]: each["state"] for each in said["findings"]}
+    assert (states["engine"], states["attach"], states["models"]) == ("ok", "ok", "ok")
+    settings = {each["key"]: (each["value"], each["origin"]) for each in said["settings"]}
+    assert settings["openai_api_key"] == ("…2345", "environment")
+    assert settings["limits.max_rlms"] == ("7", "rlm.toml")
+    assert settings["limits.max_tokens"] == ("none", "default")
+
+
+def docker(*arguments: str, text: str = "") -> str:
+    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True, input=text).stdout.strip()
+
+
+def test_clean_removes_what_a_process_left_that_is_gone_and_not_what_is_alive(environment: dict[str, str]) -> None:
+    gone = owner_labels() | {"rlm.owner.start": "1"}
+    made = [
+        docker("create", *[f"--label={key}={value}" for key, value in labels.items()], image_name())
+        for labels in (gone, owner_labels())
+    ]
+    try:
+        done = rlm(environment, "clean", "--yes")
+        assert done.returncode == 0, done.stderr
+        left = docker("ps", "-aq", "--no-trunc").split()
+        assert [container in left for container in made] == [False, True]
+    finally:
+        docker("rm", "--force", made[1])
+
+
+@pytest.mark.anyio
+async def test_an_image_that_a_container_uses_is_neither_found_nor_removed() -> None:
+    engine = default_engine()
+    image = docker("build", "--quiet", "-", text=f"FROM {image_name()}\nLABEL rlm.image=test")
+    container = docker("create", image)
+    try:
+        assert image not in [each["Id"] for each in await engine.idle_images()]
+        assert container[:12] in await engine.remove_image(image)
+        docker("rm", container)
+        assert image in [each["Id"] for each in await engine.idle_images()]
+        assert await engine.remove_image(image) == ""
+        assert image not in [each["Id"] for each in await engine.idle_images()]
+        assert await engine.remove_image(image) == ""
+    finally:
+        await anyio.to_thread.run_sync(lambda: subprocess.run(["docker", "rm", "-f", container], capture_output=True))

@@ -1,0 +1,170 @@
+"""`rlm clean` says what it would remove, asks, and takes nothing that is alive, another's or of this version."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm import cleaning
+from rlm.config import Limits, SandboxConfig
+from rlm.errors import EngineUnavailable
+from rlm.record import ModelRecord, RunRecord, State, default_root
+from rlm.sandbox.image import image_name
+
+DAY = 86_400
+RLM = Callable[..., Any]  # the fixture
+
+
+@dataclass
+class FakeEngine:
+    """What of an engine `rlm clean` uses."""
+
+    containers: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    refusal: str = ""
+
+    async def orphans(self) -> list[dict[str, Any]]:
+        return self.containers
+
+    async def idle_images(self) -> list[dict[str, Any]]:
+        return self.images
+
+    async def remove(self, container: str, *, seconds: float) -> str:
+        self.removed.append(container)
+        return self.refusal
+
+    async def remove_image(self, image: str) -> str:
+        self.removed.append(image)
+        return self.refusal
+
+
+def image(name: str, days: float) -> dict[str, Any]:
+    return {"Id": f"sha256:{name}", "RepoTags": [name], "Created": time.time() - days * DAY, "Size": 48_700_000}
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    engine = FakeEngine(
+        containers=[{"Id": "c" * 64, "Names": ["/rlm-lost"]}],
+        images=[image(image_name(), 30), image("rlm-sandbox:new", 6), image("rlm-sandbox:old", 8)],
+    )
+    monkeypatch.setattr("rlm.sandbox.docker.default_engine", lambda: engine)
+    return engine
+
+
+def make_run(name: str, *, days: float, state: State = "finished") -> Path:
+    directory = default_root() / name
+    (directory / "replays").mkdir(parents=True)
+    models = {0: ModelRecord(name="m", server=None)}
+    record = RunRecord(
+        run_id=name, state=state, query="q", depth=0, models=models, limits=Limits(), sandbox=SandboxConfig()
+    )
+    record.save(directory)
+    (directory / "events.jsonl").write_text("x" * 1_000_000)
+    for path in (directory, *directory.rglob("*")):
+        os.utime(path, (time.time() - days * DAY,) * 2)
+    return directory
+
+
+def test_orphans_and_idle_images_of_other_versions_are_removed_and_runs_are_not(engine: FakeEngine, rlm: RLM) -> None:
+    kept = make_run("old", days=900)
+    ended = rlm("clean", "--yes")
+    assert (ended.status, ended.out) == (0, "")
+    assert engine.removed == ["c" * 64, "sha256:rlm-sandbox:old"]
+    assert ended.err == (
+        "container  rlm-lost, whose process is gone\n"
+        "image      rlm-sandbox:old, of another version, 49 MB\n"
+        "Removed: 1 container and 1 image, 49 MB.\n"
+    )
+    assert kept.is_dir()
+
+
+def test_an_age_takes_runs_that_were_not_written_to_for_so_long_and_images(engine: FakeEngine, rlm: RLM) -> None:
+    kept = [make_run("new", days=2), make_run("alive", days=30, state="running")]
+    touched = make_run("touched", days=30)
+    (touched / "view.html").write_text("")
+    gone = [make_run("old", days=4), make_run("failed", days=30, state="failed"), make_run("damaged", days=30)]
+    (gone[2] / "run.json").write_text("{}")
+    os.utime(gone[2] / "run.json", (0, 0))
+    ended = rlm("clean", "--yes", "--older-than", "3d", "--json")
+    said = json.loads(ended.out)
+    assert [each["target"] for each in said["removed"] if each["kind"] == "run"] == sorted(map(str, gone))
+    assert 3_000_000 < said["bytes"] - 2 * 48_700_000 < 3_100_000
+    assert [directory.is_dir() for directory in (*kept, touched, *gone)] == [True] * 3 + [False] * 3
+    assert "failed, failed, which could be resumed, 30 days old" in ended.err
+    assert engine.removed == ["c" * 64, "sha256:rlm-sandbox:new", "sha256:rlm-sandbox:old"]
+
+
+def test_what_is_another_users_or_a_link_stays(
+    engine: FakeEngine, rlm: RLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = make_run("old", days=30)
+    away = tmp_path / "away"
+    shutil.move(directory, away)
+    directory.symlink_to(away)
+    assert rlm("clean", "--yes", "--older-than", "1d").status == 0
+    assert (away / "run.json").is_file()
+    make_run("others", days=30)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    assert rlm("clean", "--yes", "--older-than", "1d").status == 0
+    assert (default_root() / "others").is_dir()
+
+
+def test_a_run_that_is_taken_up_meanwhile_stays(engine: FakeEngine) -> None:
+    directory = make_run("old", days=30)
+    (found,) = cleaning.old_runs(default_root(), older_than=DAY)
+    make_run_alive = RunRecord.load(directory).take_over(directory)
+    assert make_run_alive.alive
+    assert cleaning._remove_run(Path(found.target)) == "somebody works on it"
+    assert directory.is_dir()
+
+
+def test_nothing_is_removed_where_nobody_can_be_asked(engine: FakeEngine, rlm: RLM) -> None:
+    ended = rlm("clean")
+    assert (ended.status, engine.removed) == (2, [])
+    assert "Nothing was removed (1 container and 1 image, 49 MB), as there is nobody to ask: add --yes." in ended.err
+
+
+@pytest.mark.parametrize(("reply", "status", "count"), [("y", 0, 2), ("n", 1, 0)])
+def test_a_person_is_asked(
+    engine: FakeEngine, rlm: RLM, monkeypatch: pytest.MonkeyPatch, reply: str, status: int, count: int
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda question, err: reply == "y")
+    assert rlm("clean").status == status
+    assert len(engine.removed) == count
+
+
+def test_what_cannot_be_removed_is_named(engine: FakeEngine, rlm: RLM) -> None:
+    engine.refusal = "it is in use"
+    ended = rlm("clean", "--yes", "-q")
+    assert (ended.status, ended.out) == (1, "")
+    assert "the image rlm-sandbox:old, of another version is still there: it is in use" in ended.err
+
+
+def test_without_an_engine_old_runs_are_removed_all_the_same(
+    engine: FakeEngine, rlm: RLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none() -> list[dict[str, Any]]:
+        raise EngineUnavailable("No engine.")
+
+    monkeypatch.setattr(engine, "orphans", none)
+    directory = make_run("old", days=30)
+    ended = rlm("clean", "--yes", "--older-than", "1d")
+    assert (ended.status, directory.exists()) == (0, False)
+    assert "containers and images are left as they are: No engine." in ended.err
+
+
+def test_where_there_is_nothing_to_remove_it_says_so(engine: FakeEngine, rlm: RLM) -> None:
+    engine.containers, engine.images = [], []
+    ended = rlm("clean")
+    assert (ended.status, ended.out, ended.err) == (0, "", "There is nothing to remove.\n")

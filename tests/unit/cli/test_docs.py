@@ -1,0 +1,49 @@
+"""docs/command-line.md says what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import typer
+
+from rlm import cli
+from rlm.cli.settings import settings
+from rlm.models.prices import Price
+
+PAGE = (Path(__file__).parents[3] / "docs/command-line.md").read_text(encoding="utf-8")
+
+
+def test_every_command_has_a_section_and_an_example() -> None:
+    root = typer.main.get_command(cli.app)
+    commands = {name for name in root.commands if name not in ("niah", "image")} | {"image build"}  # type: ignore[attr-defined]
+    sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
+    documented = {
+        name: section for section in sections for name in re.findall(r"rlm ([a-z ]+)", section.split("\n")[0])
+    }
+    assert documented.keys() == commands
+    for name, section in documented.items():
+        assert re.search(rf"\$ .*rlm {name}\b", section), name
+        assert re.search(r"Exit\s+status", section), name
+
+
+def test_the_example_of_a_file_is_good(here: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (here / "rlm.toml").write_text(text)
+    given = settings()
+    assert (given.depth, given.runs, given.limits.max_seconds, given.sandbox.runtime) == (
+        2,
+        here / "runs",
+        600,
+        "runsc",
+    )
+    assert given.prices == {"my-model": Price(input=1.25, output=10, cached=0.125)}
+
+
+def test_the_names_of_variables_are_good(here: Path) -> None:
+    for name in re.findall(r"RLM_[A-Z_]+", PAGE):
+        value = {"RLM_SANDBOX__RUNTIME": "runsc", "RLM_MODEL": "m"}.get(name, "3")
+        (here / ".env").write_text(f"{name}={value}" * (name != "RLM_"))
+        table, _, key = name.removeprefix("RLM_").lower().partition("__")
+        given = getattr(settings(), table)
+        assert str(getattr(given, key) if key else given) in (value, f"{value}.0"), name

@@ -1,0 +1,66 @@
+"""Ctrl-C stops cleanly; twice, or where that takes too long, at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from rlm.cli.interrupt import run_until_interrupted
+
+HUNG = """
+import os, signal, anyio
+from rlm.cli import interrupt
+interrupt.STOP_SECONDS = {patience}
+async def work():
+    with anyio.CancelScope(shield=True):
+        os.kill(os.getpid(), signal.SIGINT)
+        {again}
+        await anyio.sleep(30)
+interrupt.run_until_interrupted(work, advice=lambda: "rlm: go on so.\\n")
+"""
+
+
+def test_what_is_not_interrupted_gives_its_result_and_leaves_the_signal_as_it_was() -> None:
+    async def work() -> int:
+        return 42
+
+    before = signal.getsignal(signal.SIGINT)
+    assert run_until_interrupted(work, advice=str) == 42
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_cancels_lets_it_clean_up_and_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
+    cleaned = []
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await anyio.sleep(30)
+        finally:
+            cleaned.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until_interrupted(work, advice=lambda: "rlm: go on so.\n")
+    assert cleaned == [True]
+    first, *others = capfd.readouterr().err.splitlines()
+    assert first.startswith("rlm: stopping")
+    assert others == ["rlm: interrupted; what was started has been removed.", "rlm: go on so."]
+
+
+@pytest.mark.parametrize(
+    ("patience", "again"),
+    [("30", "os.kill(os.getpid(), signal.SIGINT)"), ("0.05", "pass")],
+    ids=["a second time", "out of patience"],
+)
+def test_what_does_not_stop_is_ended(patience: str, again: str, tmp_path: Path) -> None:
+    script = tmp_path / "hung.py"
+    script.write_text(HUNG.format(patience=patience, again=again))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[1:] == ["rlm: stopped at once; its containers end by themselves.", "rlm: go on so."]

@@ -1,0 +1,163 @@
+"""A person's mistakes: each is one sentence on standard error, exit status 2, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from rlm import cli
+from rlm.cli import run
+from rlm.errors import EngineUnavailable, JournalError, ModelError
+from rlm.record import default_root
+
+RLM = Callable[..., Any]  # the fixture
+
+
+def is_one_sentence(ended: Any, sentence: str) -> bool:
+    return (ended.status, ended.out) == (2, "") and ended.err.count("\n") == 1 and sentence in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "There is no question: give it first"),
+        ([" ", "context.txt"], "There is no question"),
+        (["why?"], "There is no context: give a file, a folder, or - for standard input"),
+        (["why?", "none.txt"], "There is no file or folder none.txt"),
+        (["why?", "empty.txt"], "The file empty.txt is empty"),
+        (["why?", "folder"], "There is no file in the folder folder"),
+        (["why?", "context.txt", "--max-seconds", "0"], "--max-seconds is '0', which cannot be"),
+        (
+            ["why?", "context.txt", "--max-lm-calls", "some"],
+            "--max-lm-calls is 'some', which should be a valid integer",
+        ),
+        (["why?", "context.txt", "--depth", "-1"], "--depth is '-1', which should be greater than or equal to 0"),
+        (["why?", "context.txt", "--transport", "tcp"], "--transport is 'tcp', which should be 'attach' or 'unix'"),
+        (["why?", "context.txt", "-q", "-v"], "leave out -q or -v"),
+    ],
+)
+def test_of_rlm_run(rlm: RLM, here: Path, arguments: list[str], sentence: str) -> None:
+    (here / "context.txt").write_text("text")
+    (here / "empty.txt").write_text("")
+    (here / "folder/in").mkdir(parents=True)
+    (here / "folder/link").symlink_to(here / "context.txt")
+    assert is_one_sentence(rlm("run", *arguments), sentence)
+    assert not default_root().exists()
+
+
+class Stdin:
+    """Standard input with these bytes; or a terminal."""
+
+    def __init__(self, data: bytes = b"", *, terminal: bool = False) -> None:
+        self.buffer = io.BytesIO(data)
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def test_a_terminal_as_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Stdin(terminal=True))
+    assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is a terminal: pipe the context in")
+
+
+def test_a_closed_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is closed")
+
+
+def test_an_empty_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is empty")
+
+
+def test_standard_input_is_read_as_far_as_a_context_may_be_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Stdin("ab\r\nä".encode()))
+    assert run.read_context("-", max_bytes=100) == "ab\r\nä"
+    monkeypatch.setattr(sys, "stdin", Stdin(b"\xff" * 200))
+    assert run.read_context("-", max_bytes=100) == b"\xff" * 101  # one more, so that the limit is seen to be passed
+
+
+def test_a_context_may_be_a_named_pipe(here: Path) -> None:
+    os.mkfifo(here / "pipe")
+    writer = Thread(target=(here / "pipe").write_text, args=["text"])
+    writer.start()
+    assert run.read_context("pipe", max_bytes=100) == "text"
+    writer.join()
+
+
+def test_a_folder_or_file_that_cannot_be_read(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "folder").mkdir()
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as closed:
+        closed.setattr(os, "scandir", refuse)
+        assert is_one_sentence(rlm("run", "why?", "folder"), "The context folder cannot be read: Permission denied.")
+    assert is_one_sentence(rlm("run", "why?", "x" * 300), "cannot be read: File name too long.")
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "status"),
+    [
+        (ModelError("answered 404: no such model", status=404), "(check the model's name, --model or RLM_MODEL", 2),
+        (ModelError("answered 401", status=401), "(check OPENAI_API_KEY)", 2),
+        (ModelError("answered 500", status=500), "rlm: answered 500\n", 1),
+        (EngineUnavailable("No engine."), "rlm: No engine.\n", 2),
+        (JournalError("No room."), "rlm: No room.\n", 1),
+    ],
+)
+def test_what_a_run_may_end_with(
+    rlm: RLM, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, status: int
+) -> None:
+    def fails(**options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    ended = rlm()
+    assert (ended.status, ended.err.count("\n")) == (status, 1)
+    assert said in ended.err
+
+
+def test_what_can_be_done_about_an_error_is_said_after_it(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**options: object) -> None:
+        error = ModelError("answered 500", status=500)
+        error.add_note("rlm: to go on with the run: rlm resume x\n")
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    assert rlm().err == "rlm: answered 500\nrlm: to go on with the run: rlm resume x\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["runs"], ["doctor"], ["clean"], ["resume", "x"], ["view", "x"], ["run", "why?", "rlm.toml"], ["exec", "x"]],
+)
+def test_a_wrong_rlm_toml_is_one_sentence_whatever_the_command(rlm: RLM, here: Path, command: list[str]) -> None:
+    (here / "rlm.toml").write_text("detph = 2")
+    assert is_one_sentence(rlm(*command), "detph in rlm.toml is no setting: did you mean depth in rlm.toml?")
+
+
+def test_of_rlm_clean(rlm: RLM) -> None:
+    assert is_one_sentence(
+        rlm("clean", "--older-than", "3"), "--older-than 3 is no age: give a number with m, h, d or w"
+    )
+
+
+def test_a_missing_key_is_said_before_there_is_a_run(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        async def check_image(self, image: str) -> None:
+            """It is there."""
+
+    monkeypatch.setattr("rlm.sandbox.docker.default_engine", Engine)
+    (here / "context.txt").write_text("text")
+    assert is_one_sentence(rlm("run", "why?", "context.txt"), "There is no API key: set OPENAI_API_KEY")
+    assert not default_root().exists()

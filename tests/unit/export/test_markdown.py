@@ -1,0 +1,72 @@
+"""A run as Markdown: no text of it leaves the block or the mark that it stands in."""
+
+import re
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from attack_texts import ATTACKS, attacked_run
+from rlm.export.markdown import MAX_CALLS, MAX_TEXT_CHARS, block, inline, markdown
+from rlm.history.directory import read_run
+
+OURS = {
+    "bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close", "paragraph_open", "paragraph_close",
+    "heading_open", "heading_close", "inline", "fence", "text", "code_inline", "softbreak", "strong_open", "strong_close",
+}  # fmt: skip
+
+texts = st.text(st.sampled_from("`~\n\r <>&*_[]()|\\#-.'\"a\x00\u202e\ud800"), max_size=60) | st.sampled_from(ATTACKS)
+
+
+def tokens(text: str) -> list[Token]:
+    """All tokens, those in lines too."""
+    found: list[Token] = []
+    for token in MarkdownIt("gfm-like", {"linkify": False}).parse(text):
+        found += [token, *(token.children or ())]
+    return found
+
+
+@given(texts)
+def test_a_text_in_a_line_is_one_piece_of_code(text: str) -> None:
+    kinds = [token.type for token in tokens(f"before {inline(text)} after") if token.type != "inline"]
+    code = ["code_inline", "text"] if text and inline(text) != "(nothing)" else []
+    assert kinds == ["paragraph_open", "text", *code, "paragraph_close"]
+
+
+@given(texts)
+def test_a_text_in_a_block_is_one_block(text: str) -> None:
+    kinds = [token.type for token in tokens(f"before\n\n{block(text)}\n\nafter") if token.type != "inline"]
+    paragraph = ["paragraph_open", "text", "paragraph_close"]
+    assert kinds == [*paragraph, "fence", *paragraph]
+
+
+def test_a_run_whose_every_text_is_an_attack_has_no_markup_but_ours(tmp_path: Path) -> None:
+    attacked_run(tmp_path)
+    text = markdown(*read_run(tmp_path))
+    assert {token.type for token in tokens(text)} <= OURS
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text)
+
+
+def test_a_run_can_be_read_from_its_question_to_each_cell(run_dir: Path) -> None:
+    text = markdown(*read_run(run_dir))
+    headings = re.findall(r"^(#+ .*)$", text, re.MULTILINE)
+    assert headings[1:7] == [
+        "## Question",
+        "## Answer",
+        "## RLM `0`",
+        "### Turn 1 of 30",
+        "#### Cell 1: error, 0.00 s of its own",
+        "### Turn 2 of 30",
+    ]
+    assert "- RLM `0.1` answered" in text
+    assert "`llm of the root` → `<llm of the root>`" in text
+    assert "8 model calls" in text
+
+
+def test_long_texts_are_cut_so_that_a_forge_shows_the_file(run_dir: Path) -> None:
+    assert MAX_TEXT_CHARS < len(block("x" * 10**6)) < MAX_TEXT_CHARS + 200
+    record, extras = read_run(run_dir)
+    record.root.cells[2].calls *= 1_000
+    assert markdown(record, extras).count("- `0.2` answered") == MAX_CALLS

@@ -1,0 +1,74 @@
+"""The spans of a record as OTLP JSON are what a receiver of protobuf gets, whatever the texts are."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from typer.testing import CliRunner
+
+from attack_texts import attacked_run
+from rlm import cli
+from rlm.export.otel import otlp_json, spans_of
+from rlm.history.directory import events_of, read_run
+from rlm.history.extras import Extras
+
+
+def request_of(text: str) -> ExportTraceServiceRequest:
+    """OTLP JSON, read as the specification has it: ids are hexadecimal, unlike in the JSON of protobuf."""
+
+    def in_base64(value: Any) -> Any:
+        match value:
+            case dict():
+                return {
+                    name: base64.b64encode(bytes.fromhex(item)).decode()
+                    if name in ("traceId", "spanId", "parentSpanId")
+                    else in_base64(item)
+                    for name, item in value.items()
+                }
+            case list():
+                return [in_base64(item) for item in value]
+            case _:
+                return value
+
+    request = ExportTraceServiceRequest()
+    ParseDict(in_base64(json.loads(text)), request)
+    return request
+
+
+def test_otlp_json_holds_what_is_sent_as_protobuf(run_dir: Path) -> None:
+    spans = spans_of(events_of(run_dir), Extras(), content=True)
+    assert request_of(otlp_json(spans)) == encode_spans(spans)
+
+
+def test_a_record_is_written_to_a_file_or_to_standard_output(run_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "spans.json"
+    command = ["export", str(run_dir), "--to", "otel"]
+    shown = CliRunner().invoke(cli.app, command).stdout
+    CliRunner().invoke(cli.app, [*command, "-o", str(file)], env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"})
+    names = [
+        sorted(span.name for span in request_of(text).resource_spans[0].scope_spans[0].spans)
+        for text in (shown, file.read_text())
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) == 14
+
+
+def test_prompts_as_they_were_sent_are_in_the_spans_where_the_journal_has_them(run_dir: Path) -> None:
+    _, extras = read_run(run_dir)
+    spans = spans_of(events_of(run_dir), extras, content=True)
+    first = next(span for span in spans if span.name == "chat big")
+    messages = json.loads(str((first.attributes or {})["gen_ai.input.messages"]))
+    assert [message["role"] for message in messages] == ["system", "user"]
+
+
+def test_texts_that_are_no_unicode_do_not_stop_an_export(tmp_path: Path) -> None:
+    attacked_run(tmp_path)
+    spans = spans_of(events_of(tmp_path), Extras(), content=True)
+    encoded = encode_spans(spans).SerializeToString()
+    assert len(spans) > 20
+    assert len(encoded) < 4 * 1024**2
+    assert otlp_json(spans).isascii()

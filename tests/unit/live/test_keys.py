@@ -1,0 +1,94 @@
+"""A key does one thing; what cannot be taken back is asked first."""
+
+import pytest
+
+from fake_controls import FakeControls
+from rlm.config import Limits
+from rlm.live.keys import Keys, split
+from rlm.live.meters import Meter, meters
+from rlm.live.tree import Tree
+from synthetic_run import synthetic_run
+
+
+def totals(limits: Limits | None = None) -> list[Meter]:
+    tree = Tree()
+    for event in synthetic_run(calls=100):
+        tree(event)
+    return meters(tree, limits or Limits(max_cost_usd=3.0), now=tree.latest)
+
+
+def pressed(keys: str, controls: FakeControls | None = None, limits: Limits | None = None) -> tuple[list[object], str]:
+    """What was asked of the run, and the footer after it."""
+    controls = controls or FakeControls()
+    board = Keys(controls)
+    for key in keys:
+        board.press(key, totals(limits))
+    footer = "\n".join("".join(text for text, _ in line) for line in board.footer(totals(limits)))
+    return controls.asked, footer
+
+
+@pytest.mark.parametrize(
+    ("keys", "asked"),
+    [
+        ("p", ["pause"]),
+        ("pp", ["pause", "go on"]),
+        ("ay", ["answer now"]),
+        ("an", []),
+        ("qy", ["cancel"]),
+        ("q\x1b", []),
+        ("qp", []),
+        ("\x03", ["cancel"]),
+        ("l\r", [{"max_cost_usd": 6.0}]),
+        ("l\n", [{"max_cost_usd": 6.0}]),
+        ("lc", [{"max_lm_calls": 20_000}]),
+        ("ls", [{"max_seconds": 7200.0}]),
+        ("lr", [{"max_rlms": 2_000}]),
+        ("lt", []),
+        ("lq", []),
+        ("?p", ["pause"]),
+        ("xyY \x1b", []),
+    ],
+)
+def test_keys_steer_the_run(keys: str, asked: list[object]) -> None:
+    assert pressed(keys)[0] == asked
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("", "q cancel"),
+        ("p", "p go on"),
+        ("a", "Answer now, with what there is?"),
+        ("q", "Cancel the run?"),
+        ("l", "d dollars $2.40 of $3.00 → $6.00"),
+        ("lc", "The limit on calls is 20,000 now."),
+        ("lx", "Nothing was changed."),
+        ("?", "rlm resume"),
+        ("??", "? help"),
+    ],
+)
+def test_the_footer_says_what_can_be_pressed_and_what_was_done(keys: str, said: str) -> None:
+    assert said in pressed(keys)[1]
+
+
+def test_the_limit_that_is_nearest_comes_first() -> None:
+    _, footer = pressed("l", limits=Limits(max_cost_usd=300.0, max_tokens=1_400_000))
+    assert footer.index("tokens") < footer.index("calls") < footer.index("dollars")
+
+
+def test_a_limit_that_cannot_be_raised_is_one_sentence() -> None:
+    asked, footer = pressed("ld", FakeControls(refusal="max_cost_usd cannot be raised: the run is over."))
+    assert asked == []
+    assert "the run is over" in footer
+
+
+def test_without_limits_there_is_none_to_raise() -> None:
+    none = Limits(max_lm_calls=None, max_seconds=None, max_rlms=None)
+    assert "no limits" in pressed("l", limits=none)[1]
+
+
+def test_arrows_and_other_sequences_press_nothing() -> None:
+    assert split(b"\x1b[A") == split(b"\x1bOP") == []
+    assert split(b"\x1b") == ["\x1b"]
+    assert split("pé".encode()) == ["p", "é"]
+    assert split(b"\xff\xfe") == []

@@ -1,0 +1,89 @@
+"""Without a terminal there are few lines, each of one event that matters, and none that acts on who reads them."""
+
+import io
+import os
+
+import anyio
+import pytest
+from rich.console import Console
+
+from fake_controls import FakeControls
+from rlm.config import Limits
+from rlm.events import CellStarted, RLMFinished, SubCallFinished
+from rlm.live import live_view
+from rlm.live.lines import PlainView
+from synthetic_run import Clock, batch, call, rlm, synthetic_run
+
+
+def lines(events: object, width: int = 80) -> list[str]:
+    out = io.StringIO()
+    view = PlainView(Console(file=out, width=width))
+    for event in events:  # type: ignore[attr-defined]
+        view(event)
+    return out.getvalue().splitlines()
+
+
+def test_a_run_with_a_thousand_calls_is_some_lines() -> None:
+    assert lines(synthetic_run()) == [
+        "0  RLM on gpt-5, context: str of 37,000,000",
+        "0  turn 1 of 30",
+        "0  turn 2 of 30",
+        "0  cell 2: error: NameError: name 'parts' is not defined",
+        "0  6 messages made shorter",
+        "0  turn 3 of 30",
+        "0.2.1  65 calls: 1 done, 64 running",
+        "0  cell 3: 3 RLMs: 2 done, 1 failed",
+        "0  answer (final, 3 turns): Two figures changed.",
+        "0  30.0s, 1,007 calls, 1.32M tokens, cost $2.40",
+    ]
+
+
+def test_a_long_batch_says_how_far_it_is_every_ten_seconds() -> None:
+    clock = Clock()
+    events = [rlm("0", 0), CellStarted(cell=1, code=""), *batch(clock, "0", 10_000)]
+    told = [line for line in lines(events) if "calls:" in line]
+    assert 5 <= len(told) <= 11
+    assert "running" in told[1]
+
+
+def test_texts_of_models_are_one_line_and_act_on_nothing() -> None:
+    evil = "\x1b[2J[red]first[/]\nsecond"
+    events = (
+        rlm("0", 0),
+        CellStarted(cell=1, code=""),
+        call("0.1", "?", batch=0),
+        SubCallFinished(node="0.1", ok=False, text=evil, seconds=1.0),
+        RLMFinished(answer=evil, stop_reason="final", iterations=1),
+    )
+    assert lines(events)[1:] == [
+        "0.1  failed: \\x1b[2J[red]first[/]",
+        "0  answer (final, 1 turns): \\x1b[2J[red]first[/]",
+    ]
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_file_gets_lines_also_where_the_environment_asks_for_colours(colours: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=colours, color_system=None, width=80)
+
+    async def work() -> None:
+        async with live_view(FakeControls(), Limits(), console=console) as view:
+            view(rlm("0", 0))
+            view.set_limits(Limits(max_lm_calls=1))
+
+    anyio.run(work)
+    assert out.getvalue() == "0  RLM on gpt-5, context: str of 37,000,000\n"
+
+
+def test_a_reader_that_is_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    ours, theirs = os.openpty()
+
+    async def work() -> None:
+        with open(theirs, "w", encoding="utf-8") as file:
+            async with live_view(FakeControls(), Limits(), console=Console(file=file)) as view:
+                view(rlm("0", 0))
+
+    anyio.run(work)
+    assert os.read(ours, 1_000) == b"0  RLM on gpt-5, context: str of 37,000,000\r\n"
+    os.close(ours)

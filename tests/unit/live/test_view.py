@@ -1,0 +1,76 @@
+"""The view takes events from any thread, shows what they came to, and hides nothing that others say."""
+
+import io
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from rich.console import Console
+
+from fake_controls import FakeControls
+from rlm.config import Limits
+from rlm.live.view import AT_ONCE, LiveView, logs_held_back
+from synthetic_run import rlm, synthetic_run
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def a_view(now: float, *, has_keys: bool = True) -> LiveView:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    return LiveView(FakeControls(), Limits(), console=console, has_keys=has_keys, clock=lambda: now)
+
+
+def text(view: LiveView) -> str:
+    return "\n".join("".join(segment.text for segment in line) for line in view.paint(100, 30))
+
+
+def test_events_of_another_thread_are_in_the_next_picture() -> None:
+    view = a_view(1_030.0)
+    with ThreadPoolExecutor(1) as thread:
+        told = thread.map(view, synthetic_run())
+        while "final after" not in text(view):
+            pass  # pictures are taken while events come in
+        assert len(list(told)) > 3_000
+    assert "1,007 of 10,000" in text(view)
+
+
+def test_events_do_not_pile_up_while_nothing_is_drawn() -> None:
+    view = a_view(0.0)
+    for _ in range(AT_ONCE * 3 + 1):
+        view(rlm("0", 0))
+    assert len(view._waiting) == 1
+
+
+def test_new_limits_are_seen() -> None:
+    view = a_view(0.0)
+    view(rlm("0", 0))
+    view.set_limits(Limits(max_lm_calls=77))
+    assert "0 of 77" in text(view)
+
+
+def test_a_key_is_answered_in_the_footer_and_without_a_keyboard_there_is_none() -> None:
+    view = a_view(0.0)
+    view.press("p")
+    assert "PAUSED" not in text(view).splitlines()[-1]
+    assert "p go on" in text(view)
+    assert "q cancel" not in text(a_view(0.0, has_keys=False))
+
+
+def test_nothing_stays_of_a_run_that_never_began() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True)
+    LiveView(FakeControls(), Limits(), console=console).print_summary()
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_what_the_log_says_comes_after_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, file = Tty(), io.StringIO()
+    handlers = [logging.StreamHandler(terminal), logging.StreamHandler(file)]
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
+    with logs_held_back():
+        logging.getLogger("rlm.run").warning("a warning")
+        assert (terminal.getvalue(), file.getvalue()) == ("", "a warning\n")
+    assert terminal.getvalue() == "a warning\n"
+    assert handlers[0].stream is terminal

@@ -1,0 +1,125 @@
+"""Diagnostics go where the program has set up logging, once; they say which run and node they are of."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from structlog.testing import CapturingLogger, capture_logs
+
+from fakes import FakeSandboxes
+from rlm.logs import bound, get_logger
+from rlm.sandbox.base import Answer
+from rlm.types import CellResult
+from small_tree import asks, small_tree
+
+TELL = """
+from rlm.logs import get_logger
+log = get_logger("rlm.test")
+log.info("begun", a=1)
+log.warning("lost", b="x")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("broke", c=None)
+"""
+
+
+@pytest.fixture
+def configured() -> Iterator[None]:
+    """What a test configures of structlog is gone after it."""
+    yield
+    structlog.reset_defaults()
+
+
+def printed(set_up: str) -> tuple[list[str], list[str]]:
+    """The lines on standard output and standard error of a program that sets up logging, and tells three things."""
+    done = subprocess.run([sys.executable, "-c", set_up + TELL], capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.splitlines(), done.stderr.splitlines()
+
+
+def test_without_any_set_up_warnings_go_to_standard_error_once_and_nothing_else() -> None:
+    out, err = printed("")
+    assert out == []
+    assert err[:2] == ["lost b='x'", "broke c=None"]
+    assert err[-1] == "ZeroDivisionError: division by zero"
+    assert sum(line.startswith("Traceback") for line in err) == 1
+
+
+def test_a_programs_own_logging_gets_each_event_once_at_its_level_under_its_name() -> None:
+    out, err = printed(
+        "import logging, sys; logging.basicConfig(stream=sys.stdout, level=logging.INFO,"
+        " format='%(levelname)s %(name)s %(funcName)s %(message)s');"
+    )
+    assert err == []
+    assert out[:3] == [
+        "INFO rlm.test <module> begun a=1",
+        "WARNING rlm.test <module> lost b='x'",
+        "ERROR rlm.test <module> broke c=None",
+    ]
+    assert out[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_a_programs_own_structlog_gets_each_event_once_with_its_fields() -> None:
+    out, err = printed("import structlog; structlog.configure(processors=[structlog.processors.JSONRenderer()]);")
+    assert err == []
+    assert out == [
+        '{"a": 1, "event": "begun"}',
+        '{"b": "x", "event": "lost"}',
+        '{"c": null, "exc_info": true, "event": "broke"}',
+    ]
+
+
+def test_structlog_over_the_standard_library_gets_each_event_once() -> None:
+    out, err = printed(
+        "import logging, structlog, sys; logging.basicConfig(stream=sys.stdout, format='%(message)s');"
+        "structlog.configure(logger_factory=structlog.stdlib.LoggerFactory(), processors=["
+        "structlog.stdlib.filter_by_level, structlog.stdlib.add_logger_name, structlog.processors.KeyValueRenderer()]);"
+    )
+    assert err == []
+    assert out == ["b='x' event='lost' logger='rlm.test'", "c=None exc_info=True event='broke' logger='rlm.test'"]
+
+
+def test_a_set_up_that_comes_later_counts(configured: None, caplog: pytest.LogCaptureFixture) -> None:
+    log = get_logger("rlm.test")
+    log.warning("before")
+    caught = CapturingLogger()
+    structlog.configure(logger_factory=lambda *names: caught, processors=[])
+    log.warning("after", a=1)
+    assert [record.getMessage() for record in caplog.records] == ["before"]
+    assert [(call.method_name, call.kwargs) for call in caught.calls] == [("warning", {"a": 1, "event": "after"})]
+
+
+def test_what_is_told_within_a_run_has_its_run_and_node(configured: None, tmp_path: Path) -> None:
+    log = get_logger("rlm.test")
+
+    async def tells(code: str, answer: Answer | None) -> CellResult:
+        log.warning("ran", code=code)
+        return await asks(code, answer)
+
+    structlog.configure()
+    with capture_logs() as told:
+        done = small_tree(run_root=tmp_path, sandboxes=FakeSandboxes(tells)).completion("c", "Is it the root?")
+        log.warning("outside")
+    ran = [(entry["node"], entry["run"], entry["code"]) for entry in told if entry["event"] == "ran"]
+    assert ran == [
+        ("0", done.run_id, "x"),
+        ("0", done.run_id, "rlm of the tree"),
+        ("0.1", done.run_id, "llm of the tree"),
+        ("0", done.run_id, "llm of the root"),
+    ]
+    assert [entry for entry in told if entry["event"] == "outside"] == [{"event": "outside", "log_level": "warning"}]
+
+
+def test_inner_fields_come_before_outer_ones_and_end_with_their_block(caplog: pytest.LogCaptureFixture) -> None:
+    log = get_logger("rlm.test")
+    with caplog.at_level(logging.WARNING), bound(run="r", node="0"):
+        with bound(node="0.1"):
+            log.warning("inner", node="mine")
+            log.warning("inner")
+        log.warning("outer")
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["inner run='r' node='mine'", "inner run='r' node='0.1'", "outer run='r' node='0'"]
