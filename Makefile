@@ -1,7 +1,7 @@
 # Every target runs what it needs first. `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup image niah test test-unit test-long security check format bench viewer clean lock
+.PHONY: help setup image niah eval test test-unit test-long security check format bench viewer clean lock
 
 PY := .venv/bin/python
 ifeq ($(origin LINES),environment)  # a terminal's height, not ours
@@ -9,6 +9,11 @@ LINES :=
 endif
 NIAH := $(foreach name,MODEL SUB_MODEL DEPTH TRIALS LINES SEED OUT,\
     $(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
+
+TASKS ?= ruler/single_1 ruler/multivalue seed_niah/facts oolong/trec_coarse oolong_pairs
+METHODS ?= rlm:1 keyword
+EVAL = $(TASKS) $(foreach name,$(METHODS),--method $(name)) $(if $(N),-n $(N)) $(if $(LENGTHS),--lengths '$(LENGTHS)') \
+    $(foreach name,MODEL SUB_MODEL SEED OUT,$(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +26,9 @@ image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
 
 niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
 	@.venv/bin/rlm niah $(NIAH) $(if $(VERBOSE),--verbose)
+
+eval: image ## several tasks by several methods; TASKS= METHODS= N= LENGTHS= MODEL= SUB_MODEL= SEED= OUT= RESUME=
+	@.venv/bin/rlm eval $(if $(RESUME),--resume '$(RESUME)',$(EVAL))
 
 test: image check viewer/node_modules ## checks and all tests but the long ones
 	@$(PY) -m pytest

@@ -31,8 +31,9 @@ class RunSummary:
 
 
 def list_runs(root: Path) -> Iterator[RunSummary]:
-    """All runs in a folder, the oldest first."""
-    for directory in sorted(path.parent for path in root.glob("*/run.json")):
+    """All runs in a folder and those below it, the oldest first."""
+    found = (path.parent for path in root.glob("**/run.json"))
+    for directory in sorted(found, key=lambda directory: (directory.name, directory)):
         try:
             yield _summary(directory)
         except RLMError:

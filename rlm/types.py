@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 Outcome = Literal["ok", "error", "timeout", "died", "lost"]
@@ -21,7 +21,7 @@ StopReason = Literal[
     "cancelled",
 ]
 
-Context = str | bytes | Path | Sequence[object] | Mapping[object, object]
+Context = str | bytes | Path | Sequence[Any] | Mapping[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import typer
 
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 
-from . import clean, doctor, execute, export, image, niah, run, runs, view
+from . import clean, doctor, evaluate, execute, export, image, niah, run, runs, view
 
 EXIT = "Exit status: 0 done, 1 failed, 2 the command cannot be; what a command has beyond these is in its own help."
 
@@ -39,6 +39,7 @@ app.command()(export.export)
 app.command()(doctor.doctor)
 app.command()(clean.clean)
 app.add_typer(image.image, name="image")
+app.add_typer(evaluate.evaluate, name="eval")
 app.command()(niah.niah)
 
 

@@ -1,4 +1,4 @@
-"""`rlm niah`."""
+"""`rlm niah`: the needle in a haystack, as an evaluation of the harness with a table of its own."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from rlm.errors import ConfigError
-from rlm.evals import niah as task
-from rlm.evals import report
-from rlm.evals.runner import Row, run_trials
-from rlm.models.base import Model
-from rlm.models.policies import playing
-from rlm.orchestrator import Orchestrator
-from rlm.settings import Settings
 
 from .runs import telling_how_to_resume
 
+if TYPE_CHECKING:
+    from rlm.evals.results import Row
+    from rlm.models.base import Model
+
 SCRIPTED = "scripted"
+NAMES = 12  # of rlm.evals.niah: so many facts there can be
 
 
 def niah(
@@ -37,48 +30,31 @@ def niah(
     trials: Annotated[int, typer.Option(min=1, help="trials with one needle")] = 3,
     lines: Annotated[int, typer.Option(min=20, help="lines of the haystack")] = 1_000_000,
     facts: Annotated[
-        int, typer.Option(min=0, max=len(task.NAMES), help="facts of one more trial, solved with llm_batch; 0: none")
+        int, typer.Option(min=0, max=NAMES, help="facts of one more trial, solved with llm_batch; 0: none")
     ] = 5,
     seed: Annotated[int, typer.Option(help="instances are a function of it")] = 7,
     out: Annotated[Path | None, typer.Option(help="folder for results.jsonl, report.md and the runs")] = None,
     verbose: Annotated[bool, typer.Option(help="show every turn")] = False,
 ) -> None:
     """Find a needle in a haystack: one number in a million lines of words, then several facts at once."""
+    import anyio
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from rlm.evals import niah_report as report
+    from rlm.evals import seed_niah
+    from rlm.evals.harness import RUNS, run_jobs
+    from rlm.evals.machine import Cap
+    from rlm.evals.methods import Means
+    from rlm.evals.results import Results
+    from rlm.models.policies import playing
+    from rlm.settings import Settings
+
     settings = Settings()
     endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None
     model = model or (settings.model if endpoint else SCRIPTED)
     sub_model = sub_model or (settings.sub_model if model == settings.model else model)
     folder = out or Path("runs") / time.strftime("niah-%Y%m%d-%H%M%S")
-    _make(folder)
-    progress_console = Console(stderr=True)
-    progress_console.print(f"Model {model}, calls to {sub_model}, depth {depth}; results in {folder}", highlight=False)
-
-    def orchestrator_for(trial: task.Trial) -> Orchestrator:
-        kind = "needle" if len(trial.expected) == 1 else "facts"
-        return Orchestrator(
-            depth=depth,
-            model=_model(model, kind),
-            sub_model=_model(sub_model, kind),
-            run_root=folder / "runs",
-            verbose=verbose,
-        )
-
-    wanted = [1] * trials + ([facts] if facts else [])
-    instances = (
-        task.make_trial(number=number, lines=lines, seed=seed, facts=count) for number, count in enumerate(wanted, 1)
-    )
-    columns = TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=progress_console, transient=True) as progress:
-        bar = progress.add_task("trials", total=len(wanted))
-
-        async def work() -> list[Row]:
-            return await run_trials(
-                instances, orchestrator_for=orchestrator_for, folder=folder, on_row=lambda row: progress.advance(bar)
-            )
-
-        with telling_how_to_resume(folder / "runs"):
-            rows = anyio.run(work)
-    scripted = SCRIPTED in (model, sub_model)
     setting = {
         "model": model,
         "sub-model": sub_model,
@@ -89,6 +65,36 @@ def niah(
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
+    results = Results.create(folder, setting)
+    progress_console = Console(stderr=True)
+    progress_console.print(f"Model {model}, calls to {sub_model}, depth {depth}; results in {folder}", highlight=False)
+
+    def models(task: str) -> tuple[str | Model, str | Model]:
+        kind = task.partition("/")[2]
+        root, sub = (playing(kind) if name == SCRIPTED else name for name in (model, sub_model))
+        return root, sub
+
+    wanted = [1] * trials + ([facts] if facts else [])
+    jobs = [
+        seed_niah.job(index=index, lines=lines, seed=seed, facts=count, method=f"rlm:{depth}")
+        for index, count in enumerate(wanted)
+    ]
+    columns = TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=progress_console, transient=True) as progress:
+        bar = progress.add_task("trials", total=len(wanted))
+
+        async def work() -> list[Row]:
+            return await run_jobs(
+                jobs,
+                means=Means(models=models, verbose=verbose),
+                results=results,
+                cap=Cap(1, folder / RUNS),
+                on_row=lambda row: progress.advance(bar),
+            )
+
+        with telling_how_to_resume(folder / RUNS):
+            rows = anyio.run(work)
+    scripted = SCRIPTED in (model, sub_model)
     (folder / "report.md").write_text(report.markdown(rows, scripted=scripted, setting=setting), encoding="utf-8")
     console = Console()
     if scripted:
@@ -99,18 +105,3 @@ def niah(
         progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if report.failures(rows):
         raise typer.Exit(1)
-
-
-def _model(name: str, kind: str) -> str | Model:
-    return playing(kind) if name == SCRIPTED else name
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "results.jsonl").exists():
-            raise ConfigError(f"There are results in {folder} already: give another folder with OUT= or --out.")
-    except OSError as error:
-        raise ConfigError(
-            f"No results can be written to {folder} ({error.strerror}): choose another with OUT=."
-        ) from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,19 +17,11 @@ from rlm.errors import ConfigError, EngineUnavailable, RLMError
 
 from .machine import Cap
 from .methods import Means, Method, Outcome, method
-from .results import Key, Results, Row, line, write_through
+from .results import ROWS, Job, Key, Results, Row, line, write_through
 from .scorers import score
 from .task import Instance
 
 RUNS: Final = "runs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """An instance for a method. It is made when its turn comes, as it may be large."""
-
-    key: Key
-    make: Callable[[], Instance]
 
 
 OnRow = Callable[[Row], None]
@@ -88,7 +80,7 @@ async def _do(job: Job, answer: Method, means: Means, folder: Path) -> Row:
     key = job.key
     row = Row(task=key.task, length=key.length, seed=key.seed, index=key.index, method=key.method)
     instance = await anyio.to_thread.run_sync(job.make)
-    row = _with(row, digest=instance.digest, expected=instance.answers)
+    row = replace(row, digest=instance.digest, expected=instance.answers)
     place = folder / RUNS / _folder_of(key)
     began = time.perf_counter()
     try:
@@ -96,14 +88,14 @@ async def _do(job: Job, answer: Method, means: Means, folder: Path) -> Row:
     except ConfigError:
         raise
     except RLMError as error:
-        return _with(row, error=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
+        return replace(row, error=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
     return _scored(row, instance, outcome, folder, seconds=time.perf_counter() - began)
 
 
 def _scored(row: Row, instance: Instance, outcome: Outcome, folder: Path, *, seconds: float) -> Row:
     scored = score(instance, outcome.answer)
     used = outcome.usage
-    return _with(
+    return replace(
         row,
         answer=outcome.answer,
         read=scored.read,
@@ -128,12 +120,6 @@ def _scored(row: Row, instance: Instance, outcome: Outcome, folder: Path, *, sec
     )
 
 
-def _with(row: Row, **changes: object) -> Row:
-    from dataclasses import replace
-
-    return replace(row, **changes)  # type: ignore[arg-type]
-
-
 def _folder_of(key: Key) -> str:
     """Of the runs of one job: a resumed evaluation finds them there."""
     return f"{key.method.replace(':', '')}-{key.task.replace('/', '_')}-{key.length}-{key.seed}-{key.index}"
@@ -142,15 +128,10 @@ def _folder_of(key: Key) -> str:
 @asynccontextmanager
 async def _appending(folder: Path) -> AsyncIterator[Callable[[str], None]]:
     try:
-        descriptor = os.open(folder / "results.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(folder / ROWS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:
         raise ConfigError(f"No results can be written to {folder} ({error.strerror}).") from error
     try:
         yield partial(write_through, descriptor)
     finally:
         os.close(descriptor)
-
-
-def unfinished(jobs: Sequence[Job], results: Results) -> list[Job]:
-    """Those that have no row, or one with an error."""
-    return [job for job in jobs if (row := results.rows.get(job.key)) is None or row.error]

@@ -68,8 +68,8 @@ class Outcome:
 class Means:
     """What methods work with.
 
-    `models` gives the root model and the sub-model for a task, by its name. `window` is the root model's, in tokens, over what
-    is known of it.
+    `models` gives the root model and the sub-model for a task, by its name. `window` is the root model's, in tokens, over
+    what is known of it.
     """
 
     models: Callable[[str], tuple[str | Model, str | Model]]
@@ -143,9 +143,7 @@ async def direct(instance: Instance, means: Means, folder: Path) -> Outcome:
             kept = max(0, len(text) * room // size)
             context = text[: kept // 2] + _CUT.format(left_out=len(text) - kept) + text[len(text) - kept // 2 :]
             note = f"context cut to about {room:,} of {size:,} tokens"
-    reply = await model.complete(
-        [Message(role="user", content=_DIRECT.format(context=context, query=instance.query))]
-    )
+    reply = await model.complete([Message(role="user", content=_DIRECT.format(context=context, query=instance.query))])
     return Outcome(
         answer=reply.text, usage=reply.usage, by_node={"0": reply.usage}, stop_reason=reply.finish_reason, note=note
     )
@@ -167,9 +165,7 @@ async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
         notes = [""] * len(pieces)
 
         async def one(number: int) -> None:
-            prompt = _MAP.format(
-                piece=pieces[number], number=number + 1, count=len(pieces), query=instance.query
-            )
+            prompt = _MAP.format(piece=pieces[number], number=number + 1, count=len(pieces), query=instance.query)
             notes[number] = await ask(sub_model, prompt, f"{node}.{number + 1}")
 
         try:
@@ -205,7 +201,10 @@ _SHAPES: Final = {
     "how many": re.compile(r"\b\d[\d,]*\b"),
 }
 _COMMON: Final = frozenset(
-    "the and are all for with from that this what which who how many mentioned provided text answer only give name form".split()
+    (
+        *("the", "and", "are", "all", "for", "with", "from", "that", "this", "what", "which", "who", "how", "many"),
+        *("mentioned", "provided", "text", "answer", "only", "give", "name", "form"),
+    )
 )
 
 

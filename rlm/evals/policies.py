@@ -178,6 +178,30 @@ def _code_of(wants: Mapping[str, str]) -> str:
     )
 
 
+_RULER: Final = """Needles have one form of sentence: I find all of them, then those that are asked for.
+
+```repl
+import re
+asked = re.split(r", and |, ", {asked!r})
+found = re.findall(r"One of the special magic \\w+ for ([\\w-]+) is: ([\\w-]+)\\.", context)
+FINAL(", ".join(value for key, value in found if key in asked))
+```"""
+
+
+def ruler_model(*, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
+    """A scripted root model for RULER's needles; as a sub-model it knows nothing."""
+
+    def play(messages: Sequence[Message]) -> str:
+        if messages[0].role != "system":
+            return "NONE"
+        if len(messages) == 2:
+            return _LOOK
+        asked = re.search(r"for (.+) mentioned in the provided text", messages[1].content)
+        return _RULER.format(asked=asked[1] if asked else "")
+
+    return ScriptedModel(play, name=name, latency=latency)
+
+
 def root_model(task: str, *, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
     """A scripted root model for an instance of `oolong/...` or `oolong_pairs...`, by the task's name."""
     write = _pairs if task.startswith("oolong_pairs") else _oolong

@@ -1,22 +1,25 @@
-"""The rows of an evaluation on the disk (`results.jsonl`), and what it was made with (`eval.json`): all that a report needs."""
+"""An evaluation on the disk: its rows (`results.jsonl`) and what it was made with (`eval.json`). A report needs no more."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 from rlm.errors import ConfigError
 from rlm.events import mend
+
+from .task import Instance
 
 ROWS: Final = "results.jsonl"
 SETTINGS: Final = "eval.json"
 
 
-class Key(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Key:
     """Which instance was given to which method."""
 
     task: str
@@ -27,12 +30,20 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """An instance for a method. It is made when its turn comes, as it may be large."""
+
+    key: Key
+    make: Callable[[], Instance]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One line: what an instance asked, what a method gave, and what that used.
 
-    `digest` is that of the instance, whose context is not kept. `strict` and `lax` are None where the system failed, with the
-    reason in `error`. `cost_usd` is None where a price is unknown. `by_node` has calls, input and output tokens, and dollars.
-    `run_dir` is relative to the file's folder.
+    `digest` is that of the instance, whose context is not kept. `strict` and `lax` are None where the system failed, with
+    the reason in `error`. `cost_usd` is None where a price is unknown. `by_node` has calls, input and output tokens, and
+    dollars. `run_dir` is relative to the file's folder.
     """
 
     task: str

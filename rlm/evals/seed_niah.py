@@ -10,6 +10,7 @@ from typing import Final
 from rlm.errors import ConfigError
 
 from . import niah
+from .results import Job, Key
 from .task import Instance
 from .tokens import tokens
 
@@ -33,23 +34,35 @@ class SeedNiah:
         lines = int(length / _tokens_of_a_line())
         if lines < MIN_LINES:
             raise ConfigError(f"{self.name} needs {MIN_LINES} lines at least: ask for a greater length.")
-        trial = niah.make_trial(number=index + 1, lines=lines, seed=seed, facts=self.facts)
-        return Instance(
-            task=self.name,
-            length=length,
-            seed=seed,
-            index=index,
-            context=trial.context,
-            query=trial.query,
-            answers=_stated(trial.expected),
-            scorer="facts",
-        )
+        return _instance(self.name, length, lines, seed, index, self.facts)
 
     def gold(self, context: str | Mapping[str, str], query: str) -> tuple[str, ...]:
         """See `Task`."""
         assert isinstance(context, str)
         found = niah.gold(context)
         return _stated({name: found[name] for name in sorted(found, key=query.find)})
+
+
+def job(*, index: int, lines: int, seed: int, facts: int, method: str) -> Job:
+    """A trial of `make niah`, whose size is given in lines."""
+    name = f"seed_niah/{'needle' if facts == 1 else 'facts'}"
+    length = round(lines * _tokens_of_a_line())
+    make = functools.partial(_instance, name, length, lines, seed, index, facts)
+    return Job(key=Key(name, length, seed, index, method), make=make)
+
+
+def _instance(name: str, length: int, lines: int, seed: int, index: int, facts: int) -> Instance:
+    trial = niah.make_trial(number=index + 1, lines=lines, seed=seed, facts=facts)
+    return Instance(
+        task=name,
+        length=length,
+        seed=seed,
+        index=index,
+        context=trial.context,
+        query=trial.query,
+        answers=_stated(trial.expected),
+        scorer="facts",
+    )
 
 
 def _stated(expected: Mapping[str, str]) -> tuple[str, ...]:

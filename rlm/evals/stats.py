@@ -6,12 +6,12 @@ digits on every machine. Their results are pinned to those of scipy in the tests
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import comb, fsum, sqrt
 from statistics import NormalDist
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from .chance import Chance
 
@@ -169,7 +169,7 @@ def _summary(length: int, group: Sequence[Measured]) -> Summary:
     )
 
 
-def compare(first: Mapping[Hashable, float], second: Mapping[Hashable, float]) -> Comparison:
+def compare(first: Mapping[Any, float], second: Mapping[Any, float]) -> Comparison:
     """Two methods' scores by instance, compared on the instances that both have.
 
     McNemar's test where every score is 0 or 1, else the permutation of pairs. The interval is the bootstrap's, over pairs.

@@ -27,8 +27,8 @@ def test_the_scripted_model_finds_every_needle(tmp_path: Path, depth: int) -> No
     done = niah(tmp_path, "--trials", "2", "--depth", str(depth), "--facts", facts)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
-    assert [row["correct"] for row in rows] == [True] * (2 if depth == 0 else 3)
-    assert all(row["answer"] == row["expected"] for row in rows)
+    assert [row["strict"] for row in rows] == [1] * (2 if depth == 0 else 3)
+    assert all(row["answer"] == ", ".join(row["expected"]) for row in rows)
     assert all((tmp_path / "out" / row["run_dir"] / "events.jsonl").is_file() for row in rows)
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.startswith("This run used the scripted model")
@@ -46,7 +46,7 @@ def test_the_same_command_runs_on_a_server_and_counts_what_it_counts(tmp_path: P
         )
         assert done.returncode == 0, done.stderr
         row = json.loads((tmp_path / "out" / "results.jsonl").read_text())
-        assert row["correct"] is True
+        assert row["strict"] == 1
         assert row["calls"] == len(provider.requests) == 3
         assert row["input_tokens"] == provider.input_tokens
         assert row["cost_usd"] is None
@@ -57,7 +57,7 @@ def test_a_wrong_answer_is_a_result_and_not_a_failure(tmp_path: Path) -> None:
     with FakeProvider("FINAL(1111111)") as provider:
         done = niah(tmp_path, "--trials", "1", "--facts", "0", OPENAI_BASE_URL=provider.base_url)
     assert done.returncode == 0
-    assert json.loads((tmp_path / "out" / "results.jsonl").read_text())["correct"] is False
+    assert json.loads((tmp_path / "out" / "results.jsonl").read_text())["strict"] == 0
 
 
 @pytest.mark.parametrize("name", ["batch", "depth", "folder"])
@@ -75,6 +75,6 @@ def test_an_engine_that_does_not_answer_is_one_sentence_and_a_failure(tmp_path: 
     assert "Trial 1 failed: EngineUnavailable: The Docker engine at unix://" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     row = json.loads((tmp_path / "out" / "results.jsonl").read_text())
-    assert row["correct"] is None
+    assert row["strict"] is None
     assert row["error"].startswith("EngineUnavailable: The Docker engine at unix://")
     assert "0 of 0 right, 1 failed" in (tmp_path / "out" / "report.md").read_text()

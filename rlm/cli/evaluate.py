@@ -1,0 +1,194 @@
+"""`rlm eval`: tasks for methods and models, with a report; and two evaluations compared."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from rlm.evals.results import Results
+
+RUN = "run"
+AT_ONCE = 4
+
+Folder = Annotated[Path, typer.Argument(help="of an evaluation, as --out named it", show_default=False)]
+
+
+class _WithoutName(TyperGroup):
+    """`rlm eval TASK` is `rlm eval run TASK`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [RUN, *args]
+        return super().parse_args(ctx, args)
+
+
+evaluate = typer.Typer(cls=_WithoutName, no_args_is_help=True)
+
+
+@evaluate.callback()
+def _evaluate() -> None:
+    """Give tasks to methods and models, and report scores with intervals: rlm eval TASK... --method rlm:1 -n 50."""
+
+
+@evaluate.command(RUN)
+def run(
+    tasks: Annotated[list[str] | None, typer.Argument(help="names of tasks; `rlm eval tasks` lists them")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="direct, map_reduce, keyword, rlm:0, rlm:1, ...; again for more")
+    ] = None,
+    model: Annotated[str, typer.Option(help="root model; scripted costs nothing and measures the system only")] = "",
+    sub_model: Annotated[str, typer.Option(help="of the calls; default: the root model")] = "",
+    n: Annotated[int, typer.Option("-n", min=1, help="instances of each task and length")] = 10,
+    lengths: Annotated[list[str] | None, typer.Option(help="in tokens, such as 8k,32k")] = None,
+    seed: Annotated[int, typer.Option(help="instances are a function of it")] = 7,
+    out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="folder of an evaluation that was cut off; all else is as it was")
+    ] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="instances in work on this machine at once")] = AT_ONCE,
+    accuracy: Annotated[float, typer.Option(min=0, max=1, help="of the labeller beside the scripted model")] = 1.0,
+    window: Annotated[int | None, typer.Option(min=1, help="of the root model, in tokens, for direct")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="of each RLM run")] = None,
+    max_iterations: Annotated[int | None, typer.Option(min=1, help="turns of each RLM")] = None,
+    trec: Annotated[Path | None, typer.Option(help="the file of the real TREC questions")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="a JSONL file of your own instances")] = None,
+    longbench: Annotated[list[Path] | None, typer.Option(help="a data.json of LongBench-v2")] = None,
+    oolong: Annotated[list[Path] | None, typer.Option(help="rows of OOLONG-synth, as JSON or JSONL")] = None,
+) -> None:
+    """Answer the instances of tasks by each method, and write results.jsonl, report.md and plots.
+
+    Stopped by Ctrl-C or a crash, it goes on with --resume DIR: finished instances are not repeated, failed ones are, and
+    RLM runs that were cut off go on where they were.
+
+    Exit status: 0 done, 1 an instance failed, 2 the command cannot be, 130 interrupted.
+    """
+    from rlm.errors import ConfigError
+    from rlm.evals.plan import SCRIPTED, Plan, lengths_of
+    from rlm.evals.results import Results
+    from rlm.settings import Settings
+
+    if resume is not None:
+        given = [tasks, method, model, sub_model, lengths, out, trec, data, longbench, oolong, window, max_cost_usd]
+        if any(given):
+            raise ConfigError(f"{resume} goes on as it was begun: give nothing beside --resume but --at-once.")
+        results = Results.load(resume)
+        plan = Plan.of(results.settings)
+        plan.check()
+    else:
+        settings = Settings()
+        endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None
+        model = model or (settings.model if endpoint else SCRIPTED)
+        files = [("data", data), ("longbench", longbench), ("oolong_file", oolong)]
+        plan = Plan(
+            tasks=tuple(dict.fromkeys(tasks or ())),
+            methods=tuple(dict.fromkeys(method or ("rlm:1",))),
+            lengths=lengths_of(lengths or ("8k",)),
+            n=n,
+            seed=seed,
+            model=model,
+            sub_model=sub_model or (settings.sub_model if model == settings.model else model),
+            accuracy=accuracy,
+            window=window,
+            max_cost_usd=max_cost_usd,
+            max_iterations=max_iterations,
+            trec=None if trec is None else str(trec.absolute()),
+            files=tuple((kind, str(path.absolute())) for kind, paths in files for path in paths or ()),
+        )
+        plan.check()
+        results = Results.create(out or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S"), plan.as_json())
+    failed = _answered(plan, results, at_once)
+    for name in written(results.folder):
+        sys.stderr.write(f"rlm: wrote {results.folder / name}\n")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _answered(plan: Any, results: Results, at_once: int) -> int:
+    """Do all that is not done; the number of failures."""
+    from rlm.evals.harness import run_jobs
+    from rlm.evals.machine import machine_cap
+    from rlm.evals.methods import Means
+    from rlm.evals.progress import Progress
+
+    from .interrupt import run_until_interrupted
+
+    jobs = list(plan.jobs())
+    done = sum(not row.error for row in results.rows.values())
+    sys.stderr.write(
+        f"rlm: {len(jobs):,} instances, {done:,} of them done; model {plan.model}, calls to {plan.sub_model}; results in "
+        f"{results.folder}\n"
+    )
+    means = Means(models=plan.models(), limits=plan.limits(), window=plan.window)
+    with Progress(jobs, results.rows.values()) as progress:
+
+        async def work() -> list[Any]:
+            return await run_jobs(
+                jobs,
+                means=means,
+                results=results,
+                cap=machine_cap(at_once),
+                on_row=progress.row,
+                on_start=progress.start,
+            )
+
+        rows = run_until_interrupted(work, advice=lambda: f"rlm: to go on: rlm eval --resume {results.folder}\n")
+    return sum(bool(row.error) for row in rows) + len(jobs) - len(rows)
+
+
+@evaluate.command("tasks")
+def list_tasks() -> None:
+    """List the tasks."""
+    from rlm.evals.registry import tasks
+
+    for name in tasks():
+        typer.echo(name)
+
+
+@evaluate.command("report")
+def report(folder: Folder) -> None:
+    """Write report.md and the plots of an evaluation anew, from its rows alone. Exit status: 0, 2."""
+    for name in written(folder):
+        typer.echo(folder / name)
+
+
+@evaluate.command("compare")
+def compare(
+    first: Folder,
+    second: Folder,
+    method: Annotated[str | None, typer.Option(help="of both, where there are several")] = None,
+) -> None:
+    """Say whether the second evaluation differs from the first on the instances of both, or that the data cannot tell.
+
+    Exit status: 0, 2.
+    """
+    from rlm.console import printable
+    from rlm.evals.comparison import differences
+    from rlm.evals.results import Results
+
+    for line in differences(Results.load(first), Results.load(second), method=method):
+        typer.echo(printable(str(line)))
+
+
+def written(folder: Path) -> list[str]:
+    """Write the report and, where matplotlib is there, the plots; the names of the files."""
+    from rlm.errors import ConfigError
+    from rlm.evals import plots
+    from rlm.evals.report import markdown, ordered
+    from rlm.evals.results import Results
+
+    results = Results.load(folder)
+    try:
+        pictures = plots.draw(ordered(results), folder) if results.rows else []
+    except ImportError:
+        pictures = []
+    try:
+        (folder / "report.md").write_text(markdown(results, plots=pictures), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"No report can be written to {folder} ({error.strerror}): make room.") from error
+    return ["report.md", *pictures]

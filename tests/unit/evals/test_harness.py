@@ -1,0 +1,271 @@
+"""An evaluation repeats nothing that is done, loses nothing that was written, and reports from its rows alone."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from rlm.errors import ConfigError, EngineUnavailable, ModelError
+from rlm.evals import harness
+from rlm.evals.comparison import differences
+from rlm.evals.harness import run_jobs
+from rlm.evals.machine import Cap
+from rlm.evals.methods import Means, Outcome, direct, keyword, map_reduce
+from rlm.evals.plan import Plan, lengths_of
+from rlm.evals.report import markdown
+from rlm.evals.results import Results, Row
+from rlm.evals.task import Instance
+from rlm.models.scripted import ScriptedModel
+from rlm.types import Message, Usage
+
+pytestmark = pytest.mark.anyio
+
+PLAN = Plan(tasks=("ruler/single_1", "ruler/multikey_1"), methods=("keyword",), lengths=(1024, 2048), n=3)
+MEANS = Means(models=PLAN.models())
+
+
+class Counting:
+    """A method that gives the right answer, or raises for some indices."""
+
+    def __init__(self, *failing: int, error: Exception | None = None) -> None:
+        self.failing = failing
+        self.error = error or ModelError("the provider is down")
+        self.asked: list[tuple[str, int]] = []
+        self.at_once = self.most = 0
+
+    async def __call__(self, instance: Instance, means: Means, folder: Path) -> Outcome:
+        self.asked.append((instance.task, instance.index))
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await anyio.sleep(0.001)
+        self.at_once -= 1
+        if instance.index in self.failing:
+            raise self.error
+        usage = Usage(calls=1, input_tokens=10, output_tokens=2, cost_usd=0.01)
+        return Outcome(answer=", ".join(instance.answers), usage=usage, by_node={"0": usage})
+
+
+async def evaluate(method: Counting, results: Results, monkeypatch: pytest.MonkeyPatch, *, most: int = 2) -> list[Row]:
+    monkeypatch.setattr(harness, "method", lambda name: method)
+    return await run_jobs(PLAN.jobs(), means=MEANS, results=results, cap=Cap(most, results.folder / "places"))
+
+
+def created(folder: Path, plan: Plan = PLAN) -> Results:
+    return Results.create(folder, plan.as_json())
+
+
+async def test_every_instance_becomes_a_row_of_all_that_it_gave_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Counting()
+    rows = await evaluate(method, created(tmp_path), monkeypatch)
+    assert len(rows) == 12
+    assert len(Results.load(tmp_path).rows) == 12
+    for row in rows:
+        assert (row.strict, row.calls, row.cost_usd, row.by_node) == (1.0, 1, 0.01, {"0": (1, 10, 2, 0.01)})
+        assert len(row.digest) == 64
+        assert row.error == ""
+
+
+async def test_what_is_done_is_not_repeated_and_what_failed_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = await evaluate(Counting(1), created(tmp_path), monkeypatch)
+    assert sorted(row.index for row in rows if row.error) == [1] * 4
+    again = Counting()
+    await evaluate(again, Results.load(tmp_path), monkeypatch)
+    assert sorted(again.asked) == sorted([("ruler/multikey_1", 1), ("ruler/single_1", 1)] * 2)
+    results = Results.load(tmp_path)
+    assert len(results.rows) == 12
+    assert not any(row.error for row in results.rows.values())
+
+
+async def test_cut_off_anywhere_it_comes_to_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await evaluate(Counting(), created(tmp_path / "whole"), monkeypatch)
+    whole = (tmp_path / "whole" / "results.jsonl").read_bytes()
+    for cut in range(1, len(whole), len(whole) // 7):
+        folder = tmp_path / str(cut)
+        created(folder)
+        (folder / "results.jsonl").write_bytes(whole[:cut])
+        again = Counting()
+        await evaluate(again, Results.load(folder), monkeypatch)
+        assert len(again.asked) == 12 - whole[:cut].count(b"\n")
+        ours, theirs = Results.load(folder), Results.load(tmp_path / "whole")
+        assert {key: _without_times(row) for key, row in ours.rows.items()} == {
+            key: _without_times(row) for key, row in theirs.rows.items()
+        }
+
+
+def _without_times(row: Row) -> Row:
+    return replace(row, seconds=0.0)
+
+
+async def test_no_more_are_in_work_at_once_than_there_are_places_whichever_process_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Counting()
+    monkeypatch.setattr(harness, "method", lambda name: method)
+    cap = tmp_path / "places"
+    async with anyio.create_task_group() as group:
+        for name in ("one", "other"):
+            results = created(tmp_path / name)
+
+            async def run(results: Results = results) -> None:
+                await run_jobs(PLAN.jobs(), means=MEANS, results=results, cap=Cap(3, cap))
+
+            group.start_soon(run)
+    assert len(method.asked) == 24
+    assert method.most <= 3
+
+
+async def test_without_an_engine_no_further_instance_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = Counting(0, 1, 2, error=EngineUnavailable("no engine"))
+    rows = await evaluate(method, created(tmp_path), monkeypatch, most=1)
+    assert len(method.asked) == len(rows) == 1
+
+
+async def test_what_cannot_be_is_raised_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no key"):
+        await evaluate(Counting(0, error=ConfigError("no key")), created(tmp_path), monkeypatch)
+
+
+async def test_the_report_is_a_function_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await evaluate(Counting(2), created(tmp_path), monkeypatch, most=3)
+    text = markdown(Results.load(tmp_path))
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    (tmp_path / "results.jsonl").write_text("".join(line + "\n" for line in reversed(lines)))
+    assert markdown(Results.load(tmp_path)) == text
+    assert "**ruler/single_1**" in text
+    assert "| keyword | 0.67 [0.21, 0.94] n=3 | 0.67 [0.21, 0.94] n=3 |" in text  # a failure counts as 0
+    assert "keyword on ruler/multikey_1, 2k, instance 2: ModelError: the provider is down" in text
+
+
+def test_texts_of_models_break_no_table(tmp_path: Path) -> None:
+    results = created(tmp_path)
+    row = Row(task="ruler/single_1", length=1024, seed=7, index=0, method="keyword", note="a | b\n<script>\x1b")
+    text = markdown(replace(results, rows={row.key: row}))
+    assert "a \\| b &lt;script>\\\\x1b" in text
+
+
+def _with_scores(folder: Path, scores: Sequence[float], *, digest: str = "d") -> Results:
+    results = created(folder)
+    rows = [
+        Row(task="t", length=1, seed=7, index=index, method="keyword", strict=score, lax=score, digest=digest)
+        for index, score in enumerate(scores)
+    ]
+    return replace(results, rows={row.key: row for row in rows})
+
+
+def test_a_comparison_says_what_the_data_tell_and_what_they_cannot(tmp_path: Path) -> None:
+    worse, better = _with_scores(tmp_path / "a", [0.0] * 20), _with_scores(tmp_path / "b", [1.0] * 15 + [0.0] * 5)
+    line = str(next(differences(worse, better)))
+    assert line.startswith("t: the second is better by +0.750 [+0.550, +0.950], p = 6.1e-05, 20 pairs")
+    assert "worse by -0.750" in str(next(differences(better, worse)))
+    slightly = _with_scores(tmp_path / "c", [1.0] + [0.0] * 19)
+    assert "t: the data cannot tell (+0.050" in str(next(differences(worse, slightly)))
+    assert "a difference of this size takes about" in str(next(differences(worse, slightly)))
+    assert "no difference was seen" in str(next(differences(worse, worse)))
+
+
+def test_evaluations_of_other_data_are_not_compared(tmp_path: Path) -> None:
+    one, other = _with_scores(tmp_path / "a", [0.0]), _with_scores(tmp_path / "b", [0.0], digest="e")
+    with pytest.raises(ConfigError, match="not the same in both"):
+        list(differences(one, other))
+    with pytest.raises(ConfigError, match="share no instance"):
+        list(differences(one, replace(other, rows={})))
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (Plan(), "no task"),
+        (Plan(tasks=("nonsense",)), "no task 'nonsense'"),
+        (replace(PLAN, methods=("rlm",)), "no method 'rlm'"),
+        (Plan(tasks=("multihop",)), "does not play multihop"),
+        (replace(PLAN, methods=("direct",)), "does not play direct"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_before_anything_is_made(plan: Plan, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan.check()
+
+
+def test_a_plan_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    plan = replace(PLAN, files=(("data", "/some/file"),), trec="/t", window=100)
+    assert Plan.of(json.loads(json.dumps(plan.as_json()))) == plan
+    with pytest.raises(ConfigError, match=r"eval\.json"):
+        Plan.of({})
+
+
+def test_lengths_are_written_as_people_do() -> None:
+    assert lengths_of(["8k,32k", "1M", "500"]) == (8192, 32768, 1 << 20, 500)
+    with pytest.raises(ConfigError, match="no length"):
+        lengths_of(["8q"])
+
+
+def test_results_are_not_written_over(tmp_path: Path) -> None:
+    created(tmp_path)
+    with pytest.raises(ConfigError, match="--resume"):
+        created(tmp_path)
+    with pytest.raises(ConfigError, match="no evaluation"):
+        Results.load(tmp_path / "none")
+
+
+# Methods
+
+
+def instance(context: str, query: str = "What is the magic number?") -> Instance:
+    return Instance(task="t", length=1, seed=1, index=0, context=context, query=query, answers=("1",), scorer="recall")
+
+
+def means_with(root: ScriptedModel, sub: ScriptedModel | None = None, **options: int) -> Means:
+    return Means(models=lambda task: (root, sub or root), **options)  # type: ignore[arg-type]
+
+
+async def test_direct_cuts_the_middle_of_what_the_window_does_not_hold_and_says_so(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def reply(messages: Sequence[Message]) -> str:
+        seen.append(messages[-1].content)
+        return "answer"
+
+    text = "start " + "word " * 50_000 + "end"
+    done = await direct(instance(text), means_with(ScriptedModel(reply), window=10_000), tmp_path)
+    assert done.note.startswith("context cut to about ")
+    assert seen[0].startswith("start ")
+    assert "characters left out here" in seen[0]
+    assert "end\n\nWhat is the magic number?" in seen[0]
+    assert len(seen[0]) < 50_000
+    whole = await direct(instance("short"), means_with(ScriptedModel(reply), window=10_000), tmp_path)
+    assert whole.note == ""
+
+
+async def test_map_reduce_reads_every_line_once_and_answers_from_the_notes(tmp_path: Path) -> None:
+    lines = [f"line {number} of the text" for number in range(20_000)]
+    read: list[str] = []
+
+    def sub(messages: Sequence[Message]) -> str:
+        piece = messages[-1].content.partition("\n\nThe text above is part")[0]
+        read.extend(piece.splitlines())
+        return "the magic is 4711" if "line 15000 " in piece else "NONE"
+
+    root = ScriptedModel(lambda messages: "4711" if "the magic is 4711" in messages[-1].content else "no", name="root")
+    done = await map_reduce(instance("\n".join(lines)), means_with(root, ScriptedModel(sub, name="sub")), tmp_path)
+    assert sorted(read) == sorted(lines)
+    assert done.answer == "4711"
+    assert done.usage.calls == done.sub_calls + 1 == len(done.by_node) > 2
+
+
+async def test_a_call_that_fails_fails_a_map_reduce_with_its_own_error(tmp_path: Path) -> None:
+    def fails(messages: Sequence[Message]) -> str:
+        raise ModelError("down")
+
+    with pytest.raises(ModelError, match="down"):
+        await map_reduce(instance("text " * 100_000), means_with(ScriptedModel(fails)), tmp_path)
+
+
+async def test_keyword_finds_what_needs_no_intelligence(tmp_path: Path) -> None:
+    text = "Nothing here. The magic number for shy-river is 4711. The magic number for red-tree is 12.\nEnd"
+    done = await keyword(instance(text, "What is the magic number for shy-river?"), MEANS, tmp_path)
+    assert (done.answer, done.usage.calls) == ("4711", 0)
