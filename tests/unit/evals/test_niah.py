@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm.errors import ConfigError, ModelError
-from rlm.evals import report
+from rlm.evals import niah_report as report
 from rlm.evals.niah import NAMES, gold, is_correct, make_trial
-from rlm.evals.runner import Row, run_trials
-from rlm.types import Completion, Usage
+from rlm.evals.results import Row
 
 
 @settings(max_examples=30, deadline=None)
@@ -63,62 +57,14 @@ def test_every_name_is_a_word_of_its_own() -> None:
     assert all(name.isalpha() for name in NAMES)
 
 
-class Answers:
-    """An orchestrator that says one thing, or raises it."""
-
-    def __init__(self, said: str | Exception, folder: Path) -> None:
-        self.said = said
-        self.folder = folder
-
-    async def acompletion(self, context: object, query: str | None = None) -> Completion:
-        if isinstance(self.said, Exception):
-            raise self.said
-        return Completion(
-            answer=self.said,
-            stop_reason="final",
-            usage=Usage(calls=2, input_tokens=10, output_tokens=5, cost_usd=None),
-            seconds=1.0,
-            iterations=2,
-            depth_reached=0,
-            sub_calls=0,
-            sandboxes=1,
-            run_id="id",
-            run_dir=self.folder / "runs" / "id",
-        )
-
-
-@pytest.mark.anyio
-async def test_each_trial_is_a_row_and_a_failed_one_does_not_end_the_others(tmp_path: Path) -> None:
-    trials = [make_trial(number=number, lines=50, seed=1) for number in (1, 2, 3)]
-    said = [trials[0].expected[""], ModelError("no reply"), "wrong"]
-    rows = await run_trials(
-        trials,
-        orchestrator_for=lambda trial: Answers(said[trial.number - 1], tmp_path),
-        folder=tmp_path,
-        on_row=lambda row: None,
-    )
-    assert [row.correct for row in rows] == [True, None, False]
-    written = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert written == [dataclasses.asdict(row) for row in rows]
-    assert written[1]["error"] == "ModelError: no reply"
-    assert written[0]["run_dir"] == "runs/id"
-
-
-@pytest.mark.anyio
-async def test_what_makes_every_trial_impossible_is_raised(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        await run_trials(
-            [make_trial(number=1, lines=50, seed=1)],
-            orchestrator_for=lambda trial: Answers(ConfigError("no key"), tmp_path),
-            folder=tmp_path,
-            on_row=lambda row: None,
-        )
+def row(index: int, **fields) -> Row:
+    return Row(task="seed_niah/needle", length=9, seed=7, index=index, method="rlm:1", expected=("1",), **fields)
 
 
 ROWS = [
-    Row(trial=1, task="needle", lines=9, expected="1", answer="a|b <script> `x`", correct=False, cost_usd=None),
-    Row(trial=2, task="needle", lines=9, expected="1", error="ModelError: gone", correct=None),
-    Row(trial=3, task="needle", lines=9, expected="1", answer="1", correct=True, input_tokens=1_500_000, seconds=2.0),
+    row(0, answer="a|b <script> `x`", strict=0.0, cost_usd=None),
+    row(1, error="ModelError: gone"),
+    row(2, answer="1", strict=1.0, input_tokens=1_500_000, seconds=2.0),
 ]
 
 
