@@ -1,7 +1,7 @@
 # Every target runs what it needs first. `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup image niah eval test test-unit test-long security check format bench viewer clean lock
+.PHONY: help setup image niah eval test test-unit test-long security reliability check format bench viewer clean lock
 
 PY := .venv/bin/python
 ifeq ($(origin LINES),environment)  # a terminal's height, not ours
@@ -43,6 +43,9 @@ test-long: image ## the long tests, and those of openai with its older major ver
 
 security: image ## all attacks, on both runtimes and transports; writes docs/security-results.md
 	@RLM_SOAK_SECONDS=800 $(PY) -m pytest tests/security -m "" --results docs/security-results.md
+
+reliability: image ## all faults; writes docs/reliability-results.md
+	@$(PY) -m pytest tests/faults -m "" --record docs/reliability-results.md
 
 check: ## lint, format, types, import rules
 	@scripts/venv.sh
