@@ -37,9 +37,10 @@ test-unit: ## tests without Docker
 	@scripts/venv.sh
 	@$(PY) -m pytest tests/unit
 
-test-long: image ## the long tests, and those of openai with its older major version
+test-long: image ## the long tests, and those of openai's older major version and of Inspect AI
 	@$(PY) -m pytest -m long || [ $$? -eq 5 ]
 	@scripts/test_openai2.sh
+	@scripts/test_inspect.sh
 
 security: image ## all attacks, on both runtimes and transports; writes docs/security-results.md
 	@RLM_SOAK_SECONDS=800 $(PY) -m pytest tests/security -m "" --results docs/security-results.md
