@@ -86,7 +86,7 @@ class InspectModel:
 
 def rlm_solver(
     *,
-    sub_model: Any = None,
+    calls: Any = None,
     context: Callable[[TaskState], Context] | str = CONTEXT,
     **options: Unpack[OptionsDict],
 ) -> Any:
@@ -96,17 +96,17 @@ def rlm_solver(
     as `rlm`.
 
     Args:
-        sub_model: the model of the calls, or its name; None takes the model role `sub`, else the task's model.
+        calls: the model of the calls, or its name; None takes the model role `sub`, else the task's model.
         context: a key of the sample's metadata, or a function of the state. A sample without that key is asked with its
             whole input as context.
         options: those of `Orchestrator`, but for its models.
     """
-    return _solver(sub_model=sub_model, context=context, options=options)
+    return _solver(sub_model=calls, context=context, options=options)
 
 
-def rlm_agent(*, sub_model: Any = None, **options: Unpack[OptionsDict]) -> Any:
+def rlm_agent(*, calls: Any = None, **options: Unpack[OptionsDict]) -> Any:
     """An agent: an RLM answers the latest user message, with the whole conversation as context."""
-    return _agent(sub_model=sub_model, options=options)
+    return _agent(sub_model=calls, options=options)
 
 
 def _make_solver(*, sub_model: Any, context: Callable[[TaskState], Context] | str, options: OptionsDict) -> Any:

@@ -11,7 +11,7 @@ from inspect_ai import eval as evaluate
 from inspect_ai.agent import as_solver
 from inspect_ai.dataset import Sample
 from inspect_ai.log import EvalLog
-from inspect_ai.model import ChatMessage, GenerateConfig, ModelOutput, get_model
+from inspect_ai.model import ChatMessage, GenerateConfig, ModelOutput, ModelUsage, get_model
 from inspect_ai.scorer import match
 
 from rlm.integrations.inspect_ai import rlm_agent, rlm_solver
@@ -27,9 +27,13 @@ print(llm_query('sub: ' + str(context)[-30:]))
 def plays(messages: list[ChatMessage], tools: object, choice: object, config: GenerateConfig) -> ModelOutput:
     """Root and sub-model in one: looks, then answers what was printed."""
     if messages[0].role != "system":
-        return ModelOutput.from_content("mockllm/model", f"read {len(messages[-1].text)}")
-    found = re.search(r"\['(\d+)'\]\nread (\d+)", messages[-1].text)
-    return ModelOutput.from_content("mockllm/model", f"FINAL({found[1]})" if found else CELL)
+        text = f"read {len(messages[-1].text)}"
+    else:
+        found = re.search(r"\['(\d+)'\]\nread (\d+)", messages[-1].text)
+        text = f"FINAL({found[1]})" if found else CELL
+    output = ModelOutput.from_content("mockllm/model", text)
+    output.usage = ModelUsage(input_tokens=10, output_tokens=5, total_tokens=15)
+    return output
 
 
 def run(solver: object, tmp_path: Path, sample: Sample | None = None, **limits: int) -> EvalLog:
