@@ -1,7 +1,7 @@
 # Every target runs what it needs first. `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup image niah eval test test-unit test-long security reliability check format bench viewer clean lock
+.PHONY: help setup image niah niah-local eval test test-unit test-long security reliability check format bench viewer clean lock
 
 PY := .venv/bin/python
 ifeq ($(origin LINES),environment)  # a terminal's height, not ours
@@ -26,6 +26,9 @@ image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
 
 niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
 	@.venv/bin/rlm niah $(NIAH) $(if $(VERBOSE),--verbose)
+
+niah-local: image ## the needle with a real small model below the scripted root; LINES= TRIALS= LOCAL_GGUF= LOCAL_URL= LOCAL_ROOT=
+	@LINES='$(LINES)' TRIALS='$(TRIALS)' OUT='$(OUT)' $(PY) scripts/niah_local.py
 
 eval: image ## several tasks by several methods; TASKS= METHODS= N= LENGTHS= MODEL= SUB_MODEL= SEED= OUT= RESUME=
 	@.venv/bin/rlm eval $(if $(RESUME),--resume '$(RESUME)',$(EVAL))

@@ -44,7 +44,7 @@ def niah(
     from rlm.evals import niah_report as report
     from rlm.evals import seed_niah
     from rlm.evals.harness import RUNS, run_jobs
-    from rlm.evals.machine import Cap
+    from rlm.evals.machine import OneByOne
     from rlm.evals.methods import Means
     from rlm.evals.results import Results
     from rlm.models.policies import playing
@@ -88,7 +88,7 @@ def niah(
                 jobs,
                 means=Means(models=models, verbose=verbose),
                 results=results,
-                cap=Cap(1, folder / RUNS),
+                cap=OneByOne(),
                 on_row=lambda row: progress.advance(bar),
             )
 
