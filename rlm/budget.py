@@ -136,11 +136,6 @@ class Budget:
         self._spent += Estimate(tokens=usage.total_tokens, dollars=usage.cost_usd or 0.0)
         self.used += usage
 
-    def count_lost(self, estimate: Estimate) -> None:
-        """Count a call that an earlier process had sent when it was killed: it may be billed, so it counts as estimated."""
-        self._calls += 1
-        self._spent += estimate
-
     def count_rlms(self, number: int) -> None:
         """Count RLMs that had come to their end in an earlier process of the run."""
         self._rlms += number

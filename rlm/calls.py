@@ -79,8 +79,6 @@ class Calls:
         request = await _request(model, messages)
         found = await self.journal.find(node, ordinal, request)
         self.count_spent(found.spent)
-        if found.in_flight:
-            self.budget.count_lost(self.estimate(model, messages))
         if found.diverged:
             self._events.emit(ReplayDiverged(node=node, ordinal=ordinal))
         replayed = found.outcome is not None

@@ -78,13 +78,12 @@ class Spent:
 class Found:
     """What the journal has of a call: its outcome, None where it has to be sent; and what now counts as spent.
 
-    `diverged`: another request was recorded in its place. `in_flight`: it was sent before, and nobody knows what came of it.
+    `diverged`: another request was recorded in its place.
     """
 
     outcome: ModelReply | Failure | None = None
     spent: Sequence[Spent] = ()
     diverged: bool = False
-    in_flight: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +166,8 @@ class Journal:
         if call.digest != request.digest or not same_parameters:
             return Found(spent=await self._diverge(node), diverged=True)
         if call.state == "sent" or (node == ROOT and call.state != "answered"):
-            in_flight = call.state == "sent"
-            self.paid_twice += in_flight
-            return Found(in_flight=in_flight)
+            self.paid_twice += call.state == "sent"
+            return Found()
         self.replayed += 1
         spent = await self._count([call])
         return Found(outcome=await self.database.run(lambda: self._read(call)), spent=spent)

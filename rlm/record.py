@@ -6,11 +6,9 @@ import json
 import os
 import platform
 import secrets
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -161,30 +159,13 @@ class RunRecord:
 
     def take_over(self, directory: Path) -> Self:
         """Make this process the one that works on the run. Raises ConfigError where another has done so meanwhile."""
+        RunRecord.load(directory).refuse_if_alive()
         versions = {"rlm": version("rlm"), "python": _python()}
         taken = replace(
             self, state="running", owner=_owner(), versions=versions, attempts=self.attempts + 1, ended=None
         )
-        with _alone(directory):
-            RunRecord.load(directory).refuse_if_alive()
-            taken.save(directory)
+        taken.save(directory)
         return taken
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Nobody else takes the run over meanwhile (flock(2), which ends with the process)."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def find(run: str | Path, root: Path) -> Path:

@@ -3,9 +3,7 @@
 import json
 import shutil
 import sqlite3
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 from fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, ReplayDiffers, ScriptedModel
 from rlm.events import Event, ReplayDiverged, RunResumed
-from rlm.record import RunRecord
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.types import CellResult, Completion, Message, ModelReply
@@ -495,42 +492,3 @@ async def test_a_run_that_fails_before_it_begins_can_be_told_from_one_that_runs(
     with pytest.raises(ConfigError, match="max_sandboxes=1 is too small"):
         await orchestrator(paid, tmp_path / "none").acompletion("text", "q", limits=Limits(max_sandboxes=1))
     assert not (tmp_path / "none").exists()
-
-
-def takes(record: RunRecord, run: Path, together: threading.Barrier) -> bool:
-    together.wait()
-    try:
-        record.take_over(run)
-    except ConfigError as error:
-        assert "is running" in str(error)
-        return False
-    return True
-
-
-async def test_of_many_that_resume_a_run_at_once_one_does(tmp_path: Path) -> None:
-    paid, _ = await complete(["ask 2"], [], tmp_path)
-    run = paid.copies[1]
-    record = RunRecord.load(run)
-    for _ in range(5):
-        together = threading.Barrier(6)
-        with ThreadPoolExecutor(6) as threads:
-            taken = [threads.submit(takes, record, run, together) for _ in range(6)]
-        assert sum(future.result() for future in taken) == 1
-        found = json.loads((run / "run.json").read_text())
-        found["owner"]["pid"] = DEAD
-        (run / "run.json").write_text(json.dumps(found))
-
-
-async def test_a_call_in_flight_at_the_crash_counts_in_the_limits_of_the_resumed_run(tmp_path: Path) -> None:
-    paid, whole = await complete(["ask 2 plain"], [], tmp_path)
-    copy = paid.copies[1]  # taken while the first of the two plain calls was under way
-    assert states(copy).count("sent") >= 1
-    lost = states(copy).count("sent")
-    again = Paid(["ask 2 plain"], [], tmp_path / "elsewhere", at=-1)
-    limits = Limits(max_lm_calls=whole.usage.calls + lost)
-    done = await orchestrator(again, tmp_path).aresume(copy, limits=limits)
-    assert (done.stop_reason, done.paid_twice) == ("budget_calls", lost)  # one call has to stay in reserve
-    limits = Limits(max_lm_calls=whole.usage.calls + lost + 1)
-    copy = paid.copies[2]
-    enough = await orchestrator(again, tmp_path).aresume(copy, limits=limits)
-    assert enough.stop_reason == "final"
