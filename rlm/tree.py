@@ -349,7 +349,7 @@ class Tree:
         try:
             self._save()
         except JournalError as error:
-            # It has ended all the same; the record says that it runs in this process, and can be resumed after it.
+            # It has ended all the same; the record says that it runs, and nobody holds it: it can be resumed.
             _log.warning("run_not_closed", run=self._record.run_id, reason=str(error))
 
 
