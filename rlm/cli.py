@@ -14,14 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-import anyio
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import cli_runs
+from . import blocking, cli_runs
 from .config import MIB, SandboxConfig
 from .console import printable
 from .doctor import examine
@@ -67,7 +66,7 @@ def doctor() -> None:
             well = well and finding.state != "problem"
         return well
 
-    if not anyio.run(work):
+    if not blocking.run(work):
         raise typer.Exit(1)
 
 
@@ -111,7 +110,7 @@ def exec_(
             on_output=show,
         )
 
-    done = anyio.run(work)
+    done = blocking.run(work)
     if done.problem:
         sys.stderr.write(f"rlm: {printable(done.problem)}\n")
     for path in done.files:
@@ -188,7 +187,7 @@ def niah(
             )
 
         with cli_runs.telling_how_to_resume(folder / "runs"):
-            rows = anyio.run(work)
+            rows = blocking.run(work)
     scripted = SCRIPTED in (model, sub_model)
     setting = {
         "model": model,
@@ -235,6 +234,7 @@ def _make(folder: Path) -> None:
 def main() -> NoReturn:
     """The `rlm` command."""
     logging.basicConfig(format="rlm: %(message)s", level=logging.WARNING)
+    blocking.obey_signals()
     try:
         app()
     except RLMError as error:

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 import anyio
 
+from .blocking import note
 from .broker import Task
 from .budget import Budget
 from .cache import Cache
@@ -140,6 +141,9 @@ class Tree:
             error = error or closing
             raise
         finally:
+            if error is not None and self._record.context is not None and not self._journal.read_only:
+                tell = error.add_note if isinstance(error, Exception) else note
+                tell(self._how_to_go_on())
             self._stopping.set()
             try:
                 await self._close_record(error)
@@ -286,6 +290,11 @@ class Tree:
             raise JournalError(
                 f"The answer cannot be written in {self._directory} ({error.strerror}): make room, then resume the run."
             ) from error
+
+    def _how_to_go_on(self) -> str:
+        by_name = all(model.server is not None for model in self._record.models.values())
+        resume = f"rlm resume {self._directory}" if by_name else f"Orchestrator.resume({str(self._directory)!r})"
+        return f"To go on with the run: {resume}"
 
     async def _close_record(self, error: BaseException | None) -> None:
         match error:
