@@ -109,6 +109,7 @@ async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
     record_property("faults injected", sum(asked[name] for name in faults))
 
 
+@pytest.mark.long
 async def test_faults_of_the_root_s_model_that_pass_are_not_seen_by_anyone(
     tmp_path: Path, record_property: Record
 ) -> None:
