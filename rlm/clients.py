@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ class _Users:
     models: set[Model] = field(default_factory=set)
 
 
+_used: WeakKeyDictionary[asyncio.AbstractEventLoop, Counter[Model]] = WeakKeyDictionary()  # by so many orchestrators
+_lock = threading.Lock()
+
+
 class Clients:
     """The models of one orchestrator. Safe from many threads and event loops.
 
@@ -41,7 +46,6 @@ class Clients:
         self._max_concurrent = max_concurrent
         self._named: dict[str, Model] = {}
         self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()
-        self._lock = threading.Lock()
 
     def models(self, options: Options) -> dict[int, Model]:
         """The model of each level, from the root to the level of plain calls."""
@@ -80,33 +84,50 @@ class Clients:
 
     @asynccontextmanager
     async def using(self, models: Collection[Model]) -> AsyncIterator[None]:
-        """Connections belong to an event loop, and stay open there while anyone uses them: the last to leave closes them."""
+        """Connections belong to an event loop, and stay open there while anyone uses them: the last to leave closes them.
+
+        A model may be used by several orchestrators on one loop; each of them counts as one user of it.
+        """
         loop = asyncio.get_running_loop()
-        with self._lock:
+        with _lock:
             users = self._users.setdefault(loop, _Users())
             users.count += 1
+            _used.setdefault(loop, Counter()).update({*models} - users.models)
             users.models.update(models)
         try:
             yield
         finally:
-            with self._lock:
+            with _lock:
                 users.count -= 1
                 left = users.count == 0
                 if left:
                     del self._users[loop]
-            if left:
-                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                    for model in users.models:
+            for model in users.models if left else ():
+                if _leave(loop, model):  # and nobody comes in between: there is no await
+                    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                         await model.aclose()
 
     def _resolve(self, model: str | Model) -> Model:
         """A name stands for one client, shared by all that use it."""
         if not isinstance(model, str):
             return model
-        with self._lock:
+        with _lock:
             if model not in self._named:
                 self._named[model] = OpenAIModel(model, max_concurrency=self._max_concurrent)
             return self._named[model]
+
+
+def _leave(loop: asyncio.AbstractEventLoop, model: Model) -> bool:
+    """An orchestrator no longer uses a model on this loop; whether none does."""
+    with _lock:
+        used = _used[loop]
+        used[model] -= 1
+        if used[model]:
+            return False
+        del used[model]
+        if not used:
+            del _used[loop]
+        return True
 
 
 def _name(model: str | Model) -> str:

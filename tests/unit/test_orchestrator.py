@@ -235,3 +235,33 @@ async def test_jumps_of_the_wall_clock_change_nothing(tmp_path: Path, monkeypatc
     )
     assert (done.stop_reason, done.answer) == ("final", "ok")
     assert 0 < done.seconds < 30
+
+
+class Waiting(ScriptedModel):
+    """Answers a `slow` question when it may, and knows whether it was closed meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda messages: "FINAL(x)")
+        self.asked, self.may_answer = anyio.Event(), anyio.Event()
+        self.closed = 0
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        if "slow" in messages[-1].content:
+            self.asked.set()
+            await self.may_answer.wait()
+        return await super().complete(messages, max_tokens=max_tokens)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_a_model_that_several_orchestrators_share_is_closed_by_the_last_one_that_uses_it(tmp_path: Path) -> None:
+    model = Waiting()
+    first, second = (Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path) for _ in range(2))
+    async with anyio.create_task_group() as group:
+        group.start_soon(first.acompletion, "text", "slow")
+        await model.asked.wait()
+        await second.acompletion("text", "quick")
+        assert model.closed == 0
+        model.may_answer.set()
+    assert model.closed == 1
