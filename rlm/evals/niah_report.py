@@ -60,7 +60,7 @@ def table(rows: Sequence[Row], *, title: str) -> Table:
         else:
             shown.add_column(heading, overflow="fold", min_width=6 if heading == "right?" else 13)
     for row in rows:
-        texts = [Text(cell) for cell in cells(row)]
+        texts = [Text("?" if cell == "unknown" else cell) for cell in cells(row)]  # a cost, in a narrow column
         style = "bold red" if row.error else "green" if row.strict == 1 else "red"
         texts[HEADINGS.index("right?")].stylize(style)
         shown.add_row(*texts)
