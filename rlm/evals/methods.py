@@ -8,17 +8,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import anyio
 
 from rlm.config import Limits, SandboxConfig
-from rlm.errors import ConfigError, ModelError
+from rlm.errors import ConfigError, JournalError, ModelError, ReplayDiffers
 from rlm.models.base import Model
 from rlm.orchestrator import Orchestrator
-from rlm.runs import list_runs
+from rlm.runs import RunSummary, list_runs
+from rlm.sandbox.base import SandboxFactory
 from rlm.types import Completion, Message, Usage
 
 from .task import Instance
@@ -49,7 +50,7 @@ _CUT: Final = "\n[... {left_out:,} characters left out here ...]\n"
 class Outcome:
     """What a method gave for an instance. `note` is what a reader of the score should know, such as a context that was cut.
 
-    `run_dir` is that of the run, where there is one.
+    `run_dir` is that of the run, where there is one; `resumed`: it was begun by an earlier process.
     """
 
     answer: str
@@ -61,6 +62,7 @@ class Outcome:
     depth: int = 0
     sandboxes: int = 0
     run_dir: Path | None = None
+    resumed: bool = False
     note: str = ""
 
 
@@ -69,12 +71,13 @@ class Means:
     """What methods work with.
 
     `models` gives the root model and the sub-model for a task, by its name. `window` is the root model's, in tokens, over
-    what is known of it.
+    what is known of it. `sandboxes` makes them where they are not to be containers (tests).
     """
 
     models: Callable[[str], tuple[str | Model, str | Model]]
     limits: Limits = field(default_factory=Limits)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    sandboxes: SandboxFactory | None = None
     window: int | None = None
     verbose: bool = False
 
@@ -106,15 +109,29 @@ def _rlm_of(depth: int) -> Method:
             sub_model=sub_model,
             limits=means.limits,
             sandbox=means.sandbox,
+            sandboxes=means.sandboxes,
             run_root=folder,
             verbose=means.verbose,
         )
-        for run in list_runs(folder):
-            if run.state in ("interrupted", "failed") and run.calls:
-                return _of_run(await orchestrator.aresume(run.directory, limits=means.limits))
+        for run in reversed(list(list_runs(folder))):  # the latest first
+            if (done := await _gone_on(orchestrator, run, means.limits)) is not None:
+                return replace(_of_run(done), run_dir=run.directory, resumed=True)
         return _of_run(await orchestrator.acompletion(instance.context, instance.query))
 
     return rlm
+
+
+async def _gone_on(orchestrator: Orchestrator, run: RunSummary, limits: Limits) -> Completion | None:
+    """The end of a run that was begun before; None where nothing can be made of it, and it has to be begun anew."""
+    try:
+        match run.state:
+            case "finished":  # and the process was killed before the row was written: the journal has all replies
+                return await orchestrator.areplay(run.directory)
+            case "interrupted" | "failed" if run.calls:
+                return await orchestrator.aresume(run.directory, limits=limits)
+    except (ConfigError, JournalError, ReplayDiffers):
+        return None
+    return None
 
 
 def _of_run(done: Completion) -> Outcome:
