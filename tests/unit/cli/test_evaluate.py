@@ -17,8 +17,9 @@ RLM = Callable[..., Any]  # the fixture
 @pytest.mark.parametrize(
     "other",
     [
-        ["ruler/single_1"], ["-n", "9"], ["--seed", "0"], ["--accuracy", "0"], ["--max-iterations", "3"], ["--lengths", "4k"],
-        ["--method", "direct"], ["--model", "m"], ["--window", "9"], ["--max-cost-usd", "0"], ["--out", "other"],
+        ["ruler/single_1"], ["-n", "9"], ["--seed", "0"], ["--accuracy", "0"], ["--max-iterations", "3"],
+        ["--lengths", "4k"], ["--method", "direct"], ["--model", "m"], ["--window", "9"],
+        ["--max-cost-usd", "0"], ["--out", "other"],
     ],
 )  # fmt: skip
 def test_what_would_change_an_evaluation_is_refused_and_not_ignored(here: Path, rlm: RLM, other: list[str]) -> None:
