@@ -1,7 +1,7 @@
 # Every target runs what it needs first. `make` alone says what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup image niah eval test test-unit test-long security check format bench viewer clean lock
+.PHONY: help setup image niah niah-local eval test test-unit test-long security reliability check format bench viewer clean lock
 
 PY := .venv/bin/python
 ifeq ($(origin LINES),environment)  # a terminal's height, not ours
@@ -27,6 +27,9 @@ image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
 niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
 	@.venv/bin/rlm niah $(NIAH) $(if $(VERBOSE),--verbose)
 
+niah-local: image ## the needle with a real small model below the scripted root; LINES= TRIALS= LOCAL_GGUF= LOCAL_URL= LOCAL_ROOT=
+	@LINES='$(LINES)' TRIALS='$(TRIALS)' OUT='$(OUT)' $(PY) scripts/niah_local.py
+
 eval: image ## several tasks by several methods; TASKS= METHODS= N= LENGTHS= MODEL= SUB_MODEL= SEED= OUT= RESUME=
 	@.venv/bin/rlm eval $(if $(RESUME),--resume '$(RESUME)',$(EVAL))
 
@@ -37,12 +40,16 @@ test-unit: ## tests without Docker
 	@scripts/venv.sh
 	@$(PY) -m pytest tests/unit
 
-test-long: image ## the long tests, and those of openai with its older major version
+test-long: image ## the long tests, and those of openai's older major version and of Inspect AI
 	@$(PY) -m pytest -m long || [ $$? -eq 5 ]
 	@scripts/test_openai2.sh
+	@scripts/test_inspect.sh
 
 security: image ## all attacks, on both runtimes and transports; writes docs/security-results.md
 	@RLM_SOAK_SECONDS=800 $(PY) -m pytest tests/security -m "" --results docs/security-results.md
+
+reliability: image ## all faults; writes docs/reliability-results.md
+	@$(PY) -m pytest tests/faults -m "" --record docs/reliability-results.md
 
 check: ## lint, format, types, import rules
 	@scripts/venv.sh

@@ -136,6 +136,11 @@ class Budget:
         self._spent += Estimate(tokens=usage.total_tokens, dollars=usage.cost_usd or 0.0)
         self.used += usage
 
+    def count_lost(self, estimate: Estimate, number: int) -> None:
+        """Count calls like this one whose replies were lost with an earlier process: they may be billed, as estimated."""
+        self._calls += number
+        self._spent += Estimate(tokens=number * estimate.tokens, dollars=number * estimate.dollars)
+
     def count_rlms(self, number: int) -> None:
         """Count RLMs that had come to their end in an earlier process of the run."""
         self._rlms += number

@@ -79,6 +79,8 @@ class Calls:
         request = await _request(model, messages)
         found = await self.journal.find(node, ordinal, request)
         self.count_spent(found.spent)
+        if found.lost:
+            self.budget.count_lost(self.estimate(model, messages), found.lost)
         if found.diverged:
             self._events.emit(ReplayDiverged(node=node, ordinal=ordinal))
         replayed = found.outcome is not None

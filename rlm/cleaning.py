@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from .errors import RLMError
-from .record import RunRecord
+from .hold import is_held
 from .runs import RunSummary, list_runs
 from .sandbox.docker import Engine
 from .sandbox.image import image_name
@@ -96,10 +95,7 @@ def _remove_run(directory: Path) -> str:
 def _is_ours_and_idle(directory: Path) -> bool:
     if directory.is_symlink() or directory.stat().st_uid != os.getuid():
         return False
-    try:
-        return not RunRecord.load(directory).alive
-    except RLMError:
-        return True  # damaged: nobody can work on it
+    return not is_held(directory)
 
 
 def _described(run: RunSummary, age: float) -> str:

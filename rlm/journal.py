@@ -78,11 +78,13 @@ class Spent:
 class Found:
     """What the journal has of a call: its outcome, None where it has to be sent; and what now counts as spent.
 
-    `diverged`: another request was recorded in its place.
+    `lost`: so many times it was sent before, and nobody knows what came of it. `diverged`: another request was
+    recorded in its place.
     """
 
     outcome: ModelReply | Failure | None = None
     spent: Sequence[Spent] = ()
+    lost: int = 0
     diverged: bool = False
 
 
@@ -98,7 +100,9 @@ class FoundAnswer:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Call:
-    """A call that has a row. `counted`: what it used has been counted in this process."""
+    """A call that has a row. `counted`: what it used has been counted in this process. `lost`: earlier ones in its place
+    that were sent by processes which ended before the reply.
+    """
 
     id: int
     node: str
@@ -106,6 +110,7 @@ class Call:
     parameters: str
     state: Literal["sent", "answered", "failed", "refused", "abandoned"]
     counted: bool = False
+    lost: int = 0
 
 
 class Journal:
@@ -165,12 +170,13 @@ class Journal:
         )  # of models that a replay does not have
         if call.digest != request.digest or not same_parameters:
             return Found(spent=await self._diverge(node), diverged=True)
+        lost = 0 if call.counted or self.read_only else call.lost + (call.state in ("sent", "abandoned"))
         if call.state == "sent" or (node == ROOT and call.state != "answered"):
             self.paid_twice += call.state == "sent"
-            return Found()
+            return Found(lost=lost)
         self.replayed += 1
         spent = await self._count([call])
-        return Found(outcome=await self.database.run(lambda: self._read(call)), spent=spent)
+        return Found(outcome=await self.database.run(lambda: self._read(call)), spent=spent, lost=lost)
 
     async def sent(self, node: str, ordinal: int, request: Request) -> Call:
         """Note that a call is about to be sent."""
@@ -246,10 +252,12 @@ class Journal:
     def _read_calls(self) -> None:
         select = "SELECT id, node, ordinal, digest, parameters, state FROM calls WHERE NOT stale ORDER BY id"
         for number, node, ordinal, digest, parameters, state in self.database.rows(select):
-            before = self._calls.get((node, ordinal))
-            self.paid_twice += before is not None and before.state == "sent" and before.digest == digest
+            before, lost = self._calls.get((node, ordinal)), 0
+            if before is not None and before.state == "sent" and before.digest == digest:
+                self.paid_twice += 1
+                lost = before.lost + 1
             self._calls[node, ordinal] = Call(
-                id=number, node=node, digest=digest, parameters=sys.intern(parameters), state=state
+                id=number, node=node, digest=digest, parameters=sys.intern(parameters), state=state, lost=lost
             )
 
     def _below(self, node: str) -> list[Call]:

@@ -17,6 +17,7 @@ from .blocking import wait_for
 from .clients import Clients
 from .errors import ConfigError
 from .events import Event
+from .hold import refuse_if_held
 from .models.scripted import ScriptedModel
 from .options import Options, OptionsDict
 from .prompts import question_from
@@ -119,7 +120,7 @@ class Orchestrator:
         if resume is None:
             return Session(self._options.changed(overrides), self._clients, portal=self._borrowed_portal)
         options, recorded = self._recorded(resume, overrides)
-        recorded.record.refuse_if_alive()
+        refuse_if_held(recorded.directory)
         return Session(options, self._clients, portal=self._borrowed_portal, recorded=recorded)
 
     def resume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
@@ -187,7 +188,7 @@ class Orchestrator:
                 f"The run {record.run_id} is finished: its answer is in {directory / 'answer.txt'}, and `rlm replay` goes "
                 "through it again."
             )
-        record.refuse_if_alive()
+        refuse_if_held(directory)
         contexts = await anyio.to_thread.run_sync(stored_contexts, directory, record)
         models = {level: self._clients.again(level, model, options) for level, model in record.models.items()}
         async with (

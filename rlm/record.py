@@ -57,7 +57,7 @@ class FurtherQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """`run.json`. Times are seconds since the epoch; `owner` is the process that works on the run, while it is `running`.
+    """`run.json`. Times are seconds since the epoch. A run that is `running` but held by nobody (hold.py) was interrupted.
 
     `context` is None until it has been stored, which is before the first call. `further`: the questions of a session after
     the first. `stops`: where the clock ended the work on a question, by its number from 0. `raised`: limits that were
@@ -77,7 +77,6 @@ class RunRecord:
     raised: Mapping[str, float | None] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: {"rlm": version("rlm"), "python": _python()})
-    owner: Mapping[str, str | None] = field(default_factory=lambda: _owner())
     attempts: int = 1
     started: float = field(default_factory=time.time)
     ended: float | None = None
@@ -112,6 +111,7 @@ class RunRecord:
         try:
             found: dict[str, Any] = json.loads((directory / FILE_NAME).read_bytes())
             written = found.pop("v")
+            found.pop("owner", None)  # which versions before the lock wrote
         except FileNotFoundError:
             raise ConfigError(f"There is no run in {directory}: `rlm runs` lists those there are.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -138,32 +138,16 @@ class RunRecord:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} lacks what it should hold.") from error
 
-    @property
-    def alive(self) -> bool:
-        """Whether a process works on the run: it says so, and is there since the machine was started."""
-        pid = int(self.owner["pid"] or 0)
-        if self.state != "running" or self.owner.get("boot") != _boot() or self.owner.get("since") != _since(pid):
-            return False
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-
-    def refuse_if_alive(self) -> None:
-        """Raises ConfigError where a process works on the run."""
-        if self.alive:
-            raise ConfigError(f"The run {self.run_id} is running, in process {self.owner['pid']}: wait, or stop it.")
-
     def take_over(self, directory: Path) -> Self:
-        """Make this process the one that works on the run. Raises ConfigError where another has done so meanwhile."""
-        RunRecord.load(directory).refuse_if_alive()
+        """Make this process, which holds the run, the one that works on it.
+
+        Raises:
+            ConfigError: another has worked on it since this was read.
+        """
+        if RunRecord.load(directory) != self:
+            raise ConfigError(f"The run {self.run_id} has gone on meanwhile: look at it again with `rlm runs`.")
         versions = {"rlm": version("rlm"), "python": _python()}
-        taken = replace(
-            self, state="running", owner=_owner(), versions=versions, attempts=self.attempts + 1, ended=None
-        )
+        taken = replace(self, state="running", versions=versions, attempts=self.attempts + 1, ended=None)
         taken.save(directory)
         return taken
 
@@ -288,22 +272,3 @@ def private(path: str, flags: int) -> int:
 
 def _python() -> str:
     return platform.python_version()
-
-
-def _owner() -> dict[str, str | None]:
-    """This process. Its number may be another one's later: after a restart of the machine, or in another container."""
-    return {"pid": str(os.getpid()), "since": _since(os.getpid()), "boot": _boot()}
-
-
-def _boot() -> str | None:
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return boot.read_text().strip() if boot.is_file() else None
-
-
-def _since(pid: int) -> str | None:
-    """When a process was started, in ticks since the machine was (proc(5)); None where it has ended, or without /proc."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else fields[18]

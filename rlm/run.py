@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .errors import ConfigError, LimitExceeded
 from .events import RunResumed, RunStarted
+from .hold import held
 from .journal import FILE_NAME as JOURNAL
 from .journal import Journal
 from .models.base import Model
@@ -55,13 +56,14 @@ async def begun(
         limits=options.limits,
         sandbox=options.sandbox,
     )
-    record.save(directory)
     names = {level: model.name for level, model in models.items()}
     start = RunStarted(query=question.query, depth=options.depth, models=names, context_bytes=question.context.size)
-    with Journal(directory / JOURNAL) as journal:
-        steering = steering or Steering(options.limits)
-        async with Tree(options, models, record, directory, journal, start, steering, numbered=numbered) as tree:
-            yield tree
+    with held(directory):
+        record.save(directory)
+        with Journal(directory / JOURNAL) as journal:
+            steering = steering or Steering(options.limits)
+            async with Tree(options, models, record, directory, journal, start, steering, numbered=numbered) as tree:
+                yield tree
 
 
 @asynccontextmanager
@@ -69,7 +71,7 @@ async def resumed(
     *, options: Options, models: Mapping[int, Model], record: RunRecord, directory: Path, numbered: bool = False
 ) -> AsyncIterator[Tree]:
     """A run that was interrupted, or one that is asked a further question: what its journal holds is not asked again."""
-    with Journal(directory / JOURNAL, mode="open") as journal:
+    with held(directory), Journal(directory / JOURNAL, mode="open") as journal:
         taken = record.take_over(directory)
         start = RunResumed(recorded=journal.recorded, in_flight=journal.in_flight)
         steering = Steering(options.limits)

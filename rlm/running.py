@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
-from .blocking import STOP_SECONDS
+from .blocking import STOP_SECONDS, keep_notes
 from .errors import RunCancelled
 from .events import Event
 from .steering import Steering
@@ -50,12 +50,14 @@ class Run:
         self._wakers: deque[Callable[[], object]] = deque()
         self._ended = threading.Event()
         self._thread = 0
+        self._notes: list[str] = []
         self._resources = ExitStack()
         self._portal = self._resources.enter_context(portal())
         self._future: Future[Completion] = self._portal.start_task_soon(self._work, work)
 
     async def _work(self, work: Work) -> Completion:
         self._thread = threading.get_ident()
+        keep_notes(self._notes)
         try:
             return await work(self._steering, self._take)
         finally:
@@ -124,9 +126,11 @@ class Run:
         except CancelledError:
             self._ended.wait(STOP_SECONDS)
             raise RunCancelled from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             self.cancel()
             self._ended.wait(STOP_SECONDS)
+            for said in self._notes:
+                interrupt.add_note(said)
             raise
 
     def __await__(self) -> Generator[Any, None, Completion]:

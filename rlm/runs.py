@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .database import Database
 from .errors import RLMError
+from .hold import is_held
 from .journal import FILE_NAME, SCHEMA, SCHEMA_VERSION
 from .record import RunRecord
 
@@ -52,7 +53,7 @@ def _summary(directory: Path) -> RunSummary:
     return RunSummary(
         run_id=record.run_id,
         directory=directory,
-        state="interrupted" if record.state == "running" and not record.alive else record.state,
+        state="interrupted" if record.state == "running" and not is_held(directory) else record.state,
         query=record.query,
         calls=calls,
         cost_usd=None if unknown else cost or 0.0,

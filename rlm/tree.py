@@ -14,6 +14,7 @@ from typing import Final, Self
 
 import anyio
 
+from .blocking import note
 from .broker import Task
 from .budget import Budget
 from .cache import Cache
@@ -141,6 +142,9 @@ class Tree:
             error = error or closing
             raise
         finally:
+            if error is not None and self._record.context is not None and not self._journal.read_only:
+                tell = error.add_note if isinstance(error, Exception) else note
+                tell(self._how_to_go_on())
             self._stopping.set()
             try:
                 await self._close_record(error)
@@ -294,6 +298,11 @@ class Tree:
                 f"The answer cannot be written in {self._directory} ({error.strerror}): make room, then resume the run."
             ) from error
 
+    def _how_to_go_on(self) -> str:
+        by_name = all(model.server is not None for model in self._record.models.values())
+        resume = f"rlm resume {self._directory}" if by_name else f"Orchestrator.resume({str(self._directory)!r})"
+        return f"To go on with the run: {resume}"
+
     async def _close_record(self, error: BaseException | None) -> None:
         match error:
             case None:
@@ -356,7 +365,7 @@ class Tree:
         try:
             self._save()
         except JournalError as error:
-            # It has ended all the same; the record says that it runs in this process, and can be resumed after it.
+            # It has ended all the same; the record says that it runs, and nobody holds it: it can be resumed.
             _log.warning("run_not_closed", run=self._record.run_id, reason=str(error))
 
 

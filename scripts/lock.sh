@@ -9,6 +9,10 @@ compile() {
         --no-emit-index-url --no-annotate --no-header "$@"
 }
 echo "hatchling>=1.26" | compile pyproject.toml - --extra dev --output-file requirements.lock
+pinned() { sed -n 's/^\([a-z0-9].*==.*\) \\$/\1/p' requirements.lock; }  # with markers, without hashes
 # The older major of openai, installed over the first file in an environment of its own (test_openai2.sh).
-echo "openai[aiohttp]>=2.54,<3" | compile - --constraints <(grep -o '^[^ ]*==[^ ]*' requirements.lock | grep -v '^openai==') \
+echo "openai[aiohttp]>=2.54,<3" | compile - --constraints <(pinned | grep -v '^openai==') \
     --output-file requirements-openai2.lock
+# Inspect AI, over the first file too (test_inspect.sh): its many dependencies are no one else's.
+echo "inspect-ai>=0.3.285" | compile - --constraints <(pinned | grep -v '^python-dateutil==') \
+    --output-file requirements-inspect.lock

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first one stops a run cleanly, the second one ends the process at once."""
+"""Ctrl-C and SIGTERM: the first one stops a run cleanly, the second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[[], str]) -> T:
     """Run on an event loop of its own.
 
-    The first Ctrl-C cancels the work; at the second one, or when that takes too long, the process ends.
+    The first Ctrl-C, or SIGTERM, cancels the work; at the second one, or when that takes too long, the process ends.
 
     Args:
         work: what is run.
@@ -35,11 +35,11 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
     """
     give_back = terminal_as_it_is()
 
-    def leave() -> NoReturn:
+    def leave(status: int = INTERRUPTED) -> NoReturn:
         give_back()
         # What waits for the engine or a thread would hold up an orderly end. Containers end with their streams.
         os.write(2, f"rlm: stopped at once; its containers end by themselves.\n{advice()}".encode())
-        os._exit(INTERRUPTED)
+        os._exit(status)
 
     patience = threading.Timer(STOP_SECONDS, leave)
     patience.daemon = True
@@ -52,26 +52,32 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
         def interrupt(number: int, frame: FrameType | None) -> None:
             nonlocal stopping
             if stopping:
-                leave()
+                leave(128 + number)
             stopping = True
             patience.start()
             os.write(2, b"rlm: stopping (Ctrl-C again: at once) ...\n")
             loop.call_soon_threadsafe(stop.cancel)
 
         # Not the event loop's own way, which waits for the loop: it may be busy with a large folder.
-        before = signal.signal(signal.SIGINT, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in _minded()}
         try:
             with stop:
                 return [await work()]
             return []
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             patience.cancel()
 
     if done := anyio.run(watched):
         return done[0]
     sys.stderr.write(f"rlm: interrupted; what was started has been removed.\n{advice()}")
     raise KeyboardInterrupt
+
+
+def _minded() -> list[signal.Signals]:
+    """The signals that stop a run, but for those that a shell has a job in the background ignore."""
+    return [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def terminal_as_it_is() -> Callable[[], None]:

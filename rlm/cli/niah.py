@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .runs import telling_how_to_resume
+from .interrupt import run_until_interrupted
+from .runs import how_to_resume_all
 
 if TYPE_CHECKING:
     from rlm.evals.results import Row
@@ -37,14 +38,13 @@ def niah(
     verbose: Annotated[bool, typer.Option(help="show every turn")] = False,
 ) -> None:
     """Find a needle in a haystack: one number in a million lines of words, then several facts at once."""
-    import anyio
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from rlm.evals import niah_report as report
     from rlm.evals import seed_niah
     from rlm.evals.harness import RUNS, run_jobs
-    from rlm.evals.machine import Cap
+    from rlm.evals.machine import OneByOne
     from rlm.evals.methods import Means
     from rlm.evals.results import Results
     from rlm.models.policies import playing
@@ -66,6 +66,7 @@ def niah(
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
     results = Results.create(folder, setting)
+    began = time.time()
     progress_console = Console(stderr=True)
     progress_console.print(f"Model {model}, calls to {sub_model}, depth {depth}; results in {folder}", highlight=False)
 
@@ -88,12 +89,11 @@ def niah(
                 jobs,
                 means=Means(models=models, verbose=verbose),
                 results=results,
-                cap=Cap(1, folder / RUNS),
+                cap=OneByOne(),
                 on_row=lambda row: progress.advance(bar),
             )
 
-        with telling_how_to_resume(folder / RUNS):
-            rows = anyio.run(work)
+        rows = run_until_interrupted(work, advice=lambda: how_to_resume_all(folder / RUNS, since=began))
     scripted = SCRIPTED in (model, sub_model)
     (folder / "report.md").write_text(report.markdown(rows, scripted=scripted, setting=setting), encoding="utf-8")
     console = Console()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .interrupt import how_to_resume
 from .options import AsJson, Quiet, Root, Verbose
 
 if TYPE_CHECKING:
@@ -109,19 +107,12 @@ def replay(run: Run, root: Root = None, quiet: Quiet = False, verbose: Verbose =
         sys.stderr.write(f"The same answer, from {done.replayed_calls:,} recorded calls.\n")
 
 
-@contextmanager
-def telling_how_to_resume(root: Path) -> Iterator[None]:
-    """Where Ctrl-C stops runs in this folder: say how to go on with them."""
+def how_to_resume_all(root: Path, *, since: float) -> str:
+    """A line for each run in a folder that was worked on after that time, and can be resumed from its names alone."""
     from rlm.runs import list_runs
 
-    started = time.time()
-    try:
-        yield
-    except KeyboardInterrupt:
-        for run in list_runs(root):
-            if run.state == "interrupted" and run.by_name and (run.ended or 0.0) >= started:
-                sys.stderr.write(f"rlm: to go on with the run: rlm resume {run.directory}\n")
-        raise
+    left = (run for run in list_runs(root) if run.state in ("interrupted", "running") and run.by_name)
+    return "".join(how_to_resume(run.directory) for run in left if run.ended is None or run.ended >= since)
 
 
 def report(done: Completion) -> str:

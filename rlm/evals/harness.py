@@ -13,7 +13,7 @@ import anyio
 
 from rlm.errors import ConfigError, EngineUnavailable, RLMError
 
-from .machine import Cap
+from .machine import Places
 from .methods import Means, Method, Outcome, method
 from .results import Job, Key, Results, Row, appending, line
 from .scorers import score
@@ -31,7 +31,7 @@ async def run_jobs(
     *,
     means: Means,
     results: Results,
-    cap: Cap,
+    cap: Places,
     on_row: OnRow = lambda row: None,
     on_start: OnStart = lambda key: None,
 ) -> list[Row]:

@@ -5,13 +5,33 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 
 POLL_SECONDS: Final = 0.05
+
+
+class Places(Protocol):
+    """So many places; who works holds one."""
+
+    most: int
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a place, and keep it."""
+
+
+class OneByOne:
+    """One place, of this process alone."""
+
+    most = 1
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """There is but one who asks."""
+        yield
 
 
 class Cap:

@@ -53,6 +53,29 @@ print(len(pieces), "pieces,", sum(not reply for reply in replies), "failed")
 print(facts)
 ```"""
 
+_ASK_SMALL_PIECES: Final = """A small model reads small pieces, and is often wrong: what it says has to occur in its piece.
+
+```repl
+import re
+pieces, piece = [], ""
+for line in context.split("\\n"):
+    if len(piece) + len(line) > 2_400:
+        pieces.append(piece)
+        piece = ""
+    piece += line + "\\n"
+pieces.append(piece)
+question = "What is the magic number mentioned in the text above? Reply with the number only."
+replies = llm_batch([piece + "\\n" + question for piece in pieces], recurse=False, max_concurrent=8)
+found = []
+for piece, reply in zip(pieces, replies):
+    for number in re.findall(r"\\d[\\d,]*", reply or ""):
+        number = number.replace(",", "")
+        if len(number) == 7 and number in piece:
+            found.append(number)
+print(len(pieces), "pieces,", sum(not reply for reply in replies), "failed")
+print("found", found)
+```"""
+
 _ADD_UP: Final = """```repl
 question = "What is the sum of these numbers? Reply with the number only."
 if len(context) <= 4:
@@ -103,6 +126,18 @@ def _facts(messages: Sequence[Message]) -> str:
             return "FINAL(" + ", ".join(f"{name}={known[name]}" for name in asked if name in known) + ")"
 
 
+def _needle_by_pieces(messages: Sequence[Message]) -> str:
+    """One fact: have a weak model read small pieces, and believe it only where its piece says the same."""
+    match _turn(messages):
+        case 0:
+            return _LOOK
+        case 1:
+            return _ASK_SMALL_PIECES
+        case _:
+            found = re.search(r"found \['(\d+)'", messages[-1].content)
+            return f"FINAL({found[1]})" if found else "FINAL(no magic number found)"
+
+
 def _tree(messages: Sequence[Message]) -> str:
     """The sum of a list of numbers, cut in four at every level."""
     if _is_root(messages):
@@ -114,6 +149,7 @@ def _tree(messages: Sequence[Message]) -> str:
 POLICIES: Final[Mapping[str, Callable[[Sequence[Message]], str]]] = {
     "needle": _needle,
     "facts": _facts,
+    "needle by pieces": _needle_by_pieces,
     "tree": _tree,
 }
 

@@ -44,10 +44,10 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=20)
         assert process.returncode == 130
-        (run,) = (tmp_path / "out" / "runs").iterdir()
+        (run,) = (path.parent for path in (tmp_path / "out" / "runs").glob("*/*/run.json"))
         assert f"rlm resume {run}" in errors
 
-        listed = rlm(environment, "runs", "--runs", str(run.parent))
+        listed = rlm(environment, "runs", "--runs", str(tmp_path / "out" / "runs"))
         assert run.name in listed.stdout
         assert "interrupted" in listed.stdout
         early = rlm(environment, "replay", str(run))

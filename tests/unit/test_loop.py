@@ -134,7 +134,7 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
         raise AssertionError
 
     model = ScriptedModel(lambda messages: "FINAL(late)" if "have to stop" in messages[-1].content else cell("wait"))
-    shared = services(model, sandboxes=FakeSandboxes(behaviour), seconds=0.01)
+    shared = services(model, sandboxes=FakeSandboxes(behaviour), seconds=0.3)
     stop = StopPoint(reason="deadline", replies=1, cells=0, requests=1, queries=0)  # for a replay to stop there too
     assert await run(shared) == Answered(answer="late", stop_reason="deadline", iterations=1, stop=stop)
 

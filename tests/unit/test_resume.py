@@ -1,8 +1,10 @@
 """A run that was interrupted anywhere comes to the same answer, and pays only for what is not in its journal."""
 
 import json
+import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +21,6 @@ from rlm.sandbox.values import encode
 from rlm.types import CellResult, Completion, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
-
-DEAD = "4194305"  # above the kernel's highest process id
 
 
 async def asks(code: str, answer: Answer | None) -> CellResult:
@@ -91,9 +91,11 @@ def crash(run: Path, copy: Path) -> None:
     source.backup(target)
     source.close()
     target.close()
-    record = json.loads((copy / "run.json").read_text())
-    record["owner"]["pid"] = DEAD
-    (copy / "run.json").write_text(json.dumps(record))
+
+
+def crash_again(copy: Path) -> Path:
+    """Another copy, to be resumed too."""
+    return Path(shutil.copytree(copy, copy.with_name("again")))
 
 
 def states(run: Path) -> list[str]:
@@ -263,6 +265,26 @@ async def test_what_was_used_before_the_crash_counts(tmp_path: Path) -> None:
     assert done.stop_reason == "budget_calls"
 
 
+async def test_a_call_that_was_in_flight_at_the_crash_may_be_billed_and_counts_against_the_limits(
+    tmp_path: Path,
+) -> None:
+    paid, whole = await complete(["look"], [], tmp_path)  # two calls, and one in reserve
+    assert states(paid.copies[0]) == ["sent"]
+    with_both = await orchestrator(paid, tmp_path).aresume(crash_again(paid.copies[0]), limits=Limits(max_lm_calls=4))
+    assert (with_both.answer, with_both.stop_reason, with_both.paid_twice) == (whole.answer, "final", 1)
+    done = await orchestrator(paid, tmp_path).aresume(paid.copies[0], limits=Limits(max_lm_calls=3))
+    assert (done.stop_reason, done.usage.calls, done.paid_twice) == ("budget_calls", 2, 1)
+
+
+async def test_a_call_that_was_in_flight_at_every_crash_counts_each_time(tmp_path: Path) -> None:
+    paid, _ = await complete(["look"], [], tmp_path)
+    again = Paid(["look"], [], paid.copies[0].parent)
+    await orchestrator(again, tmp_path).aresume(paid.copies[0])
+    assert states(again.copies[0]) == ["sent", "sent"]
+    done = await orchestrator(paid, tmp_path).aresume(again.copies[0], limits=Limits(max_lm_calls=3))
+    assert (done.stop_reason, done.usage.calls, done.paid_twice) == ("budget_calls", 1, 2)
+
+
 async def test_a_replay_asks_no_model_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     paid, whole = await complete(ROOT, CHILD, tmp_path)
     files = ("run.json", "journal.sqlite", "events.jsonl", "answer.txt")
@@ -415,11 +437,41 @@ async def test_rlms_from_before_the_crash_count(tmp_path: Path) -> None:
     assert again.calls < paid.calls - 5
 
 
-async def test_a_process_with_the_number_of_the_one_that_died_does_not_stand_in_the_way(tmp_path: Path) -> None:
-    paid, whole = await complete(["look"], [], tmp_path)
-    record = json.loads((paid.copies[1] / "run.json").read_text())
-    change(paid.copies[1], owner=record["owner"] | {"pid": "1", "since": "-1"})
-    assert (await orchestrator(paid, tmp_path).aresume(paid.copies[1])).answer == whole.answer
+async def test_of_many_resumes_of_a_run_at_once_one_goes_on_with_it(tmp_path: Path) -> None:
+    paid, whole = await complete(ROOT, CHILD, tmp_path)
+    copy, recorded = paid.copies[6], states(paid.copies[6]).count("answered")
+    again = Paid(ROOT, CHILD, copy.parent, at=0)
+    shared = orchestrator(again, tmp_path)
+    ended: list[Completion | ConfigError] = []
+
+    def resume() -> None:
+        start.wait()
+        try:
+            ended.append(shared.resume(copy))
+        except ConfigError as error:
+            ended.append(error)
+
+    start = threading.Barrier(8)
+    threads = [threading.Thread(target=resume) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await anyio.to_thread.run_sync(thread.join)
+    (done,) = (one for one in ended if isinstance(one, Completion))
+    assert done.answer == whole.answer
+    assert again.calls == whole.usage.calls - recorded
+    refused = [str(one) for one in ended if isinstance(one, ConfigError)]
+    assert len(refused) == 7
+    assert all(re.search("is running, in process|has gone on meanwhile|is finished", said) for said in refused)
+
+
+async def test_a_run_that_went_on_meanwhile_is_not_taken_over_from_an_old_record(tmp_path: Path) -> None:
+    paid, _ = await complete(ROOT, CHILD, tmp_path)
+    session = orchestrator(Paid(ROOT, CHILD, tmp_path, at=0), tmp_path).session(resume=paid.copies[6])
+    await orchestrator(Paid(ROOT, CHILD, tmp_path, at=0), tmp_path).aresume(paid.copies[6])
+    with pytest.raises(ConfigError, match="has gone on meanwhile"):
+        async with session:
+            pass
 
 
 class Silent(ScriptedModel):

@@ -16,6 +16,7 @@ import pytest
 from rlm import cleaning
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import EngineUnavailable
+from rlm.hold import held
 from rlm.record import ModelRecord, RunRecord, State, default_root
 from rlm.sandbox.image import image_name
 
@@ -95,7 +96,10 @@ def test_an_age_takes_runs_that_were_not_written_to_for_so_long_and_images(engin
     gone = [make_run("old", days=4), make_run("failed", days=30, state="failed"), make_run("damaged", days=30)]
     (gone[2] / "run.json").write_text("{}")
     os.utime(gone[2] / "run.json", (0, 0))
-    ended = rlm("clean", "--yes", "--older-than", "3d", "--json")
+    with held(kept[1]):
+        for path in (kept[1] / "lock", kept[1]):
+            os.utime(path, (time.time() - 30 * DAY,) * 2)
+        ended = rlm("clean", "--yes", "--older-than", "3d", "--json")
     said = json.loads(ended.out)
     assert [each["target"] for each in said["removed"] if each["kind"] == "run"] == sorted(map(str, gone))
     assert 3_000_000 < said["bytes"] - 2 * 48_700_000 < 3_100_000
@@ -122,9 +126,8 @@ def test_what_is_another_users_or_a_link_stays(
 def test_a_run_that_is_taken_up_meanwhile_stays(engine: FakeEngine) -> None:
     directory = make_run("old", days=30)
     (found,) = cleaning.old_runs(default_root(), older_than=DAY)
-    make_run_alive = RunRecord.load(directory).take_over(directory)
-    assert make_run_alive.alive
-    assert cleaning._remove_run(Path(found.target)) == "somebody works on it"
+    with held(directory):
+        assert cleaning._remove_run(Path(found.target)) == "somebody works on it"
     assert directory.is_dir()
 
 

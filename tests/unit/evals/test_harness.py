@@ -309,3 +309,40 @@ async def test_an_evaluation_that_was_stopped_early_has_a_report_too(tmp_path: P
     text = markdown(Results(folder=tmp_path, settings=PLAN.as_json(), rows={row.key: row for row in rows}))
     assert "2 methods, 2 answers" in text
     assert "compared" not in text
+
+
+def test_a_small_models_inventions_are_not_believed() -> None:
+    """The policy of `make niah-local`: a number counts only where its own piece holds it."""
+    import builtins
+
+    from rlm.models.policies import POLICIES
+
+    cell = POLICIES["needle by pieces"]([Message(role="system", content=""), *_said("look")])
+    code = cell.partition("```repl\n")[2].removesuffix("```")
+    lines = [f"words and more words {'x' * 60}"] * 200
+    lines[150] = "The magic number is 4711000."
+    printed: list[str] = []
+
+    def llm_batch(prompts: list[str], **options: object) -> list[str]:
+        assert all(prompt.endswith("Reply with the number only.") for prompt in prompts)
+        assert all(len(prompt) < 2_700 for prompt in prompts)
+        return [
+            "The magic number is 4,711,000." if "4711000" in p else ["1", "10", "1234567", ""][n % 4]
+            for n, p in enumerate(prompts)
+        ]
+
+    names = {
+        "context": "\n".join(lines),
+        "llm_batch": llm_batch,
+        "print": lambda *said: printed.append(" ".join(map(str, said))),
+    }
+    exec(code, {"__builtins__": builtins, **names})
+    assert printed[1] == "found ['4711000']"
+    answer = POLICIES["needle by pieces"](
+        [Message(role="system", content=""), *_said("look"), *_said("\n".join(printed))]
+    )
+    assert answer == "FINAL(4711000)"
+
+
+def _said(shown: str) -> list[Message]:
+    return [Message(role="assistant", content="..."), Message(role="user", content=shown)]

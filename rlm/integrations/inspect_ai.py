@@ -1,0 +1,191 @@
+"""RLMs in Inspect AI (extra `inspect`): a solver and an agent whose models are Inspect's, so that its limits, logs and
+providers hold.
+
+    from rlm.integrations.inspect_ai import rlm_solver
+
+    Task(dataset=[Sample(input="Which ...?", metadata={"context": long_text})], solver=rlm_solver(depth=1), scorer=match())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Unpack
+
+from inspect_ai.agent import AgentState, agent
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageUser,
+    GenerateConfig,
+    ModelOutput,
+    get_model,
+)
+from inspect_ai.solver import Generate, TaskState, solver
+from inspect_ai.util import LimitExceededError
+
+from rlm.errors import ConfigError, ModelError
+from rlm.options import OptionsDict
+from rlm.orchestrator import Orchestrator
+from rlm.types import Completion, Context, Message, ModelReply, Usage
+
+CONTEXT: Final = "context"  # the key of a sample's metadata
+ROLE: Final = "sub"  # of Inspect's model roles: the model of the calls
+FINISHED: Final = {"max_tokens": "length", "model_length": "length"}  # Inspect's words for OpenAI's
+
+
+class InspectModel:
+    """A model of Inspect as a model of rlm: a `Model`.
+
+    Args:
+        model: what `inspect_ai.model.get_model` gave.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.name = str(model)
+        self.context_window: int | None = None
+        self.max_tokens: int | None = model.config.max_tokens
+
+    def cost(self, usage: Usage) -> float | None:
+        """Unknown: Inspect counts tokens."""
+        return None
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        """One reply; Inspect's retries, connections and limits apply.
+
+        Raises:
+            ModelError: Inspect's model gave none.
+            LimitExceededError: a limit of the sample is reached.
+        """
+        config = GenerateConfig() if max_tokens is None else GenerateConfig(max_tokens=max_tokens)
+        try:
+            output = await self._model.generate([_message(message) for message in messages], config=config)
+        except LimitExceededError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{self.name}: {type(error).__name__}: {error}") from error
+        used = output.usage
+        usage = Usage(
+            calls=1,
+            input_tokens=used.input_tokens if used else 0,
+            output_tokens=used.output_tokens if used else 0,
+            cached_tokens=(used and used.input_tokens_cache_read) or 0,
+            reasoning_tokens=(used and used.reasoning_tokens) or 0,
+            cost_usd=None,
+        )
+        if output.error or not output.completion:
+            raise ModelError(f"{self.name} gave no text: {output.error or output.stop_reason}", usage=usage)
+        reason = FINISHED.get(output.stop_reason, output.stop_reason)
+        return ModelReply(text=output.completion, usage=usage, model=self.name, finish_reason=reason)
+
+    async def aclose(self) -> None:
+        """Inspect closes its own."""
+
+
+def rlm_solver(
+    *,
+    calls: Any = None,
+    context: Callable[[TaskState], Context] | str = CONTEXT,
+    **options: Unpack[OptionsDict],
+) -> Any:
+    """A solver: an RLM answers the sample's input from its context.
+
+    The root model is the task's (`--model`). The answer is the output; what the run used and where it is are in the store,
+    as `rlm`.
+
+    Args:
+        calls: the model of the calls, or its name; None takes the model role `sub`, else the task's model.
+        context: a key of the sample's metadata, or a function of the state. A sample without that key is asked with its
+            whole input as context.
+        options: those of `Orchestrator`, but for its models.
+    """
+    return _solver(sub_model=calls, context=context, options=options)
+
+
+def rlm_agent(*, calls: Any = None, **options: Unpack[OptionsDict]) -> Any:
+    """An agent: an RLM answers the latest user message, with the whole conversation as context."""
+    return _agent(sub_model=calls, options=options)
+
+
+def _make_solver(*, sub_model: Any, context: Callable[[TaskState], Context] | str, options: OptionsDict) -> Any:
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        if callable(context):
+            text: Context = context(state)
+        elif context in state.metadata:
+            text = _given(state.metadata[context])
+        else:
+            text = state.input_text
+        query = None if text is state.input_text else state.input_text
+        done = await _answer(text, query, sub_model, options)
+        state.store.set("rlm", _told(done))
+        state.messages.append(ChatMessageAssistant(content=done.answer))
+        state.output = ModelOutput.from_content(model=str(get_model()), content=done.answer)
+        return state
+
+    return solve
+
+
+def _make_agent(*, sub_model: Any, options: OptionsDict) -> Any:
+    async def execute(state: AgentState) -> AgentState:
+        """Answers questions about long conversations by writing and running code over them."""
+        said = [{"role": message.role, "content": message.text} for message in state.messages]
+        asked = [message for message in said if message["role"] == "user"]
+        if not asked:
+            raise ConfigError("There is no user message to answer.")
+        done = await _answer(said, asked[-1]["content"], sub_model, options)
+        state.messages.append(ChatMessageAssistant(content=done.answer))
+        state.output = ModelOutput.from_content(model=str(get_model()), content=done.answer)
+        return state
+
+    return execute
+
+
+_solver = solver(name="rlm")(_make_solver)
+_agent = agent(name="rlm", description="Answers a question about a long text by code and calls to models.")(_make_agent)
+
+
+async def _answer(context: Context, query: str | None, sub_model: Any, options: OptionsDict) -> Completion:
+    root = get_model()
+    sub = get_model(role=ROLE, default=root) if sub_model is None else get_model(sub_model)
+    given: OptionsDict = {**options, "model": InspectModel(root), "sub_model": InspectModel(sub)}
+    try:
+        return await Orchestrator(**given).acompletion(context, query)
+    except* LimitExceededError as reached:  # of a call among several at once
+        raise _first(reached) from None
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Inspect knows its own error, and no group of them."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def _given(value: Any) -> Context:
+    """A text that names a file or folder stays a text: paths are given as such, or as `file:...`."""
+    if isinstance(value, str) and value.startswith("file:"):
+        return Path(value.removeprefix("file:"))
+    return value  # type: ignore[no-any-return]
+
+
+def _message(message: Message) -> ChatMessage:
+    match message.role:
+        case "system":
+            return ChatMessageSystem(content=message.content)
+        case "user":
+            return ChatMessageUser(content=message.content)
+    return ChatMessageAssistant(content=message.content)
+
+
+def _told(done: Completion) -> dict[str, object]:
+    return {
+        "run_dir": str(done.run_dir),
+        "stop_reason": done.stop_reason,
+        "calls": done.usage.calls,
+        "sub_calls": done.sub_calls,
+        "iterations": done.iterations,
+        "seconds": done.seconds,
+    }

@@ -1,0 +1,140 @@
+"""Sandboxes that are killed from outside, or run out of memory as a whole, anywhere in a tree."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containers import containers
+from rlm import Completion, Message, OpenAIModel, Orchestrator, SandboxConfig, ScriptedModel
+from rlm.config import MIB
+from rlm.events import Event, SandboxLost
+from support import FakeProvider, Fault
+
+pytestmark = pytest.mark.anyio
+
+Record = Callable[[str, object], None]
+
+ROOT = """```repl
+kept = context.upper()
+answers = llm_batch(["a", "b", "c"], contexts=[context + name for name in "abc"])
+FINAL(" ".join([kept, *map(str, answers)]))
+```"""
+FIRST = "```repl\nmine = llm_query('first ' + context)\nprint(mine)\n```"
+THEN = "```repl\nparts = llm_batch([f'{number} {context}' for number in range(4)])\nFINAL(mine + '+' + '+'.join(parts))\n```"
+
+
+def kill(node: str) -> None:
+    (container,) = set(containers(f"rlm.node={node}")) & set(containers(f"rlm.owner.pid={os.getpid()}"))
+    subprocess.run(["docker", "kill", container], check=True, capture_output=True)
+
+
+async def killed_once(folder: Path, *, when: str, node: str) -> tuple[Completion, list[SandboxLost], Counter[str]]:
+    """A tree of depth 2 in which a sandbox is killed when the provider is first asked `when`; what it was asked."""
+    done = False
+
+    def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str:
+        nonlocal done
+        if len(messages) == 1:
+            prompt = messages[0]["content"]
+            if prompt == when and not done:
+                done = True
+                kill(node)
+            return f"<{prompt}>"
+        if model == "root":
+            return ROOT
+        return FIRST if len(messages) == 2 else THEN
+
+    seen: list[Event] = []
+    async with FakeProvider(plays, latency=0.02) as server:
+        root, child = (OpenAIModel(name, base_url=server.base_url) for name in ("root", "child"))
+        completion = await Orchestrator(
+            depth=2, model=root, sub_model=child, run_root=folder, on_event=seen.append
+        ).acompletion("text ", "go")
+    asked = Counter(str(request.messages) for request in server.requests)
+    return completion, [event for event in seen if isinstance(event, SandboxLost)], asked
+
+
+def right_answer() -> str:
+    children = ("+".join(f"<{part} text {name}>" for part in ("first", *range(4))) for name in "abc")
+    return " ".join(["TEXT ", *children])
+
+
+async def test_a_child_whose_sandbox_is_killed_in_the_middle_of_its_batch_gets_a_new_one_with_its_variables(
+    tmp_path: Path, record_property: Record
+) -> None:
+    done, lost, asked = await killed_once(tmp_path, when="2 text b", node="0.2")
+    assert (done.answer, done.stop_reason) == (right_answer(), "final")
+    assert [(event.node, event.restored) for event in lost] == [("0.2", True)]
+    assert done.sandboxes == 5
+    again = [number for text, number in asked.items() if number > 1]
+    assert sum(again) - len(again) <= done.paid_twice <= 4  # of the batch, what was in flight
+    assert all("text b" in text for text, number in asked.items() if number > 1)
+    record_property("faults injected", 1)
+    record_property("calls paid twice", done.paid_twice)
+
+
+async def test_a_parent_whose_sandbox_is_killed_while_its_children_work_loses_only_what_was_in_flight(
+    tmp_path: Path, record_property: Record
+) -> None:
+    done, lost, asked = await killed_once(tmp_path, when="2 text b", node="0")
+    assert (done.answer, done.stop_reason) == (right_answer(), "final")
+    assert [(event.node, event.restored) for event in lost] == [("0", True)]
+    assert sum(asked.values()) - len(asked) <= done.paid_twice <= 12
+    assert max(asked.values()) <= 2
+    record_property("faults injected", 1)
+    record_property("calls paid twice", done.paid_twice)
+
+
+async def test_a_cell_that_loses_its_sandbox_twice_is_told_so_and_its_variables_are_kept(
+    tmp_path: Path, record_property: Record
+) -> None:
+    kills = 0
+    shown: list[str] = []
+
+    def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str | Fault:
+        nonlocal kills
+        if model == "leaf":
+            kills += 1
+            kill("0")
+            return Fault(sent="nothing", then="hang")
+        shown.append(messages[-1]["content"])
+        cells = ["kept = 7", "llm_query('kill')", "FINAL(kept)"]
+        return f"```repl\n{cells[len(shown) - 1]}\n```"
+
+    async with FakeProvider(plays) as server:
+        root, leaf = (OpenAIModel(name, base_url=server.base_url) for name in ("root", "leaf"))
+        done = await Orchestrator(model=root, sub_model=leaf, run_root=tmp_path).acompletion("text", "go")
+    assert (done.answer, kills, done.sandboxes) == ("7", 2, 3)
+    assert re.search("The sandbox was lost during this cell, twice .* all variables are as they were", shown[-1])
+    record_property("faults injected", 2)
+
+
+async def test_a_cell_that_fills_the_memory_of_its_whole_container_is_told_so_and_the_next_one_runs(
+    tmp_path: Path, record_property: Record
+) -> None:
+    """Files in memory outlive every process that the kernel can end to make room."""
+    cells = [
+        "kept = 7",
+        "with open('/tmp/all', 'wb', buffering=0) as file:\n    while True: file.write(bytes(1 << 16))",
+        "FINAL(kept)",
+    ]
+    shown: list[str] = []
+
+    def plays(messages: Sequence[Message]) -> str:
+        shown.append(messages[-1].content)
+        return f"```repl\n{cells[len(shown) - 1]}\n```"
+
+    config = SandboxConfig(memory_bytes=128 * MIB, tmp_bytes=512 * MIB)
+    done = await Orchestrator(model=ScriptedModel(plays), run_root=tmp_path, sandbox=config).acompletion("text", "go")
+    assert done.answer == "7"
+    assert "memory" in shown[-1]
+    assert "variables are as they were before this cell" in shown[-1]
+    record_property("faults injected", 1)

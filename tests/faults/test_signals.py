@@ -1,0 +1,172 @@
+"""Programs that are asked to stop: once, cleanly and soon; twice, at once. No container outlives them by much."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from containers import containers
+from rlm import Orchestrator
+from support import FakeProvider, Fault
+
+MAKE: Final = """
+import sys
+from pathlib import Path
+from rlm import Orchestrator
+orchestrator = Orchestrator(depth=2, model="root", sub_model="child", run_root=Path(sys.argv[1]))
+"""
+COMPLETION: Final = "orchestrator.completion('some text', 'What comes of it?')"
+STARTED: Final = """
+with orchestrator.start("some text", "What comes of it?") as run:
+    run.result()
+"""
+SESSION: Final = """
+with orchestrator.session() as session:
+    session.ask("What comes of it?", "some text")
+"""
+
+
+class Leaves:
+    """A tree of depth 2 whose leaves, plain calls of the children, hang until the test lets them answer."""
+
+    def __init__(self) -> None:
+        self.hang = True
+
+    def __call__(self, messages: Sequence[Mapping[str, Any]], model: str) -> str | Fault:
+        first = not any(message["role"] == "assistant" for message in messages)
+        if len(messages) == 1:
+            return Fault(sent="headers", then="hang") if self.hang else "a leaf"
+        if not first:
+            return "FINAL(the end)"
+        call = "llm_batch(['a', 'b', 'c'])" if model == "root" else "llm_query('wait')"
+        return f"```repl\nprint({call})\n```"
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProvider]:
+    with FakeProvider(Leaves()) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        yield provider
+
+
+def begun(command: Sequence[str], provider: FakeProvider) -> subprocess.Popen[str]:
+    """A program of which all leaves have been asked."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 30
+    while sum(len(request.messages) == 1 for request in provider.requests) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert len(containers(f"rlm.owner.pid={process.pid}")) == 4
+    return process
+
+
+def stopped(process: subprocess.Popen[str], *signals: signal.Signals) -> tuple[float, str]:
+    """Seconds until it has ended after the first signal, and what it said."""
+    with process:
+        asked = time.monotonic()
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.02)
+        _, said = process.communicate(timeout=30)
+    return time.monotonic() - asked, said
+
+
+def check_that_it_resumes(run: Path, provider: FakeProvider) -> None:
+    assert isinstance(provider.behaviour, Leaves)
+    provider.behaviour.hang = False
+    done = Orchestrator().resume(run)
+    assert (done.answer, done.stop_reason, done.paid_twice) == ("the end", "final", 3)
+
+
+def wait_for_no_container(process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 15
+    while containers(f"rlm.owner.pid={process.pid}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(COMPLETION, id="completion"),
+        pytest.param(STARTED, id="start", marks=pytest.mark.long),
+        pytest.param(SESSION, id="session", marks=pytest.mark.long),
+    ],
+)
+def test_a_script_that_is_interrupted_stops_within_5_seconds_leaves_no_container_and_says_how_to_go_on(
+    provider: FakeProvider, tmp_path: Path, how: str
+) -> None:
+    process = begun([sys.executable, "-c", MAKE + how, str(tmp_path)], provider)
+    seconds, said = stopped(process, signal.SIGINT)
+    assert seconds < 5
+    assert containers(f"rlm.owner.pid={process.pid}") == []
+    (run,) = tmp_path.iterdir()
+    assert said.rstrip().endswith(f"KeyboardInterrupt\nTo go on with the run: rlm resume {run}")
+    assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
+    check_that_it_resumes(run, provider)
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param([signal.SIGINT, signal.SIGINT], id="interrupted twice", marks=pytest.mark.long),
+        pytest.param([signal.SIGTERM], id="terminated", marks=pytest.mark.long),
+    ],
+)
+def test_a_script_that_is_interrupted_twice_or_terminated_stops_too_and_can_be_resumed(
+    provider: FakeProvider, tmp_path: Path, signals: Sequence[signal.Signals]
+) -> None:
+    """A library leaves SIGTERM as it is: the process ends at once, and its containers see the end of their channels."""
+    process = begun([sys.executable, "-c", MAKE + COMPLETION, str(tmp_path)], provider)
+    seconds, _ = stopped(process, *signals)
+    assert seconds < 5
+    wait_for_no_container(process)
+    check_that_it_resumes(next(tmp_path.iterdir()), provider)
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
+def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_go_on(
+    provider: FakeProvider, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = begun(niah(tmp_path), provider)
+    seconds, said = stopped(process, number)
+    assert seconds < 5
+    assert process.returncode == 130
+    assert containers(f"rlm.owner.pid={process.pid}") == []
+    run = only_run(tmp_path)
+    assert f"rlm: to go on with the run: rlm resume {run}" in said
+    assert "Traceback" not in said
+    check_that_it_resumes(run, provider)
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+def test_a_command_that_is_asked_twice_stops_at_once(
+    provider: FakeProvider, tmp_path: Path, second: signal.Signals
+) -> None:
+    process = begun(niah(tmp_path), provider)
+    seconds, said = stopped(process, signal.SIGINT, second)
+    assert seconds < 0.5
+    assert process.returncode == 128 + second
+    assert "stopped at once" in said
+    wait_for_no_container(process)
+    check_that_it_resumes(only_run(tmp_path), provider)
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (path.parent for path in (folder / "runs").glob("*/*/run.json"))
+    return run
+
+
+def niah(folder: Path) -> list[str]:
+    command = [str(Path(sys.executable).with_name("rlm")), "niah", "--model", "root", "--sub-model", "child"]
+    return [*command, "--depth", "2", "--trials", "1", "--facts", "0", "--lines", "100", "--out", str(folder)]
