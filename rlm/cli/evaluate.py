@@ -44,15 +44,19 @@ def run(
     ] = None,
     model: Annotated[str, typer.Option(help="root model; scripted costs nothing and measures the system only")] = "",
     sub_model: Annotated[str, typer.Option(help="of the calls; default: the root model")] = "",
-    n: Annotated[int, typer.Option("-n", min=1, help="instances of each task and length")] = 10,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="instances of each task and length", show_default="10")
+    ] = None,
     lengths: Annotated[list[str] | None, typer.Option(help="in tokens, such as 8k,32k")] = None,
-    seed: Annotated[int, typer.Option(help="instances are a function of it")] = 7,
+    seed: Annotated[int | None, typer.Option(help="instances are a function of it", show_default="7")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="folder of an evaluation that was cut off; all else is as it was")
     ] = None,
     at_once: Annotated[int, typer.Option(min=1, help="instances in work on this machine at once")] = AT_ONCE,
-    accuracy: Annotated[float, typer.Option(min=0, max=1, help="of the labeller beside the scripted model")] = 1.0,
+    accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="of the labeller beside the scripted model", show_default="1")
+    ] = None,
     window: Annotated[int | None, typer.Option(min=1, help="of the root model, in tokens, for direct")] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="of each RLM run")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="turns of each RLM")] = None,
@@ -74,8 +78,9 @@ def run(
     from rlm.settings import Settings
 
     if resume is not None:
-        given = [tasks, method, model, sub_model, lengths, out, trec, data, longbench, oolong, window, max_cost_usd]
-        if any(given):
+        lists = [tasks, method, model, sub_model, lengths, data, longbench, oolong]
+        numbers = [n, seed, out, accuracy, window, max_cost_usd, max_iterations, trec]
+        if any(lists) or any(given is not None for given in numbers):
             raise ConfigError(f"{resume} goes on as it was begun: give nothing beside --resume but --at-once.")
         results = Results.load(resume)
         plan = Plan.of(results.settings)
@@ -89,11 +94,11 @@ def run(
             tasks=tuple(dict.fromkeys(tasks or ())),
             methods=tuple(dict.fromkeys(method or ("rlm:1",))),
             lengths=lengths_of(lengths or ("8k",)),
-            n=n,
-            seed=seed,
+            n=10 if n is None else n,
+            seed=7 if seed is None else seed,
             model=model,
             sub_model=sub_model or (settings.sub_model if model == settings.model else model),
-            accuracy=accuracy,
+            accuracy=1.0 if accuracy is None else accuracy,
             window=window,
             max_cost_usd=max_cost_usd,
             max_iterations=max_iterations,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +15,7 @@ from rlm.errors import ConfigError, EngineUnavailable, RLMError
 
 from .machine import Places
 from .methods import Means, Method, Outcome, method
-from .results import ROWS, Job, Key, Results, Row, line, write_through
+from .results import Job, Key, Results, Row, appending, line
 from .scorers import score
 from .task import Instance
 
@@ -45,14 +43,13 @@ async def run_jobs(
     Returns:
         The rows of all jobs, those of before included.
     """
-    results.mend()
-    rows = {key: row for key, row in results.rows.items() if not row.error}
-    waiting = [job for job in jobs if job.key not in rows]
-    methods = {job.key.method: method(job.key.method) for job in waiting}
     without_engine = anyio.Event()
-    next_job = iter(waiting)
-
-    async with _appending(results.folder) as append:
+    with appending(results.folder) as append:
+        before = Results.load(results.folder).rows  # no other process adds to them from here on
+        rows = {key: row for key, row in before.items() if not row.error}
+        waiting = [job for job in jobs if job.key not in rows]
+        methods = {job.key.method: method(job.key.method) for job in waiting}
+        next_job = iter(waiting)
 
         async def work() -> None:
             for job in next_job:
@@ -60,7 +57,7 @@ async def run_jobs(
                     if without_engine.is_set():
                         return
                     on_start(job.key)
-                    row = await _do(job, methods[job.key.method], means, results.folder)
+                    row = await _do(job, methods[job.key.method], means, results)
                 await anyio.to_thread.run_sync(append, line(row))
                 rows[job.key] = row
                 on_row(row)
@@ -76,9 +73,16 @@ async def run_jobs(
     return list(rows.values())
 
 
-async def _do(job: Job, answer: Method, means: Means, folder: Path) -> Row:
-    key = job.key
-    row = Row(task=key.task, length=key.length, seed=key.seed, index=key.index, method=key.method)
+async def _do(job: Job, answer: Method, means: Means, results: Results) -> Row:
+    key, folder = job.key, results.folder
+    row = Row(
+        task=key.task,
+        length=key.length,
+        seed=key.seed,
+        index=key.index,
+        method=key.method,
+        settings=results.settings,
+    )
     instance = await anyio.to_thread.run_sync(job.make)
     row = replace(row, digest=instance.digest, expected=instance.answers)
     place = folder / RUNS / _folder_of(key)
@@ -116,6 +120,7 @@ def _scored(row: Row, instance: Instance, outcome: Outcome, folder: Path, *, sec
             node: (each.calls, each.input_tokens, each.output_tokens, each.cost_usd)
             for node, each in outcome.by_node.items()
         },
+        resumed=outcome.resumed,
         run_dir="" if outcome.run_dir is None else os.path.relpath(outcome.run_dir, folder),
     )
 
@@ -123,15 +128,3 @@ def _scored(row: Row, instance: Instance, outcome: Outcome, folder: Path, *, sec
 def _folder_of(key: Key) -> str:
     """Of the runs of one job: a resumed evaluation finds them there."""
     return f"{key.method.replace(':', '')}-{key.task.replace('/', '_')}-{key.length}-{key.seed}-{key.index}"
-
-
-@asynccontextmanager
-async def _appending(folder: Path) -> AsyncIterator[Callable[[str], None]]:
-    try:
-        descriptor = os.open(folder / ROWS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(f"No results can be written to {folder} ({error.strerror}).") from error
-    try:
-        yield partial(write_through, descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,12 +11,15 @@ from rlm.console import printable
 
 from .plan import Plan
 from .results import Results, Row, in_order
-from .stats import Comparison, Interval, compare, interval, percentile
+from .stats import Comparison, Interval, compare, holm, interval, percentile
 
 SYSTEM_ONLY: Final = (
     "This run used the scripted model: it measures the system (containers, channel, loop), not intelligence."
 )
 NO_PLOTS: Final = "Plots: `pip install 'rlm[eval]'`, then `rlm eval report DIR`."
+PAIRED: Final = (
+    "task", "first", "second", "pairs", "first minus second, strict", "p", "p, adjusted", "test", "they differ",
+)  # fmt: skip
 TELLS_AT: Final = 0.05  # the p-value below which a difference is said to be one
 
 
@@ -45,7 +48,8 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
     if pairs := list(_paired(rows)):
         parts += [
             "## Methods compared on the same instances",
-            _table(("task", "first", "second", "pairs", "first minus second, strict", "p", "test"), pairs),
+            f"Two methods differ where p, adjusted for the {len(pairs)} comparisons here (Holm), is below {TELLS_AT}.",
+            _table(PAIRED, pairs),
         ]
     if notes := sorted({(row.method, row.task, row.note) for row in rows if row.note}):
         parts += ["## Notes", "\n".join(f"- {way} on {task}: {escaped(note)}" for way, task, note in notes)]
@@ -119,19 +123,26 @@ def _costs(rows: Sequence[Row]) -> str:
 
 
 def _paired(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    found: list[tuple[str, str, str, Comparison]] = []
     for task in dict.fromkeys(row.task for row in rows):
         ways = list(dict.fromkeys(row.method for row in rows if row.task == task))
         for first, second in combinations(ways, 2):
-            found = compare(_by_instance(rows, task, first), _by_instance(rows, task, second))
-            yield (
-                task,
-                first,
-                second,
-                str(found.count),
-                of_interval(found.difference),
-                f"{found.p_value:.2g}",
-                found.test,
-            )
+            scores, others = _by_instance(rows, task, first), _by_instance(rows, task, second)
+            if scores.keys() & others.keys():  # an evaluation that was stopped may have none
+                found.append((task, first, second, compare(scores, others)))
+    adjusted = holm([comparison.p_value for *_, comparison in found])
+    for (task, first, second, comparison), p_value in zip(found, adjusted, strict=True):
+        yield (
+            task,
+            first,
+            second,
+            str(comparison.count),
+            of_interval(comparison.difference),
+            f"{comparison.p_value:.2g}",
+            f"{p_value:.2g}",
+            comparison.test,
+            "yes" if p_value < TELLS_AT else "the data cannot tell",
+        )
 
 
 def _by_instance(rows: Sequence[Row], task: str, way: str) -> dict[object, float]:

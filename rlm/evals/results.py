@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -43,7 +46,8 @@ class Row:
 
     `digest` is that of the instance, whose context is not kept. `strict` and `lax` are None where the system failed, with
     the reason in `error`. `cost_usd` is None where a price is unknown. `by_node` has calls, input and output tokens, and
-    dollars. `run_dir` is relative to the file's folder.
+    dollars. `run_dir` is relative to the file's folder. `resumed`: the run was cut off and went on later, so `seconds` are
+    those of its last part. `settings` are the evaluation's, so that the rows alone make a report.
     """
 
     task: str
@@ -70,7 +74,9 @@ class Row:
     cost_usd: float | None = 0.0
     by_node: Mapping[str, tuple[int, int, int, float | None]] = field(default_factory=dict)
     run_dir: str = ""
+    resumed: bool = False
     error: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -115,17 +121,15 @@ class Results:
     def load(cls, folder: Path) -> Self:
         """What is there; of several rows of one key the last counts. Raises ConfigError where it cannot be read."""
         try:
-            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
             rows = {row.key: row for row in _read(folder / ROWS)}
+            settings = next((row.settings for row in rows.values() if row.settings), None)
+            if settings is None:
+                settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"There is no evaluation in {folder}: give the folder that --out named.") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"The evaluation in {folder} is damaged: {error}") from error
         return cls(folder=folder, settings=settings, rows=rows)
-
-    def mend(self) -> None:
-        """Take away the last line if a crash cut it off."""
-        mend(self.folder / ROWS)
 
 
 def line(row: Row) -> str:
@@ -133,9 +137,33 @@ def line(row: Row) -> str:
     return json.dumps(asdict(row)) + "\n"
 
 
+@contextmanager
+def appending(folder: Path) -> Iterator[Callable[[str], None]]:
+    """For one process at a time; a last line that a crash cut off is taken away.
+
+    Raises:
+        ConfigError: another process is at it, or the file cannot be written.
+    """
+    try:
+        descriptor = os.open(folder / ROWS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(f"No results can be written to {folder} ({error.strerror}).") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"Another process works on the evaluation in {folder}: wait, or stop it.") from None
+        mend(folder / ROWS)
+        yield partial(write_through, descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_through(descriptor: int, text: str) -> None:
     """Append, and have it on the disk: what was paid for is not lost."""
-    os.write(descriptor, text.encode("ascii"))
+    left = memoryview(text.encode("ascii"))
+    while left:
+        left = left[os.write(descriptor, left) :]
     os.fsync(descriptor)
 
 

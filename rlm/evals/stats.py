@@ -131,6 +131,15 @@ def paired_permutation(first: Sequence[float], second: Sequence[float], *, resam
     return (larger + 1) / (resamples + 1)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of several tests, adjusted so that the chance of any false finding among them stays (Holm 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which a share of the sorted values is, between neighbours by a straight line.
 

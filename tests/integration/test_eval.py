@@ -81,7 +81,8 @@ def test_its_report_and_comparison_come_from_the_rows_alone(tmp_path: Path) -> N
     assert run(tmp_path, *plan, "--out", "one").returncode == 0
     assert run(tmp_path, *plan, "--out", "other").returncode == 0
     before = (tmp_path / "one" / "report.md").read_bytes()
-    (tmp_path / "one" / "report.md").unlink()
+    for name in ("report.md", "eval.json"):
+        (tmp_path / "one" / name).unlink()
     assert run(tmp_path, "report", "one").returncode == 0
     assert (tmp_path / "one" / "report.md").read_bytes() == before
     assert (tmp_path / "one" / "score-by-length.png").stat().st_size > 10_000

@@ -1,6 +1,7 @@
 """An evaluation repeats nothing that is done, loses nothing that was written, and reports from its rows alone."""
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from rlm.errors import ConfigError, EngineUnavailable, ModelError
+from rlm.errors import ConfigError, ContextTooLong, EngineUnavailable, ModelError
 from rlm.evals import harness
 from rlm.evals.comparison import differences
 from rlm.evals.harness import run_jobs
 from rlm.evals.machine import Cap
 from rlm.evals.methods import Means, Outcome, direct, keyword, map_reduce
 from rlm.evals.plan import Plan, lengths_of
+from rlm.evals.registry import tasks
 from rlm.evals.report import markdown
 from rlm.evals.results import Results, Row
+from rlm.evals.scorers import score
 from rlm.evals.task import Instance
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message, Usage
@@ -269,6 +272,43 @@ async def test_keyword_finds_what_needs_no_intelligence(tmp_path: Path) -> None:
     text = "Nothing here. The magic number for shy-river is 4711. The magic number for red-tree is 12.\nEnd"
     done = await keyword(instance(text, "What is the magic number for shy-river?"), MEANS, tmp_path)
     assert (done.answer, done.usage.calls) == ("4711", 0)
+
+
+async def test_a_model_whose_window_nobody_knows_is_asked_again_with_less(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        text = messages[0].content
+        sizes.append(len(text))
+        if len(text) > 60_000:
+            raise ContextTooLong("too long")
+        return "first and last" if text.startswith("first") and "last" in text[-100:] else "lost"
+
+    given = instance("first " + "word " * 40_000 + "last")
+    done = await direct(given, means_with(ScriptedModel(root)), tmp_path)
+    assert done.answer == "first and last"
+    assert len(sizes) == 4
+    assert sorted(sizes, reverse=True) == sizes
+    assert "context cut to about" in done.note
+
+
+@pytest.mark.parametrize(("task", "least", "most"), [("oolong_pairs", 0.5, 0.99), ("oolong/trec_coarse", 0.3, 0.99)])
+async def test_keyword_rules_are_a_baseline_on_labels_too_and_do_not_know_them(
+    task: str, least: float, most: float, tmp_path: Path
+) -> None:
+    made = [tasks()[task].make(length=8192, seed=7, index=index) for index in range(20)]
+    scores = [score(each, (await keyword(each, MEANS, tmp_path)).answer).strict for each in made]
+    assert least < statistics.fmean(scores) < most
+
+
+async def test_an_evaluation_that_was_stopped_early_has_a_report_too(tmp_path: Path) -> None:
+    rows = [
+        Row(task="t", length=8, seed=1, index=index, method=way, strict=1.0, lax=1.0, settings=PLAN.as_json())
+        for index, way in enumerate(["direct", "keyword"])
+    ]
+    text = markdown(Results(folder=tmp_path, settings=PLAN.as_json(), rows={row.key: row for row in rows}))
+    assert "2 methods, 2 answers" in text
+    assert "compared" not in text
 
 
 def test_a_small_models_inventions_are_not_believed() -> None:

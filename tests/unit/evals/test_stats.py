@@ -10,6 +10,7 @@ from rlm.evals.stats import (
     bootstrap,
     by_length,
     compare,
+    holm,
     interval,
     mcnemar,
     paired_permutation,
@@ -117,3 +118,11 @@ def test_methods_are_compared_on_the_instances_that_both_have() -> None:
     assert found.difference.low < 0.6 < found.difference.high
     assert compare(dict(enumerate(FIRST)), dict(enumerate(SECOND))).test == "paired permutation"
     assert compare(dict(enumerate(FIRST)), dict(enumerate(SECOND))).p_value == 0.0546875
+
+
+def test_p_values_of_several_tests_are_adjusted_as_holm_says() -> None:
+    # By hand: 3 x .01, 2 x .03 (and no less for .04), 2 x .03, 4 x .005.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.5]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []

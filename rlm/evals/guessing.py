@@ -1,0 +1,59 @@
+"""OOLONG without a model: labels guessed from words, and counted rightly. Only scores above it show understanding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from .oolong_forms import TEMPLATES, in_scope
+from .pairs import CONDITIONS, pairs_of, query_of
+from .questions import ABBR, DESC, ENTY, HUM, LOC, NAMES, NUM, Questions
+from .task import Instance
+from .templates import parts_of
+from .windows import read_window
+
+_RULES: Final = (
+    tuple(  # the first one that fits decides; they were written from what the labels mean, not from our questions
+        (label, re.compile(pattern, re.IGNORECASE))
+        for label, pattern in (
+            (ABBR, r"\bstands? for\b|\babbreviat|\bacronym|\bshort for\b|\bletters .* mean\b"),
+            (NUM, r"^how (many|much|old|long|far|tall|fast|high|deep|big|large|often|heavy|hot|late)\b|^when\b"),
+            (NUM, r"\b(year|date|number|population|percentage|distance|price|temperature|speed|age|century)\b"),
+            (HUM, r"^who\b|\b(person|president|author|inventor|actor|singer|king|queen)\b"),
+            (LOC, r"^where\b|\b(city|country|state|river|mountain|capital|continent|island|located)\b"),
+            (DESC, r"^(why|how)\b|\b(definition|meaning|origin|difference|cause|reason|describe|explain)\b"),
+            (DESC, r"^what (is|are) \w+ \?$"),
+        )
+    )
+)
+
+
+class _Guesses(Mapping[str, str]):
+    """The label of any question; what no rule fits is an entity."""
+
+    def __getitem__(self, question: str) -> str:
+        return NAMES[next((label for label, pattern in _RULES if pattern.search(question)), ENTY)]
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("There is a label for every text: they cannot be listed.")
+
+    def __len__(self) -> int:
+        raise TypeError("There is a label for every text: they cannot be counted.")
+
+
+GUESSES: Final = Questions(by_label={}, label_of=_Guesses())
+
+
+def guessed(instance: Instance) -> str | None:
+    """The answer to a question of `oolong` or `oolong_pairs`; None where it is none of theirs."""
+    if not isinstance(instance.context, str):
+        return None
+    for condition in CONDITIONS:
+        if instance.query == query_of(condition):
+            return "\n".join(pairs_of(read_window(instance.context, GUESSES), condition)) or "none"
+    for scope, form, template in TEMPLATES:
+        if (parts := parts_of(template, instance.query)) is not None:
+            rows = in_scope(scope, read_window(instance.context, GUESSES), parts)
+            return f"Answer: {form.answer(rows, parts) or 'none'}"
+    return None
