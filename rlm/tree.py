@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Final, Self
 
@@ -142,7 +143,7 @@ class Tree:
             error = error or closing
             raise
         finally:
-            if error is not None and self._record.context is not None and not self._journal.read_only:
+            if error is not None and self._can_go_on(error):
                 tell = error.add_note if isinstance(error, Exception) else note
                 tell(self._how_to_go_on())
             self._stopping.set()
@@ -298,10 +299,15 @@ class Tree:
                 f"The answer cannot be written in {self._directory} ({error.strerror}): make room, then resume the run."
             ) from error
 
+    def _can_go_on(self, error: BaseException) -> bool:
+        """Whether a resumed run would keep something, as far as that is known."""
+        kept = self._record.context is not None and not self._journal.read_only
+        return kept and (self.usage.calls > 0 or not isinstance(error, Exception))
+
     def _how_to_go_on(self) -> str:
         by_name = all(model.server is not None for model in self._record.models.values())
-        resume = f"rlm resume {self._directory}" if by_name else f"Orchestrator.resume({str(self._directory)!r})"
-        return f"To go on with the run: {resume}"
+        path = str(self._directory)
+        return f"to go on with the run: {f'rlm resume {quote(path)}' if by_name else f'Orchestrator.resume({path!r})'}"
 
     async def _close_record(self, error: BaseException | None) -> None:
         match error:

@@ -50,7 +50,7 @@ def main() -> NoReturn:
         app(prog_name="rlm")
     except RLMError as error:
         sentence, status = _told(error)
-        sys.stderr.write("".join([f"rlm: {sentence}\n", *getattr(error, "__notes__", ())]))
+        sys.stderr.writelines(f"rlm: {line}\n" for line in [sentence, *getattr(error, "__notes__", ())])
         sys.exit(status)
     sys.exit(0)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlm.config import Limits
-from rlm.errors import ConfigError, RLMError
+from rlm.errors import ConfigError
 
 from .interrupt import how_to_resume, run_until_interrupted
 from .options import AsJson, Quiet, Root, Verbose
@@ -111,12 +111,7 @@ def run(
                     show_event(event)
             return await run
 
-    try:
-        done = run_until_interrupted(work, advice=watch.advice)
-    except RLMError as error:
-        if watch.paid:
-            error.add_note(watch.advice())
-        raise
+    done = run_until_interrupted(work, advice=watch.advice)
     show(done, as_json=as_json, quiet=quiet)
 
 
@@ -175,19 +170,17 @@ def _piped(data: bytes, name: str) -> str | bytes:
 
 
 class Watch:
-    """Knows from a run's events how to go on with it. `paid`: a resumed run would keep something."""
+    """Knows from a run's events how to go on with it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._resumable = ""
-        self.paid = False
 
     def __call__(self, event: Event) -> None:
-        from rlm.events import ModelReplied, TurnStarted
+        from rlm.events import TurnStarted
 
         if isinstance(event, TurnStarted):  # from here on the context is kept
             self._resumable = event.run_id
-        self.paid = self.paid or isinstance(event, ModelReplied)
 
     def advice(self) -> str:
         """The line that says how to resume; nothing before there is something to resume."""

@@ -105,6 +105,7 @@ class Supervisor:
         self._start = start
         self._worker_uid = worker_uid
         self._cell: Cell | None = None
+        self._last_was_killed = False
         self._snapshot: tuple[int, Link] | None = None
         self._calls = 0
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
@@ -232,6 +233,7 @@ class Supervisor:
             finally:
                 os._exit(70)
         theirs.close()
+        self._last_was_killed = False
         self._watch_worker()
 
     # The worker
@@ -333,9 +335,18 @@ class Supervisor:
             time.sleep(0.001)
             ended |= processes.reap()
         if self._pid in ended:
-            self._roll_back("died", f"The cell did not end: {processes.how_it_ended(ended[self._pid])}.")
+            self._worker_ended(ended[self._pid])
         else:
             self._roll_back("died", "The cell did not end: it closed the line to its supervisor.")
+
+    def _worker_ended(self, status: int) -> None:
+        """A killed cell's files stay, in memory: where they leave too little, every cell would be killed from now on."""
+        how = processes.how_it_ended(status)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if killed and self._last_was_killed:
+            raise SandboxLost(f"two cells in succession did not end: {how}")
+        self._roll_back("died", f"The cell did not end: {how}.")
+        self._last_was_killed = killed
 
     def _roll_back(self, outcome: Outcome, error: str) -> None:
         """The snapshot takes the worker's place."""
@@ -373,6 +384,7 @@ class Supervisor:
             )
         )
         self._cell = None
+        self._last_was_killed = False
         if self._snapshot:
             pid, link = self._snapshot
             self._snapshot = None
@@ -403,7 +415,7 @@ class Supervisor:
         awake.recv(4096)
         ended = processes.reap()
         if self._pid in ended:
-            self._roll_back("died", f"The cell did not end: {processes.how_it_ended(ended[self._pid])}.")
+            self._worker_ended(ended[self._pid])
 
 
 def end_after(seconds: float) -> None:

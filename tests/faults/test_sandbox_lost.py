@@ -117,6 +117,19 @@ async def test_a_cell_that_loses_its_sandbox_twice_is_told_so_and_its_variables_
     record_property("faults injected", 2)
 
 
+async def test_a_cell_that_is_killed_like_the_one_before_it_runs_in_a_new_sandbox_with_its_variables(
+    tmp_path: Path, record_property: Record
+) -> None:
+    """What the first one wrote may be why: files in memory leave room for no cell, and only a new sandbox has none."""
+    dies = "import os\nif os.path.exists('/tmp/mark'): os.kill(os.getpid(), 9)\nopen('/tmp/mark', 'w')\n"
+    cells = ["kept = 7", f"{dies}os.kill(os.getpid(), 9)", f"{dies}kept += 1", "FINAL(kept)"]
+    played = iter(f"```repl\n{cell}\n```" for cell in cells)
+    model = ScriptedModel(lambda messages: next(played))
+    done = await Orchestrator(model=model, run_root=tmp_path).acompletion("text", "go")
+    assert (done.answer, done.sandboxes) == ("8", 2)
+    record_property("faults injected", 2)
+
+
 async def test_a_cell_that_fills_the_memory_of_its_whole_container_is_told_so_and_the_next_one_runs(
     tmp_path: Path, record_property: Record
 ) -> None:

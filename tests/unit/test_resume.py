@@ -247,6 +247,21 @@ async def test_a_failed_sub_call_fails_again_without_being_sent(tmp_path: Path) 
     assert (done.answer, sent) == ("2", 2)
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_an_error_says_how_to_go_on_if_anything_was_paid(tmp_path: Path, turns: int) -> None:
+    def root(messages: Sequence[Message]) -> str:
+        if len(messages) == 2 + 2 * turns:
+            raise ModelError("away")
+        return "```repl\nlook\n```"
+
+    alone = Orchestrator(model=ScriptedModel(root), sandboxes=FakeSandboxes(asks), run_root=tmp_path)
+    with pytest.raises(ModelError, match="away") as failed:
+        await alone.acompletion("text", "q")
+    (run,) = tmp_path.iterdir()
+    advice = f"to go on with the run: Orchestrator.resume({str(run)!r})"
+    assert getattr(failed.value, "__notes__", []) == [advice] * turns
+
+
 async def test_limits_may_be_raised_for_the_rest_of_a_run(tmp_path: Path) -> None:
     paid, whole = await complete(ROOT, CHILD, tmp_path)
     copy = paid.copies[5]

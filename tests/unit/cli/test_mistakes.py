@@ -130,7 +130,7 @@ def test_what_a_run_may_end_with(
 def test_what_can_be_done_about_an_error_is_said_after_it(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(**options: object) -> None:
         error = ModelError("answered 500", status=500)
-        error.add_note("rlm: to go on with the run: rlm resume x\n")
+        error.add_note("to go on with the run: rlm resume x")
         raise error
 
     monkeypatch.setattr(cli, "app", fails)

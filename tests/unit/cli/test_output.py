@@ -95,11 +95,9 @@ def test_a_line_counts_what_the_whole_tree_has_used(capsys: pytest.CaptureFixtur
 
 def test_there_is_advice_on_how_to_resume_once_the_context_is_kept() -> None:
     watch = Watch(Path("some runs"))
-    assert (watch.advice(), watch.paid) == ("", False)
+    assert watch.advice() == ""
     watch(TurnStarted(turn=1, of=9, run_id="id"))
-    assert (watch.advice(), watch.paid) == ("rlm: to go on with the run: rlm resume 'some runs/id'\n", False)
-    watch(replied("0", 1))
-    assert watch.paid
+    assert watch.advice() == "rlm: to go on with the run: rlm resume 'some runs/id'\n"
 
 
 @pytest.mark.parametrize(("built", "said"), [(True, "ready"), (False, "up to date")])
