@@ -1,10 +1,14 @@
 """Settings of all families."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from fakes import journals
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job; who is interrupted must notice
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

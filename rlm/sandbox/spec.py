@@ -129,6 +129,7 @@ def container_spec(
         "Hostname": "sandbox",
         "Env": [f"{key}={value}" for key, value in ENVIRONMENT.items()],
         "Labels": dict(labels),
+        "StopSignal": "SIGKILL",  # an engine that is stopped or restarted would wait 10 s for each sandbox to hear another
         "Tty": False,
         "OpenStdin": over_stdin,
         "StdinOnce": over_stdin,  # when the orchestrator is gone, the guest reads the end of its input, and ends

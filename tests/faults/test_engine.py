@@ -52,7 +52,7 @@ async def test_a_run_survives_a_restart_of_the_engine(
             time.sleep(0.3)
             own_engine.restart(how)
 
-    root = plays("import time\ntime.sleep(14)\nprint(context)", "print('again')", "FINAL(context)", "FINAL(context)")
+    root = plays("import time\ntime.sleep(4)\nprint(context)", "print('again')", "FINAL(context)", "FINAL(context)")
     listen = at_cell(1, restart, seen)
     done = await Orchestrator(model=root, run_root=tmp_path, on_event=listen).acompletion("kept", "what is kept?")
     assert (done.answer, done.stop_reason) == ("kept", "final")
@@ -65,7 +65,7 @@ async def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_sentence(
 ) -> None:
     monkeypatch.setattr("rlm.sandbox.docker.RETURN_SECONDS", 1.0)
     listen = at_cell(1, own_engine.end, [])
-    root = plays("import time\ntime.sleep(20)", "FINAL(1)")
+    root = plays("import time\ntime.sleep(8)", "FINAL(1)")
     try:
         with pytest.raises(EngineUnavailable, match="start it"):
             await Orchestrator(model=root, run_root=tmp_path, on_event=listen).acompletion("text", "question")

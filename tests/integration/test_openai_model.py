@@ -335,6 +335,7 @@ def bare_client(provider: FakeProvider, concurrency: int) -> tuple[openai.AsyncO
     return client, call
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)  # the bare client takes most of it: 13 s together with openai 3.x, 40 s with 2.x
 async def test_1000_calls_take_at_most_1_3_times_as_long_as_with_the_bare_client() -> None:
     with FakeProvider("ok", latency=0.05) as provider:

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 
-from containers import containers, its_own_cost
+from containers import containers, its_own_cost, ways
 from rlm import (
     BlockingSandbox,
     CellResult,
@@ -226,6 +226,7 @@ BAD_CELLS = {
 }
 
 
+@pytest.mark.parametrize("config", ways(daily=1), indirect=True)
 @pytest.mark.parametrize(("code", "outcome"), BAD_CELLS.values(), ids=BAD_CELLS.keys())
 async def test_a_cell_that_hangs_or_dies_is_rolled_back(config: SandboxConfig, code: str, outcome: str) -> None:
     async with Sandbox(config) as sandbox:
@@ -255,6 +256,7 @@ async def test_memory_used_up_is_an_exception_and_costs_nothing(config: SandboxC
         assert await printed(sandbox, "print(kept)") == "1"
 
 
+@pytest.mark.parametrize("config", ways(daily=1), indirect=True)
 async def test_memory_used_up_by_many_processes_ends_the_cell_only(config: SandboxConfig) -> None:
     code = """
         import os, time
@@ -280,6 +282,7 @@ async def test_memory_used_up_by_many_processes_ends_the_cell_only(config: Sandb
     ],
     ids=["forks", "threads", "programs"],
 )
+@pytest.mark.parametrize("config", ways(daily=1), indirect=True)
 async def test_processes_without_end_are_bounded_and_cleared_away(config: SandboxConfig, code: str) -> None:
     async with Sandbox(config) as sandbox:
         await sandbox.run("kept = 1")

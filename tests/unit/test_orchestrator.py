@@ -181,6 +181,7 @@ async def test_a_cancelled_completion_raises_and_its_record_says_cancelled(tmp_p
     assert sandboxes.alive == 0
 
 
+@pytest.mark.long
 async def test_200_completions_at_once_each_stay_within_their_own_limits_and_leave_no_memory(tmp_path: Path) -> None:
     async def ask_often(code: str, answer: Answer | None) -> CellResult:
         assert answer is not None

@@ -110,6 +110,7 @@ def test_the_host_suffers_last() -> None:
     assert host()["OomScoreAdj"] > 0
     assert host()["LogConfig"]["Type"] == "none"
     assert host()["AutoRemove"] is True
+    assert spec().arguments["StopSignal"] == "SIGKILL"  # an engine that ends waits for no sandbox
 
 
 def test_nothing_of_the_hosts_environment_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:
