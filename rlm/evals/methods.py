@@ -18,6 +18,7 @@ from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError, ContextTooLong, JournalError, ModelError, ReplayDiffers
 from rlm.models.base import Model
 from rlm.orchestrator import Orchestrator
+from rlm.prompts import SystemPrompt, default_system_prompt
 from rlm.runs import RunSummary, list_runs
 from rlm.sandbox.base import SandboxFactory
 from rlm.types import Completion, Message, Usage
@@ -74,7 +75,7 @@ class Means:
     """What methods work with.
 
     `models` gives the root model and the sub-model for a task, by its name. `window` is the root model's, in tokens, over
-    what is known of it. `sandboxes` makes them where they are not to be containers (tests).
+    what is known of it. `sandboxes` makes them where they are not to be containers (tests). `system_prompt` is that of RLMs.
     """
 
     models: Callable[[str], tuple[str | Model, str | Model]]
@@ -82,6 +83,7 @@ class Means:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     sandboxes: SandboxFactory | None = None
     window: int | None = None
+    system_prompt: SystemPrompt = default_system_prompt
     verbose: bool = False
 
 
@@ -114,6 +116,7 @@ def _rlm_of(depth: int) -> Method:
             sandbox=means.sandbox,
             sandboxes=means.sandboxes,
             run_root=folder,
+            system_prompt=means.system_prompt,
             verbose=means.verbose,
         )
         for run in reversed(list(list_runs(folder))):  # the latest first
