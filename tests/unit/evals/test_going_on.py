@@ -76,7 +76,9 @@ async def test_a_run_of_which_nothing_can_be_made_is_begun_anew(tmp_path: Path, 
 async def test_rlms_are_told_what_the_evaluation_says_they_are_told(tmp_path: Path) -> None:
     asked = ScriptedModel(lambda messages: f"FINAL({messages[0].content})", name="root")
     means = Means(
-        models=lambda task: (asked, asked), sandboxes=FakeSandboxes(), system_prompt=lambda facts: f"left: {facts.depth}"
+        models=lambda task: (asked, asked),
+        sandboxes=FakeSandboxes(),
+        system_prompt=lambda facts: f"left: {facts.depth}",
     )
     results = Results.create(tmp_path, PLAN.as_json())
     (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
