@@ -51,8 +51,8 @@ def fail(text: str) -> None:
 
 def pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
-    # A compiler a processor: without a number, some builds start one for each file, which no memory is enough for.
-    environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)} | os.environ
+    # The server's build asks for a compiler a file, all at once; make(1) lets this limit on the load win.
+    environment = {"MAKEFLAGS": f"-l{(os.cpu_count() or 1) + 1}"} | os.environ
     if subprocess.run(command, check=False, env=environment).returncode:
         fail(f"pip could not do `{' '.join(arguments)}`: see above, then try again.")
 
