@@ -90,7 +90,9 @@ class LimitsRaised(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RLMStarted(Event):
-    """An RLM has its sandbox and its context. `level` is 0 for the root, `depth` what may still be called below."""
+    """An RLM has its sandbox and its context. `level` is 0 for the root, `depth` what may still be called below. Of a text
+    `context_head` and `context_tail` are the first and last characters.
+    """
 
     level: int
     depth: int
@@ -98,6 +100,8 @@ class RLMStarted(Event):
     sandbox: str
     context_type: str
     context_size: int
+    context_head: str = ""
+    context_tail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from .models.base import Model
 from .prompts import PromptFacts, SystemPrompt
 from .repl import Repl
 from .sandbox.base import LoadedValue, SandboxFactory
-from .sandbox.values import Value, encode
+from .sandbox.values import Value, encode, ends_of
 from .slots import LevelSlots
 from .steering import Steering
 from .tools import Tools, ToolUse
@@ -38,6 +38,7 @@ SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from 
     "deadline": "the time of the run is used up",
     "stopped": "your user asks for the answer now",
 }
+CONTEXT_END_CHARS: Final = 200  # of a called RLM's context that are told, so that its place in the root's can be found
 LAST_TURN_CHARS: Final = 1_000  # of the newest exchange, where the whole conversation does not fit into what is left
 LAST_TURN_ROOM: Final = Message(role="user", content=" " * 5_000)  # the size of those, at most, and of the request
 
@@ -382,6 +383,7 @@ async def _open_repl(task: Task, services: Services, broker: Broker) -> AsyncIte
         events=services.events,
     )
     async with repl:
+        head, tail = ends_of(task.context, CONTEXT_END_CHARS) if task.level > 0 else ("", "")
         services.events.emit(
             RLMStarted(
                 node=task.node,
@@ -391,6 +393,8 @@ async def _open_repl(task: Task, services: Services, broker: Broker) -> AsyncIte
                 sandbox=repl.sandbox_id,
                 context_type=repl.context.type,
                 context_size=repl.context.size,
+                context_head=head,
+                context_tail=tail,
             )
         )
         yield repl

@@ -19,9 +19,7 @@ def view(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="the file; default: view.html in the run's directory")
     ] = None,
-    context: Annotated[
-        Path | None, typer.Option(help="the file that was the (first) run's context, to show slices of")
-    ] = None,
+    context: Annotated[Path | None, typer.Option(help="the file or folder that was the (first) run's context")] = None,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="open the page in a browser")] = True,
     root: Root = None,
 ) -> None:

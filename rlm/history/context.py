@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-MIN_ANCHOR_CHARS: Final = 24  # of a prompt's line that is looked for in the context: shorter ones are found by chance
-MAX_ANCHOR_CHARS: Final = 200
-MAX_ANCHORS: Final = 40  # lines of one prompt that are tried
-MAX_PLACES: Final = 8  # of one line that are looked at
+ANCHOR_CHARS: Final = 24  # of a prompt, which are looked for in the context: fewer are found by chance
+MIN_DISTINCT_CHARS: Final = 6  # of an anchor: rulers and blanks tell nothing
+MAX_ANCHORS: Final = 31  # of one prompt: spread evenly, so that no part longer than a thirtieth of it is missed
+MIN_FURTHER_CHARS: Final = 200  # beside what is found: fewer are the words around it, and would be looked for in vain
+MAX_PLACES: Final = 8  # of one anchor that are looked at: one that stands in more says nothing
 MAX_SLICES: Final = 8  # of one prompt
-MAX_SEARCHED_CHARS: Final = 5 * 10**9  # by all searches together: seconds
-NEAR_CHARS: Final = (
-    4 * 1024**2
-)  # behind the latest find, where the next one is likely: calls go through a context in order
+MAX_SEARCHED_CHARS: Final = 2 * 10**9  # by all searches together: seconds
+NEAR_CHARS: Final = 1024**2  # behind the latest find, where the next is likely: calls go through a context in order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Characters `start` to `end` of the context stand word for word in a prompt, from `offset` there."""
+    """Characters `start` to `end` of the context stand word for word in a prompt, from `offset` there (-1: in none)."""
 
     start: int
     end: int
     offset: int
+
+    @property
+    def offset_end(self) -> int:
+        return self.offset + self.end - self.start
 
 
 class Context:
@@ -37,26 +41,43 @@ class Context:
         self._known: dict[str, int] = {}
 
     def slices(self, prompt: str) -> list[Slice]:
-        """The parts of a prompt that the context holds: from a line that it holds, as far as both agree."""
-        found: list[Slice] = []
-        position = tried = 0
-        while position < len(prompt) and len(found) < MAX_SLICES and tried < MAX_ANCHORS:
-            end = prompt.find("\n", position)
-            end = len(prompt) if end < 0 else end
-            anchor = prompt[position : min(end, position + MAX_ANCHOR_CHARS)]
-            if len(anchor.strip()) >= MIN_ANCHOR_CHARS:
-                tried += 1
-                at, length = self._match(prompt, position, anchor)
-                if length:
-                    found.append(Slice(start=at, end=at + length, offset=position))
-                    self._latest = at + length
-                    end = max(end, position + length)
-            position = end + 1
-        return found
+        """The parts of a prompt that the context holds, in the prompt's order: each as far as both agree.
 
-    def places(self, piece: str, prompt: str) -> tuple[int, ...]:
-        """Where the context holds a piece: in the slice that a prompt has of it, else the first three places."""
-        for part in self.slices(prompt):
+        The middle of what is not explained yet is looked for, then the middles of what is left on both sides: so the words
+        around a slice cost little, and a prompt that is not from the context costs `MAX_ANCHORS` searches.
+        """
+        found: list[Slice] = []
+        parts, tried = deque([(0, len(prompt))]), 0
+        while parts and len(found) < MAX_SLICES and tried < MAX_ANCHORS:
+            start, end = parts.popleft()
+            if end - start < (MIN_FURTHER_CHARS if found else ANCHOR_CHARS):
+                continue
+            known = next((part for part in found if part.offset < end and start < part.offset_end), None)
+            if known is None:
+                middle = (start + end - ANCHOR_CHARS) // 2
+                if _tells(prompt, middle):
+                    tried += 1
+                    known = self._longest(prompt, middle, found)
+                if known is None:
+                    parts += [(start, middle + ANCHOR_CHARS - 1), (middle + 1, end)]
+                    continue
+                found.append(known)
+                self._latest = known.end
+            parts += [(start, known.offset), (known.offset_end, end)]
+        return sorted(found, key=lambda part: part.offset)
+
+    def begun(self, head: str, tail: str, chars: int) -> Slice | None:
+        """The part of so many characters that begins and ends so: it is no part of a prompt, so its offset there is -1."""
+        at = self.text.find(head) if head else -1
+        while at >= 0:
+            if at + chars <= len(self.text) and self.text.endswith(tail, at, at + chars):
+                return Slice(start=at, end=at + chars, offset=-1)
+            at = self.text.find(head, at + 1)
+        return None
+
+    def places(self, piece: str, slices: Iterable[Slice]) -> tuple[int, ...]:
+        """Where the context holds a piece: in one of these slices, else the first three places."""
+        for part in slices:
             if (at := self.text.find(piece, part.start, part.end)) >= 0:
                 return (at,)
         found: list[int] = []
@@ -66,37 +87,48 @@ class Context:
             at = self.text.find(piece, at + len(piece))
         return tuple(found)
 
-    def _match(self, prompt: str, position: int, anchor: str) -> tuple[int, int]:
-        """Start and length of the longest match that begins with an anchor: a line may stand in many places."""
-        best = (-1, 0)
-        for at in self._places(anchor):
-            length = common_length(prompt, position, self.text, at)
-            best = max(best, (at, length), key=lambda match: match[1])
-            if length > len(anchor) + MIN_ANCHOR_CHARS:
+    def _longest(self, prompt: str, middle: int, found: Iterable[Slice]) -> Slice | None:
+        """The longest match around an anchor, up to what is found; None where it stands in too many places to say."""
+        start = max((part.offset_end for part in found if part.offset_end <= middle), default=0)
+        end = min((part.offset for part in found if part.offset > middle), default=len(prompt))
+        best: Slice | None = None
+        for number, at in enumerate(self._places(prompt[middle : middle + ANCHOR_CHARS])):
+            if number == MAX_PLACES:
+                return None
+            before = common_length_before(prompt[start:middle], self.text, at)
+            length = before + common_length(prompt[:end], middle, self.text, at)
+            if best is None or length > best.end - best.start:
+                best = Slice(start=at - before, end=at - before + length, offset=middle - before)
+            if length > 3 * ANCHOR_CHARS:
                 break
         return best
 
     def _places(self, anchor: str) -> Iterator[int]:
-        near = self.text.find(anchor, self._latest, self._latest + NEAR_CHARS)
+        if self._left <= 0:
+            self.exhausted = True
+        if self.exhausted or self._known.get(anchor) == -1:
+            return
+        near = self._find(anchor, self._latest, self._latest + NEAR_CHARS)
         if near >= 0:
             yield near
         at = self._first(anchor)
-        for _ in range(MAX_PLACES):
-            if at < 0:
-                return
+        while at >= 0:
             yield at
-            after = self.text.find(anchor, at + 1)
-            self._left -= (after if after >= 0 else len(self.text)) - at
-            at = after
+            at = self._find(anchor, at + 1, len(self.text))
 
     def _first(self, anchor: str) -> int:
         if anchor not in self._known:
-            if self._left <= 0:
-                self.exhausted = True
-                return -1
-            self._known[anchor] = at = self.text.find(anchor)
-            self._left -= len(self.text) if at < 0 else at
+            self._known[anchor] = self._find(anchor, 0, len(self.text))
         return self._known[anchor]
+
+    def _find(self, anchor: str, start: int, end: int) -> int:
+        at = self.text.find(anchor, start, end)
+        self._left -= (min(end, len(self.text)) if at < 0 else at) - start
+        return at
+
+
+def _tells(prompt: str, middle: int) -> bool:
+    return len(set(prompt[middle : middle + ANCHOR_CHARS])) >= MIN_DISTINCT_CHARS
 
 
 def common_length(left: str, i: int, right: str, j: int) -> int:
@@ -105,6 +137,18 @@ def common_length(left: str, i: int, right: str, j: int) -> int:
     while low < high:
         middle = (low + high + 1) // 2
         if left[i + low : i + middle] == right[j + low : j + middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def common_length_before(left: str, right: str, j: int) -> int:
+    """How many characters at the end of `left` agree with those of `right` before place `j`."""
+    low, high = 0, min(len(left), j)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if right.startswith(left[len(left) - middle : len(left) - low], j - middle):
             low = middle
         else:
             high = middle - 1

@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgpack
+
 from rlm.errors import ConfigError
+from rlm.sandbox.values import Value, encode, from_file
 from rlm.types import Message
 
 from .context import Context
+from .flat import flat
 
 MAX_CONTEXT_BYTES: Final = 128 * 1024**2  # that a page carries; of a longer one, the page says what it was
 
@@ -43,7 +47,7 @@ def read_extras(directory: Path, context_file: Path | None = None, *, with_conte
     """What is there. A part that cannot be read becomes a note: the rest of the run is shown.
 
     Raises:
-        ConfigError: `context_file`, which the caller named, cannot be read.
+        ConfigError: `context_file`, the file or folder that the caller named, cannot be read.
     """
     notes: list[str] = []
     about = _about(directory, notes)
@@ -69,23 +73,33 @@ def _about(directory: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _context(directory: Path, about: object, named: Path | None, notes: list[str]) -> Context | None:
-    """The context, where it is text: the file that the caller names, else what the run directory has of it."""
-    path = named
-    if path is None and isinstance(about, dict) and about.get("kind") in ("text", "file"):
-        path = directory / str(about["file"]) if about.get("file") else Path(str(about.get("path")))
-    if path is None:
-        return None
+    """The context as text: the file or folder that the caller names, else what the run directory has of it."""
     try:
-        if path.stat().st_size > MAX_CONTEXT_BYTES:
+        value = encode(named) if named is not None else _stored(directory, about)
+        if value is None:
+            return None
+        if value.size > MAX_CONTEXT_BYTES:
             notes.append(f"The context is larger than {MAX_CONTEXT_BYTES // 1024**2} MiB and not part of this page.")
             return None
-        return Context(path.read_bytes().decode("utf-8", "surrogatepass"))
+        content = b"".join(value.pieces())
+        if value.kind in ("data", "folder"):
+            return Context(flat(msgpack.unpackb(content, strict_map_key=False, unicode_errors="surrogatepass")))
+        return Context(content.decode("utf-8", "surrogatepass"))
     except UnicodeDecodeError:
         notes.append("The context is not text and not part of this page.")
-    except OSError as error:
+    except (ConfigError, OSError, ValueError, msgpack.UnpackException) as error:
         if named is not None:
-            raise ConfigError(f"The context {named} cannot be read ({error.strerror}).") from error
-        notes.append(f"The context cannot be read: {error.strerror}")
+            raise
+        notes.append(f"The context is not shown: {error}")
+    return None
+
+
+def _stored(directory: Path, about: object) -> Value | None:
+    match about:
+        case {"kind": ("text" | "bytes" | "data") as kind, "file": str(name), "size": int(size)}:
+            return from_file(kind, directory / name, size)
+        case {"path": str(path)}:
+            return encode(Path(path))
     return None
 
 

@@ -92,6 +92,7 @@ class Node:
     depth: int = 0
     sandbox: str = ""
     context_type: str = ""
+    context_ends: tuple[str, str] = ("", "")
     context_size: int | None = None
     ok: bool | None = None
     answer: str | None = None
@@ -177,6 +178,7 @@ def _add(record: Record, event: Event) -> None:
             _begin(node)  # in a run that was resumed, what is recorded of its work follows once more
             node.recursive, node.ready, node.depth, node.model = True, event.ts, event.depth, event.model
             node.sandbox, node.context_type, node.context_size = event.sandbox, event.context_type, event.context_size
+            node.context_ends = event.context_head, event.context_tail
         case TurnStarted():
             node.turns.append(Turn(number=event.turn, of=event.of, last=_is_last(node, event), started=event.ts))
         case ModelReplied() | ModelFailed():

@@ -79,6 +79,18 @@ def from_file(kind: Kind, path: Path, size: int) -> Value:
     return Value(kind=kind, size=size, pieces=lambda: _read(path, size))
 
 
+def ends_of(value: Value, chars: int) -> tuple[str, str]:
+    """The first and the last characters of a text, a quarter of so many at least; nothing of other kinds."""
+    if value.kind != "text":
+        return "", ""
+    first = last = b""
+    for piece in value.pieces():
+        first = first or bytes(piece[:chars])
+        last = (last + bytes(piece[-chars:]))[-chars:]
+    # Where bytes were cut out, characters may be broken: those at the cut are left out.
+    return first.decode("utf-8", "ignore"), last.decode("utf-8", "ignore")
+
+
 def _views(data: bytes) -> Iterator[Piece]:
     view = memoryview(data)
     for start in range(0, len(view), CHUNK_BYTES):

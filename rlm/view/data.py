@@ -20,7 +20,7 @@ from rlm.history.record import ROOT, Cell, Entry, Node, Record, Turn
 from rlm.transcript import parse
 from rlm.types import Usage
 
-from .origin import origin_of
+from .origin import origin_of, slices_of
 from .texts import Ref, Texts
 
 LABEL_CHARS: Final = 120  # of a prompt, in the rows of tree and timeline
@@ -220,15 +220,18 @@ class _Maker:
         return {"turn": origin.turn, "cell": origin.cell, "finds": finds}
 
     def context(self) -> Data | None:
-        """The context in parts of so many characters, and the slices of it: call, start, end, offset in its prompt."""
+        """The context in parts of so many characters, and the slices of it: call, start, end, offset in its prompt.
+
+        A slice that was the context of a recursive call has the offset -1.
+        """
         if (context := self.extras.context) is None:
             return None
         text = context.text
         slices = [
             [number, part.start, part.end, part.offset]
             for number, node in enumerate(self.record.nodes.values())
-            if node.prompt and node.parent is not None
-            for part in context.slices(node.prompt)
+            if node.parent is not None
+            for part in slices_of(node, context)
         ]
         parts = [self.put(text[at : at + CONTEXT_PART_CHARS]) for at in range(0, len(text), CONTEXT_PART_CHARS)]
         return {"chars": len(text), "partChars": CONTEXT_PART_CHARS, "parts": parts, "slices": slices}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm.events import ModelReplied
-from rlm.history.context import Context
+from rlm.history.context import Context, Slice
 from rlm.history.record import Cell, Node, Record
 
 MAX_PIECES: Final = 12  # of an answer that are looked for
@@ -79,10 +79,17 @@ def _first(record: Record, node: Node, piece: str, context: Context | None) -> F
     for source, cell, text in _read_by(record, node):
         offset = text.find(piece)
         if offset >= 0:
-            prompt = "" if source is None else record.nodes[source].prompt or ""
-            places = () if context is None else context.places(piece, prompt)
+            given = () if source is None or context is None else slices_of(record.nodes[source], context)
+            places = () if context is None else context.places(piece, given)
             return Find(piece=piece, node=source, cell=cell, offset=offset, context=places)
     return None
+
+
+def slices_of(node: Node, context: Context) -> Iterator[Slice]:
+    """What a call was given of its caller's context: as a context of its own, and in its prompt."""
+    if node.recursive and (own := context.begun(*node.context_ends, node.context_size or 0)) is not None:
+        yield own
+    yield from context.slices(node.prompt or "")
 
 
 def _read_by(record: Record, node: Node) -> Iterator[tuple[str | None, int, str]]:

@@ -135,6 +135,7 @@ def test_ten_thousand_calls_open_within_two_seconds(tmp_path: Path) -> None:
             many_calls(EventLog(name, file, []), calls)
         write_page(tmp_path / f"{name}.html", read_run(folder))
     visit("large", tmp_path / "page.html")
+    visit("printed", tmp_path / "page.html")
 
 
 def resumed_run(folder: Path) -> None:

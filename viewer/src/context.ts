@@ -49,8 +49,8 @@ export class ContextView {
         "p",
         {},
         context.slices.length
-          ? `${plural(context.slices.length, "slice")} of it in the prompts of calls: ${count(used)} of ${count(context.chars)} characters (${((used / Math.max(1, context.chars)) * 100).toFixed(1)} %).`
-          : "No slice of it was found in the prompts of calls.",
+          ? `${plural(context.slices.length, "slice")} of it in the prompts and contexts of calls: ${count(used)} of ${count(context.chars)} characters (${((used / Math.max(1, context.chars)) * 100).toFixed(1)} %).`
+          : "No slice of it was found in the prompts and contexts of calls.",
       ),
       this.map(context),
       h(
@@ -115,7 +115,7 @@ export class ContextView {
       { class: "slice", role: "listitem" },
       link(this.links.node(node), "call ", said(this.run.nodes[node]!.id)),
       link(this.links.context(start), `${count(start)} – ${count(end)}`),
-      h("span", { class: "muted" }, `${plural(end - start, "character")}, at ${count(offset)} of the prompt`),
+      h("span", { class: "muted" }, `${plural(end - start, "character")}, ${offset < 0 ? "its context" : `at ${count(offset)} of the prompt`}`),
     );
   }
 

@@ -54,18 +54,17 @@ export function detail(run: Run, index: number, links: Links): HTMLElement {
   return body;
 }
 
-function inContext(run: Run, index: number, links: Links): HTMLElement | null {
+function inContext(run: Run, index: number, links: Links): HTMLElement {
   const slices = run.context?.slices.filter(([call]) => call === index) ?? [];
-  if (!slices.length) return null;
+  const own = slices.filter(([, , , offset]) => offset < 0);
+  const prompted = slices.filter(([, , , offset]) => offset >= 0);
+  const places = (some: typeof slices): (globalThis.Node | string)[] =>
+    some.flatMap(([, start, end], i) => [i ? ", " : "", link(links.context(start), `${count(start)} – ${count(end)}`)]);
   return h(
     "p",
     {},
-    "Holds of the context the characters ",
-    ...slices.flatMap(([, start, end], i) => [
-      i ? ", " : "",
-      link(links.context(start), `${count(start)} – ${count(end)}`),
-    ]),
-    ".",
+    own.length > 0 && h("span", {}, "Its context is a part of the root's, the characters ", ...places(own), ". "),
+    prompted.length > 0 && h("span", {}, "Holds of the context the characters ", ...places(prompted), "."),
   );
 }
 
@@ -76,6 +75,10 @@ function* crumbs(run: Run, index: number, links: Links): Generator<globalThis.No
     yield link(links.node(at), said(run.nodes[at]!.id));
     yield " › ";
   }
+  const by = run.nodes[index]!.parent;
+  for (const entry of run.nodes[by]!.turns.flatMap((turn) => turn.entries))
+    if (entry.kind === "cell" && entry.calls.includes(index))
+      yield link(links.node(by, `c${entry.number}`), `cell ${entry.number}`);
 }
 
 function facts(run: Run, node: Node): HTMLElement {

@@ -121,7 +121,7 @@ export class RunView {
   }
 
   focusTree(): void {
-    this.tree.element.focus();
+    this.tree.focus();
   }
 
   choose(tab: Tab): void {

@@ -1,18 +1,27 @@
 // The call tree: rows of what is unfolded, walked with the arrow keys (WAI-ARIA tree pattern).
-import type { Run } from "./data";
+import type { Node, Run } from "./data";
 import { h, said } from "./dom";
 import { dollars, elapsed, seconds, state } from "./format";
 import { VirtualList } from "./virtual";
 
 const ROW_HEIGHT = 30;
 const OPEN_AT_FIRST = 200; // nodes: a small tree is shown unfolded
+const FILTERED_FROM = 20; // nodes: fewer are seen at once
+const FILTERS: Record<string, (node: Node, run: Run) => boolean> = {
+  "all calls": () => true,
+  "RLMs only": (node) => node.rlm,
+  "not answered": (node, run) => state(node, run).kind !== "ok",
+};
 
 export class Tree {
   readonly element: HTMLElement;
+  private readonly tree: HTMLElement;
   private readonly list: VirtualList;
   private readonly children: number[][];
   private readonly levels: number[];
   private readonly open = new Set<number>();
+  private readonly filter: HTMLSelectElement;
+  private kept: boolean[] = [];
   private rows: number[] = [];
   private places = new Map<number, number>();
   private selected = 0;
@@ -39,18 +48,46 @@ export class Tree {
       tabindex: "0",
       "aria-label": "Call tree",
     });
-    this.element = this.list.element;
-    this.element.addEventListener("keydown", (event) => this.key(event));
-    this.layOut();
+    this.tree = this.list.element;
+    this.tree.addEventListener("keydown", (event) => this.key(event));
+    this.filter = h(
+      "select",
+      { "aria-label": "Which calls are shown", change: () => this.sift() },
+      ...Object.keys(FILTERS).map((name) => h("option", {}, name)),
+    );
+    const bar = run.nodes.length > FILTERED_FROM && h("div", { class: "bar-of-tools" }, this.filter);
+    this.element = h("div", { class: "calls-panel" }, bar, this.tree);
+    this.sift();
+  }
+
+  focus(): void {
+    this.tree.focus();
   }
 
   /** Make a node the current one, and unfold what is above it. */
   select(index: number): void {
     this.selected = index;
     for (let at = this.run.nodes[index]!.parent; at >= 0; at = this.run.nodes[at]!.parent) this.open.add(at);
-    this.layOut();
+    if (!this.kept[index]) {
+      this.filter.selectedIndex = 0;
+      this.sift();
+    } else this.layOut();
     this.list.show(this.places.get(index)!);
-    this.element.setAttribute("aria-activedescendant", `${this.prefix}${index}`);
+    this.tree.setAttribute("aria-activedescendant", `${this.prefix}${index}`);
+  }
+
+  /** Keep what the filter asks for, and what is above it, which is unfolded then. */
+  private sift(): void {
+    const { nodes } = this.run;
+    const wanted = FILTERS[this.filter.value]!;
+    this.kept = nodes.map((node) => wanted(node, this.run));
+    this.kept[0] = true;
+    for (let index = nodes.length - 1; index > 0; index--) {
+      if (!this.kept[index]) continue;
+      this.kept[nodes[index]!.parent] = true;
+      if (this.filter.selectedIndex > 0) this.open.add(nodes[index]!.parent);
+    }
+    this.layOut();
   }
 
   private layOut(): void {
@@ -60,7 +97,7 @@ export class Tree {
       const index = stack.pop()!;
       this.rows.push(index);
       if (this.open.has(index))
-        for (let i = this.children[index]!.length - 1; i >= 0; i--) stack.push(this.children[index]![i]!);
+        for (const child of [...this.children[index]!].reverse()) if (this.kept[child]) stack.push(child);
     }
     this.places = new Map(this.rows.map((index, place) => [index, place]));
     this.list.set(this.rows.length);
@@ -115,7 +152,7 @@ export class Tree {
 
   private key(event: KeyboardEvent): void {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const place = this.places.get(this.selected)!;
+    const place = this.places.get(this.selected) ?? 0;
     const to = (row: number): void => this.move(this.rows[Math.max(0, Math.min(this.rows.length - 1, row))]!);
     const hasChildren = this.children[this.selected]!.length > 0;
     const isOpen = hasChildren && this.open.has(this.selected);

@@ -1,7 +1,9 @@
 // A list of which only the rows in view are in the document: it scrolls ten thousand rows as it does ten.
 import { h } from "./dom";
+import { count } from "./format";
 
 const SPARE_ROWS = 8;
+const PRINTED_ROWS = 1_000; // more are a book that nobody reads
 
 export class VirtualList {
   readonly element: HTMLElement;
@@ -10,6 +12,7 @@ export class VirtualList {
   private rows = new Map<number, HTMLElement>();
   private asked = 0;
   private printing = false;
+  private readonly rest = h("div", { class: "muted" });
 
   constructor(
     readonly rowHeight: number,
@@ -59,7 +62,7 @@ export class VirtualList {
     const { scrollTop, clientHeight } = this.element;
     const first = this.printing ? 0 : Math.max(0, Math.floor(scrollTop / this.rowHeight) - SPARE_ROWS);
     const end = this.printing
-      ? Math.min(this.length, 1000)
+      ? Math.min(this.length, PRINTED_ROWS)
       : Math.min(this.length, Math.ceil((scrollTop + clientHeight) / this.rowHeight) + SPARE_ROWS);
     for (const [index, row] of this.rows) {
       if (index < first || index >= end) {
@@ -77,8 +80,16 @@ export class VirtualList {
     }
   }
 
+  /** On paper rows stand in the order in which they are made, and the last one says how many there is no room for. */
   private print(on: boolean): void {
     this.printing = on;
+    this.clear();
+    this.rest.remove();
     this.render();
+    const left = this.length - PRINTED_ROWS;
+    if (on && left > 0) {
+      this.rest.textContent = `… and ${count(left)} more`;
+      this.content.append(this.rest);
+    }
   }
 }

@@ -92,7 +92,7 @@ export async function slices(page, { open }) {
   await row.locator("td").nth(3).locator("a").first().click();
   await page.waitForFunction((wanted) => document.querySelector(".context .text").textContent.includes(wanted), word);
   assert(await page.locator(".context mark").first().isVisible());
-  assert.match(await text(page, ".context"), /slices? of it in the prompts of calls/);
+  assert.match(await text(page, ".context"), /slices? of it in the prompts and contexts of calls/);
 
   // Search finds it, in a call's answer and in the context, and leads there.
   await page.keyboard.press("/");
@@ -173,8 +173,31 @@ export async function print(page, { open }) {
   assert.equal(await page.evaluate(() => getComputedStyle(document.querySelector(".panel-node")).overflowY), "visible");
   assert(!(await page.locator(".tabs").isVisible()));
   assert(await page.locator(".block.answer").first().isVisible());
-  const pdf = await page.pdf();
-  assert(pdf.length > 10_000);
+  // Rows stand one below the other in their order, and take no more room than they have.
+  const tops = await page.locator(".tree .row").evaluateAll((rows) => rows.map((row) => row.getBoundingClientRect().top));
+  assert.deepEqual(
+    tops,
+    [...tops].sort((a, b) => a - b),
+  );
+  assert(pages(await page.pdf()) < 12);
+}
+
+/** How many sheets of paper a PDF has. */
+const pages = (pdf) => pdf.toString("latin1").match(/\/Type\s*\/Page\b/g).length;
+
+/** More calls than are printed. */
+export async function printed(page, { address, open }) {
+  await open(address.replace(/[^/]*$/, "large.html"));
+  await page.emulateMedia({ media: "print" });
+  await page.evaluate(() => dispatchEvent(new Event("beforeprint")));
+  assert.equal(await page.locator(".tree .row").count(), 1_000);
+  assert.equal(await text(page, ".tree .rows > :last-child"), "… and 9,001 more");
+  const sheets = pages(await page.pdf());
+  assert(sheets > 15 && sheets < 60, `${sheets} sheets`);
+  await page.evaluate(() => dispatchEvent(new Event("afterprint")));
+  await page.emulateMedia({ media: "screen" });
+  assert((await page.locator(".tree .row").count()) < 100);
+  assert.equal(await page.locator(".tree .rows > .muted").count(), 0);
 }
 
 /** A run that had not ended. */
@@ -331,6 +354,10 @@ export async function large(page, { address, open }) {
   await page.keyboard.press("g");
   await page.keyboard.press("End");
   assert.equal(await selected(page), "0.10000");
+  await page.selectOption(".calls-panel select", "RLMs only");
+  assert.equal(await page.locator(".tree .row").count(), 1);
+  await page.keyboard.press("k"); // to a call that the filter leaves out: it is shown all the same
+  assert.equal(await selected(page), "0.9999");
   assert((await blocks(page, ".detail .block")).length > 100);
   await page.keyboard.press("t");
   await page.waitForSelector(".wrow");

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rlm.errors import ConfigError
 from rlm.protocol.messages import CHUNK_BYTES
 from rlm.sandbox import values
-from rlm.sandbox.values import Value, encode
+from rlm.sandbox.values import Value, encode, ends_of
 
 TEXTS = st.text(st.characters(exclude_categories=()))  # lone surrogates, NUL and line ends of all kinds included
 KEYS = TEXTS | st.integers(-(2**63), 2**64 - 1) | st.booleans() | st.none() | st.floats(allow_nan=False)
@@ -41,6 +41,16 @@ def arrived(value: Value) -> Any:
             return data
         case "data" | "folder":
             return msgpack.unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
+
+
+@given(st.text(), st.integers(4, 40))
+def test_the_ends_of_a_text_are_told_without_broken_characters(text: str, size: int) -> None:
+    head, tail = ends_of(encode(text), size)
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    assert min(len(text), size // 4) <= len(head) <= size
+    assert min(len(text), size // 4) <= len(tail) <= size
+    assert ends_of(encode([text]), size) == ("", "")
 
 
 @settings(deadline=None)  # of a busy machine

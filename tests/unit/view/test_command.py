@@ -13,6 +13,8 @@ from rlm.errors import ConfigError
 from rlm.events import RunStarted, to_json
 from rlm.history.directory import find_run, read_run
 from rlm.history.extras import read_extras
+from rlm.history.flat import flat
+from rlm.sandbox.values import encode
 from rlm.types import Message
 from rlm.view.command import write_page
 
@@ -68,7 +70,8 @@ def test_a_record_that_is_no_text_is_one_sentence(run: Path) -> None:
 def test_limits_context_and_prompts_are_read_where_the_run_has_them(run: Path) -> None:
     assert read_extras(run).context is None
     (run / "context.text").write_bytes("the context \ud800".encode("utf-8", "surrogatepass"))
-    about = {"limits": {"max_calls": 7}, "context": {"kind": "text", "file": "context.text"}}
+    size = (run / "context.text").stat().st_size
+    about = {"limits": {"max_calls": 7}, "context": {"kind": "text", "file": "context.text", "size": size}}
     (run / "run.json").write_text(json.dumps(about))
     with sqlite3.connect(run / "journal.sqlite") as database:
         database.executescript(
@@ -93,8 +96,33 @@ def test_what_of_it_cannot_be_read_becomes_a_note(run: Path) -> None:
     (run / "run.json").write_text('{"context": {"kind": "file", "path": "/nowhere/at/all"}, "limits": 3}')
     extras = read_extras(run)
     assert extras.limits == {}
-    assert ["The context cannot be read" in note for note in extras.notes] == [True, False]
+    assert ["The context is not shown" in note for note in extras.notes] == [True, False]
     assert "journal.sqlite" in extras.notes[1]
+
+
+@pytest.mark.parametrize("how", ["stored", "by path", "named"])
+def test_a_context_of_many_texts_is_shown_with_the_place_of_each(run: Path, tmp_path: Path, how: str) -> None:
+    texts = {"a/one.txt": "first line\nsecond line\n", "two.txt": "x" * 300, "three.bin": b"\xff\x00"}
+    folder = tmp_path / "folder"
+    (folder / "a").mkdir(parents=True)
+    for name, content in texts.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    value = encode(folder if how == "by path" else texts)
+    (run / "context.data").write_bytes(b"".join(value.pieces()))
+    stored = {"kind": "data", "file": "context.data", "size": value.size, "path": None}
+    about = {"kind": "folder", "file": None, "path": str(folder)} if how == "by path" else stored
+    (run / "run.json").write_text(json.dumps({"context": about} if how != "named" else {}))
+    context = read_extras(run, folder if how == "named" else None).context
+    assert context is not None
+    for name, content in texts.items():
+        shown = f":\n{content}" if isinstance(content, str) else ": 2 bytes that are no text"
+        assert f"context['{name}']{shown}" in context.text
+
+
+def test_numbers_stay_on_one_line_and_short_texts_have_one_each() -> None:
+    assert flat([1, 2.5, None]) == "context: [1, 2.5, null]"
+    assert flat([{"a": "b", 1: [True]}]) == "context[0]['a']: \"b\"\ncontext[0][1]: [true]"
+    assert flat(b"plain") == 'context: "plain"'
 
 
 def test_a_context_that_is_named_and_not_there_is_one_sentence(run: Path, tmp_path: Path) -> None:

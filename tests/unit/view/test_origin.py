@@ -1,14 +1,25 @@
 """An answer is traced to the cell and the call that it came from, and into the context."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.events import CellFinished, CellStarted, Event, RLMFinished, SubCallFinished, SubCallStarted, TurnStarted
-from rlm.history.context import Context, common_length
+from rlm.events import (
+    CellFinished,
+    CellStarted,
+    Event,
+    RLMFinished,
+    RLMStarted,
+    SubCallFinished,
+    SubCallStarted,
+    TurnStarted,
+)
+from rlm.history.context import Context, Slice, common_length, common_length_before
 from rlm.history.record import record_of
 from rlm.types import CellResult
-from rlm.view.origin import origin_of, pieces_of
+from rlm.view.origin import origin_of, pieces_of, slices_of
 
 LINES = [f"line {number} of the context says nothing at all" for number in range(100)]
 LINES[70] = "the magic number of this context is 8553239, they say"
@@ -41,6 +52,24 @@ def test_an_answer_leads_to_its_cell_the_call_that_said_it_first_and_the_place_i
     assert find.context == (TEXT.index("8553239"),)
 
 
+def test_the_answer_of_a_recursive_call_leads_to_the_part_that_was_its_context() -> None:
+    events = events_of("Find the magic number.")
+    part = "\n".join(LINES[60:80])
+    ends = {"context_head": part[:50], "context_tail": part[-50:]}
+    started = RLMStarted(
+        node="0.2", level=1, depth=1, model="m", sandbox="s", context_type="str", context_size=len(part), **ends
+    )
+    events[4] = replace(events[4], recursive=True)
+    record = record_of([*events[:5], started, *events[5:]])
+    again = Context(TEXT + "\n" + TEXT)  # all of it stands there twice, the part is the first that begins so
+    assert list(slices_of(record.nodes["0.2"], again)) == [
+        Slice(start=TEXT.index(part), end=TEXT.index(part) + len(part), offset=-1)
+    ]
+    origin = origin_of(record, record.root, again)
+    assert origin is not None
+    assert origin.finds[0].context == (TEXT.index("8553239"),)
+
+
 def test_without_the_context_the_way_ends_at_the_call() -> None:
     record = record_of(events_of("p"))
     origin = origin_of(record, record.root, None)
@@ -59,12 +88,46 @@ def test_the_words_that_tell_most_are_looked_for() -> None:
     assert pieces_of("") == []
 
 
-@given(st.integers(0, 90), st.integers(2, 10))
-def test_the_slice_that_a_prompt_holds_is_found_whole(first: int, count: int) -> None:
-    part = "\n".join(LINES[first : first + count])
-    (found,) = Context(TEXT).slices(f"What does this say?\n\n{part}\n\nReply in one word.")
-    assert TEXT[found.start : found.end].strip("\n") == part
-    assert found.offset == len("What does this say?\n\n")
+ASKED = [
+    "What does this say?\n\n{}\n\nReply in one word.",
+    "Summarise this part: {}",
+    "{}",
+    "<doc>{}</doc> Is that so?",
+]
+TABLE = "\n".join(
+    f"{number},{number * number % 97}" for number in range(2_000)
+)  # lines too short to tell anything alone
+
+
+@given(st.sampled_from(ASKED), st.sampled_from([TEXT, TEXT.replace("\n", " "), TABLE]), st.data())
+def test_the_slice_that_a_prompt_holds_is_found_whatever_stands_around_it(
+    asked: str, text: str, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(text) - 80))
+    end = data.draw(st.integers(start + 80, min(len(text), start + 3_000)))
+    prompt = asked.format(text[start:end])
+    found = Context(text).slices(prompt)
+    assert any(part.start <= start and end <= part.end for part in found), found
+    for part in found:
+        assert prompt[part.offset : part.offset + part.end - part.start] == text[part.start : part.end]
+
+
+def test_two_slices_of_one_prompt_are_both_found_in_its_order() -> None:
+    first, second = TEXT[3_000:3_400], TEXT[200:700]
+    found = Context(TEXT).slices(f"Compare <{first}> with <{second}>. What differs?")
+    assert [(part.start, part.end - part.start) for part in found] == [
+        (TEXT.index(first), len(first)),
+        (TEXT.index(second), len(second)),
+    ]
+
+
+def test_the_context_of_a_recursive_call_is_known_by_how_it_begins_and_ends() -> None:
+    context = Context(TEXT)
+    assert context.begun(TEXT[500:600], TEXT[900:1000], 500) == Slice(start=500, end=1000, offset=-1)
+    assert context.begun(TEXT[500:600], TEXT[901:1001], 500) is None
+    last = TEXT.index("line 99")
+    assert context.begun("line ", "99 of the context", 22) == Slice(start=last, end=last + 22, offset=-1)
+    assert context.begun("", "", 500) is None
 
 
 @given(st.text("ab"), st.text("ab"))
@@ -72,6 +135,7 @@ def test_the_common_length_is_that_of_the_common_beginning(left: str, right: str
     length = common_length(left, 0, right, 0)
     assert left[:length] == right[:length]
     assert left[length : length + 1] != right[length : length + 1] or length == min(len(left), len(right))
+    assert common_length_before(left[::-1], right[::-1], len(right)) == length
 
 
 def test_a_line_that_stands_in_many_places_is_taken_where_the_most_around_it_agrees() -> None:
