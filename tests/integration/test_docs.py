@@ -2,7 +2,8 @@
 
 Python runs with real containers and a provider on loopback, in a folder with the files that samples name. What a sample
 takes for granted (`context`, `orchestrator`) is in `given`. A block marked `python cell` is a cell of an RLM. A block
-without a language that follows a sample at once is what it prints.
+without a language that follows a sample at once is what it prints. Commands of `rlm` run in a shell, evaluations with fewer
+and shorter instances; but for `rlm clean`, which would take this machine's images.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +34,7 @@ from support import FakeProvider
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 
+RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{8}"
 _BLOCK = re.compile(r"^```(?P<info>[^`\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:.*\| *)?(?:\.venv/bin/)?rlm (?P<rest>[a-z].*)$")
 
@@ -59,6 +66,21 @@ def of(*infos: str) -> list[object]:
     return [pytest.param(sample, id=f"{sample.page}:{sample.line}") for sample in chosen]
 
 
+def commands() -> list[object]:
+    lines = (
+        (sample, line.strip().removeprefix("$ "))
+        for sample in samples()
+        if sample.info in ("", "sh", "console")
+        for line in sample.body.splitlines()
+        if _COMMAND.match(line.strip())
+    )
+    return [
+        pytest.param(line, id=f"{sample.page}: {line}", marks=pytest.mark.long if "rlm eval" in line else ())
+        for sample, line in lines
+        if "rlm clean" not in line
+    ]
+
+
 def answers(messages, model: str) -> str:
     return "FINAL(An answer.)" if messages[0]["role"] == "system" else "A reply."
 
@@ -72,6 +94,8 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping[s
     (tmp_path / "data.csv").write_text("a,b\n1,2\n")
     (tmp_path / "list.csv").write_text("a,b\n1,2\n")
     (tmp_path / "script.py").write_text("open('result.json', 'w').write('{}')")
+    (tmp_path / "double.py").write_text("import sys\nprint([2 * int(word) for word in sys.argv[1:]])")
+    (tmp_path / "app.log").write_text("A line of a log.\n" * 1000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
@@ -116,6 +140,36 @@ def test_a_cell_runs_in_an_rlm(sample: Sample, tmp_path: Path) -> None:
     root, sub = ScriptedModel([f"````repl\n{cell}\n````"]), ScriptedModel(lambda messages: "A reply.", name="sub")
     rlm = Orchestrator(model=root, sub_model=sub, run_root=tmp_path)
     assert rlm.completion("A long text. " * 1000, "q", limits=Limits(max_iterations=1)).answer == "it ran"
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_runs_in_a_shell(line: str, given: Mapping[str, object], tmp_path: Path) -> None:
+    """A run that it names is one that was interrupted before its end; a folder of results is made before it is resumed."""
+    if re.search(RUN_ID, line):
+        done = Orchestrator(model="gpt-5").completion("A long text. " * 1000, "q")
+        about = json.loads((done.run_dir / "run.json").read_text())
+        state = "interrupted" if "resume" in line else "finished"
+        (done.run_dir / "run.json").write_text(json.dumps({**about, "state": state}))
+        line = re.sub(RUN_ID, done.run_id, line)
+    if "runs/" in line and "--out" not in line:
+        for name in ("first", "second"):
+            shell(f"rlm eval ruler/multikey_2 --method direct --model gpt-5 -n 1 --lengths 1k --out runs/{name}")
+    done = shell(line.replace("-n 50", "-n 1").replace("8k,32k", "1k"))
+    assert done.returncode == (2 if "--max-seconds 0" in line else 0), done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    jq = "" if shutil.which("jq") else "jq() { cat; }; "
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", jq + line],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
 
 
 def test_commands_and_options_that_are_named_exist() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -125,3 +127,15 @@ def test_every_module_of_the_image_is_compiled(image_files: list[tarfile.TarInfo
     names = {file.name for file in image_files}
     for source in (Path(name) for name in names if name.startswith("opt/rlm/rlm") and name.endswith(".py")):
         assert any(name.startswith(f"{source.parent}/__pycache__/{source.stem}.") for name in names), source
+
+
+def test_a_wheel_holds_the_page_and_all_that_builds_the_image(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "."]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path)], cwd=REPOSITORY, check=True, timeout=50)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(ZipFile(wheel).namelist())
+    assert {"rlm/view/assets/viewer.js", "rlm/view/assets/viewer.css"} <= names
+    sources = {
+        path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "sandbox_image").rglob("*") if path.is_file()
+    }
+    assert {f"rlm/_{name}" for name in sources if "__pycache__" not in name} <= names

@@ -50,7 +50,10 @@ missing = [
     )
     if not is_there
 ]
-pytestmark = pytest.mark.skipif(bool(missing), reason=f"not there: {', '.join(missing)}")
+pytestmark = pytest.mark.skipif(
+    bool(missing) and "CI" not in os.environ,  # where they fail: what is not tested there is not tested
+    reason=f"not there: {', '.join(missing)}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +130,16 @@ def test_the_pages_policy_stops_markup_requests_scripts_and_styles(tmp_path: Pat
     visit("policy", tmp_path / "page.html")
 
 
-def test_ten_thousand_calls_open_within_two_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [300, pytest.param(1_600, marks=[pytest.mark.long, pytest.mark.timeout(240)])])
+def test_ten_thousand_calls_open_within_two_seconds(words: int, tmp_path: Path) -> None:
+    """With 1,600 words a prompt, there are 100 MB of them."""
     for name, calls in (("page", 3), ("large", 10_000)):
         folder = tmp_path / name
         folder.mkdir()
         with (folder / "events.jsonl").open("w") as file:
-            many_calls(EventLog(name, file, []), calls)
+            many_calls(EventLog(name, file, []), calls, words)
         write_page(tmp_path / f"{name}.html", read_run(folder))
+    assert (tmp_path / "large" / "events.jsonl").stat().st_size > words * 10_000 * 6
     visit("large", tmp_path / "page.html")
     visit("printed", tmp_path / "page.html")
 
@@ -168,15 +174,15 @@ def resumed_run(folder: Path) -> None:
         log.emit(RunFinished(stop_reason="final", usage=usage, seconds=1.0))
 
 
-def many_calls(log: EventLog, calls: int) -> None:
-    """A run with so many calls."""
+def many_calls(log: EventLog, calls: int, words: int) -> None:
+    """A run with so many calls, and so many words in the prompt of each."""
     log.emit(RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=1))
     log.emit(RLMStarted(level=0, depth=1, model="m", sandbox="s", context_type="str", context_size=1))
     log.emit(TurnStarted(turn=1, of=1))
     usage = Usage(calls=1)
     for number in range(1, calls + 1):
-        node, words = f"0.{number}", " ".join(f"{number * factor:x}" for factor in range(1, 300))
-        log.emit(SubCallStarted(node=node, prompt=words, model="m", recursive=False, batch=1))
+        node, prompt = f"0.{number}", " ".join(f"{number * factor:x}" for factor in range(1, words))
+        log.emit(SubCallStarted(node=node, prompt=prompt, model="m", recursive=False, batch=1))
         log.emit(
             ModelReplied(node=node, role="sub", model="m", text="no", finish_reason="stop", usage=usage, seconds=0.001)
         )

@@ -1,0 +1,44 @@
+"""What the pages point to is there: links, files, and the tests that hold promises."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_CODE = re.compile(r"`([^`\n]+)`")
+_FILE = re.compile(r"(?:rlm|sandbox_image|scripts|tests|docs|viewer)/[\w./*-]*")
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as a forge makes them."""
+    headings = re.findall(r"^#+ +(.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    for target in _LINK.findall(page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{page.name} links to {target}, which is not there"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_every_file_and_test_that_a_page_names_is_there(page: Path) -> None:
+    sources = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
+    for words in _CODE.findall(page.read_text(encoding="utf-8")):
+        if _FILE.fullmatch(words) and words != "rlm/runs":  # in the user's state directory
+            assert any(chain(ROOT.glob(words.rstrip("/")), page.parent.glob(words))), f"{page.name} names {words}"
+        if re.fullmatch(r"test_\w+(\.py)?", words):
+            there = any(ROOT.rglob(f"tests/**/{words}")) if words.endswith(".py") else f"def {words}(" in sources
+            assert there, f"{page.name} names {words}"
