@@ -15,13 +15,12 @@ from .cache import Cache
 from .config import Limits
 from .errors import ContextTooLong, ModelError, ReplayDiffers
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
-from .journal import Failure, Journal, Spent
+from .journal import TOO_LONG, Failure, Journal, Spent
 from .models.base import Model, parameters_of, server_of
 from .models.prices import Price
 from .request import Request
 from .types import Message, ModelReply, StopReason, Usage
 
-TOO_LONG: Final = "context_too_long"  # the reason of a failure that a replay has to raise as what it was
 HASHED_AT_ONCE: Final = 1 << 20  # characters; more of them in a thread, as that takes milliseconds
 
 

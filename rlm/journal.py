@@ -22,6 +22,7 @@ from .types import ModelReply, Usage
 FILE_NAME: Final = "journal.sqlite"
 SCHEMA_VERSION: Final = 1
 ROOT: Final = "0"
+TOO_LONG: Final = "context_too_long"  # the reason of a failure that a replay has to raise as what it was
 
 SCHEMA: Final = """
 CREATE TABLE calls (               -- each call that was sent, or that the budget refused

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from .database import Database
 from .errors import RLMError
 from .hold import is_held
-from .journal import FILE_NAME, SCHEMA, SCHEMA_VERSION
+from .journal import FILE_NAME, ROOT, SCHEMA, SCHEMA_VERSION, TOO_LONG
 from .record import RunRecord
+from .types import Usage
 
 _PAID = "SELECT count(*), sum(cost_usd), count(*) - count(cost_usd) FROM calls WHERE state = 'answered'"
+_CALLS = "SELECT node, state, finish_reason, usage, stale FROM calls ORDER BY id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,34 @@ class RunSummary:
     by_name: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """What the calls of a run used, by node, also of a run that failed or is no longer gone through.
+
+    `failed`: so many calls below the root got no reply from their provider, after the client's retries. Prompts that were
+    too long for their model are not among them: another attempt would do no better.
+    """
+
+    by_node: Mapping[str, Usage]
+    failed: int
+
+
+def used(directory: Path) -> Used:
+    """Read from the run's journal. Raises JournalError where there is none, or it is damaged."""
+    by_node: dict[str, Usage] = {}
+    failed = 0
+    with closing(_journal(directory)) as database:
+        for node, state, reason, usage, stale in database.rows(_CALLS):
+            if usage is not None:
+                by_node[node] = by_node.get(node, Usage()) + Usage(**json.loads(usage))
+            failed += state == "failed" and node != ROOT and reason != TOO_LONG and not stale
+    return Used(by_node=by_node, failed=failed)
+
+
+def _journal(directory: Path) -> Database:
+    return Database(directory / FILE_NAME, schema=SCHEMA, version=SCHEMA_VERSION, mode="read")
+
+
 def list_runs(root: Path) -> Iterator[RunSummary]:
     """All runs in a folder and those below it, the oldest first."""
     found = (path.parent for path in root.glob("**/run.json"))
@@ -45,11 +77,8 @@ def _summary(directory: Path) -> RunSummary:
     record = RunRecord.load(directory)
     calls, cost, unknown = 0, 0.0, 0
     if record.context is not None:
-        database = Database(directory / FILE_NAME, schema=SCHEMA, version=SCHEMA_VERSION, mode="read")
-        try:
+        with closing(_journal(directory)) as database:
             calls, cost, unknown = database.rows(_PAID)[0]
-        finally:
-            database.close()
     return RunSummary(
         run_id=record.run_id,
         directory=directory,

@@ -197,7 +197,7 @@ def main() -> None:
         "were not believed.",
         highlight=False,
     )
-    tokens = sum(row.input_tokens + row.output_tokens for row in rows)
+    tokens = sum(row.tokens or 0 for row in rows)
     console.print(
         f"{tokens:,} tokens, {tokens / max(1e-9, sum(row.seconds for row in rows)):,.0f} a second.", highlight=False
     )

@@ -53,6 +53,9 @@ def run(
     resume: Annotated[
         Path | None, typer.Option(help="folder of an evaluation that was cut off; all else is as it was")
     ] = None,
+    redo_failed_calls: Annotated[
+        bool, typer.Option("--redo-failed-calls", help="with --resume: also answers in which calls had failed, anew")
+    ] = False,
     at_once: Annotated[int, typer.Option(min=1, help="instances in work on this machine at once")] = AT_ONCE,
     accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="of the labeller beside the scripted model", show_default="1")
@@ -68,7 +71,8 @@ def run(
     """Answer the instances of tasks by each method, and write results.jsonl, report.md and plots.
 
     Stopped by Ctrl-C or a crash, it goes on with --resume DIR: finished instances are not repeated, failed ones are, and
-    RLM runs that were cut off go on where they were.
+    RLM runs that were cut off go on where they were. Answers in which calls had failed stand, unless you say
+    --redo-failed-calls.
 
     Exit status: 0 done, 1 an instance failed, 2 the command cannot be, 130 interrupted.
     """
@@ -81,10 +85,14 @@ def run(
         lists = [tasks, method, model, sub_model, lengths, data, longbench, oolong]
         numbers = [n, seed, out, accuracy, window, max_cost_usd, max_iterations, trec]
         if any(lists) or any(given is not None for given in numbers):
-            raise ConfigError(f"{resume} goes on as it was begun: give nothing beside --resume but --at-once.")
+            raise ConfigError(
+                f"{resume} goes on as it was begun: give nothing beside --resume but --at-once and --redo-failed-calls."
+            )
         results = Results.load(resume)
         plan = Plan.of(results.settings)
         plan.check()
+    elif redo_failed_calls:
+        raise ConfigError("--redo-failed-calls does answers of an evaluation again: give it with --resume DIR.")
     else:
         settings = Settings()
         endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None
@@ -107,14 +115,14 @@ def run(
         )
         plan.check()
         results = Results.create(out or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S"), plan.as_json())
-    failed = _answered(plan, results, at_once)
+    failed = _answered(plan, results, at_once, redo_failed_calls=redo_failed_calls)
     for name in written(results.folder):
         sys.stderr.write(f"rlm: wrote {results.folder / name}\n")
     if failed:
         raise typer.Exit(1)
 
 
-def _answered(plan: Any, results: Results, at_once: int) -> int:
+def _answered(plan: Any, results: Results, at_once: int, *, redo_failed_calls: bool) -> int:
     """Do all that is not done; the number of failures."""
     from rlm.evals.harness import run_jobs
     from rlm.evals.machine import machine_cap
@@ -124,13 +132,13 @@ def _answered(plan: Any, results: Results, at_once: int) -> int:
     from .interrupt import run_until_interrupted
 
     jobs = list(plan.jobs())
-    done = sum(not row.error for row in results.rows.values())
+    stand = [row for row in results.rows.values() if row.stands(redo_failed_calls=redo_failed_calls)]
     sys.stderr.write(
-        f"rlm: {len(jobs):,} instances, {done:,} of them done; model {plan.model}, calls to {plan.sub_model}; results in "
-        f"{results.folder}\n"
+        f"rlm: {len(jobs):,} instances, {len(stand):,} of them done; model {plan.model}, calls to {plan.sub_model}; results "
+        f"in {results.folder}\n"
     )
     means = Means(models=plan.models(), limits=plan.limits(), window=plan.window)
-    with Progress(jobs, results.rows.values()) as progress:
+    with Progress(jobs, stand) as progress:
 
         async def work() -> list[Any]:
             return await run_jobs(
@@ -140,9 +148,15 @@ def _answered(plan: Any, results: Results, at_once: int) -> int:
                 cap=machine_cap(at_once),
                 on_row=progress.row,
                 on_start=progress.start,
+                redo_failed_calls=redo_failed_calls,
             )
 
         rows = run_until_interrupted(work, advice=lambda: f"rlm: to go on: rlm eval --resume {results.folder}\n")
+    if without := sum(bool(row.failed_calls and not row.error) for row in rows):
+        sys.stderr.write(
+            f"rlm: {without:,} of the answers lack the replies of calls that failed; to do them again: "
+            f"rlm eval --resume {results.folder} --redo-failed-calls\n"
+        )
     return sum(bool(row.error) for row in rows) + len(jobs) - len(rows)
 
 

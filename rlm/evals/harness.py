@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
-from rlm.errors import ConfigError, EngineUnavailable, RLMError
+from rlm.errors import ConfigError, EngineUnavailable, JournalError, RLMError
+from rlm.runs import list_runs, used
+from rlm.types import Usage
 
 from .machine import Places
 from .methods import Means, Method, Outcome, method
@@ -20,6 +22,7 @@ from .scorers import score
 from .task import Instance
 
 RUNS: Final = "runs"
+AGAIN: Final = "-again"  # ends the name of the folder of runs that are not to go on with earlier ones
 
 
 OnRow = Callable[[Row], None]
@@ -34,11 +37,13 @@ async def run_jobs(
     cap: Places,
     on_row: OnRow = lambda row: None,
     on_start: OnStart = lambda key: None,
+    redo_failed_calls: bool = False,
 ) -> list[Row]:
     """Do what is not done yet; each row is on the disk before its place goes to another job.
 
     A failure becomes a row with an error, and the others run; a later run does it again. Without an engine no further job is
-    begun. What makes one impossible from the start (ConfigError) is raised.
+    begun. What makes one impossible from the start (ConfigError) is raised. With `redo_failed_calls`, what was answered
+    without the replies of calls that had failed is done again, from the start.
 
     Returns:
         The rows of all jobs, those of before included.
@@ -46,7 +51,7 @@ async def run_jobs(
     without_engine = anyio.Event()
     with appending(results.folder) as append:
         before = Results.load(results.folder).rows  # no other process adds to them from here on
-        rows = {key: row for key, row in before.items() if not row.error}
+        rows = {key: row for key, row in before.items() if row.stands(redo_failed_calls=redo_failed_calls)}
         waiting = [job for job in jobs if job.key not in rows]
         methods = {job.key.method: method(job.key.method) for job in waiting}
         next_job = iter(waiting)
@@ -57,12 +62,13 @@ async def run_jobs(
                     if without_engine.is_set():
                         return
                     on_start(job.key)
-                    row = await _do(job, methods[job.key.method], means, results)
-                await anyio.to_thread.run_sync(append, line(row))
+                    runs = _runs_of(job.key, before.get(job.key), anew=redo_failed_calls)
+                    row = await _do(job, methods[job.key.method], means, results, results.folder / runs)
+                    await anyio.to_thread.run_sync(append, line(row))
+                    if row.error.startswith(EngineUnavailable.__name__):
+                        without_engine.set()
                 rows[job.key] = row
                 on_row(row)
-                if row.error.startswith(EngineUnavailable.__name__):
-                    without_engine.set()
 
         try:
             async with anyio.create_task_group() as group:
@@ -73,7 +79,7 @@ async def run_jobs(
     return list(rows.values())
 
 
-async def _do(job: Job, answer: Method, means: Means, results: Results) -> Row:
+async def _do(job: Job, answer: Method, means: Means, results: Results, runs: Path) -> Row:
     key, folder = job.key, results.folder
     row = Row(
         task=key.task,
@@ -85,20 +91,22 @@ async def _do(job: Job, answer: Method, means: Means, results: Results) -> Row:
     )
     instance = await anyio.to_thread.run_sync(job.make)
     row = replace(row, digest=instance.digest, expected=instance.answers)
-    place = folder / RUNS / _folder_of(key)
     began = time.perf_counter()
     try:
-        outcome = await answer(instance, means, place)
+        outcome = await answer(instance, means, runs)
+        seconds = time.perf_counter() - began
+        if outcome.run_dir is not None:
+            row = replace(row, failed_calls=(await anyio.to_thread.run_sync(used, outcome.run_dir)).failed)
     except ConfigError:
         raise
     except RLMError as error:
-        return replace(row, error=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
-    return _scored(row, instance, outcome, folder, seconds=time.perf_counter() - began)
+        row = replace(row, error=f"{type(error).__name__}: {error}", seconds=round(time.perf_counter() - began, 4))
+        return await anyio.to_thread.run_sync(_paid, row, runs, folder)
+    return _scored(row, instance, outcome, folder, seconds=seconds)
 
 
 def _scored(row: Row, instance: Instance, outcome: Outcome, folder: Path, *, seconds: float) -> Row:
     scored = score(instance, outcome.answer)
-    used = outcome.usage
     return replace(
         row,
         answer=outcome.answer,
@@ -112,19 +120,55 @@ def _scored(row: Row, instance: Instance, outcome: Outcome, folder: Path, *, sec
         depth=outcome.depth,
         sandboxes=outcome.sandboxes,
         seconds=round(seconds, 4),
-        calls=used.calls,
-        input_tokens=used.input_tokens,
-        output_tokens=used.output_tokens,
-        cost_usd=used.cost_usd,
-        by_node={
-            node: (each.calls, each.input_tokens, each.output_tokens, each.cost_usd)
-            for node, each in outcome.by_node.items()
-        },
+        **_sums(outcome.usage, outcome.by_node),
         resumed=outcome.resumed,
         run_dir="" if outcome.run_dir is None else os.path.relpath(outcome.run_dir, folder),
     )
 
 
-def _folder_of(key: Key) -> str:
-    """Of the runs of one job: a resumed evaluation finds them there."""
-    return f"{key.method.replace(':', '')}-{key.task.replace('/', '_')}-{key.length}-{key.seed}-{key.index}"
+def _paid(row: Row, runs: Path, folder: Path) -> Row:
+    """The row of a failure, with what its latest run has used; unknown where it left no record."""
+    unknown = replace(row, calls=None, input_tokens=None, output_tokens=None, cost_usd=None)
+    run = next(reversed(list(list_runs(runs))), None)
+    if run is None:
+        return unknown
+    run_dir = os.path.relpath(run.directory, folder)
+    try:
+        found = used(run.directory)
+    except JournalError:
+        return replace(unknown, run_dir=run_dir)
+    below = [node for node in found.by_node if "." in node]
+    return replace(
+        row,
+        **_sums(sum(found.by_node.values(), Usage()), found.by_node),
+        sub_calls=len(below),
+        depth=max((node.count(".") for node in below), default=0),
+        failed_calls=found.failed,
+        run_dir=run_dir,
+    )
+
+
+def _sums(usage: Usage, by_node: Mapping[str, Usage]) -> dict[str, Any]:
+    """What a row says of it."""
+    return {
+        "calls": usage.calls,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_usd": usage.cost_usd,
+        "by_node": {
+            node: (each.calls, each.input_tokens, each.output_tokens, each.cost_usd) for node, each in by_node.items()
+        },
+    }
+
+
+def _runs_of(key: Key, before: Row | None, *, anew: bool) -> Path:
+    """The folder of a job's runs, in that of the evaluation: a resumed one finds them there.
+
+    Its journal serves a run's failed calls as they were, so a run that is to have their replies does not go on with it.
+    """
+    if before is None or not before.run_dir:
+        return Path(
+            RUNS, f"{key.method.replace(':', '')}-{key.task.replace('/', '_')}-{key.length}-{key.seed}-{key.index}"
+        )
+    runs = Path(before.run_dir).parent
+    return runs.with_name(runs.name + AGAIN) if anew and before.failed_calls else runs

@@ -157,7 +157,7 @@ def _of_run(done: Completion) -> Outcome:
 async def direct(instance: Instance, means: Means, folder: Path) -> Outcome:
     """One plain call with all of the context, or as much of its head and tail as the model's window holds."""
     model, _ = _plain_models(instance, means, "direct")
-    text = _text(instance)
+    text = instance.text
     size = tokens(text)
     window = means.window or model.context_window
     room = size if window is None else int((window - REPLY_TOKENS) * ESTIMATE_SHARE) - tokens(instance.query)
@@ -207,7 +207,7 @@ async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
             raise failed.exceptions[0] from failed  # one is enough to say why
         return [note for note in notes if note.strip().strip(".") != "NONE"]
 
-    notes = await noted(_pieces(_text(instance), CHUNK_TOKENS), "0")
+    notes = await noted(_pieces(instance.text, CHUNK_TOKENS), "0")
     rounds = 1
     while tokens(together := "\n\n".join(notes)) > CHUNK_TOKENS and len(pieces := _pieces(together, CHUNK_TOKENS)) > 1:
         fewer = await noted(pieces, "0" + ".1" * rounds)
@@ -278,12 +278,6 @@ def _plain_models(instance: Instance, means: Means, name: str) -> tuple[Model, M
     if isinstance(model, str) or isinstance(sub_model, str):
         raise ConfigError(f"{name} needs models as objects.")
     return model, sub_model
-
-
-def _text(instance: Instance) -> str:
-    if isinstance(instance.context, str):
-        return instance.context
-    return "\n".join(f"=== {path} ===\n{text}" for path, text in instance.context.items())
 
 
 def _pieces(text: str, size: int) -> list[str]:

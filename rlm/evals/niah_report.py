@@ -38,7 +38,7 @@ def cells(row: Row) -> tuple[str, ...]:
         str(row.sub_calls),
         str(row.sandboxes),
         f"{row.seconds:.2f}",
-        _short(row.input_tokens + row.output_tokens),
+        "unknown" if row.tokens is None else _short(row.tokens),
         cost,
     )
 

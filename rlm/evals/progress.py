@@ -37,7 +37,7 @@ class Progress:
 
     Args:
         jobs: all there are.
-        before: rows that an earlier process has written.
+        before: rows of an earlier process that stand.
     """
 
     def __init__(self, jobs: Sequence[Job], before: Iterable[Row], *, console: Console | None = None) -> None:
@@ -46,8 +46,7 @@ class Progress:
         for job in jobs:
             self._group(job.key).total += 1
         for row in before:
-            if not row.error:
-                self._add(row)
+            self._add(row)
         self._live = Live(self._table(), console=self._console, refresh_per_second=FRAMES, get_renderable=self._table)
 
     def start(self, key: Key) -> None:
@@ -60,12 +59,14 @@ class Progress:
         self._add(row)
         if not self._console.is_terminal:
             came_to = f"failed: {printable(row.error)}" if row.error else f"{value(row, 'strict'):.2f}"
+            if row.failed_calls and not row.error:
+                came_to += f" without the replies of {row.failed_calls:,} calls that failed"
             sys.stderr.write(
                 f"{row.task} {length_name(row.length)} #{row.index} {row.method}: {came_to}, {row.seconds:.2f} s\n"
             )
 
     def _group(self, key: Key) -> _Group:
-        return self._groups.setdefault((key.task, key.length, key.method), _Group())
+        return self._groups.setdefault((key.task, key.bucket, key.method), _Group())
 
     def _add(self, row: Row) -> None:
         group = self._group(row.key)

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import math
+import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations, zip_longest
 from typing import Final
 
 from rlm.console import printable
 
 from .plan import Plan
 from .results import Results, Row, in_order
-from .stats import Comparison, Interval, compare, holm, interval, percentile
+from .stats import APART, Comparison, compare, holm, interval, percentile
 
 SYSTEM_ONLY: Final = (
     "This run used the scripted model: it measures the system (containers, channel, loop), not intelligence."
+)
+WITHOUT: Final = (
+    "Providers gave no reply to calls of these answers, whose scores count as they are. To do them again from the start: "
+    "`rlm eval --resume DIR --redo-failed-calls`."
 )
 NO_PLOTS: Final = "Plots: `pip install 'rlm[eval]'`, then `rlm eval report DIR`."
 PAIRED: Final = (
     "task", "first", "second", "pairs", "first minus second, strict", "p", "p, adjusted", "test", "they differ",
 )  # fmt: skip
-TELLS_AT: Final = 0.05  # the p-value below which a difference is said to be one
+SPENT: Final = (
+    "task", "method", "length", "cost", "p50", "p95", "s p50", "s p95", "tokens", "calls", "sub-calls", "depth",
+    "calls failed", "stopped by a limit",
+)  # fmt: skip
+TELLS_AT: Final = 0.05  # the adjusted p-value below which a difference is said to be one
+LIMITS: Final = frozenset(  # stop reasons of runs that had no time or means to end, and of a plain reply that was cut
+    ("max_iterations", "budget_calls", "budget_tokens", "budget_cost", "deadline", "errors", "length")
+)
+_NUMBER: Final = re.compile(r"\d+(?:,\d+)*")
 
 
 def ordered(results: Results) -> list[Row]:
@@ -33,26 +49,32 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
     """The text of the report; `plots` are names of pictures in the same folder, None of which there need to be."""
     plan, rows = Plan.of(results.settings), ordered(results)
     failed = [row for row in rows if row.error]
+    without = [row for row in rows if row.failed_calls and not row.error]
     parts = [
         SYSTEM_ONLY if plan.scripted else "This run used real models.",
         "# Evaluation",
         f"{len({(row.task, row.length, row.seed, row.index) for row in rows}):,} instances, "
         f"{len({row.method for row in rows})} methods, {len(rows):,} answers, {len(failed):,} failures. "
-        "Scores are from 0 to 1 with 95 % intervals (Wilson's for scores of 0 and 1, else bootstrap); a failure counts as "
-        "0.",
+        "Scores are from 0 to 1 with 95 % intervals (bootstrap; Wilson's for scores of 0 and 1, and where fewer than "
+        f"{APART} are apart from the commonest one); a failure counts as 0."
+        + (f" {len(without):,} of the answers lack the replies of calls that failed: see below." if without else ""),
         *([f"![Scores by length]({name})" for name in plots] or [NO_PLOTS]),
     ]
     for score in ("strict", "lax"):
         parts += [f"## Score, {score}", *_scores(rows, score)]
-    parts += ["## Cost and time", _costs(rows)]
+    parts += ["## Cost and time", _spent(rows), _costs(rows)]
     if pairs := list(_paired(rows)):
         parts += [
             "## Methods compared on the same instances",
-            f"Two methods differ where p, adjusted for the {len(pairs)} comparisons here (Holm), is below {TELLS_AT}.",
+            f"Two methods differ where p, adjusted for the {len(pairs)} comparisons here (Holm), is below {TELLS_AT}. "
+            f"There is no interval where fewer than {APART} pairs are apart from the commonest difference: it would be too "
+            "narrow.",
             _table(PAIRED, pairs),
         ]
-    if notes := sorted({(row.method, row.task, row.note) for row in rows if row.note}):
-        parts += ["## Notes", "\n".join(f"- {way} on {task}: {escaped(note)}" for way, task, note in notes)]
+    if notes := _notes(rows):
+        parts += ["## Notes", "\n".join(notes)]
+    if without:
+        parts += ["## Calls that failed", WITHOUT, "\n".join(_failure(row) for row in without)]
     if failed:
         parts += ["## Failures", "\n".join(_failure(row) for row in failed)]
     parts += ["## Made with", _table(("setting", "value"), [(name, str(value)) for name, value in _settings(results)])]
@@ -63,7 +85,7 @@ def grouped(rows: Iterable[Row]) -> Mapping[tuple[str, str, int], list[Row]]:
     """By task, method and length."""
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.task, row.method, row.bucket), []).append(row)
+        groups.setdefault((row.task, row.method, row.key.bucket), []).append(row)
     return groups
 
 
@@ -98,28 +120,75 @@ def _mean(rows: Sequence[Row], score: str) -> str:
     return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] n={len(rows)}"
 
 
+def _spent(rows: Sequence[Row]) -> str:
+    """What all of it cost, and which times are not counted."""
+    known = [row.cost_usd for row in rows if row.cost_usd is not None]
+    resumed = sum(row.resumed for row in rows)
+    parts = [f"${math.fsum(known):.4g} in all."]
+    if unknown := len(rows) - len(known):
+        parts.append(f"The cost of {unknown:,} of {len(rows):,} answers is unknown, and not in it.")
+    if resumed:
+        parts.append(f"Times leave out {resumed:,} of them, whose runs were cut off and went on later.")
+    return " ".join(parts)
+
+
 def _costs(rows: Sequence[Row]) -> str:
     lines = []
     for (task, way, length), group in grouped(rows).items():
         costs = [row.cost_usd for row in group]
-        known = [cost for cost in costs if cost is not None]
-        seconds = [row.seconds for row in group]
+        seconds = [row.seconds for row in group if not row.resumed]
+        limited = sum(row.stop_reason in LIMITS for row in group)
         lines.append(
             (
                 task,
                 way,
                 length_name(length),
-                f"${statistics.fmean(known):.4g}" if len(known) == len(costs) else "unknown",
-                f"{percentile(seconds, 0.5):.2f}",
-                f"{percentile(seconds, 0.95):.2f}",
-                f"{statistics.fmean(row.input_tokens + row.output_tokens for row in group):,.0f}",
-                f"{statistics.fmean(row.calls for row in group):.1f}",
+                _of_known(costs, statistics.fmean, "${:.4g}"),
+                _of_known(costs, _p50, "${:.4g}"),
+                _of_known(costs, _p95, "${:.4g}"),
+                _of_known(seconds, _p50, "{:.2f}"),
+                _of_known(seconds, _p95, "{:.2f}"),
+                _of_known([row.tokens for row in group], statistics.fmean, "{:,.0f}"),
+                _of_known([row.calls for row in group], statistics.fmean, "{:.1f}"),
                 f"{statistics.fmean(row.sub_calls for row in group):.1f}",
                 str(max(row.depth for row in group)),
+                f"{sum(row.failed_calls for row in group):,}",
+                f"{limited} of {len(group)}",
             )
         )
-    headings = ("task", "method", "length", "cost", "s p50", "s p95", "tokens", "calls", "sub-calls", "depth")
-    return _table(headings, lines)
+    return _table(SPENT, lines)
+
+
+def _of_known(values: Sequence[float | None], sum_up: Callable[[list[float]], float], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(sum_up(known)) if known else "unknown"
+
+
+_p50 = partial(percentile, share=0.5)
+_p95 = partial(percentile, share=0.95)
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the scores should know. Notes that differ in their numbers alone are one, with the range of each."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[list[str]]] = {}
+    for row in rows:
+        said = [row.note] if row.note else []
+        if row.stop_reason in LIMITS:
+            said.append(f"stopped by a limit ({row.stop_reason})")
+        for text in said:
+            groups.setdefault((row.method, row.task, tuple(_NUMBER.split(text))), []).append(_NUMBER.findall(text))
+    of_all = Counter((row.method, row.task) for row in rows)
+    lines = []
+    for (way, task, texts), found in groups.items():
+        ranges = [_range(numbers) for numbers in zip(*found, strict=True)]
+        text = "".join(part for pair in zip_longest(texts, ranges, fillvalue="") for part in pair)
+        lines.append(f"- {way} on {task}, {len(found)} of {of_all[way, task]}: {escaped(text)}")
+    return sorted(lines)
+
+
+def _range(numbers: Sequence[str]) -> str:
+    low, *_, high = sorted([*numbers, *numbers], key=lambda number: int(number.replace(",", "")))
+    return low if low == high else f"{low} to {high}"
 
 
 def _paired(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
@@ -137,7 +206,7 @@ def _paired(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
             first,
             second,
             str(comparison.count),
-            of_interval(comparison.difference),
+            of_difference(comparison),
             f"{comparison.p_value:.2g}",
             f"{p_value:.2g}",
             comparison.test,
@@ -150,18 +219,18 @@ def _by_instance(rows: Sequence[Row], task: str, way: str) -> dict[object, float
     return {(row.length, row.seed, row.index): value(row, "strict") for row in chosen}
 
 
-def of_interval(found: Interval) -> str:
+def of_difference(found: Comparison) -> str:
     """A difference with its interval."""
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
-def tells(found: Comparison) -> bool:
-    """Whether the data say that there is a difference."""
-    return found.p_value < TELLS_AT
+    if found.interval is None:
+        return f"{found.difference:+.3f} (no interval: too few pairs apart)"
+    return f"{found.difference:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
 
 
 def _failure(row: Row) -> str:
-    return f"- {row.method} on {row.task}, {length_name(row.length)}, instance {row.index}: {escaped(row.error)}"
+    what = (
+        row.error or f"{row.failed_calls:,} of {row.sub_calls:,} calls below the root, score {value(row, 'strict'):.2f}"
+    )
+    return f"- {row.method} on {row.task}, {length_name(row.length)}, instance {row.index}: {escaped(what)}"
 
 
 def _settings(results: Results) -> Iterator[tuple[str, object]]:

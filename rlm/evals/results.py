@@ -31,6 +31,12 @@ class Key:
     index: int
     method: str
 
+    @property
+    def bucket(self) -> int:
+        """The length under which it is reported: that of a file's instance is rounded up to a power of two."""
+        made = not self.task.startswith(("user/", "longbench", "oolong_file/"))
+        return self.length if made else 1 << (self.length - 1).bit_length()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -45,9 +51,11 @@ class Row:
     """One line: what an instance asked, what a method gave, and what that used.
 
     `digest` is that of the instance, whose context is not kept. `strict` and `lax` are None where the system failed, with
-    the reason in `error`. `cost_usd` is None where a price is unknown. `by_node` has calls, input and output tokens, and
-    dollars. `run_dir` is relative to the file's folder. `resumed`: the run was cut off and went on later, so `seconds` are
-    those of its last part. `settings` are the evaluation's, so that the rows alone make a report.
+    the reason in `error`. `cost_usd` is None where a price is unknown; where a method failed that leaves no record, calls
+    and tokens are None too. `failed_calls`: so many calls below the root got no reply from their provider, and the answer
+    was made without. `by_node` has calls, input and output tokens, and dollars. `run_dir` is relative to the file's folder.
+    `resumed`: the run was cut off and went on later, so `seconds` are those of its last part. `settings` are the
+    evaluation's, so that the rows alone make a report.
     """
 
     task: str
@@ -68,9 +76,10 @@ class Row:
     depth: int = 0
     sandboxes: int = 0
     seconds: float = 0.0
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
+    calls: int | None = 0
+    failed_calls: int = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
     cost_usd: float | None = 0.0
     by_node: Mapping[str, tuple[int, int, int, float | None]] = field(default_factory=dict)
     run_dir: str = ""
@@ -83,10 +92,14 @@ class Row:
         return Key(self.task, self.length, self.seed, self.index, self.method)
 
     @property
-    def bucket(self) -> int:
-        """The length under which it is reported: that of a file's instance is rounded up to a power of two."""
-        made = not self.task.startswith(("user/", "longbench", "oolong_file/"))
-        return self.length if made else 1 << (self.length - 1).bit_length()
+    def tokens(self) -> int | None:
+        return (
+            None if self.input_tokens is None or self.output_tokens is None else self.input_tokens + self.output_tokens
+        )
+
+    def stands(self, *, redo_failed_calls: bool = False) -> bool:
+        """Whether an evaluation that goes on keeps it, and does not do its instance again."""
+        return not self.error and not (redo_failed_calls and self.failed_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,13 @@
-"""What may be concluded from scores: intervals, paired comparisons, percentiles, a summary by length.
+"""What may be concluded from scores: intervals, paired comparisons, percentiles.
 
 The standard library is enough: the tests are exact sums of whole numbers, and draws are seeded, so a report has the same
-digits on every machine. Their results are pinned to those of scipy in the tests.
+digits on every machine; numpy, which scipy draws with, promises that for one version only. Tests pin values to scipy's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import comb, fsum, sqrt
@@ -18,6 +19,7 @@ from .chance import Chance
 CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 10_000
 EXACT_DIFFERENCES: Final = 13  # up to so many, all 2^n signs are tried
+APART: Final = 10  # values beside the commonest one that a bootstrap takes: with fewer, it is too narrow
 ROUNDING: Final = 1e-12  # sums of the same numbers in another order may differ by less
 
 
@@ -31,40 +33,25 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One instance done by one method. `cost_usd` is None where a price is unknown."""
-
-    length: int
-    score: float
-    seconds: float
-    cost_usd: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """All that was measured at one length. Costs are None where the price of any instance is unknown."""
-
-    length: int
-    count: int
-    score: Interval
-    mean_cost_usd: float | None
-    total_cost_usd: float | None
-    median_seconds: float
-    p95_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two methods on the same instances: `difference` is the mean of first minus second, with its interval."""
+    """Two methods on the same instances: `difference` is the mean of first minus second.
+
+    `interval` is None where fewer than 10 pairs differ from the commonest difference: draws from so few tell too little.
+    """
 
     count: int
-    difference: Interval
+    difference: float
+    interval: Interval | None
     p_value: float
     test: Literal["exact McNemar", "paired permutation"]
 
 
-def wilson(successes: int, count: int, *, confidence: float = CONFIDENCE) -> Interval:
-    """The interval of a share (Wilson 1927, without a correction for continuity); 0 to 1 where nothing was counted."""
+def wilson(successes: float, count: int, *, confidence: float = CONFIDENCE) -> Interval:
+    """The interval of a share (Wilson 1927, without a correction for continuity); 0 to 1 where nothing was counted.
+
+    `successes` may be a sum of scores from 0 to 1: no such scores vary more than those of 0 and 1 with the same mean, so the
+    interval is rather too wide.
+    """
     if count == 0:
         return Interval(mean=0.0, low=0.0, high=1.0)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -96,10 +83,15 @@ def bootstrap(values: Sequence[float], *, confidence: float = CONFIDENCE, resamp
 
 
 def interval(scores: Sequence[float]) -> Interval:
-    """Wilson's interval where every score is 0 or 1, else the bootstrap's."""
-    if all(score in (0, 1) for score in scores):
-        return wilson(sum(score == 1 for score in scores), len(scores))
-    return bootstrap(scores)
+    """The bootstrap's interval of the mean of scores from 0 to 1; Wilson's where all are 0 or 1, or too few are apart."""
+    if _vary(scores) and not all(score in (0, 1) for score in scores):
+        return bootstrap(scores)
+    return wilson(fsum(scores), len(scores))
+
+
+def _vary(values: Sequence[float]) -> bool:
+    """Whether enough of them are not the commonest one."""
+    return len(values) - max(Counter(round(value, 9) for value in values).values(), default=0) >= APART
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
@@ -155,42 +147,26 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
-def by_length(measured: Iterable[Measured]) -> list[Summary]:
-    """A summary of each length, the shortest first."""
-    groups: dict[int, list[Measured]] = {}
-    for one in measured:
-        groups.setdefault(one.length, []).append(one)
-    return [_summary(length, group) for length, group in sorted(groups.items())]
-
-
-def _summary(length: int, group: Sequence[Measured]) -> Summary:
-    costs = [one.cost_usd for one in group if one.cost_usd is not None]
-    total = fsum(costs) if len(costs) == len(group) else None
-    seconds = [one.seconds for one in group]
-    return Summary(
-        length=length,
-        count=len(group),
-        score=interval([one.score for one in group]),
-        mean_cost_usd=None if total is None else total / len(group),
-        total_cost_usd=total,
-        median_seconds=percentile(seconds, 0.5),
-        p95_seconds=percentile(seconds, 0.95),
-    )
-
-
 def compare(first: Mapping[Any, float], second: Mapping[Any, float]) -> Comparison:
     """Two methods' scores by instance, compared on the instances that both have.
 
-    McNemar's test where every score is 0 or 1, else the permutation of pairs. The interval is the bootstrap's, over pairs.
+    McNemar's test where every score is 0 or 1, else the permutation of pairs. An interval is the bootstrap's, over pairs.
 
     Raises:
         ValueError: they share no instance.
     """
     shared = [key for key in first if key in second]
     a, b = [first[key] for key in shared], [second[key] for key in shared]
-    difference = bootstrap([x - y for x, y in zip(a, b, strict=True)])
-    if all(score in (0, 1) for score in (*a, *b)):
-        p_value = mcnemar([score == 1 for score in a], [score == 1 for score in b])
-        return Comparison(count=len(shared), difference=difference, p_value=p_value, test="exact McNemar")
-    p_value = paired_permutation(a, b)
-    return Comparison(count=len(shared), difference=difference, p_value=p_value, test="paired permutation")
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    if not differences:
+        raise ValueError("A comparison needs one instance at least that both have.")
+    binary = all(score in (0, 1) for score in (*a, *b))
+    return Comparison(
+        count=len(shared),
+        difference=fsum(differences) / len(shared),
+        interval=bootstrap(differences) if _vary(differences) else None,
+        p_value=mcnemar([score == 1 for score in a], [score == 1 for score in b])
+        if binary
+        else paired_permutation(a, b),
+        test="exact McNemar" if binary else "paired permutation",
+    )

@@ -35,12 +35,11 @@ class Instance:
     scorer: str
 
     @property
-    def prompt(self) -> str:
-        """All of it as one text, for a model that is given the context directly."""
+    def text(self) -> str:
+        """The context as one text, for a model that is given it directly."""
         if isinstance(self.context, str):
-            return f"{self.context}\n{self.query}"
-        files = "\n".join(f"=== {path} ===\n{text}" for path, text in self.context.items())
-        return f"{files}\n{self.query}"
+            return self.context
+        return "\n".join(f"=== {path} ===\n{text}" for path, text in self.context.items())
 
     @property
     def digest(self) -> str:

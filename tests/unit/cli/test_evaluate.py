@@ -26,5 +26,8 @@ def test_what_would_change_an_evaluation_is_refused_and_not_ignored(here: Path, 
     Results.create(here / "one", Plan(tasks=("ruler/single_1",), methods=("keyword",), n=1).as_json())
     ended = rlm("eval", "run", "--resume", "one", *other)
     assert ended.status == 2
-    assert ended.err == "rlm: one goes on as it was begun: give nothing beside --resume but --at-once.\n"
+    assert (
+        ended.err
+        == "rlm: one goes on as it was begun: give nothing beside --resume but --at-once and --redo-failed-calls.\n"
+    )
     assert (here / "one" / "results.jsonl").read_text() == ""

@@ -1,22 +1,27 @@
-"""An RLM run that was cut off anywhere is paid for once, and one of which nothing can be made costs no more than itself."""
+"""An RLM run that was cut off anywhere is paid for once, and what failed is neither hidden nor free."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
 import pytest
 
 from fakes import FakeSandboxes
 from rlm import ConfigError, ModelError, ScriptedModel
+from rlm.errors import ContextTooLong, EngineUnavailable
 from rlm.evals.harness import run_jobs
 from rlm.evals.machine import Cap
 from rlm.evals.methods import Means
 from rlm.evals.plan import Plan
+from rlm.evals.report import markdown
 from rlm.evals.results import ROWS, Results, Row
-from rlm.types import Message
+from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.types import CellResult, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -101,3 +106,119 @@ async def test_one_process_at_a_time_works_on_an_evaluation(tmp_path: Path) -> N
             await evaluated(tmp_path, Root())
         group.cancel_scope.cancel()
     assert (await evaluated(tmp_path, Root())).answer == "4"
+
+
+# What failed runs have paid, and calls that failed
+
+USAGE = Usage(calls=1, input_tokens=100, output_tokens=10, cost_usd=1.0)
+
+
+class Charging(ScriptedModel):
+    """Bills a dollar for each reply."""
+
+    async def complete(self, messages: Sequence[Message]) -> ModelReply:
+        return replace(await super().complete(messages), usage=USAGE)
+
+
+def sub_model(*, down: bool, error: type[ModelError] = ModelError) -> ScriptedModel:
+    def reply(messages: Sequence[Message]) -> str:
+        if down:
+            raise error("the provider is down")
+        return "well"
+
+    return ScriptedModel(reply, name="sub")
+
+
+async def asks(code: str, answer: Answer | None) -> CellResult:
+    """A cell that asks the sub-model."""
+    assert answer is not None
+    reply = await answer(SandboxQuery(call=1, batch=0, prompt="p", context=None, model=None, recurse=None))
+    return CellResult(outcome="ok", stdout=reply.text)
+
+
+async def asked(folder: Path, root: Root, sub: ScriptedModel, *, redo: bool = False) -> Row:
+    """Two cells that ask, and an answer."""
+    model = Charging(root, name="root")
+    if not (folder / ROWS).exists():
+        Results.create(folder, PLAN.as_json())
+    results = Results.load(folder)
+    means = Means(models=lambda task: (model, sub), sandboxes=FakeSandboxes(asks))
+    cap = Cap(1, folder / "places")
+    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=cap, redo_failed_calls=redo)
+    return row
+
+
+async def test_a_failed_run_is_charged_what_it_has_used(tmp_path: Path) -> None:
+    row = await asked(tmp_path, Root(failing=3), sub_model(down=False))
+    assert row.error == "ModelError: the account is empty"
+    assert (row.calls, row.cost_usd, row.sub_calls, row.depth) == (4, 2.0, 2, 1)
+    assert row.by_node["0"] == (2, 200, 20, 2.0)
+    assert (tmp_path / row.run_dir / "run.json").exists()
+    assert Results.load(tmp_path).rows[row.key] == row
+
+
+async def test_a_run_without_an_engine_has_cost_nothing(tmp_path: Path) -> None:
+    def no_engine(**options: object) -> NoReturn:
+        raise EngineUnavailable("no engine")
+
+    root = ScriptedModel(Root(), name="root")
+    means = Means(models=lambda task: (root, root), sandboxes=no_engine)
+    results = Results.create(tmp_path, PLAN.as_json())
+    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
+    assert (row.error, row.calls, row.cost_usd) == ("EngineUnavailable: no engine", 0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["direct", "map_reduce"])
+async def test_what_a_failed_method_without_a_record_has_used_is_unknown(tmp_path: Path, name: str) -> None:
+    plan = replace(PLAN, methods=(name,), model="m", sub_model="m")
+    results = Results.create(tmp_path, plan.as_json())
+    down = sub_model(down=True)
+    means = Means(models=lambda task: (down, down))
+    (row,) = await run_jobs(plan.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
+    assert row.error == "ModelError: the provider is down"
+    assert (row.calls, row.tokens, row.cost_usd, row.run_dir) == (None, None, None, "")
+    assert "| unknown | unknown | unknown |" in markdown(Results.load(tmp_path))
+
+
+async def test_calls_that_failed_are_counted_and_done_again_where_one_says_so(tmp_path: Path) -> None:
+    row = await asked(tmp_path, Root(), sub_model(down=True))
+    assert (row.answer, row.error, row.sub_calls, row.failed_calls) == ("4", "", 2, 2)
+    untouched = Root()
+    assert await asked(tmp_path, untouched, sub_model(down=False)) == row
+    assert untouched.calls == 0
+    root = Root()
+    again = await asked(tmp_path, root, sub_model(down=False), redo=True)
+    assert (root.calls, again.answer, again.failed_calls, again.resumed) == (3, "4", 0, False)
+    assert again.run_dir != row.run_dir
+    assert await asked(tmp_path, untouched, sub_model(down=False), redo=True) == again
+    assert untouched.calls == 0
+
+
+async def test_an_answer_that_is_done_again_and_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    await asked(tmp_path, Root(), sub_model(down=True))
+    failed = await asked(tmp_path, Root(failing=3), sub_model(down=False), redo=True)
+    assert (failed.error, failed.failed_calls) == ("ModelError: the account is empty", 0)
+    root = Root()
+    row = await asked(tmp_path, root, sub_model(down=False))
+    assert (root.calls, row.answer, row.failed_calls, row.cost_usd, row.resumed) == (1, "4", 0, 3.0, True)
+
+
+async def test_a_failed_run_with_failed_calls_keeps_them_when_it_goes_on(tmp_path: Path) -> None:
+    """Its journal serves what it has; a call that was paid or failed is not made again."""
+    failed = await asked(tmp_path, Root(failing=3), sub_model(down=True))
+    assert (failed.failed_calls, failed.cost_usd) == (2, 2.0)
+    row = await asked(tmp_path, Root(), sub_model(down=False))
+    assert (row.error, row.failed_calls, row.cost_usd) == ("", 2, 3.0)
+
+
+async def test_a_prompt_that_is_too_long_for_its_model_is_no_failure_of_the_provider(tmp_path: Path) -> None:
+    row = await asked(tmp_path, Root(), sub_model(down=True, error=ContextTooLong))
+    assert (row.sub_calls, row.failed_calls) == (2, 0)
+
+
+async def test_rows_from_before_calls_that_failed_were_counted_are_readable(tmp_path: Path) -> None:
+    row = await asked(tmp_path, Root(), sub_model(down=False))
+    old = json.loads((tmp_path / ROWS).read_text())
+    del old["failed_calls"]
+    (tmp_path / ROWS).write_text(json.dumps(old) + "\n")
+    assert Results.load(tmp_path).rows == {row.key: row}

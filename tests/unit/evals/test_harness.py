@@ -1,13 +1,17 @@
 """An evaluation repeats nothing that is done, loses nothing that was written, and reports from its rows alone."""
 
+import io
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from rich.console import Console
 
 from rlm.errors import ConfigError, ContextTooLong, EngineUnavailable, ModelError
 from rlm.evals import harness
@@ -16,9 +20,10 @@ from rlm.evals.harness import run_jobs
 from rlm.evals.machine import Cap
 from rlm.evals.methods import Means, Outcome, direct, keyword, map_reduce
 from rlm.evals.plan import Plan, lengths_of
+from rlm.evals.progress import Progress
 from rlm.evals.registry import tasks
 from rlm.evals.report import markdown
-from rlm.evals.results import Results, Row
+from rlm.evals.results import Job, Key, Results, Row
 from rlm.evals.scorers import score
 from rlm.evals.task import Instance
 from rlm.models.scripted import ScriptedModel
@@ -140,8 +145,82 @@ async def test_the_report_is_a_function_of_the_rows(tmp_path: Path, monkeypatch:
     (tmp_path / "results.jsonl").write_text("".join(line + "\n" for line in reversed(lines)))
     assert markdown(Results.load(tmp_path)) == text
     assert "**ruler/single_1**" in text
+    assert "$0.08 in all. The cost of 4 of 12 answers is unknown, and not in it." in text
     assert "| keyword | 0.67 [0.21, 0.94] n=3 | 0.67 [0.21, 0.94] n=3 |" in text  # a failure counts as 0
     assert "keyword on ruler/multikey_1, 2k, instance 2: ModelError: the provider is down" in text
+
+
+async def test_a_row_is_on_the_disk_before_its_place_goes_to_another_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Counting()
+    monkeypatch.setattr(harness, "method", lambda name: method)
+    written: list[int] = []
+
+    class Place:
+        most = 1
+
+        @asynccontextmanager
+        async def slot(self) -> AsyncIterator[None]:
+            yield
+            written.append(len((tmp_path / "results.jsonl").read_text().splitlines()))
+
+    await run_jobs(PLAN.jobs(), means=MEANS, results=created(tmp_path), cap=Place())
+    assert written == list(range(1, 13))
+
+
+def _reported(folder: Path, *rows: Row) -> str:
+    return markdown(Results(folder=folder, settings=PLAN.as_json(), rows={row.key: row for row in rows}))
+
+
+def _rows(count: int, **given: Any) -> list[Row]:
+    return [
+        Row(**{"task": "t", "length": 1024, "seed": 7, "index": index, "method": "rlm:1", "strict": 1.0} | given)
+        for index in range(count)
+    ]
+
+
+def test_a_report_shows_what_limits_stopped_and_which_calls_failed(tmp_path: Path) -> None:
+    one, *others = _rows(5, stop_reason="max_iterations", sub_calls=6)
+    text = _reported(tmp_path, replace(one, failed_calls=4, strict=0.25), *others)
+    assert "| 4 | 5 of 5 |" in text
+    assert "- rlm:1 on t, 5 of 5: stopped by a limit (max_iterations)" in text
+    assert "1 of the answers lack the replies of calls that failed" in text
+    assert "- rlm:1 on t, 1k, instance 0: 4 of 6 calls below the root, score 0.25" in text
+    assert "Calls that failed" not in _reported(tmp_path, *others)
+
+
+def test_times_of_runs_that_were_cut_off_are_left_out_and_costs_have_percentiles_and_a_sum(tmp_path: Path) -> None:
+    rows = [replace(row, seconds=10.0 + row.index, cost_usd=1.0 + row.index) for row in _rows(3)]
+    text = _reported(tmp_path, *rows, *_rows(1, index=9, seconds=0.01, resumed=True, cost_usd=None))
+    assert "$6 in all. The cost of 1 of 4 answers is unknown, and not in it. Times leave out 1 of them," in text
+    assert "| t | rlm:1 | 1k | $2 | $2 | $2.9 | 11.00 | 11.90 |" in text
+    assert "| unknown | unknown |" in _reported(tmp_path, *_rows(2, resumed=True))
+
+
+def test_contexts_cut_to_many_sizes_are_one_note(tmp_path: Path) -> None:
+    rows = [
+        replace(
+            row, method="direct", note=f"context cut to about {6_900 + 100 * row.index:,} of 8,0{row.index}0 tokens"
+        )
+        for row in _rows(3)
+    ]
+    text = _reported(tmp_path, *rows, *_rows(1, method="direct", index=9))
+    assert "- direct on t, 3 of 4: context cut to about 6,900 to 7,100 of 8,000 to 8,020 tokens" in text
+
+
+def test_a_live_table_has_a_line_for_lengths_that_are_reported_as_one() -> None:
+    keys = [Key("user/mine", length, 0, index, "direct") for index, length in enumerate((900, 1000, 1024, 1025))]
+    jobs = [Job(key=key, make=lambda: instance("")) for key in keys]
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    progress = Progress(jobs, _rows(1, task="user/mine", length=900, index=0, method="direct"), console=console)
+    progress.start(keys[1])
+    console.print(progress._table())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [line.split()[1:6] for line in shown.splitlines()[1:]] == [
+        ["1k", "direct", "1", "of", "3"],
+        ["2k", "direct", "0", "of", "1"],
+    ]
 
 
 def test_texts_of_models_break_no_table(tmp_path: Path) -> None:
@@ -151,24 +230,71 @@ def test_texts_of_models_break_no_table(tmp_path: Path) -> None:
     assert "a \\| b &lt;script>\\\\x1b" in text
 
 
-def _with_scores(folder: Path, scores: Sequence[float], *, digest: str = "d") -> Results:
+def _with_scores(
+    folder: Path,
+    scores: Sequence[float],
+    *more: tuple[str, str, Sequence[float]],
+    digest: str = "d",
+    way: str = "keyword",
+) -> Results:
+    """An evaluation with these scores of one method on a task `t`, and those of `more`: (task, method, scores)."""
     results = created(folder)
     rows = [
-        Row(task="t", length=1, seed=7, index=index, method="keyword", strict=score, lax=score, digest=digest)
-        for index, score in enumerate(scores)
+        Row(task=task, length=1, seed=7, index=index, method=method, strict=score, lax=score, digest=digest)
+        for task, method, some in [("t", way, scores), *more]
+        for index, score in enumerate(some)
     ]
     return replace(results, rows={row.key: row for row in rows})
 
 
 def test_a_comparison_says_what_the_data_tell_and_what_they_cannot(tmp_path: Path) -> None:
     worse, better = _with_scores(tmp_path / "a", [0.0] * 20), _with_scores(tmp_path / "b", [1.0] * 15 + [0.0] * 5)
-    line = str(next(differences(worse, better)))
-    assert line.startswith("t: the second is better by +0.750 [+0.550, +0.950], p = 6.1e-05, 20 pairs")
-    assert "worse by -0.750" in str(next(differences(better, worse)))
+    line = _line(worse, better)
+    assert line.startswith(
+        "t, keyword: the second is better by +0.750 (no interval: too few pairs apart), p = 6.1e-05, 20 pairs"
+    )
+    assert "worse by -0.750" in _line(better, worse)
     slightly = _with_scores(tmp_path / "c", [1.0] + [0.0] * 19)
-    assert "t: the data cannot tell (+0.050" in str(next(differences(worse, slightly)))
-    assert "a difference of this size takes about" in str(next(differences(worse, slightly)))
-    assert "no difference was seen" in str(next(differences(worse, worse)))
+    assert "t, keyword: the data cannot tell (+0.050" in _line(worse, slightly)
+    assert "a difference of this size takes about" in _line(worse, slightly)
+    assert "no difference was seen" in _line(worse, worse)
+    other = _with_scores(tmp_path / "d", [1.0] * 20, way="direct")
+    assert _line(worse, other).startswith("t, keyword and then direct: the second is better by +1.000")
+
+
+def _line(first: Results, second: Results) -> str:
+    (found,) = differences(first, second)
+    return str(found)
+
+
+def test_opposite_effects_on_two_methods_do_not_cancel(tmp_path: Path) -> None:
+    none, all_right = [0.0] * 20, [1.0] * 20
+    one = _with_scores(tmp_path / "a", none, ("t", "rlm:1", all_right), ("u", "rlm:1", none))
+    other = _with_scores(tmp_path / "b", all_right, ("t", "rlm:1", none), ("u", "rlm:1", none))
+    lines = [str(found) for found in differences(one, other)]
+    assert [line.partition(" by ")[0].partition(" (")[0] for line in lines] == [
+        "t, keyword: the second is better",
+        "t, rlm:1: the second is worse",
+        "u, rlm:1: no difference was seen",
+        "all tasks, rlm:1: the second is worse",
+    ]
+    assert "by -0.500 [-0.650, -0.350], p = 1.9e-06 (7.6e-06 for 4 lines), 40 pairs" in lines[-1]
+    assert [found.method for found in differences(one, other, method="keyword")] == ["keyword"]
+
+
+def test_a_difference_on_one_of_many_tasks_is_judged_as_one_of_many(tmp_path: Path) -> None:
+    """Six of six would be enough alone."""
+    same = [(f"t{number}", "keyword", [0.0] * 6) for number in range(16)]
+    line = str(
+        next(
+            differences(_with_scores(tmp_path / "a", [0.0] * 6, *same), _with_scores(tmp_path / "b", [1.0] * 6, *same))
+        )
+    )
+    assert "the data cannot tell" in line or "no difference" in line
+    assert "p = 0.031 (0.56 for 18 lines)" in line
+    assert "the second is better" in _line(
+        _with_scores(tmp_path / "c", [0.0] * 6), _with_scores(tmp_path / "d", [1.0] * 6)
+    )
 
 
 def test_evaluations_of_other_data_are_not_compared(tmp_path: Path) -> None:

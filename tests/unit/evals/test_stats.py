@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rlm.evals.chance import Chance
 from rlm.evals.stats import (
     Interval,
-    Measured,
     bootstrap,
-    by_length,
     compare,
     holm,
     interval,
@@ -84,8 +83,23 @@ def test_the_bootstraps_interval_is_near_that_of_scipy_and_the_same_every_time()
 
 
 def test_scores_of_0_and_1_get_wilsons_interval_and_others_the_bootstraps() -> None:
-    assert interval([1, 0, 1, 1]) == wilson(3, 4)
-    assert interval([1, 0, 0.5, 1]) == bootstrap([1, 0, 0.5, 1])
+    assert interval([1, 0] * 20) == wilson(20, 40)
+    assert interval(MANY) == bootstrap(MANY)
+
+
+@pytest.mark.parametrize("scores", [[0.75], [0.5] * 3, [0.5] * 100, [*[1.0] * 20, 0.3, 0.5]])
+def test_scores_that_hardly_vary_have_no_narrower_interval_than_as_many_of_0_and_1(scores: list[float]) -> None:
+    found = interval(scores)
+    assert found == wilson(sum(scores), len(scores))
+    assert found.low < found.mean < found.high
+
+
+@pytest.mark.parametrize("count", [3, 5, 10, 20, 50])
+def test_an_interval_holds_the_mean_of_scores_that_are_mostly_1_as_often_as_it_says(count: int) -> None:
+    chance, mean, times = Chance("coverage", count), 0.9 + 0.1 * 0.25, 400
+    samples = ([1.0 if chance.share() < 0.9 else chance.share() / 2 for _ in range(count)] for _ in range(times))
+    held = sum(found.low <= mean <= found.high for found in map(interval, samples))
+    assert held / times >= 0.94
 
 
 def test_a_percentile_lies_between_neighbours_on_a_straight_line() -> None:
@@ -94,30 +108,27 @@ def test_a_percentile_lies_between_neighbours_on_a_straight_line() -> None:
         percentile([], 0.5)
 
 
-def test_a_summary_has_a_line_for_each_length_and_no_cost_where_one_is_unknown() -> None:
-    measured = [
-        Measured(length=2048, score=1, seconds=4, cost_usd=0.25),
-        Measured(length=1024, score=1, seconds=1, cost_usd=None),
-        Measured(length=2048, score=0, seconds=2, cost_usd=0.5),
-        Measured(length=1024, score=0.5, seconds=3, cost_usd=1),
-    ]
-    short, long = by_length(measured)
-    assert (short.length, short.count, short.mean_cost_usd, short.total_cost_usd) == (1024, 2, None, None)
-    assert short.score.mean == 0.75
-    assert (long.length, long.count, long.mean_cost_usd, long.total_cost_usd) == (2048, 2, 0.375, 0.75)
-    assert long.score == wilson(1, 2)
-    assert (long.median_seconds, long.p95_seconds) == pytest.approx((3, 3.9))
-
-
 def test_methods_are_compared_on_the_instances_that_both_have() -> None:
     first: dict[object, float] = dict.fromkeys(range(12), 1.0)
     second: dict[object, float] = {key: float(key >= 8) for key in range(2, 14)}
     found = compare(first, second)
     assert (found.count, found.test, found.p_value) == (10, "exact McNemar", 0.03125)
-    assert found.difference.mean == 0.6
-    assert found.difference.low < 0.6 < found.difference.high
+    assert found.difference == 0.6
     assert compare(dict(enumerate(FIRST)), dict(enumerate(SECOND))).test == "paired permutation"
     assert compare(dict(enumerate(FIRST)), dict(enumerate(SECOND))).p_value == 0.0546875
+
+
+def test_a_difference_has_an_interval_only_where_pairs_differ_enough_for_one() -> None:
+    def found(*differences: float) -> Interval | None:
+        return compare(dict(enumerate(differences)), dict.fromkeys(range(len(differences)), 0.0)).interval
+
+    assert found(*[1.0] * 20) is None  # else from 1 to 1
+    assert found(*[1.0] * 9, *[0.0] * 50) is None
+    enough = found(*[1.0] * 10, *[0.0] * 50)
+    assert enough is not None
+    assert 0 < enough.low < enough.mean < enough.high
+    with pytest.raises(ValueError, match="one instance"):
+        compare({}, {})
 
 
 def test_p_values_of_several_tests_are_adjusted_as_holm_says() -> None:

@@ -62,7 +62,8 @@ def test_instances_differ_by_seed_and_index_and_are_about_as_long_as_asked(name:
     assert len({(str(instance.context), instance.query) for instance in some}) == 4
     assert make(length=SHORT, seed=1, index=0) == some[0]
     for length in (SHORT, 8 * SHORT):
-        assert LEAST.get(name, 0.7) * length <= tokens(make(length=length, seed=1, index=0).prompt) <= 1.05 * length
+        one = make(length=length, seed=1, index=0)
+        assert LEAST.get(name, 0.7) * length <= tokens(f"{one.text}\n{one.query}") <= 1.05 * length
 
 
 @pytest.mark.parametrize("name", TASKS)
