@@ -29,7 +29,7 @@ PAIRED: Final = (
     "task", "first", "second", "pairs", "first minus second, strict", "p", "p, adjusted", "test", "they differ",
 )  # fmt: skip
 SPENT: Final = (
-    "task", "method", "length", "cost", "p50", "p95", "s p50", "s p95", "tokens", "calls", "sub-calls", "depth",
+    "task", "method", "length", "cost", "cost p50", "cost p95", "s p50", "s p95", "tokens", "calls", "sub-calls", "depth",
     "calls failed", "stopped by a limit",
 )  # fmt: skip
 TELLS_AT: Final = 0.05  # the adjusted p-value below which a difference is said to be one
@@ -222,7 +222,7 @@ def _by_instance(rows: Sequence[Row], task: str, way: str) -> dict[object, float
 def of_difference(found: Comparison) -> str:
     """A difference with its interval."""
     if found.interval is None:
-        return f"{found.difference:+.3f} (no interval: too few pairs apart)"
+        return f"{found.difference:+.3f} [no interval: too few pairs apart]"
     return f"{found.difference:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
 
 

@@ -87,7 +87,7 @@ def test_its_report_and_comparison_come_from_the_rows_alone(tmp_path: Path) -> N
     assert (tmp_path / "one" / "report.md").read_bytes() == before
     assert (tmp_path / "one" / "score-by-length.png").stat().st_size > 10_000
     compared = run(tmp_path, "compare", "one", "other")
-    assert "ruler/single_1: no difference was seen" in compared.stdout, compared.stderr
+    assert "ruler/single_1, keyword: no difference was seen" in compared.stdout, compared.stderr
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from rlm.errors import ConfigError, ContextTooLong, EngineUnavailable, ModelError
-from rlm.evals import harness
+from rlm.evals import harness, plots
 from rlm.evals.comparison import differences
 from rlm.evals.harness import run_jobs
 from rlm.evals.machine import Cap
@@ -223,6 +223,18 @@ def test_a_live_table_has_a_line_for_lengths_that_are_reported_as_one() -> None:
     ]
 
 
+def test_pictures_of_seven_methods_on_all_tasks_fit_on_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[float, float]] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, file, **options: sizes.append(figure.get_size_inches())
+    )
+    ways = ("direct", "map_reduce", "keyword", "rlm:0", "rlm:1", "rlm:2", "rlm:3")
+    plots.draw([replace(row, task=task, method=way) for task in tasks() for way in ways for row in _rows(1)], tmp_path)
+    assert len(sizes) == 2
+    for width, height in sizes:
+        assert height / width < 297 / 160  # of A4, with margins
+
+
 def test_texts_of_models_break_no_table(tmp_path: Path) -> None:
     results = created(tmp_path)
     row = Row(task="ruler/single_1", length=1024, seed=7, index=0, method="keyword", note="a | b\n<script>\x1b")
@@ -251,7 +263,7 @@ def test_a_comparison_says_what_the_data_tell_and_what_they_cannot(tmp_path: Pat
     worse, better = _with_scores(tmp_path / "a", [0.0] * 20), _with_scores(tmp_path / "b", [1.0] * 15 + [0.0] * 5)
     line = _line(worse, better)
     assert line.startswith(
-        "t, keyword: the second is better by +0.750 (no interval: too few pairs apart), p = 6.1e-05, 20 pairs"
+        "t, keyword: the second is better by +0.750 [no interval: too few pairs apart], p = 6.1e-05, 20 pairs"
     )
     assert "worse by -0.750" in _line(better, worse)
     slightly = _with_scores(tmp_path / "c", [1.0] + [0.0] * 19)
