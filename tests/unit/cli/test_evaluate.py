@@ -31,3 +31,10 @@ def test_what_would_change_an_evaluation_is_refused_and_not_ignored(here: Path, 
         == "rlm: one goes on as it was begun: give nothing beside --resume but --at-once and --redo-failed-calls.\n"
     )
     assert (here / "one" / "results.jsonl").read_text() == ""
+
+
+def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: RLM) -> None:
+    ended = rlm("eval", "ruler/single_1", "--redo-failed-calls")
+    assert ended.status == 2
+    assert ended.err == "rlm: --redo-failed-calls does answers of an evaluation again: give it with --resume DIR.\n"
+    assert not list(here.iterdir())
