@@ -55,7 +55,7 @@ class Logger:
         logger = logging.getLogger(self._name)
         if logger.isEnabledFor(level):
             text = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
-            logger.log(level, "%s", text, exc_info=exc_info, stacklevel=3)
+            logger.log(level, "%s", text, exc_info=exc_info, stacklevel=3, extra={"fields": fields})
 
 
 def get_logger(name: str) -> Logger:

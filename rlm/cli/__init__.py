@@ -11,21 +11,38 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 
 from . import clean, doctor, evaluate, execute, export, image, niah, run, runs, view
+from .streams import Sentences, mind_streams, silence
 
 EXIT = "Exit status: 0 done, 1 failed, 2 the command cannot be; what a command has beyond these is in its own help."
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog=EXIT,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rlm {version('rlm')}")
+        raise typer.Exit
 
 
 @app.callback()
-def rlm() -> None:
+def rlm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Recursive Language Models, run safely."""
 
 
@@ -45,13 +62,22 @@ app.command()(niah.niah)
 
 def main() -> NoReturn:
     """The `rlm` command."""
-    logging.basicConfig(format="rlm: %(message)s", level=logging.WARNING)
+    mind_streams()
+    handler = logging.StreamHandler()
+    handler.setFormatter(Sentences("rlm: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         app(prog_name="rlm")
     except RLMError as error:
         sentence, status = _told(error)
-        sys.stderr.writelines(f"rlm: {line}\n" for line in [sentence, *getattr(error, "__notes__", ())])
+        sys.stderr.writelines([f"rlm: {line}\n" for line in [sentence, *getattr(error, "__notes__", ())]])
         sys.exit(status)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        silence(sys.stdout)
+        sys.stderr.write(f"rlm: Standard output cannot be written: {error.strerror}.\n")
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -9,11 +9,16 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn, TypeVar
 
 import anyio
+
+from rlm.errors import RunCancelled
+
+from .streams import tell_at_once
 
 STOP_SECONDS: Final = 4.5  # for a clean stop: what is left then ends by itself, when this process has
 INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
@@ -24,7 +29,8 @@ T = TypeVar("T")
 def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[[], str]) -> T:
     """Run on an event loop of its own.
 
-    The first Ctrl-C, or SIGTERM, cancels the work; at the second one, or when that takes too long, the process ends.
+    The first Ctrl-C, or SIGTERM, cancels the work; at the second one, or when that takes too long, the process ends. A run
+    that is cancelled from the keyboard ends as with Ctrl-C.
 
     Args:
         work: what is run.
@@ -38,7 +44,7 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
     def leave(status: int = INTERRUPTED) -> NoReturn:
         give_back()
         # What waits for the engine or a thread would hold up an orderly end. Containers end with their streams.
-        os.write(2, f"rlm: stopped at once; its containers end by themselves.\n{advice()}".encode())
+        tell_at_once(f"rlm: stopped at once; its containers end by themselves.\n{advice()}")
         os._exit(status)
 
     patience = threading.Timer(STOP_SECONDS, leave)
@@ -55,13 +61,13 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
                 leave(128 + number)
             stopping = True
             patience.start()
-            os.write(2, b"rlm: stopping (Ctrl-C again: at once) ...\n")
+            tell_at_once("rlm: stopping (Ctrl-C again: at once) ...\n")
             loop.call_soon_threadsafe(stop.cancel)
 
         # Not the event loop's own way, which waits for the loop: it may be busy with a large folder.
         before = {number: signal.signal(number, interrupt) for number in _minded()}
         try:
-            with stop:
+            with stop, suppress(RunCancelled):
                 return [await work()]
             return []
         finally:
@@ -92,8 +98,9 @@ def terminal_as_it_is() -> Callable[[], None]:
     modes = termios.tcgetattr(descriptor)
 
     def give_back() -> None:
-        os.write(descriptor, LEAVE)
-        termios.tcsetattr(descriptor, termios.TCSANOW, modes)
+        with suppress(OSError, termios.error):  # it is gone
+            os.write(descriptor, LEAVE)
+            termios.tcsetattr(descriptor, termios.TCSANOW, modes)
 
     return give_back
 

@@ -316,9 +316,19 @@ class Engine:
                 "(`sudo usermod -aG docker $USER`, then log in again), or set DOCKER_HOST to another engine."
             )
         return EngineUnavailable(
-            f"The Docker engine at {self._address} does not answer ({error}): start it (`sudo systemctl start docker`, "
-            "Docker Desktop, or `make setup`), or set DOCKER_HOST to one that runs."
+            f"The Docker engine at {self._address} does not answer ({_reason(error)}): start it "
+            "(`sudo systemctl start docker`, Docker Desktop, or `make setup`), or set DOCKER_HOST to one that runs."
         )
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words for what went wrong, which the client wraps several times; else the client's."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and isinstance(inner.strerror, str):  # requests' are OSErrors too
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return str(error)
 
 
 def _no_image(image: str) -> EngineUnavailable:

@@ -113,4 +113,4 @@ def test_a_persons_mistake_is_one_sentence(here: Path, arguments: list[str], sen
     assert status in (1, 2)
     assert out == ""
     assert sentence in err
-    assert len([line for line in err.splitlines() if line.strip() and "runtime_has_known_holes" not in line]) == 1
+    assert len([line for line in err.splitlines() if line.strip() and "known ways out of a container" not in line]) == 1

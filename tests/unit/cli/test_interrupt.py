@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from rlm.cli.interrupt import run_until_interrupted
+from rlm.errors import RunCancelled
 
 HUNG = """
 import os, signal, anyio
@@ -51,6 +52,15 @@ def test_ctrl_c_cancels_lets_it_clean_up_and_says_how_to_go_on(capfd: pytest.Cap
     first, *others = capfd.readouterr().err.splitlines()
     assert first.startswith("rlm: stopping")
     assert others == ["rlm: interrupted; what was started has been removed.", "rlm: go on so."]
+
+
+def test_a_run_that_is_cancelled_from_the_keyboard_ends_as_with_ctrl_c(capfd: pytest.CaptureFixture[str]) -> None:
+    async def work() -> None:
+        raise RunCancelled
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until_interrupted(work, advice=lambda: "rlm: go on so.\n")
+    assert capfd.readouterr().err == "rlm: interrupted; what was started has been removed.\nrlm: go on so.\n"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from rlm.cli.output import show
+from rlm.cli.output import aligned, show
 from rlm.cli.progress import Lines, progress
 from rlm.cli.run import Watch
 from rlm.cli.runs import run_ids
@@ -69,6 +69,12 @@ def test_an_answer_that_a_limit_cut_short_has_a_status_of_its_own(
     assert "(budget_cost): the answer is the best" in said.err
 
 
+def test_where_there_is_no_answer_it_is_not_called_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        show(completion(" ", "budget_tokens"), as_json=False, quiet=True)
+    assert capsys.readouterr().err == "rlm: the run was stopped (budget_tokens): it had no answer yet.\n"
+
+
 def test_progress_is_nothing_or_a_line_a_turn_or_everything() -> None:
     assert progress(quiet=True, verbose=False) is None
     assert isinstance(progress(quiet=False, verbose=False), Lines)
@@ -91,6 +97,21 @@ def test_a_line_counts_what_the_whole_tree_has_used(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().err
     assert shown.startswith("turn 2 of 9: ")
     assert shown.endswith(" s, 3 model calls, 1,207 + 2 tokens, cost $1, 1 sandbox\n")
+
+
+ROWS = [("run", "calls", "question"), ("20260101-120000-aaaaaaaa", "12", "why did it fail, 漢字?"), ("b", "1,234", "")]
+
+
+def test_a_table_cuts_its_last_column_alone_and_nothing_where_there_is_no_width() -> None:
+    assert list(aligned(ROWS, to_the_right=(1,), width=None)) == [
+        "run                       calls  question",
+        "20260101-120000-aaaaaaaa     12  why did it fail, 漢字?",
+        "b                         1,234",
+    ]
+    assert (
+        list(aligned(ROWS, to_the_right=(1,), width=53))[1] == "20260101-120000-aaaaaaaa     12  why did it fail, 漢…"
+    )
+    assert list(aligned(ROWS, to_the_right=(1,), width=20))[1] == "20260101-120000-aaaaaaaa     12"
 
 
 def test_there_is_advice_on_how_to_resume_once_the_context_is_kept() -> None:

@@ -103,6 +103,20 @@ async def test_an_engine_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyP
     assert not await gone.has_come_back()
 
 
+async def test_an_engine_that_does_not_answer_is_told_of_in_the_systems_words() -> None:
+    def refuse() -> None:
+        try:
+            try:
+                raise FileNotFoundError(2, "No such file or directory")
+            except OSError as error:
+                raise requests.ConnectionError("Connection aborted.", error)  # noqa: B904 - as the client does it
+        except requests.RequestException as error:
+            raise DockerException(f"Error while fetching server API version: {error}") from error
+
+    with pytest.raises(EngineUnavailable, match=r"somewhere does not answer \(No such file or directory\): start it"):
+        await engine(info=[refuse]).facts()
+
+
 async def test_an_engine_that_comes_up_later_is_used_then() -> None:
     client = FakeClient(start=[None])
     tries: Iterator[object] = iter([requests.ConnectionError(), client])

@@ -1,0 +1,86 @@
+"""What is told on the way costs no answer; diagnostics are sentences."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm import cli
+from rlm.cli.output import show
+from rlm.cli.streams import Sentences, Unfailing
+from rlm.errors import RLMError
+from rlm.types import Completion, Usage
+
+
+class Full(io.StringIO):
+    """A stream that takes so many lines."""
+
+    def __init__(self, lines: int, number: int = errno.ENOSPC) -> None:
+        super().__init__()
+        self._left = lines
+        self._number = number
+
+    def write(self, text: str) -> int:
+        if not self._left:
+            raise OSError(self._number, "No space left on device")
+        self._left -= 1
+        return super().write(text)
+
+
+def test_standard_error_that_takes_no_more_raises_nothing() -> None:
+    full = Full(1)
+    stream = Unfailing(full)
+    stream.writelines(["one ", "line\n"])
+    assert stream.write("another\n") == 8
+    stream.flush()
+    assert (full.getvalue(), stream.isatty()) == ("one line\n", False)
+
+
+def test_of_a_diagnostic_with_an_advice_a_person_is_told_the_advice() -> None:
+    def said(**more: Any) -> str:
+        record = logging.makeLogRecord({"msg": "%s", "args": ("runtime_has_known_holes a=1",), **more})
+        return Sentences("rlm: %(message)s").format(record)
+
+    assert said(fields={"node": "0", "advice": "Update it."}) == "rlm: Update it."
+    assert said(fields={"node": "0"}) == said() == "rlm: runtime_has_known_holes a=1"
+
+
+def test_an_answer_that_cannot_be_written_is_named_with_its_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Completion(
+        answer="yes",
+        stop_reason="final",
+        usage=Usage(),
+        seconds=1,
+        iterations=1,
+        depth_reached=0,
+        sub_calls=0,
+        sandboxes=1,
+        run_id="a",
+        run_dir=Path("runs/a"),
+    )
+    monkeypatch.setattr("sys.stdout", Full(0))
+    with pytest.raises(
+        RLMError, match=r"^The answer cannot be written: No space left on device; it is in runs/a/answer.t"
+    ):
+        show(done, as_json=True, quiet=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_of_a_file_is_not_taken_for_one_of_standard_output(rlm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EACCES, "Permission denied", "a file")]
+
+    def fails(**options: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(cli, "app", fails)
+    ended = rlm()
+    assert (ended.status, ended.err) == (1, "rlm: Standard output cannot be written: No space left on device.\n")
+    with pytest.raises(PermissionError):
+        rlm()
