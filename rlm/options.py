@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from .config import Limits, SandboxConfig
 from .errors import ConfigError
@@ -15,6 +15,8 @@ from .models.base import Model
 from .models.prices import Price
 from .prompts import SystemPrompt, default_system_prompt
 from .sandbox.base import SandboxFactory
+
+PATHS: Final = ("run_root", "cache")  # options that may be given as text
 
 
 class OptionsDict(TypedDict, total=False):
@@ -32,8 +34,8 @@ class OptionsDict(TypedDict, total=False):
     system_prompt: SystemPrompt
     tools: Mapping[str, Callable[..., object]]
     tools_for_children: bool
-    run_root: Path | None
-    cache: Path | None
+    run_root: str | Path | None
+    cache: str | Path | None
     verbose: bool
     on_event: OnEvent | None
 
@@ -78,4 +80,7 @@ class Options:
         if unknown:
             known = ", ".join(OptionsDict.__annotations__)
             raise ConfigError(f"There is no option {', '.join(sorted(unknown))}; the options are: {known}.")
-        return dataclasses.replace(self, **changes)
+        values: dict[str, Any] = {
+            name: Path(value) if name in PATHS and isinstance(value, str) else value for name, value in changes.items()
+        }
+        return dataclasses.replace(self, **values)

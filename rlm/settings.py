@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .errors import ConfigError
+
+
+@contextmanager
+def dotenv_is_read() -> Iterator[None]:
+    """Around what reads `.env`.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ConfigError(".env is not UTF-8 text: write it anew, or take it away.") from None
+    except OSError as error:
+        raise ConfigError(f".env cannot be read: {error.strerror}.") from error
+
 
 class Settings(BaseSettings):
-    """The settings of this process. An empty variable counts as one that is not set.
+    """The settings of this process. An empty variable counts as one that is not set. Raises ConfigError for a `.env` that
+    cannot be read.
 
     Attributes:
         openai_api_key: `OPENAI_API_KEY`.
@@ -26,6 +46,10 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     model: str = "gpt-5"
     sub_model: str = "gpt-5-mini"
+
+    def __init__(self, **values: Any) -> None:
+        with dotenv_is_read():
+            super().__init__(**values)
 
     @model_validator(mode="after")
     def _one_model_serves_both(self) -> Self:

@@ -31,7 +31,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
     logging.getLogger("rlm").setLevel(logging.ERROR)  # its warnings are among the findings
     found = layers({})
     given = settle(found)
-    shown = settings_shown(given, origins(found))
+    shown = settings_shown(given.model_copy(update={"run_root": given.runs}), origins(found))
     if not (as_json or quiet):
         _show_settings(shown)
 

@@ -6,6 +6,7 @@ The library reads the environment and `.env` alone (`rlm.settings`): a program s
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -27,7 +28,7 @@ from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.models.prices import Price
 from rlm.record import default_root
-from rlm.settings import Settings
+from rlm.settings import Settings, dotenv_is_read
 
 FILE: Final = "rlm.toml"
 TABLES: Final = ("limits", "sandbox", "prices")
@@ -106,21 +107,23 @@ def layers(flags: Mapping[str, Any]) -> list[Layer]:
         ConfigError: a source cannot be read, or sets what there is not.
     """
     try:
-        environment = EnvSettingsSource(CommandSettings)()
-        dotenv = DotEnvSettingsSource(CommandSettings)()
+        with dotenv_is_read():
+            dotenv = DotEnvSettingsSource(CommandSettings)
+        environment = EnvSettingsSource(CommandSettings)
+        found = [
+            Layer(origin="flag", values=_flat({name: value for name, value in flags.items() if value is not None})),
+            Layer(origin="environment", values=_flat(_known(environment()))),
+            Layer(origin=".env", values=_flat(_known(dotenv())) | _unknown(dotenv)),
+            *(Layer(origin=_shown(file), values=_of_file(file)) for file in _files()),
+        ]
     except SettingsError as error:
         raise ConfigError(
             f"A variable of the environment or of .env is not the JSON that it should be: {error}."
         ) from None
-    given = {name: value for name, value in flags.items() if value is not None}
-    found = [
-        Layer(origin="flag", values=_flat(given)),
-        Layer(origin="environment", values=_flat(_known(environment))),
-        Layer(origin=".env", values=_flat(_known(dotenv))),
-        *(Layer(origin=_shown(file), values=_of_file(file)) for file in _files()),
-    ]
     for layer in found:
         _refuse_unknown(layer)
+    for key in _unknown(environment):  # it is shared with other programs, so it may be none of ours
+        sys.stderr.write(f"rlm: {_no_setting(found[1], key)}\n")
     return found
 
 
@@ -136,6 +139,8 @@ def settle(found: Sequence[Layer]) -> CommandSettings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"][:2])).lower()
+        if first["type"] == "missing":
+            raise ConfigError(f"{_named(found, key)} lacks {first['loc'][-1]}.") from None
         reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         raise ConfigError(f"{_named(found, key)} should be {reason}.") from None
     except ConfigError as error:
@@ -157,7 +162,8 @@ def _named(found: Sequence[Layer], key: str) -> str:
     for layer in found:
         for candidate in (key, key.partition(".")[0]):
             if candidate in layer.values:
-                return f"{layer.name(candidate)} is {layer.values[candidate]!r}, which"
+                value = layer.values[candidate]
+                return f"{layer.name(candidate)} is {NO_LIMIT if value is None else value!r}, which"
     return f"{key}, which"
 
 
@@ -212,6 +218,22 @@ def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _unknown(source: EnvSettingsSource) -> dict[str, str | None]:
+    """The variables that begin as ours do and are none, by the key that they would be of."""
+    keys = {name.removeprefix("rlm_"): value for name, value in source.env_vars.items() if name.startswith("rlm_")}
+    return {
+        key.replace("__", "."): value
+        for key, value in keys.items()
+        if key.partition("__")[0] not in CommandSettings.model_fields
+    }
+
+
+def _no_setting(layer: Layer, key: str) -> str:
+    near = get_close_matches(key, _keys(), n=1)
+    advice = f"did you mean {layer.name(near[0])}?" if near else "docs/command-line.md lists those there are."
+    return f"{layer.name(key)} is no setting: {advice}"
+
+
 def _refuse_unknown(layer: Layer) -> None:
     for key, value in layer.values.items():
         table, _, name = key.partition(".")
@@ -224,9 +246,7 @@ def _refuse_unknown(layer: Layer) -> None:
             if odd:
                 raise ConfigError(f"{layer.name(key)} has {odd[0]!r}: a price has input, output and cached.")
         elif key not in _keys() and key not in PRIVATE:
-            near = get_close_matches(key, _keys(), n=1)
-            advice = f"did you mean {layer.name(near[0])}?" if near else "docs/command-line.md lists those there are."
-            raise ConfigError(f"{layer.name(key)} is no setting: {advice}")
+            raise ConfigError(_no_setting(layer, key))
 
 
 # rlm.toml

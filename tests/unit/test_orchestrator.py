@@ -51,7 +51,7 @@ async def test_an_entered_orchestrator_keeps_connections_open_until_its_end(tmp_
 
 def test_a_blocking_orchestrator_closes_its_connections_too(tmp_path: Path) -> None:
     model = Connected("a")
-    with Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path) as orchestrator:
+    with Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=str(tmp_path)) as orchestrator:
         assert orchestrator.completion("text", "q").answer == "ok"
         assert model.opened == 1
     assert model.opened == 0

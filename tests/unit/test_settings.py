@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rlm.errors import ConfigError
 from rlm.settings import Settings
 
 NAMES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RLM_MODEL", "RLM_SUB_MODEL")
@@ -18,6 +19,19 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_dotenv_that_cannot_be_read_is_the_callers_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_bytes(b"\xff\xfeA=b")
+    with pytest.raises(ConfigError, match=r"^\.env is not UTF-8 text"):
+        Settings()
+    monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", _refuse)
+    with pytest.raises(ConfigError, match=r"^\.env cannot be read: Permission denied\.$"):
+        Settings()
+
+
+def _refuse(*arguments: object, **options: object) -> None:
+    raise PermissionError(13, "Permission denied", ".env")
 
 
 def test_without_an_environment_the_defaults_hold() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rlm.cli.runs import run_ids
 from rlm.cli.settings import layers, origins, settings, settle
 from rlm.config import Limits
 from rlm.doctor import settings_shown
@@ -28,7 +29,7 @@ def test_flags_win_over_the_environment_over_dotenv_over_the_file_over_the_users
     if strongest <= 3:
         (here / "rlm.toml").write_text(f"depth = {number(3)}\n[limits]\nmax_tokens = {number(3)}")
     if strongest <= 2:
-        (here / ".env").write_text(f"RLM_DEPTH={number(2)}\nRLM_LIMITS__MAX_TOKENS={number(2)}\nRLM_OTHERS=1\n")
+        (here / ".env").write_text(f"RLM_DEPTH={number(2)}\nRLM_LIMITS__MAX_TOKENS={number(2)}\nOTHERS=1\n")
     if strongest <= 1:
         monkeypatch.setenv("RLM_DEPTH", number(1))
         monkeypatch.setenv("RLM_LIMITS__MAX_TOKENS", number(1))
@@ -98,12 +99,12 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
             "limits.max_seconds in rlm.toml is 0, which cannot be: give a number above 0, or none",
         ),
         (
-            "[limits]\nmax_iterations = 'none'",
-            "limits.max_iterations in rlm.toml is None, which should be a valid integer",
+            "[sandbox]\nmax_processes = 'none'",
+            "sandbox.max_processes in rlm.toml is 'none', which should be a valid integer",
         ),
         ("[sandbox]\ncpus = 0", "sandbox.cpus in rlm.toml is 0, which cannot be: give a number above 0."),
         ("[sandbox]\ntransport = 'tcp'", "sandbox.transport in rlm.toml is 'tcp', which should be 'attach' or 'unix'."),
-        ("[prices.m]\ninput = 1", "prices.m in rlm.toml is {'input': 1}, which"),
+        ("[prices.m]\ninput = 1", "prices.m in rlm.toml is {'input': 1}, which lacks output."),
         (
             "[prices.m]\ninput = -1\noutput = 1",
             "prices.m in rlm.toml is {'input': -1, 'output': 1}, which cannot be: give",
@@ -145,9 +146,24 @@ def test_a_wrong_flag_or_variable_is_named_as_it_was_given(here: Path, monkeypat
     (here / ".env").write_text("RLM_LIMITS__MAX_TOKEN=2")
     with pytest.raises(ConfigError, match=r"RLM_LIMITS__MAX_TOKEN in \.env is no setting: did you mean"):
         settings()
+    (here / ".env").write_text("RLM_DETPH=2")
+    with pytest.raises(ConfigError, match=r"RLM_DETPH in \.env is no setting: did you mean RLM_DEPTH in \.env\?"):
+        settings()
     (here / ".env").write_text("RLM_PRICES=cheap")
     with pytest.raises(ConfigError, match=r"not the JSON that it should be: .*prices"):
         settings()
+
+
+def test_a_variable_that_is_no_setting_is_told_once_as_it_may_be_another_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RLM_DETPH", "2")
+    monkeypatch.setenv("RLM_DEPTH", "3")
+    monkeypatch.setenv("RLMS", "of others")
+    assert settings().depth == 3
+    assert capsys.readouterr().err == "rlm: RLM_DETPH is no setting: did you mean RLM_DEPTH?\n"
+    assert run_ids("") == []
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_shown_of_the_settings_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
