@@ -97,12 +97,20 @@ class Orchestrator:
         Raises:
             ConfigError: an option cannot be. All else is raised by the run's `result()`.
         """
-        options = self._options.changed(overrides)
+        return self._start(partial(self._complete, context, query), self._options.changed(overrides))
 
+    def start_resume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Run:
+        """As `resume`, but does not wait; see `start`.
+
+        Raises:
+            ConfigError: there is no such run, or an option cannot be. All else is raised by the run's `result()`.
+        """
+        options, recorded = self._recorded(run, overrides)
+        return self._start(partial(self._go_on, recorded), options)
+
+    def _start(self, make: Callable[[Options, Steering], Awaitable[Completion]], options: Options) -> Run:
         async def work(steering: Steering, take: Callable[[Event], None]) -> Completion:
-            return await self._complete(
-                context, query, replace(options, on_event=_both(take, options.on_event)), steering
-            )
+            return await make(replace(options, on_event=_both(take, options.on_event)), steering)
 
         return Run(work, Steering(options.limits), portal=self._borrowed_portal)
 
@@ -182,6 +190,9 @@ class Orchestrator:
     async def aresume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
         """As `resume`, on the running asyncio event loop."""
         options, recorded = self._recorded(run, overrides)
+        return await self._go_on(recorded, options)
+
+    async def _go_on(self, recorded: Recorded, options: Options, steering: Steering | None = None) -> Completion:
         record, directory = recorded.record, recorded.directory
         if record.state == "finished":
             raise ConfigError(
@@ -193,7 +204,7 @@ class Orchestrator:
         models = {level: self._clients.again(level, model, options) for level, model in record.models.items()}
         async with (
             self._clients.using(models.values()),
-            resumed(options=options, models=models, record=record, directory=directory) as tree,
+            resumed(options=options, models=models, record=record, directory=directory, steering=steering) as tree,
         ):
             completions = await tree.ask_again(contexts)
         return or_raise(completions[-1], options)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from glob import escape
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from .types import StopPoint, StopReason
 
 FILE_NAME: Final = "run.json"
 FORMAT: Final = 1  # of run.json
+CANDIDATES: Final = 5  # runs that are named where an id could be of several
 
 State = Literal["running", "finished", "failed", "interrupted"]
 
@@ -153,9 +155,21 @@ class RunRecord:
 
 
 def find(run: str | Path, root: Path) -> Path:
-    """The directory of a run, by its id or path."""
+    """The directory of a run, by its path, its id, or as much of its id as no other run's begins with.
+
+    Raises:
+        ConfigError: several begin so.
+    """
     path = Path(run)
-    return path if path.is_absolute() or len(path.parts) > 1 or path.is_dir() else root / path
+    if path.is_absolute() or len(path.parts) > 1 or path.is_dir():
+        return path
+    if (root / path).is_dir():
+        return root / path
+    found = sorted(each.parent for each in root.glob(f"**/{escape(str(run))}*/{FILE_NAME}"))
+    if len(found) > 1:
+        names = ", ".join(each.name for each in found[:CANDIDATES]) + ", ..." * (len(found) > CANDIDATES)
+        raise ConfigError(f"The id of {len(found):,} runs begins with {run}: give more of it, as in {names}.")
+    return found[0] if found else root / path
 
 
 def default_root() -> Path:

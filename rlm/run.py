@@ -68,13 +68,19 @@ async def begun(
 
 @asynccontextmanager
 async def resumed(
-    *, options: Options, models: Mapping[int, Model], record: RunRecord, directory: Path, numbered: bool = False
+    *,
+    options: Options,
+    models: Mapping[int, Model],
+    record: RunRecord,
+    directory: Path,
+    steering: Steering | None = None,
+    numbered: bool = False,
 ) -> AsyncIterator[Tree]:
     """A run that was interrupted, or one that is asked a further question: what its journal holds is not asked again."""
     with held(directory), Journal(directory / JOURNAL, mode="open") as journal:
         taken = record.take_over(directory)
         start = RunResumed(recorded=journal.recorded, in_flight=journal.in_flight)
-        steering = Steering(options.limits)
+        steering = steering or Steering(options.limits)
         numbered = numbered or bool(record.further)
         async with Tree(options, models, taken, directory, journal, start, steering, numbered=numbered) as tree:
             yield tree

@@ -18,6 +18,7 @@ import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
 from .blocking import STOP_SECONDS, keep_notes
+from .config import Limits
 from .errors import RunCancelled
 from .events import Event
 from .steering import Steering
@@ -148,6 +149,16 @@ class Run:
     # The switches
 
     @property
+    def limits(self) -> Limits:
+        """As they are now."""
+        return self._steering.limits
+
+    @property
+    def seconds(self) -> float:
+        """What is used of `max_seconds`: the time in which it worked on its question and was not paused."""
+        return self._steering.seconds
+
+    @property
     def paused(self) -> bool:
         """Whether it waits before the next turns."""
         return self._steering.paused
@@ -168,7 +179,7 @@ class Run:
         """Give `max_lm_calls`, `max_tokens`, `max_cost_usd` or `max_seconds` a higher value; None takes the limit away.
 
         Raises:
-            ConfigError: it is none of these, or the value is not higher.
+            ConfigError: it is none of these, or the value is no number or not higher.
         """
         self._steer(partial(self._steering.raise_limit, **limits))
 

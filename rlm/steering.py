@@ -1,11 +1,13 @@
 """What may be changed of a run under way: its limits, whether it goes on, and whether it is to answer now.
 
-Used on the run's event loop only; `Run` is the handle for everybody else.
+Changed on the run's event loop only; `Run` is the handle for everybody else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,8 +40,8 @@ class Steering:
         self.paused = False
         self.reason: StopReason = "deadline"
         self.on_limits: Callable[[Limits], None] = lambda limits: None
-        self._used = 0.0  # seconds that the clock has run
-        self._since: float | None = None  # when it was started
+        self._ran: tuple[float, float | None] = (0.0, None)  # seconds that the clock has run, and since when it runs
+        self._now: Callable[[], float] = time.monotonic
         self._scopes: set[anyio.CancelScope] = set()
         self._go = anyio.Event()
 
@@ -47,7 +49,8 @@ class Steering:
     def answering(self) -> Iterator[None]:
         """The clock runs while a question is answered."""
         self.reason = "deadline"
-        self._start()
+        if not self.paused:
+            self._start()
         try:
             yield
         finally:
@@ -62,6 +65,12 @@ class Steering:
                 yield scope
             finally:
                 self._scopes.remove(scope)
+
+    @property
+    def seconds(self) -> float:
+        """That the clock has run; in any thread."""
+        before, since = self._ran
+        return before if since is None else before + self._now() - since
 
     async def turn(self) -> None:
         """Wait while the run is paused."""
@@ -102,6 +111,8 @@ class Steering:
                     f"{name} cannot be raised while a run is under way; these can: {', '.join(RAISABLE)}."
                 )
             now = getattr(self.limits, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ConfigError(f"{name} cannot be {value!r}: give a number, or None for no limit.")
             if value is not None and (now is None or not value > now):
                 raise ConfigError(
                     f"{name} is {'without limit' if now is None else f'{now:,}'} already: give more than that."
@@ -111,19 +122,19 @@ class Steering:
         self._move()
 
     def _start(self) -> None:
-        self._since = anyio.current_time()
+        self._now = asyncio.get_running_loop().time  # as anyio's, but for any thread
+        self._ran = (self.seconds, self._now())
 
     def _stop(self) -> None:
-        if self._since is not None:
-            self._used += anyio.current_time() - self._since
-            self._since = None
+        self._ran = (self.seconds, None)
 
     def _deadline(self) -> float:
         if self.reason == "stopped":
             return -math.inf
-        if self._since is None or self.limits.max_seconds is None:
+        before, since = self._ran
+        if since is None or self.limits.max_seconds is None:
             return math.inf
-        return self._since + self.limits.max_seconds - self._used
+        return since + self.limits.max_seconds - before
 
     def _move(self) -> None:
         for scope in self._scopes:

@@ -53,7 +53,7 @@ def per_event(listener: Callable[[Event], None], events: list[Event]) -> float:
 
 def a_view(console: Console | None = None) -> LiveView:
     console = console or Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    return LiveView(FakeControls(), Limits(max_cost_usd=3.0), console=console)
+    return LiveView(FakeControls(Limits(max_cost_usd=3.0)), console=console)
 
 
 def costs() -> tuple[float, float, float]:

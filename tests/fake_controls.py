@@ -1,13 +1,21 @@
-"""A run that notes how it is steered."""
+"""A run that notes how it is steered. What limits may be raised to is up to real steering."""
 
+from rlm.config import Limits
 from rlm.errors import ConfigError
+from rlm.steering import Steering
 
 
 class FakeControls:
-    def __init__(self, *, refusal: str | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, *, seconds: float = 0.0, refusal: str | None = None) -> None:
         self.paused = False
+        self.seconds = seconds
         self.asked: list[object] = []
         self._refusal = refusal
+        self._steering = Steering(limits or Limits())
+
+    @property
+    def limits(self) -> Limits:
+        return self._steering.limits
 
     def pause(self) -> None:
         self.paused = True
@@ -23,6 +31,7 @@ class FakeControls:
     def raise_limit(self, **limits: float | int | None) -> None:
         if self._refusal is not None:
             raise ConfigError(self._refusal)
+        self._steering.raise_limit(**limits)
         self.asked.append(limits)
 
     def cancel(self) -> None:

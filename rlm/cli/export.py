@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from .options import Root
-from .runs import run_ids
+from .runs import WHICH, run_ids
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="id of a run, or the path of its directory", autocompletion=run_ids)],
+    run: Annotated[str, typer.Argument(help=WHICH, autocompletion=run_ids)],
     to: Annotated[
         Literal["atif", "rlms", "md", "otel"],
         typer.Option(help="atif: trajectory; rlms: log of the reference implementation; md: Markdown; otel: spans"),

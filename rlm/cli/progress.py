@@ -7,17 +7,16 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rlm.config import Limits
 from rlm.console import ConsoleView
 from rlm.errors import ConfigError
-from rlm.events import Event, LimitsRaised, ModelFailed, ModelReplied, OnEvent, RLMStarted, SandboxLost, TurnStarted
+from rlm.events import Event, ModelFailed, ModelReplied, OnEvent, RLMStarted, SandboxLost, TurnStarted
 from rlm.types import Usage
 
 if TYPE_CHECKING:
     from rlm.running import Run
+    from rlm.types import Completion
 
 
 def progress(*, quiet: bool, verbose: bool) -> OnEvent | None:
@@ -34,26 +33,25 @@ def progress(*, quiet: bool, verbose: bool) -> OnEvent | None:
     return ConsoleView() if verbose else Lines(sys.stderr)
 
 
+async def followed(run: Run, listener: OnEvent | None) -> Completion:
+    """A run's answer; until then its events go to the listener or, on a terminal, in place of the lines, to a tree that is
+    steered by keys.
+    """
+    async with run, _shown(run, listener) as show:
+        async for event in run:
+            show(event)
+        return await run
+
+
 @asynccontextmanager
-async def shown(run: Run, limits: Limits, listener: OnEvent | None) -> AsyncIterator[OnEvent | None]:
-    """The listener to hand a run's events to: on a terminal, in place of the lines, a tree that is steered by keys."""
+async def _shown(run: Run, listener: OnEvent | None) -> AsyncIterator[OnEvent]:
     if not isinstance(listener, Lines) or not sys.stderr.isatty():
-        yield listener
+        yield listener or (lambda event: None)
         return
     from rlm.live import live_view
 
-    async with live_view(run, limits) as view:
-        now = limits
-
-        def show(event: Event) -> None:
-            nonlocal now
-            if isinstance(event, LimitsRaised):
-                raised: dict[str, Any] = dict(event.limits)
-                now = replace(now, **raised)
-                view.set_limits(now)
-            view(event)
-
-        yield show
+    async with live_view(run) as view:
+        yield view
 
 
 class Lines:

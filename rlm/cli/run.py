@@ -75,7 +75,7 @@ def run(
     from rlm.sandbox.image import image_name
 
     from .output import show
-    from .progress import progress, shown
+    from .progress import followed, progress
     from .settings import settings
 
     if not question.strip():
@@ -104,18 +104,13 @@ def run(
 
     async def work() -> Completion:
         await default_engine().check_image(given.sandbox.image or image_name())  # before there is a run
-        async with orchestrator.start(text, question) as run, shown(run, given.limits, listener) as show_event:
-            async for event in run:
-                watch(event)
-                if show_event is not None:
-                    show_event(event)
-            return await run
+        return await followed(orchestrator.start(text, question, on_event=watch), listener)
 
     done = run_until_interrupted(work, advice=watch.advice)
     show(done, as_json=as_json, quiet=quiet)
 
 
-def read_context(source: str, *, max_bytes: int) -> str | bytes | Path:
+def read_context(source: str, *, max_bytes: int | None) -> str | bytes | Path:
     """The context that was named: a path, or what a pipe brings, as text where it is UTF-8.
 
     Raises:
@@ -123,6 +118,7 @@ def read_context(source: str, *, max_bytes: int) -> str | bytes | Path:
     """
     if not source:
         raise ConfigError(f"There is no context: give a file, a folder, or - for standard input, {HOW}.")
+    most = -1 if max_bytes is None else max_bytes + 1  # one more than may be, so that it is refused
     if source == "-":
         if sys.stdin is None:
             raise ConfigError("Standard input is closed: pipe the context in, or give a file.")
@@ -130,13 +126,13 @@ def read_context(source: str, *, max_bytes: int) -> str | bytes | Path:
             raise ConfigError(
                 'Standard input is a terminal: pipe the context in, as in: cat app.log | rlm run "What went wrong?" -'
             )
-        return _piped(sys.stdin.buffer.read(max_bytes + 1), "Standard input")
+        return _piped(sys.stdin.buffer.read(most), "Standard input", max_bytes)
     path = Path(source)
     try:
         mode = path.stat().st_mode
         if stat.S_ISFIFO(mode):  # <(a command) of a shell
             with path.open("rb") as pipe:
-                return _piped(pipe.read(max_bytes + 1), f"The pipe {source}")
+                return _piped(pipe.read(most), f"The pipe {source}", max_bytes)
     except FileNotFoundError:
         raise ConfigError(
             f"There is no file or folder {source}: give one that is there, or - for standard input."
@@ -160,9 +156,13 @@ def _holds_a_file(folder: Path) -> bool:
     return any(stat.S_ISREG(file.lstat().st_mode) for file in found)
 
 
-def _piped(data: bytes, name: str) -> str | bytes:
+def _piped(data: bytes, name: str, max_bytes: int | None) -> str | bytes:
     if not data:
         raise ConfigError(f"{name} is empty: there is nothing to ask about.")
+    if max_bytes is not None and len(data) > max_bytes:
+        raise ConfigError(
+            f"{name} has more bytes than the limit, which is {max_bytes:,}: raise it with --max-context-bytes, or give less."
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import shutil
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +18,6 @@ from .options import AsJson, Quiet, Root, Verbose
 if TYPE_CHECKING:
     from rlm.types import Completion
 
-QUESTION_CHARS = 60
-
 
 def run_ids(incomplete: str) -> list[str]:
     """For the shell's completion: the runs in the folder of the settings, the newest first."""
@@ -25,40 +26,45 @@ def run_ids(incomplete: str) -> list[str]:
     from .settings import settings
 
     try:
-        root = settings().runs
+        with redirect_stderr(io.StringIO()):  # there is a command on the terminal that is not done
+            root = settings().runs
     except ConfigError:
         return []
     return sorted((path.parent.name for path in root.glob(f"{incomplete}*/run.json")), reverse=True)
 
 
-Run = Annotated[str, typer.Argument(help="id of the run, or its directory", autocompletion=run_ids)]
+WHICH = "id of a run, or the beginning of one, or its directory"
+Run = Annotated[str, typer.Argument(help=WHICH, autocompletion=run_ids)]
 
 
 def runs(root: Root = None, as_json: AsJson = False) -> None:
-    """List the runs: state, question, model calls paid, cost."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """List the runs: state, model calls paid, cost, question. On a terminal, questions are cut where a line ends."""
     from rlm.console import printable
     from rlm.runs import list_runs
 
-    from .output import write_json
+    from .output import aligned, write_json
     from .settings import settings
 
     folder = settings(run_root=root).runs
     if as_json:
         write_json([dataclasses.asdict(run) | {"directory": str(run.directory)} for run in list_runs(folder)])
         return
-    table = Table("run", "state", "calls", "cost", "question")
-    for run in list_runs(folder):
-        cost = "unknown" if run.cost_usd is None else f"${run.cost_usd:.4g}"
-        question = " ".join(printable(run.query or "").split())
-        shown = question if len(question) <= QUESTION_CHARS else question[: QUESTION_CHARS - 1] + "…"
-        table.add_row(run.run_id, run.state, f"{run.calls:,}", cost, shown)
-    if table.row_count:
-        Console().print(table)
-    else:
+    rows = [
+        (
+            run.run_id,
+            run.state,
+            f"{run.calls:,}",
+            "unknown" if run.cost_usd is None else f"${run.cost_usd:.4g}",
+            " ".join(printable(run.query or "").split()),
+        )
+        for run in list_runs(folder)
+    ]
+    if not rows:
         sys.stderr.write(f"There are no runs in {folder} yet.\n")
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in aligned([("run", "state", "calls", "cost", "question"), *rows], to_the_right=(2, 3), width=width):
+        typer.echo(line)
 
 
 def resume(
@@ -73,15 +79,16 @@ def resume(
 
     from .interrupt import how_to_resume, run_until_interrupted
     from .output import show
-    from .progress import progress
+    from .progress import followed, progress
     from .settings import settings
 
     given = settings(run_root=root)
-    orchestrator = Orchestrator(
-        run_root=given.runs, prices=given.prices, on_event=progress(quiet=quiet, verbose=verbose)
-    )
+    listener = progress(quiet=quiet, verbose=verbose)
+    orchestrator = Orchestrator(run_root=given.runs, prices=given.prices)
     directory = find(run, given.runs)
-    done = run_until_interrupted(lambda: orchestrator.aresume(run), advice=lambda: how_to_resume(directory))
+    done = run_until_interrupted(
+        lambda: followed(orchestrator.start_resume(directory), listener), advice=lambda: how_to_resume(directory)
+    )
     if not quiet:
         sys.stderr.write(report(done) + "\n")
     show(done, as_json=as_json, quiet=quiet)
@@ -97,9 +104,10 @@ def replay(run: Run, root: Root = None, quiet: Quiet = False, verbose: Verbose =
     from .settings import settings
 
     folder = settings(run_root=root).runs
+    directory = find(run, folder)
     orchestrator = Orchestrator(run_root=folder, on_event=progress(quiet=quiet, verbose=verbose))
-    done = run_until_interrupted(lambda: orchestrator.areplay(run), advice=str)
-    recorded = (find(run, folder) / "answer.txt").read_bytes()
+    done = run_until_interrupted(lambda: orchestrator.areplay(directory), advice=str)
+    recorded = (directory / "answer.txt").read_bytes()
     if recorded != done.answer.encode("utf-8", "surrogatepass"):
         sys.stderr.write(f"rlm: the replay has another answer; its events are in {done.run_dir}.\n")
         raise typer.Exit(1)

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from .options import Root
-from .runs import run_ids
+from .runs import WHICH, run_ids
 
 
 def view(
-    run: Annotated[str, typer.Argument(help="id of a run, or the path of its directory", autocompletion=run_ids)],
+    run: Annotated[str, typer.Argument(help=WHICH, autocompletion=run_ids)],
     other: Annotated[
         str | None, typer.Argument(help="a second run, shown beside the first", autocompletion=run_ids)
     ] = None,

@@ -8,7 +8,7 @@ from typing import Final
 
 from rlm.errors import ConfigError
 from rlm.events import Event
-from rlm.record import default_root
+from rlm.record import default_root, find
 
 from .extras import Extras, read_extras
 from .reading import read_events
@@ -18,14 +18,15 @@ EVENTS: Final = "events.jsonl"
 
 
 def find_run(name: str, root: Path | None = None) -> Path:
-    """The directory of a run: a path, or an id in a folder of runs (None: the default one).
+    """The directory of a run: a path, or the beginning of an id in a folder of runs (None: the default one).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or there are several.
     """
     root = root or default_root()
-    for directory in (Path(name), Path(name).parent, root / name):
-        if (directory / EVENTS).is_file() and (directory.name == Path(name).name or Path(name).name == EVENTS):
+    path = Path(name).parent if Path(name).name == EVENTS else Path(name)
+    for directory in (path, find(path, root)):
+        if (directory / EVENTS).is_file():
             return directory
     raise ConfigError(f"There is no run {name}: give its id, as in {root}, or the path of its directory.")
 

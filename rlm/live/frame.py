@@ -17,10 +17,9 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.syntax import Syntax
 
-from rlm.config import Limits
 from rlm.console import printable
 
-from .meters import Meter, dollars, duration, meters, short
+from .meters import Meter, at_least, duration, short
 from .nodes import Cell, State
 from .rows import Row, one_line, rows
 from .tree import Tree
@@ -51,7 +50,7 @@ class Picture:
 
 def look(
     tree: Tree,
-    limits: Limits,
+    totals: list[Meter],
     *,
     now: float,
     height: int,
@@ -73,7 +72,7 @@ def look(
         rows=seen,
         focus="" if node is None or whole else node.name,
         cell=None if cell is None or whole else _copy(cell),
-        meters=meters(tree, limits, now=now),
+        meters=totals,
         now=now,
     )
 
@@ -201,7 +200,7 @@ def _label(row: Row, models: int) -> list[Styled]:
 
 def _numbers(row: Row, columns: Sequence[tuple[str, int]]) -> list[Styled]:
     used = row.used
-    cost = "?" if used.unknown and not used.dollars else dollars(used.dollars) + "+?" * used.unknown
+    cost = "?" if used.unknown and not used.dollars else at_least(used.dollars, unknown=used.unknown)
     values = {
         "calls": (f"{used.calls:,}" if used.calls < 10_000 else short(used.calls)) if used.calls else "",
         "tokens": short(used.tokens) if used.calls else "",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol
 
+from rlm.config import Limits
 from rlm.errors import ConfigError
+from rlm.steering import RAISABLE
 
 from .meters import Meter
 
@@ -15,15 +17,25 @@ Mode = Literal["watch", "answer", "limit", "cancel", "help"]
 ESCAPE: Final = "\x1b"
 INTERRUPT: Final = "\x03"  # Ctrl-C, where the terminal does not make a signal of it
 HELP: Final = (
-    ("p", "pause: no RLM begins another turn; what has been asked is still answered. Again: go on"),
+    ("p", "pause: no RLM begins another turn, what was asked is answered; again: go on"),
     ("a", "answer now: the root takes its last turn with what it has"),
     ("l", "raise a limit: choose one, it is doubled"),
-    ("q", "cancel the run, as Ctrl-C does; `rlm resume` goes on with it and pays for no call twice"),
+    ("q", "cancel the run, as Ctrl-C does; `rlm resume` goes on, no call is paid twice"),
 )
 
 
 class Controls(Protocol):
     """A run that can be steered, from any thread."""
+
+    @property
+    def limits(self) -> Limits:
+        """As they are now."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """What is used of `max_seconds`."""
+        ...
 
     @property
     def paused(self) -> bool:
@@ -82,7 +94,7 @@ class Keys:
             case _, "l" if limited(meters):
                 self._mode = "limit"
             case _, "l":
-                self._said = "This run has no limits to raise."
+                self._said = "This run has no limit that can be raised."
             case _, "q":
                 self._mode = "cancel"
             case ("watch", "?"):
@@ -133,8 +145,9 @@ class Keys:
 
 
 def limited(meters: Sequence[Meter]) -> list[Meter]:
-    """The totals that have a limit, the one that will be reached first before all others."""
-    return sorted((meter for meter in meters if meter.share is not None), key=lambda meter: -(meter.share or 0.0))
+    """The totals with a limit that can be raised, the one that will be reached first before all others."""
+    choices = (meter for meter in meters if meter.share is not None and meter.field in RAISABLE)
+    return sorted(choices, key=lambda meter: -(meter.share or 0.0))
 
 
 def _doubled(meter: Meter) -> str:

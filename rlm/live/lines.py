@@ -8,7 +8,6 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from rlm.config import Limits
 from rlm.events import (
     AnswerReplayed,
     CellFinished,
@@ -41,9 +40,6 @@ class PlainView:
         self._tree = Tree()
         self._lock = threading.Lock()
         self._latest = 0.0
-
-    def set_limits(self, limits: Limits) -> None:
-        """Limits are not shown here."""
 
     def __call__(self, event: Event) -> None:
         with self._lock:

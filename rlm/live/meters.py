@@ -12,8 +12,8 @@ from .tree import Tree
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
-    """One total. `field` is its name in `Limits`, `key` what stands for it on the keyboard. `unknown`: there is more, which
-    nobody has counted.
+    """One total. `field` is its name in `Limits`, `key` what stands for it on the keyboard. `unknown`: there is more, with
+    a price that nobody knows.
     """
 
     name: str
@@ -48,14 +48,13 @@ class Meter:
     @property
     def told(self) -> str:
         """`412 of 10,000`"""
-        used = self.words(self.used) + ("+?" if self.unknown else "")
+        used = at_least(self.used, unknown=self.unknown) if self.name == "dollars" else self.words(self.used)
         return used if self.limit is None else f"{used} of {self.words(self.limit)}"
 
 
-def meters(tree: Tree, limits: Limits, *, now: float) -> list[Meter]:
-    """The totals of a run."""
+def meters(tree: Tree, limits: Limits, *, seconds: float) -> list[Meter]:
+    """The totals of a run; `seconds` is what its clock says, which stands still while it is paused."""
     used = tree.used
-    seconds = 0.0 if tree.started is None else max(0.0, (tree.ended or now) - tree.started)
     return [
         Meter(name="calls", field="max_lm_calls", key="c", used=used.calls, limit=limits.max_lm_calls),
         Meter(name="tokens", field="max_tokens", key="t", used=used.tokens, limit=limits.max_tokens),
@@ -89,6 +88,13 @@ def dollars(amount: float) -> str:
     if not amount:
         return "$0"
     return f"${amount:,.2f}" if amount >= 1 else f"${amount:.2g}" if amount >= 1e-4 else "<$0.0001"
+
+
+def at_least(amount: float, *, unknown: bool) -> str:
+    """Dollars, as far as prices are known: `$1.25`, `≥$1.25` where there is more, `no price` where that is all."""
+    if not unknown:
+        return dollars(amount)
+    return f"≥{dollars(amount)}" if amount else "no price"
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
 """A run on the terminal while it goes: a tree that is drawn anew as it changes, or lines where there is no terminal.
 
-`async with live_view(run, limits) as view:` and `view` is the listener of the run's events.
+`async with live_view(run) as view:` and `view` is the listener of the run's events.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 from rich.console import Console
 from rich.segment import Segment, Segments
 
-from rlm.config import Limits
-from rlm.events import Event
+from rlm.events import Event, OnEvent
 
 from .frame import Footer, Line, draw, look, summary
 from .keys import Controls, Keys
 from .lines import PlainView
-from .meters import meters
+from .meters import Meter, meters
 from .tree import Tree
 
 SUMMARY_ROWS: Final = 20  # of the tree, left on the terminal when all is over
@@ -36,32 +35,18 @@ SUMMARY_ROWS: Final = 20  # of the tree, left on the terminal when all is over
 AT_ONCE: Final = 1_000  # events that may wait for the next picture, which may be long in coming
 
 
-class View(Protocol):
-    """Shows a run. A listener for its events, in any thread."""
-
-    def __call__(self, event: Event) -> None:
-        """Take in the next event."""
-        ...
-
-    def set_limits(self, limits: Limits) -> None:
-        """The run's limits are others now."""
-        ...
-
-
 class LiveView:
-    """What is on the screen: the tree of a run, its limits, and the state of the keyboard."""
+    """What is on the screen: the tree of a run, and the state of the keyboard. A listener for events, in any thread."""
 
     def __init__(
         self,
         controls: Controls,
-        limits: Limits,
         *,
         console: Console,
         has_keys: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._controls = controls
-        self._limits = limits
         self._console = console
         self._has_keys = has_keys
         self._clock = clock
@@ -75,10 +60,6 @@ class LiveView:
         if len(self._waiting) >= AT_ONCE:
             self._catch_up()
 
-    def set_limits(self, limits: Limits) -> None:
-        with self._lock:
-            self._limits = limits
-
     def _catch_up(self) -> None:
         """Take in the events that wait: many at once cost a third of what they cost one by one."""
         with self._lock:
@@ -86,39 +67,39 @@ class LiveView:
                 self._tree(self._waiting.popleft())
 
     def press(self, key: str) -> None:
-        with self._lock:
-            totals = meters(self._tree, self._limits, now=self._clock())
-        self._keys.press(key, totals)
+        self._keys.press(key, self._totals())
 
     def paint(self, width: int, height: int) -> list[Line]:
         """The screen as it has to be now."""
         self._catch_up()
         now = self._clock()
         paused = self._controls.paused
-        with self._lock:
-            totals = meters(self._tree, self._limits, now=now)
+        totals = self._totals()
         footer: Footer = self._keys.footer(totals) if self._has_keys else []
         with self._lock:
-            picture = look(self._tree, self._limits, now=now, height=height, paused=paused, footer=len(footer))
+            picture = look(self._tree, totals, now=now, height=height, paused=paused, footer=len(footer))
         return draw(picture, self._console, width=width, height=height, footer=footer)
+
+    def _totals(self) -> list[Meter]:
+        with self._lock:
+            return meters(self._tree, self._controls.limits, seconds=self._controls.seconds)
 
     def print_summary(self) -> None:
         """Leave the tree as it was at the end."""
         self._catch_up()
+        totals = self._totals()
         with self._lock:
             if self._tree.started is None:
                 return
-            picture = look(
-                self._tree, self._limits, now=self._clock(), height=SUMMARY_ROWS + 6, footer=0, with_cell=False
-            )
+            picture = look(self._tree, totals, now=self._clock(), height=SUMMARY_ROWS + 6, footer=0, with_cell=False)
         with suppress(OSError):  # the terminal is gone: there is nobody to tell
             for line in summary(picture, self._console.width):
                 self._console.print(Segments([*line, Segment.line()]), end="")
 
 
 @asynccontextmanager
-async def live_view(controls: Controls, limits: Limits, *, console: Console | None = None) -> AsyncIterator[View]:
-    """Show a run on the terminal of `console` (standard error) and steer it from the keyboard, for as long as this is open.
+async def live_view(controls: Controls, *, console: Console | None = None) -> AsyncIterator[OnEvent]:
+    """A listener that shows a run on the terminal of `console` (standard error), where keys steer it, while this is open.
 
     Where `console` is no terminal, lines are printed as things happen, and there are no keys.
     """
@@ -129,7 +110,7 @@ async def live_view(controls: Controls, limits: Limits, *, console: Console | No
     from .terminal import Terminal
 
     terminal = Terminal(console)
-    view = LiveView(controls, limits, console=console, has_keys=terminal.has_keys)
+    view = LiveView(controls, console=console, has_keys=terminal.has_keys)
     try:
         with (
             logs_held_back(),

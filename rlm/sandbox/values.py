@@ -64,7 +64,7 @@ def encode(context: Context, *, max_bytes: int | None = None) -> Value:
     if max_bytes is not None and value.size > max_bytes:
         raise ConfigError(
             f"The context has {value.size:,} bytes and the limit is {max_bytes:,}: "
-            f"raise it with Limits(max_context_bytes=...), or give less."
+            "raise max_context_bytes, or give less."
         )
     return value
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def rlm(environment: Mapping[str, str], *arguments: str, text: str = "") -> subp
 
 def sentences(errors: str) -> list[str]:
     """What was said, but for the warning of an engine with known holes."""
-    return [line for line in errors.splitlines() if "runtime_has_known_holes" not in line]
+    return [line for line in errors.splitlines() if "known ways out of a container" not in line]
 
 
 def test_a_pipes_text_is_asked_about_and_the_answer_is_all_that_is_on_standard_output(
@@ -73,6 +74,63 @@ def test_a_pipes_text_is_asked_about_and_the_answer_is_all_that_is_on_standard_o
     assert (listed["query"], listed["state"], listed["calls"]) == ("why did it fail?", "finished", 5)
 
 
+def shell(environment: Mapping[str, str], command: str) -> subprocess.CompletedProcess[str]:
+    """A line of a shell, in which `rlm` is ours; the exit status is that of the first command of a pipe."""
+    script = f"set -o pipefail; rlm() {{ '{RLM}' \"$@\"; }}; {command}"
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=50)
+
+
+def only_run(environment: Mapping[str, str]) -> dict[str, Any]:
+    (listed,) = json.loads(rlm(environment, "runs", "--json").stdout)
+    return dict(listed)
+
+
+@pytest.mark.parametrize("where", ["2> >(head -1)", "2> /dev/full", "2>&-", "-v 2> /dev/full", "-v 2>&-"])
+def test_an_answer_is_had_also_where_progress_cannot_be_told(environment: dict[str, str], where: str) -> None:
+    done = shell(environment, f"echo text | rlm run why - {where}")
+    assert (done.returncode, done.stdout.endswith("a good\nanswer\n")) == (0, True)
+    assert only_run(environment)["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"), [("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+def test_an_answer_that_cannot_be_written_is_in_the_runs_directory(
+    environment: dict[str, str], where: str, reason: str
+) -> None:
+    done = shell(environment, f"echo text | rlm run why - -q {where}")
+    listed = only_run(environment)
+    answer = Path(listed["directory"]) / "answer.txt"
+    assert (done.returncode, answer.read_text(), listed["state"]) == (1, "a good\nanswer", "finished")
+    assert sentences(done.stderr) == [f"rlm: The answer cannot be written: {reason}; it is in {answer}."]
+    for command in ("runs", "runs --json", f"export {listed['run_id']} --to md"):
+        done = shell(environment, f"rlm {command} {where}")
+        assert (done.returncode, sentences(done.stderr)) == (1, [f"rlm: Standard output cannot be written: {reason}."])
+
+
+def test_who_reads_no_more_of_both_streams_ends_no_run_and_is_told_nothing(environment: dict[str, str]) -> None:
+    done = shell(environment, "echo text | rlm run why - 2>&1 | head -1")
+    assert (done.stderr, len(done.stdout.splitlines())) == ("", 1)
+    assert only_run(environment)["state"] == "finished"
+
+
+def test_a_run_is_found_by_what_a_list_shows_of_it(environment: dict[str, str]) -> None:
+    question = "why " * 60
+    assert rlm(environment, "run", question, "-", "-q", text="text").returncode == 0
+    name = only_run(environment)["run_id"]
+    head, line = rlm(environment, "runs").stdout.splitlines()
+    assert head.split() == ["run", "state", "calls", "cost", "question"]
+    assert line.split(None, 4) == [name, "finished", "5", "unknown", question.strip()]
+    assert rlm(environment, "replay", name[:20], "-q").returncode == 0
+    assert "a good\nanswer" in rlm(environment, "export", name[:20], "--to", "md").stdout
+
+
+def test_the_command_is_a_module_too_and_says_its_version(environment: dict[str, str]) -> None:
+    module = subprocess.run([sys.executable, "-m", "rlm", "--version"], capture_output=True, text=True, timeout=50)
+    assert (module.returncode, module.stdout) == (0, f"rlm {version('rlm')}\n")
+    assert rlm(environment, "run", "-h").stdout == rlm(environment, "run", "--help").stdout != ""
+
+
 def test_a_limit_that_ends_a_run_has_a_status_of_its_own_and_json_says_which(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -83,7 +141,7 @@ def test_a_limit_that_ends_a_run_has_a_status_of_its_own_and_json_says_which(
     assert (done.returncode, said["stop_reason"]) == (3, "max_iterations")
     assert said["usage"]["calls"] == said["by_model"]["root"]["calls"] == 2
     assert Path(said["run_dir"]).name == said["run_id"]
-    assert sentences(done.stderr) == ["rlm: the run was stopped (max_iterations): the answer is the best that it had."]
+    assert sentences(done.stderr) == ["rlm: the run was stopped (max_iterations): it had no answer yet."]
 
 
 def test_an_unknown_model_and_a_missing_engine_are_one_sentence_each(
@@ -136,6 +194,33 @@ def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
     assert sentences(done.stderr) == []
 
 
+def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_does(
+    environment: dict[str, str], provider: FakeProvider
+) -> None:
+    provider.behaviour = lambda *asked: Fault(status=400)
+    assert rlm(environment, "run", "why?", "-", "-q", text="text").returncode == 1
+    provider.behaviour, provider.latency = plays, 1.0
+    listed = only_run(environment)
+    command = ["script", "-qec", f"{RLM} resume {listed['run_id'][:18]}", "/dev/null"]  # on a terminal of its own
+    with subprocess.Popen(
+        command, env=environment | {"TERM": "xterm"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        seen = b""
+        while b"help" not in seen:
+            seen += os.read(process.stdout.fileno(), 65_536)
+            assert process.poll() is None, seen
+        process.stdin.write(b"qy")
+        process.stdin.flush()
+        last = process.communicate(timeout=20)[0].decode().splitlines()[-2:]
+    assert process.returncode == 130
+    assert last == [
+        "rlm: interrupted; what was started has been removed.",
+        f"rlm: to go on with the run: rlm resume {listed['directory']}",
+    ]
+
+
 def test_a_script_in_a_sandbox_is_one_object_too(environment: dict[str, str]) -> None:
     script = "import sys\nprint('out \\ud800'.encode('utf-8', 'replace'))\nprint('err', file=sys.stderr)\nsys.exit(7)"
     done = rlm(environment, "exec", "-", "--json", text=script)
@@ -156,6 +241,7 @@ def test_the_doctor_says_where_settings_come_from_and_no_secret(environment: dic
     assert settings["openai_api_key"] == ("…2345", "environment")
     assert settings["limits.max_rlms"] == ("7", "rlm.toml")
     assert settings["limits.max_tokens"] == ("none", "default")
+    assert settings["run_root"] == (str(tmp_path / "state/rlm/runs"), "default")
 
 
 def docker(*arguments: str, text: str = "") -> str:

@@ -39,10 +39,10 @@ from rlm.errors import RLMError
 from rlm.live import live_view
 from synthetic_run import synthetic_run
 
-controls = FakeControls()
+controls = FakeControls(Limits(max_cost_usd=3.0))
 
 async def main():
-    async with live_view(controls, Limits(max_cost_usd=3.0)) as view:
+    async with live_view(controls) as view:
         for event in islice(synthetic_run(start=time.time() - 24), 2050):
             view(event)
         while "cancel" not in controls.asked:
@@ -270,7 +270,7 @@ def test_a_program_that_ends_just_after_it_was_woken_gives_the_terminal_back() -
     before = termios.tcgetattr(theirs)
     console = Console(file=io.StringIO(), force_terminal=True)
     terminal = Terminal(console, path=os.ttyname(theirs))
-    view = LiveView(FakeControls(), Limits(), console=console)
+    view = LiveView(FakeControls(), console=console)
     terminal._step(view)
     assert termios.tcgetattr(theirs) != before
     terminal._on_continue(signal.SIGCONT, None)
@@ -319,7 +319,7 @@ def test_an_event_costs_a_fraction_of_what_its_record_costs_and_a_picture_little
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
 
     def a_view() -> LiveView:
-        return LiveView(FakeControls(), Limits(max_cost_usd=3.0), console=console)
+        return LiveView(FakeControls(Limits(max_cost_usd=3.0)), console=console)
 
     view = a_view()
     in_log = min(_seconds(EventLog("run", io.StringIO(), []).emit, events) for _ in range(3))

@@ -359,6 +359,13 @@ async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path:
         await shared.aresume(whole.run_id)
     with pytest.raises(ConfigError, match="There is no run in"):
         await shared.aresume("nothing")
+    with pytest.raises(ConfigError, match="is finished: its answer is in"):
+        await shared.aresume(whole.run_id[:-1])
+    shutil.copytree(whole.run_dir, whole.run_dir.with_name(f"{whole.run_id}-copy"))
+    with pytest.raises(
+        ConfigError, match=rf"The id of 2 runs begins with .*: give more of it, as in {whole.run_id}, 2"
+    ):
+        await shared.aresume(whole.run_id[:-1])
     with pytest.raises(ConfigError, match="is not finished"):
         await shared.areplay(paid.copies[2])
     with pytest.raises(ConfigError, match="has depth 2"):

@@ -11,8 +11,9 @@ import pytest
 
 from fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, Limits, Orchestrator, Price, Run, RunCancelled, ScriptedModel
-from rlm.events import Event, LimitsRaised, RunFinished, RunStarted, TurnStarted
+from rlm.events import Event, LimitsRaised, RunFinished, RunResumed, RunStarted, TurnStarted
 from rlm.sandbox.base import Answer
+from rlm.steering import Steering
 from rlm.types import CellResult, Message
 
 pytestmark = pytest.mark.anyio
@@ -88,11 +89,15 @@ def test_a_paused_run_finishes_its_turn_and_begins_no_other_and_its_clock_stands
         run.pause()
         assert run.paused
         gate.open.set()
+        before = run.seconds
         time.sleep(0.1)
+        assert run.seconds == before > 0
         assert [event.turn for event in list(run._events) if isinstance(event, TurnStarted)] == [1]
         assert run._steering._deadline() == float("inf")
         run.go_on()
+        when(lambda: run.seconds > before)
         assert run.result(10).stop_reason == "final"
+        assert run.seconds == run.seconds < 5.0
 
 
 def test_asked_to_answer_now_the_root_stops_what_is_under_way_and_answers_with_what_it_has(tmp_path: Path) -> None:
@@ -114,9 +119,13 @@ def test_a_limit_can_be_raised_and_the_record_knows(tmp_path: Path) -> None:
     with rlm.start("text", "q") as run:
         gate.entered.wait(10)
         run.raise_limit(max_lm_calls=10, max_seconds=None)
+        assert (run.limits.max_lm_calls, run.limits.max_seconds) == (10, None)
         for wrong in ({"max_lm_calls": 10}, {"max_seconds": 5.0}, {"max_iterations": 99}, {"nonsense": 1}):
             with pytest.raises(ConfigError):
                 run.raise_limit(**wrong)
+        for no_number in ("x", True, [2]):
+            with pytest.raises(ConfigError, match=r"max_lm_calls cannot be .*: give a number, or None for no limit"):
+                run.raise_limit(max_lm_calls=no_number)
         gate.open.set()
         assert run.result(10).stop_reason == "final"
         (raised,) = (event for event in run if isinstance(event, LimitsRaised))
@@ -141,6 +150,36 @@ def test_a_cancelled_run_removes_its_sandboxes_and_can_be_resumed(tmp_path: Path
     assert last.stop_reason == "cancelled"
     gate.open.set()
     assert rlm.resume(last.run_id).answer == "all of it"
+
+
+def test_a_resumed_run_is_watched_and_steered_too(tmp_path: Path) -> None:
+    gate = Gate()
+    rlm = orchestrator(tmp_path, gate)
+    with rlm.start("text", "q") as first:
+        gate.entered.wait(10)
+    with pytest.raises(ConfigError, match="There is no run"):
+        rlm.start_resume("another")
+    gate.entered.clear()
+    with rlm.start_resume(list(first)[-1].run_id) as run:
+        gate.entered.wait(10)
+        run.raise_limit(max_seconds=None)
+        threading.Timer(0.05, gate.open.set).start()
+        run.answer_now()
+        assert (run.result(10).answer, run.result().stop_reason) == ("so far", "stopped")
+        kinds = [type(event) for event in run]
+    assert (kinds[0], kinds.count(LimitsRaised), kinds[-1]) == (RunResumed, 1, RunFinished)
+    assert run.limits.max_seconds is None
+
+
+async def test_a_run_that_is_paused_before_it_has_a_question_uses_no_time_with_it() -> None:
+    steering = Steering(Limits(max_seconds=5.0))
+    steering.pause()
+    with steering.answering():
+        await anyio.sleep(0.01)
+        assert steering.seconds == 0
+        steering.go_on()
+        await anyio.sleep(0.01)
+        assert steering.seconds > 0
 
 
 async def test_leaving_the_block_cancels_what_is_not_done(tmp_path: Path) -> None:

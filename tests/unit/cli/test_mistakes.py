@@ -14,7 +14,7 @@ import pytest
 
 from rlm import cli
 from rlm.cli import run
-from rlm.errors import EngineUnavailable, JournalError, ModelError
+from rlm.errors import ConfigError, EngineUnavailable, JournalError, ModelError
 from rlm.record import default_root
 
 RLM = Callable[..., Any]  # the fixture
@@ -82,7 +82,13 @@ def test_standard_input_is_read_as_far_as_a_context_may_be_long(monkeypatch: pyt
     monkeypatch.setattr(sys, "stdin", Stdin("ab\r\nä".encode()))
     assert run.read_context("-", max_bytes=100) == "ab\r\nä"
     monkeypatch.setattr(sys, "stdin", Stdin(b"\xff" * 200))
-    assert run.read_context("-", max_bytes=100) == b"\xff" * 101  # one more, so that the limit is seen to be passed
+    assert run.read_context("-", max_bytes=None) == b"\xff" * 200
+    monkeypatch.setattr(sys, "stdin", Stdin(b"\xff" * 200))
+    with pytest.raises(
+        ConfigError, match="Standard input has more bytes than the limit, which is 100: raise it with --max"
+    ):
+        run.read_context("-", max_bytes=100)
+    assert sys.stdin.buffer.tell() == 101
 
 
 def test_a_context_may_be_a_named_pipe(here: Path) -> None:
@@ -144,6 +150,42 @@ def test_what_can_be_done_about_an_error_is_said_after_it(rlm: RLM, monkeypatch:
 def test_a_wrong_rlm_toml_is_one_sentence_whatever_the_command(rlm: RLM, here: Path, command: list[str]) -> None:
     (here / "rlm.toml").write_text("detph = 2")
     assert is_one_sentence(rlm(*command), "detph in rlm.toml is no setting: did you mean depth in rlm.toml?")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["runs"],
+        ["doctor"],
+        ["clean"],
+        ["resume", "x"],
+        ["view", "x"],
+        ["run", "why?", "rlm.toml"],
+        ["exec", "x"],
+        ["niah"],
+    ],
+)
+def test_a_dotenv_that_cannot_be_read_is_one_sentence_whatever_the_command(
+    rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    (here / ".env").write_bytes(b"\xff\xfeA=b")
+    assert is_one_sentence(rlm(*command), ".env is not UTF-8 text: write it anew, or take it away.")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", ".env")
+
+    monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", refuse)
+    assert is_one_sentence(rlm(*command), ".env cannot be read: Permission denied.")
+
+
+def test_a_beginning_that_several_ids_have_is_one_sentence_that_names_them(rlm: RLM) -> None:
+    for name in ("20260101-a", "20260101-b", "evaluation/20260102-c"):
+        (default_root() / name).mkdir(parents=True)
+        (default_root() / name / "run.json").write_text("{}")
+    for command in (["resume"], ["replay"], ["view"], ["export", "--to", "md"]):
+        sentence = "The id of 2 runs begins with 20260101: give more of it, as in 20260101-a, 20260101-b."
+        assert is_one_sentence(rlm(*command, "20260101"), sentence)
+    assert is_one_sentence(rlm("export", "--to", "md", "3"), "There is no run 3: give its id, as in ")
 
 
 def test_of_rlm_clean(rlm: RLM) -> None:

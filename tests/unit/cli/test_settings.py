@@ -99,8 +99,8 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
             "limits.max_seconds in rlm.toml is 0, which cannot be: give a number above 0, or none",
         ),
         (
-            "[sandbox]\nmax_processes = 'none'",
-            "sandbox.max_processes in rlm.toml is 'none', which should be a valid integer",
+            "[limits]\nmax_iterations = 'many'",
+            "limits.max_iterations in rlm.toml is 'many', which should be a valid integer",
         ),
         ("[sandbox]\ncpus = 0", "sandbox.cpus in rlm.toml is 0, which cannot be: give a number above 0."),
         ("[sandbox]\ntransport = 'tcp'", "sandbox.transport in rlm.toml is 'tcp', which should be 'attach' or 'unix'."),
@@ -110,6 +110,10 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
             "prices.m in rlm.toml is {'input': -1, 'output': 1}, which cannot be: give",
         ),
         ("[prices.m]\ninput = 1\noutput = 1\nimput = 2", "prices.m in rlm.toml has 'imput': a price has input, output"),
+        (
+            "[sandbox]\nmax_processes = 'none'",
+            "sandbox.max_processes in rlm.toml is 'none', which should be a valid integer",
+        ),
         ("api_key = 'sk-1'", "api_key in rlm.toml is not read, as such files are shared: set OPENAI_API_KEY in"),
         ("OPENAI_API_KEY = 'sk-1'", "OPENAI_API_KEY in rlm.toml is not read"),
         ("base_url = 'http://x'", "base_url in rlm.toml is not read, as such files are shared: set OPENAI_BASE_URL in"),

@@ -4,26 +4,28 @@ import pytest
 
 from fake_controls import FakeControls
 from rlm.config import Limits
-from rlm.live.keys import Keys, split
+from rlm.live.keys import Keys, limited, split
 from rlm.live.meters import Meter, meters
 from rlm.live.tree import Tree
+from rlm.steering import RAISABLE
 from synthetic_run import synthetic_run
 
 
-def totals(limits: Limits | None = None) -> list[Meter]:
+def totals(limits: Limits) -> list[Meter]:
     tree = Tree()
     for event in synthetic_run(calls=100):
         tree(event)
-    return meters(tree, limits or Limits(max_cost_usd=3.0), now=tree.latest)
+    assert tree.started is not None
+    return meters(tree, limits, seconds=tree.latest - tree.started)
 
 
-def pressed(keys: str, controls: FakeControls | None = None, limits: Limits | None = None) -> tuple[list[object], str]:
+def pressed(keys: str, controls: FakeControls | None = None) -> tuple[list[object], str]:
     """What was asked of the run, and the footer after it."""
-    controls = controls or FakeControls()
+    controls = controls or FakeControls(Limits(max_cost_usd=3.0))
     board = Keys(controls)
     for key in keys:
-        board.press(key, totals(limits))
-    footer = "\n".join("".join(text for text, _ in line) for line in board.footer(totals(limits)))
+        board.press(key, totals(controls.limits))
+    footer = "\n".join("".join(text for text, _ in line) for line in board.footer(totals(controls.limits)))
     return controls.asked, footer
 
 
@@ -42,7 +44,8 @@ def pressed(keys: str, controls: FakeControls | None = None, limits: Limits | No
         ("l\n", [{"max_cost_usd": 6.0}]),
         ("lc", [{"max_lm_calls": 20_000}]),
         ("ls", [{"max_seconds": 7200.0}]),
-        ("lr", [{"max_rlms": 2_000}]),
+        ("lr", []),
+        ("l\rl\r", [{"max_cost_usd": 6.0}, {"max_cost_usd": 12.0}]),
         ("lt", []),
         ("lq", []),
         ("?p", ["pause"]),
@@ -71,20 +74,33 @@ def test_the_footer_says_what_can_be_pressed_and_what_was_done(keys: str, said: 
     assert said in pressed(keys)[1]
 
 
+@pytest.mark.parametrize("keys", ["", "p", "a", "l", "q", "?"])
+def test_what_the_footer_says_fits_into_80_columns(keys: str) -> None:
+    assert max(map(len, pressed(keys)[1].splitlines())) <= 80
+
+
 def test_the_limit_that_is_nearest_comes_first() -> None:
-    _, footer = pressed("l", limits=Limits(max_cost_usd=300.0, max_tokens=1_400_000))
+    _, footer = pressed("l", FakeControls(Limits(max_cost_usd=300.0, max_tokens=1_400_000, max_rlms=4)))
     assert footer.index("tokens") < footer.index("calls") < footer.index("dollars")
 
 
+def test_what_is_offered_is_what_a_run_takes() -> None:
+    controls = FakeControls(Limits(max_cost_usd=3.0, max_tokens=10**7, max_rlms=4))
+    for meter in limited(totals(controls.limits)):
+        assert pressed(f"l{meter.key}", controls)[1].startswith(f"The limit on {meter.name} is ")
+    assert {name for asked in controls.asked for name in asked} == set(RAISABLE)  # type: ignore[attr-defined]
+
+
 def test_a_limit_that_cannot_be_raised_is_one_sentence() -> None:
-    asked, footer = pressed("ld", FakeControls(refusal="max_cost_usd cannot be raised: the run is over."))
+    gone = FakeControls(Limits(max_cost_usd=3.0), refusal="max_cost_usd cannot be raised: the run is over.")
+    asked, footer = pressed("ld", gone)
     assert asked == []
     assert "the run is over" in footer
 
 
 def test_without_limits_there_is_none_to_raise() -> None:
-    none = Limits(max_lm_calls=None, max_seconds=None, max_rlms=None)
-    assert "no limits" in pressed("l", limits=none)[1]
+    none = Limits(max_lm_calls=None, max_seconds=None, max_rlms=4)
+    assert "no limit that can be raised" in pressed("l", FakeControls(none))[1]
 
 
 def test_arrows_and_other_sequences_press_nothing() -> None:

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from fake_controls import FakeControls
-from rlm.config import Limits
 from rlm.events import CellStarted, RLMFinished, SubCallFinished
 from rlm.live import live_view
 from rlm.live.lines import PlainView
@@ -67,9 +66,8 @@ def test_a_file_gets_lines_also_where_the_environment_asks_for_colours(colours: 
     console = Console(file=out, force_terminal=colours, color_system=None, width=80)
 
     async def work() -> None:
-        async with live_view(FakeControls(), Limits(), console=console) as view:
+        async with live_view(FakeControls(), console=console) as view:
             view(rlm("0", 0))
-            view.set_limits(Limits(max_lm_calls=1))
 
     anyio.run(work)
     assert out.getvalue() == "0  RLM on gpt-5, context: str of 37,000,000\n"
@@ -81,7 +79,7 @@ def test_a_reader_that_is_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyP
 
     async def work() -> None:
         with open(theirs, "w", encoding="utf-8") as file:
-            async with live_view(FakeControls(), Limits(), console=Console(file=file)) as view:
+            async with live_view(FakeControls(), console=Console(file=file)) as view:
                 view(rlm("0", 0))
 
     anyio.run(work)

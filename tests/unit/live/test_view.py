@@ -18,9 +18,9 @@ class Tty(io.StringIO):
         return True
 
 
-def a_view(now: float, *, has_keys: bool = True) -> LiveView:
+def a_view(now: float, controls: FakeControls | None = None, *, has_keys: bool = True) -> LiveView:
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    return LiveView(FakeControls(), Limits(), console=console, has_keys=has_keys, clock=lambda: now)
+    return LiveView(controls or FakeControls(), console=console, has_keys=has_keys, clock=lambda: now)
 
 
 def text(view: LiveView) -> str:
@@ -45,10 +45,19 @@ def test_events_do_not_pile_up_while_nothing_is_drawn() -> None:
 
 
 def test_new_limits_are_seen() -> None:
-    view = a_view(0.0)
+    controls = FakeControls(Limits(max_lm_calls=7))
+    view = a_view(0.0, controls)
     view(rlm("0", 0))
-    view.set_limits(Limits(max_lm_calls=77))
+    assert "0 of 7 " in text(view)
+    controls.raise_limit(max_lm_calls=77)
     assert "0 of 77" in text(view)
+
+
+def test_the_seconds_are_those_that_the_run_counts_and_not_those_of_the_wall() -> None:
+    view = a_view(1_030.0, FakeControls(seconds=4.2))
+    view(next(synthetic_run()))
+    assert "running 30" in text(view)
+    assert "4 of 3,600" in text(view)
 
 
 def test_a_key_is_answered_in_the_footer_and_without_a_keyboard_there_is_none() -> None:
@@ -61,7 +70,7 @@ def test_a_key_is_answered_in_the_footer_and_without_a_keyboard_there_is_none() 
 
 def test_nothing_stays_of_a_run_that_never_began() -> None:
     console = Console(file=io.StringIO(), force_terminal=True)
-    LiveView(FakeControls(), Limits(), console=console).print_summary()
+    LiveView(FakeControls(), console=console).print_summary()
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
