@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import codecs
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Literal
 
 import anyio
@@ -76,11 +78,15 @@ class RunningCell:
             self._since = anyio.current_time()
         self._keep_time()
 
-    def sending(self) -> anyio.CancelScope:
+    @contextmanager
+    def sending(self) -> Iterator[None]:
         """For the sending of one answer: it goes on when the cell ends, as half of one would stay with the guest."""
-        scope = anyio.CancelScope(shield=True)
-        self._sending.add(scope)
-        return scope
+        with anyio.CancelScope(shield=True) as scope:
+            self._sending.add(scope)
+            try:
+                yield
+            finally:
+                self._sending.discard(scope)
 
     def give_up(self) -> None:
         """The session is over: nothing that is half sent has to be finished."""

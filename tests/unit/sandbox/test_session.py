@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, Literal
 
 import anyio
@@ -378,6 +379,28 @@ async def test_a_half_sent_answer_is_finished_when_its_cell_ends_so_the_next_cel
     async with connected(patient, piece_bytes=1000) as session:
         await session.run("one", seconds=60, answer=answer)
         assert (await session.run("two", seconds=60)).outcome == "ok"
+
+
+async def test_nothing_is_kept_of_an_answer_that_was_sent_however_many_a_cell_asks_for() -> None:
+    kept: list[int] = []
+
+    async def script(guest: Guest) -> None:
+        await guest.start_cell()
+        for number in range(1, 61):
+            await guest.say(query(number))
+            await guest.hear(Reply)
+            if number in (10, 60):
+                kept.append(cancel_scopes())
+        await guest.say(result())
+
+    await run(script, answer=echo)
+    assert kept[1] - kept[0] < 5
+
+
+def cancel_scopes() -> int:
+    gc.collect()
+    kind = type(anyio.CancelScope())
+    return sum(type(thing) is kind for thing in gc.get_objects())
 
 
 async def test_an_error_in_what_answers_comes_out_as_it_is_and_ends_the_session() -> None:
