@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from .broker import Broker, NotRemembered, Task
-from .errors import ConfigError, SandboxError
+from .errors import ConfigError, SandboxDied, SandboxError
 from .events import CellFinished, CellOutput, CellStarted, EventLog, SandboxLost
 from .sandbox.base import LoadedValue, Sandbox, SandboxFactory
 from .sandbox.values import Value
@@ -157,6 +157,13 @@ class Repl:
         return result
 
     async def _open(self) -> None:
+        """A sandbox with the context in it. One that is lost on the way has run nothing: another one is tried, once."""
+        try:
+            await self._make()
+        except SandboxDied:
+            await self._make()
+
+    async def _make(self) -> None:
         try:
             self._sandbox = await self._stack.enter_async_context(
                 self._sandboxes(

@@ -90,8 +90,10 @@ class DockerSandbox:
     async def __aenter__(self) -> Self:
         try:
             await self._start()
-        except EngineUnavailable:
-            if not await self._engine.has_come_back():
+        except (EngineUnavailable, SandboxStartError) as error:
+            # An engine that is being restarted does not answer, or ends what it has just started.
+            passing = isinstance(error, EngineUnavailable) or isinstance(error.__cause__, SandboxDied)
+            if not passing or not await self._engine.has_come_back():
                 raise
             await self._start()
         return self

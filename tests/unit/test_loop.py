@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from fakes import FakeSandboxes, says_ok, services
+from fakes import FakeSandbox, FakeSandboxes, says_ok, services
 from rlm.broker import Answered, Task
 from rlm.config import Limits
 from rlm.errors import ModelError, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
 from rlm.loop import Services, rlm_loop
 from rlm.models.scripted import ScriptedModel
-from rlm.sandbox.base import Answer, SandboxQuery
-from rlm.sandbox.values import encode
+from rlm.sandbox.base import Answer, LoadedValue, SandboxQuery
+from rlm.sandbox.values import Value, encode
 from rlm.types import CellResult, Message, ModelReply, StopPoint, Usage
 
 pytestmark = pytest.mark.anyio
@@ -170,6 +170,30 @@ async def test_a_sandbox_that_is_lost_again_and_again_ends_the_rlm_with_its_erro
         await run(services(ScriptedModel(lambda messages: cell("die")), sandboxes=sandboxes))
     assert len(sandboxes.started) == 4
     assert sandboxes.alive == 0
+
+
+async def test_a_sandbox_that_is_lost_before_it_has_the_context_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it is where the engine restarts while an RLM begins."""
+    losses = 1
+    load = FakeSandbox.load
+
+    async def dies(sandbox: FakeSandbox, name: str, value: Value) -> LoadedValue:
+        nonlocal losses
+        losses -= 1
+        if losses >= 0:
+            raise SandboxDied("the engine was restarted")
+        return await load(sandbox, name, value)
+
+    monkeypatch.setattr(FakeSandbox, "load", dies)
+    sandboxes = FakeSandboxes()
+    model = ScriptedModel([cell("FINAL: 42")])
+    assert (await run(services(model, sandboxes=sandboxes))).answer == "42"
+    losses = 2
+    with pytest.raises(SandboxDied, match="restarted"):
+        await run(services(model, sandboxes=sandboxes))
+    assert (len(sandboxes.started), sandboxes.alive) == (4, 0)
 
 
 async def test_a_reply_cut_off_in_a_block_does_not_run_half_a_cell() -> None:
