@@ -49,7 +49,7 @@ security: image ## all attacks, on both runtimes and transports; writes docs/sec
 	@RLM_SOAK_SECONDS=800 $(PY) -m pytest tests/security -m "" --results docs/security-results.md
 
 reliability: image ## all faults; writes docs/reliability-results.md
-	@$(PY) -m pytest tests/faults -m "" --record docs/reliability-results.md
+	@RLM_RUNS=500 $(PY) -m pytest tests/faults -m "" --record docs/reliability-results.md
 
 check: ## lint, format, types, import rules
 	@scripts/venv.sh

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import measured
 from containers import no_container_is_left
 from own_engine import module_engine, own_engine
 
@@ -23,19 +21,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     path = config.getoption("--record", None)
     if path is None:
         return
-    lines = []
-    for outcome in ("passed", "failed", "error"):
-        for report in terminalreporter.stats.get(outcome, []):
-            measured = "; ".join(f"{name}: {value}" for name, value in report.user_properties)
-            lines.append(f"| `{report.nodeid.rpartition('/')[2]}` | {outcome} | {measured} |")
-    head = (
-        "# What faults came to",
-        "",
-        "Written by `make reliability`: every test of `tests/faults`, with what it measured.",
-        "",
-        f"- rlm {version('rlm')}, {time.strftime('%Y-%m-%d', time.gmtime())}; {platform.system()} {platform.machine()}",
-        "",
-        "| test | outcome | measured |",
-        "|---|---|---|",
-    )
-    path.write_text("\n".join([*head, *sorted(lines)]) + "\n", encoding="utf-8")
+    reports = [
+        report
+        for kind in ("passed", "failed", "error", "skipped")
+        for report in terminalreporter.stats.get(kind, [])
+        if report.when == "call" or kind != "passed"
+    ]
+    path.write_text(measured.page(reports), encoding="utf-8")

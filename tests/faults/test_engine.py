@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
 
+import anyio
 import pytest
 
+from batch_tree import CALLS, right_answer, run_batch_tree
+from measured import Record, count, rows
 from own_engine import OwnEngine
-from rlm import EngineUnavailable, Orchestrator, ScriptedModel
+from rlm import EngineUnavailable, OpenAIModel, Orchestrator, ScriptedModel
 from rlm.events import CellStarted, Event, SandboxLost
+from support import FakeProvider, Fault
 
 pytestmark = [
     pytest.mark.anyio,
@@ -39,9 +46,22 @@ def at_cell(number: int, act: Callable[[], None], seen: list[Event]) -> Callable
     return listen
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["restarted", "killed"])
+async def wait_for_no_container(engine: OwnEngine) -> None:
+    """A killed engine may be removing some still, and keeps as `dead` the entry of one that it was removing."""
+    states = ("created", "restarting", "running", "removing", "paused", "exited")
+    listed = ["ps", "-aq", *(part for state in states for part in ("--filter", f"status={state}"))]
+    deadline = time.monotonic() + 15
+    while left := engine.docker(*listed, "--filter", f"label=rlm.owner.pid={os.getpid()}").stdout.split():
+        assert time.monotonic() < deadline, left
+        await anyio.sleep(0.1)
+
+
+HOW: Final = pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["restarted", "killed"])
+
+
+@HOW
 async def test_a_run_survives_a_restart_of_the_engine(
-    own_engine: OwnEngine, tmp_path: Path, how: signal.Signals
+    own_engine: OwnEngine, tmp_path: Path, how: signal.Signals, record_property: Record
 ) -> None:
     seen: list[Event] = []
     acted: list[bool] = []
@@ -52,25 +72,73 @@ async def test_a_run_survives_a_restart_of_the_engine(
             time.sleep(0.3)
             own_engine.restart(how)
 
-    root = plays("import time\ntime.sleep(4)\nprint(context)", "print('again')", "FINAL(context)", "FINAL(context)")
+    root = plays("import time\ntime.sleep(4)\nprint(context)", "print('again')", "FINAL(context)")
     listen = at_cell(1, restart, seen)
     done = await Orchestrator(model=root, run_root=tmp_path, on_event=listen).acompletion("kept", "what is kept?")
     assert (done.answer, done.stop_reason) == ("kept", "final")
-    if how is signal.SIGTERM:  # it ends its containers; a killed one leaves them, and their streams, for a while
-        assert any(isinstance(event, SandboxLost) for event in seen)
+    assert [event.restored for event in seen if isinstance(event, SandboxLost)] == [True]
+    assert done.usage.calls == 3
+    await wait_for_no_container(own_engine)
+    count(record_property, faults=1, lost=0, paid_twice=done.paid_twice)
 
 
-async def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_sentence(
-    own_engine: OwnEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@HOW
+async def test_a_tree_survives_a_restart_of_the_engine_in_the_middle_of_a_batch_and_pays_for_no_answer_twice(
+    own_engine: OwnEngine, tmp_path: Path, how: signal.Signals, record_property: Record
 ) -> None:
+    """The call during which it happens gets no reply, so that its child and the root wait when their sandboxes go."""
+
+    def restart() -> Fault:
+        threading.Thread(target=own_engine.restart, args=(how,)).start()
+        return Fault(sent="nothing", then="hang")
+
+    tree = await run_batch_tree(tmp_path, restart)
+    done = tree.done
+    assert (done.answer, done.stop_reason) == (right_answer(), "final")
+    assert "0" in {event.node for event in tree.lost}
+    assert all(event.restored for event in tree.lost)
+    assert len(tree.asked) == CALLS
+    assert tree.calls_lost == 0
+    assert 1 <= done.paid_twice <= 12  # what the batches of three children had in flight
+    await wait_for_no_container(own_engine)
+    count(record_property, faults=1, lost=tree.calls_lost, paid_twice=done.paid_twice)
+
+
+async def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_sentence_and_the_run_resumes_when_one_is_back(
+    own_engine: OwnEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
+) -> None:
+    """It goes during a call that gets no reply: that one is paid twice, and no other."""
     monkeypatch.setattr("rlm.sandbox.docker.RETURN_SECONDS", 1.0)
-    listen = at_cell(1, own_engine.end, [])
-    root = plays("import time\ntime.sleep(8)", "FINAL(1)")
+    asked: Counter[str] = Counter()
+    cells = ["kept = llm_query('first')\nprint(kept)", "FINAL(kept + llm_query('second'))"]
+
+    def answers(messages: Sequence[Mapping[str, Any]], model: str) -> str | Fault:
+        turn = sum(message["role"] == "assistant" for message in messages)
+        prompt = messages[0]["content"] if model == "leaf" else f"turn {turn}"
+        asked[prompt] += 1
+        if prompt == "second" and asked[prompt] == 1:
+            threading.Thread(target=own_engine.end).start()
+            return Fault(sent="nothing", then="hang")
+        return f"<{prompt}>" if model == "leaf" else f"```repl\n{cells[turn]}\n```"
+
     try:
-        with pytest.raises(EngineUnavailable, match="start it"):
-            await Orchestrator(model=root, run_root=tmp_path, on_event=listen).acompletion("text", "question")
-        (folder,) = tmp_path.iterdir()
-        record = (folder / "events.jsonl").read_text()
-        assert "EngineUnavailable" in record.splitlines()[-1]
+        async with FakeProvider(answers) as server:
+            root, leaf = (OpenAIModel(name, base_url=server.base_url) for name in ("root", "leaf"))
+            orchestrator = Orchestrator(model=root, sub_model=leaf, run_root=tmp_path)
+            with pytest.raises(EngineUnavailable, match="start it"):
+                await orchestrator.acompletion("text", "question")
+            (run,) = tmp_path.iterdir()
+            assert "EngineUnavailable" in (run / "events.jsonl").read_text().splitlines()[-1]
+            answered = rows(run)
+            assert (answered, rows(run, "sent")) == (3, 1)
+            own_engine.restart()
+            done = await orchestrator.aresume(run)
     finally:
         own_engine.restart()
+    assert (done.answer, done.stop_reason, done.diverged) == ("<first><second>", "final", ())
+    assert asked == {"turn 0": 1, "first": 1, "turn 1": 1, "second": 2}
+    lost = answered - done.replayed_calls
+    assert lost == 0
+    assert done.paid_twice == 1
+    await wait_for_no_container(own_engine)
+    count(record_property, faults=1, replays=1, lost=lost, paid_twice=done.paid_twice)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from collections.abc import Mapping, Sequence
+from itertools import count as numbered
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from measured import Record, count
 from rlm import Limits, ModelError, OpenAIModel, Orchestrator, Price
 from support import FakeProvider, Fault, Reply
 
 pytestmark = pytest.mark.anyio
 
-Record = Callable[[str, object], None]
 Response = str | Reply | Fault
 
 ATTEMPT_SECONDS: Final = 0.4
@@ -106,7 +106,7 @@ async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
     assert done.usage.calls == 1 + 2 * len(faults) + 2 * len(BILLED)
     assert (done.usage.input_tokens, done.usage.output_tokens) == (server.input_tokens, server.output_tokens)
     assert done.usage.cost_usd == pytest.approx(done.usage.total_tokens / 1e6)
-    record_property("faults injected", sum(asked[name] for name in faults))
+    count(record_property, faults=sum(asked[name] for name in faults))
 
 
 @pytest.mark.long
@@ -115,7 +115,7 @@ async def test_faults_of_the_root_s_model_that_pass_are_not_seen_by_anyone(
 ) -> None:
     """Every turn meets another one of them first."""
     faults = [fault for fault, _ in PASSING.values()]
-    numbers = count()
+    numbers = numbered()
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
         number = next(numbers)
@@ -128,7 +128,7 @@ async def test_faults_of_the_root_s_model_that_pass_are_not_seen_by_anyone(
     assert (done.answer, done.stop_reason, done.iterations) == ("through", "final", len(faults))
     assert done.usage.calls == len(server.requests) / 2 == len(faults)
     assert (done.usage.input_tokens, done.usage.output_tokens) == (server.input_tokens, server.output_tokens)
-    record_property("faults injected", len(faults))
+    count(record_property, faults=len(faults))
 
 
 async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_resume_goes_on_from_there(
@@ -168,8 +168,7 @@ async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_
     assert (done.answer, done.stop_reason, done.iterations) == ("through", "final", len(faults) + 1)
     assert len(server.requests) == len(faults) * 3 + 1  # a fault, a good reply and a sub-call each turn: none twice
     assert done.paid_twice == 0
-    record_property("faults injected", len(faults))
-    record_property("calls paid twice", done.paid_twice)
+    count(record_property, faults=len(faults), replays=len(faults), lost=0, paid_twice=done.paid_twice)
 
 
 async def test_a_child_whose_model_fails_is_one_slot_of_its_parent_s_batch(
@@ -191,10 +190,12 @@ async def test_a_child_whose_model_fails_is_one_slot_of_its_parent_s_batch(
     assert done.answer.count("(True, '<child>')") == 2
     assert re.search(r"\(False, .*This call failed: .*content filter", done.answer)
     assert (done.usage.calls, done.usage.total_tokens) == (4, server.input_tokens + server.output_tokens)
-    record_property("faults injected", 1)
+    count(record_property, faults=1)
 
 
-async def test_a_reply_that_was_cut_off_is_told_to_be_so_to_whoever_reads_it(tmp_path: Path) -> None:
+async def test_a_reply_that_was_cut_off_is_told_to_be_so_to_whoever_reads_it(
+    tmp_path: Path, record_property: Record
+) -> None:
     shown: list[str] = []
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
@@ -215,10 +216,13 @@ async def test_a_reply_that_was_cut_off_is_told_to_be_so_to_whoever_reads_it(tmp
     assert (done.answer, done.usage.calls) == ("seen", 4)
     assert "cut off" in shown[1]
     assert "the first half\n[This reply was cut off" in shown[2]
+    count(record_property, faults=2)
 
 
 @pytest.mark.parametrize("who", ["root", "leaf"])
-async def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run(tmp_path: Path, who: str) -> None:
+async def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run(
+    tmp_path: Path, who: str, record_property: Record
+) -> None:
     """The model's own time limit is ten minutes here."""
     asked: list[str] = []
 
@@ -238,3 +242,4 @@ async def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run(tmp_path:
     assert (done.answer, done.stop_reason) == ("what there is", "deadline")
     assert 1.0 <= done.seconds < 4.0
     assert asked.count(who) == (1 if who == "leaf" else 2)
+    count(record_property, faults=1)

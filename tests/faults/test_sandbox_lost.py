@@ -5,30 +5,20 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batch_tree import right_answer, run_batch_tree
 from containers import containers
-from rlm import Completion, Message, OpenAIModel, Orchestrator, SandboxConfig, ScriptedModel
+from measured import Record, count
+from rlm import Message, OpenAIModel, Orchestrator, SandboxConfig, ScriptedModel
 from rlm.config import MIB
-from rlm.events import Event, SandboxLost
 from support import FakeProvider, Fault
 
 pytestmark = pytest.mark.anyio
-
-Record = Callable[[str, object], None]
-
-ROOT = """```repl
-kept = context.upper()
-answers = llm_batch(["a", "b", "c"], contexts=[context + name for name in "abc"])
-FINAL(" ".join([kept, *map(str, answers)]))
-```"""
-FIRST = "```repl\nmine = llm_query('first ' + context)\nprint(mine)\n```"
-THEN = "```repl\nparts = llm_batch([f'{number} {context}' for number in range(4)])\nFINAL(mine + '+' + '+'.join(parts))\n```"
 
 
 def kill(node: str) -> None:
@@ -36,61 +26,31 @@ def kill(node: str) -> None:
     subprocess.run(["docker", "kill", container], check=True, capture_output=True)
 
 
-async def killed_once(folder: Path, *, when: str, node: str) -> tuple[Completion, list[SandboxLost], Counter[str]]:
-    """A tree of depth 2 in which a sandbox is killed when the provider is first asked `when`; what it was asked."""
-    done = False
-
-    def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str:
-        nonlocal done
-        if len(messages) == 1:
-            prompt = messages[0]["content"]
-            if prompt == when and not done:
-                done = True
-                kill(node)
-            return f"<{prompt}>"
-        if model == "root":
-            return ROOT
-        return FIRST if len(messages) == 2 else THEN
-
-    seen: list[Event] = []
-    async with FakeProvider(plays, latency=0.02) as server:
-        root, child = (OpenAIModel(name, base_url=server.base_url) for name in ("root", "child"))
-        completion = await Orchestrator(
-            depth=2, model=root, sub_model=child, run_root=folder, on_event=seen.append
-        ).acompletion("text ", "go")
-    asked = Counter(str(request.messages) for request in server.requests)
-    return completion, [event for event in seen if isinstance(event, SandboxLost)], asked
-
-
-def right_answer() -> str:
-    children = ("+".join(f"<{part} text {name}>" for part in ("first", *range(4))) for name in "abc")
-    return " ".join(["TEXT ", *children])
-
-
 async def test_a_child_whose_sandbox_is_killed_in_the_middle_of_its_batch_gets_a_new_one_with_its_variables(
     tmp_path: Path, record_property: Record
 ) -> None:
-    done, lost, asked = await killed_once(tmp_path, when="2 text b", node="0.2")
+    tree = await run_batch_tree(tmp_path, lambda: kill("0.2"))
+    done = tree.done
     assert (done.answer, done.stop_reason) == (right_answer(), "final")
-    assert [(event.node, event.restored) for event in lost] == [("0.2", True)]
+    assert [(event.node, event.restored) for event in tree.lost] == [("0.2", True)]
     assert done.sandboxes == 5
-    again = [number for text, number in asked.items() if number > 1]
-    assert sum(again) - len(again) <= done.paid_twice <= 4  # of the batch, what was in flight
-    assert all("text b" in text for text, number in asked.items() if number > 1)
-    record_property("faults injected", 1)
-    record_property("calls paid twice", done.paid_twice)
+    assert tree.calls_lost == 0
+    assert done.paid_twice <= 4  # of the batch, what was in flight
+    assert all("text b" in text for text in tree.again)
+    count(record_property, faults=1, lost=tree.calls_lost, paid_twice=done.paid_twice)
 
 
 async def test_a_parent_whose_sandbox_is_killed_while_its_children_work_loses_only_what_was_in_flight(
     tmp_path: Path, record_property: Record
 ) -> None:
-    done, lost, asked = await killed_once(tmp_path, when="2 text b", node="0")
+    tree = await run_batch_tree(tmp_path, lambda: kill("0"))
+    done = tree.done
     assert (done.answer, done.stop_reason) == (right_answer(), "final")
-    assert [(event.node, event.restored) for event in lost] == [("0", True)]
-    assert sum(asked.values()) - len(asked) <= done.paid_twice <= 12
-    assert max(asked.values()) <= 2
-    record_property("faults injected", 1)
-    record_property("calls paid twice", done.paid_twice)
+    assert [(event.node, event.restored) for event in tree.lost] == [("0", True)]
+    assert tree.calls_lost == 0
+    assert done.paid_twice <= 12
+    assert max(tree.asked.values()) <= 2
+    count(record_property, faults=1, lost=tree.calls_lost, paid_twice=done.paid_twice)
 
 
 async def test_a_cell_that_loses_its_sandbox_twice_is_told_so_and_its_variables_are_kept(
@@ -114,7 +74,7 @@ async def test_a_cell_that_loses_its_sandbox_twice_is_told_so_and_its_variables_
         done = await Orchestrator(model=root, sub_model=leaf, run_root=tmp_path).acompletion("text", "go")
     assert (done.answer, kills, done.sandboxes) == ("7", 2, 3)
     assert re.search("The sandbox was lost during this cell, twice .* all variables are as they were", shown[-1])
-    record_property("faults injected", 2)
+    count(record_property, faults=2)
 
 
 async def test_a_cell_that_is_killed_like_the_one_before_it_runs_in_a_new_sandbox_with_its_variables(
@@ -127,7 +87,7 @@ async def test_a_cell_that_is_killed_like_the_one_before_it_runs_in_a_new_sandbo
     model = ScriptedModel(lambda messages: next(played))
     done = await Orchestrator(model=model, run_root=tmp_path).acompletion("text", "go")
     assert (done.answer, done.sandboxes) == ("8", 2)
-    record_property("faults injected", 2)
+    count(record_property, faults=2)
 
 
 async def test_a_cell_that_fills_the_memory_of_its_whole_container_is_told_so_and_the_next_one_runs(
@@ -150,4 +110,4 @@ async def test_a_cell_that_fills_the_memory_of_its_whole_container_is_told_so_an
     assert done.answer == "7"
     assert "memory" in shown[-1]
     assert "variables are as they were before this cell" in shown[-1]
-    record_property("faults injected", 1)
+    count(record_property, faults=1)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 from containers import containers
+from measured import Record, count, rows
 from rlm import Orchestrator
 from support import FakeProvider, Fault
 
@@ -81,11 +82,15 @@ def stopped(process: subprocess.Popen[str], *signals: signal.Signals) -> tuple[f
     return time.monotonic() - asked, said
 
 
-def check_that_it_resumes(run: Path, provider: FakeProvider) -> None:
+def check_that_it_resumes(run: Path, provider: FakeProvider, record_property: Record, *, signals: int) -> None:
     assert isinstance(provider.behaviour, Leaves)
     provider.behaviour.hang = False
+    answered = rows(run)
     done = Orchestrator().resume(run)
     assert (done.answer, done.stop_reason, done.paid_twice) == ("the end", "final", 3)
+    lost = answered - done.replayed_calls
+    assert lost == 0
+    count(record_property, faults=signals, replays=1, lost=lost, paid_twice=done.paid_twice)
 
 
 def wait_for_no_container(process: subprocess.Popen[str]) -> None:
@@ -104,7 +109,7 @@ def wait_for_no_container(process: subprocess.Popen[str]) -> None:
     ],
 )
 def test_a_script_that_is_interrupted_stops_within_5_seconds_leaves_no_container_and_says_how_to_go_on(
-    provider: FakeProvider, tmp_path: Path, how: str
+    provider: FakeProvider, tmp_path: Path, how: str, record_property: Record
 ) -> None:
     process = begun([sys.executable, "-c", MAKE + how, str(tmp_path)], provider)
     seconds, said = stopped(process, signal.SIGINT)
@@ -113,7 +118,7 @@ def test_a_script_that_is_interrupted_stops_within_5_seconds_leaves_no_container
     (run,) = tmp_path.iterdir()
     assert said.rstrip().endswith(f"KeyboardInterrupt\nto go on with the run: rlm resume {run}")
     assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
-    check_that_it_resumes(run, provider)
+    check_that_it_resumes(run, provider, record_property, signals=1)
 
 
 @pytest.mark.parametrize(
@@ -124,19 +129,19 @@ def test_a_script_that_is_interrupted_stops_within_5_seconds_leaves_no_container
     ],
 )
 def test_a_script_that_is_interrupted_twice_or_terminated_stops_too_and_can_be_resumed(
-    provider: FakeProvider, tmp_path: Path, signals: Sequence[signal.Signals]
+    provider: FakeProvider, tmp_path: Path, signals: Sequence[signal.Signals], record_property: Record
 ) -> None:
     """A library leaves SIGTERM as it is: the process ends at once, and its containers see the end of their channels."""
     process = begun([sys.executable, "-c", MAKE + COMPLETION, str(tmp_path)], provider)
     seconds, _ = stopped(process, *signals)
     assert seconds < 5
     wait_for_no_container(process)
-    check_that_it_resumes(next(tmp_path.iterdir()), provider)
+    check_that_it_resumes(next(tmp_path.iterdir()), provider, record_property, signals=len(signals))
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_go_on(
-    provider: FakeProvider, tmp_path: Path, number: signal.Signals
+    provider: FakeProvider, tmp_path: Path, number: signal.Signals, record_property: Record
 ) -> None:
     process = begun(niah(tmp_path), provider)
     seconds, said = stopped(process, number)
@@ -146,12 +151,12 @@ def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_g
     run = only_run(tmp_path)
     assert f"rlm: to go on with the run: rlm resume {run}" in said
     assert "Traceback" not in said
-    check_that_it_resumes(run, provider)
+    check_that_it_resumes(run, provider, record_property, signals=1)
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_command_that_is_asked_twice_stops_at_once(
-    provider: FakeProvider, tmp_path: Path, second: signal.Signals
+    provider: FakeProvider, tmp_path: Path, second: signal.Signals, record_property: Record
 ) -> None:
     process = begun(niah(tmp_path), provider)
     seconds, said = stopped(process, signal.SIGINT, second)
@@ -159,7 +164,7 @@ def test_a_command_that_is_asked_twice_stops_at_once(
     assert process.returncode == 128 + second
     assert "stopped at once" in said
     wait_for_no_container(process)
-    check_that_it_resumes(only_run(tmp_path), provider)
+    check_that_it_resumes(only_run(tmp_path), provider, record_property, signals=2)
 
 
 def only_run(folder: Path) -> Path:

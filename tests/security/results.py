@@ -36,7 +36,7 @@ def page(reports: Iterable[pytest.TestReport]) -> str:
             "container. `ok`: it ran and was harmless. `error`: an exception. `timeout`, `died`: undone, earlier variables "
             "kept. `lost`: it cost its own sandbox, and the host said so. In every case the host was unchanged.",
             "",
-            *(f"- {fact}" for fact in _versions()),
+            *(f"- {fact}" for fact in versions()),
             "",
             *_table(attacks),
             "",
@@ -57,7 +57,8 @@ def _table(attacks: dict[str, dict[str, str]]) -> list[str]:
     return lines
 
 
-def _versions() -> Sequence[str]:
+def versions() -> Sequence[str]:
+    """Of rlm and of all that containers run on."""
     engine = json.loads(_output("docker", "version", "--format", "{{json .Server}}"))
     parts = ", ".join(f"{part['Name']} {part['Version']}" for part in engine["Components"])
     gvisor = _output("runsc", "--version").splitlines()

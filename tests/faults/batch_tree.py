@@ -1,0 +1,76 @@
+"""A tree of depth 2 to which something happens in the middle of a batch, and what the provider was asked meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rlm import Completion, OpenAIModel, Orchestrator
+from rlm.events import Event, SandboxLost
+from support import FakeProvider, Fault
+
+ROOT: Final = """```repl
+kept = context.upper()
+answers = llm_batch(["a", "b", "c"], contexts=[context + name for name in "abc"])
+FINAL(" ".join([kept, *map(str, answers)]))
+```"""
+FIRST: Final = "```repl\nmine = llm_query('first ' + context)\nprint(mine)\n```"
+THEN: Final = """```repl
+parts = llm_batch([f'{number} {context}' for number in range(4)])
+FINAL(mine + '+' + '+'.join(parts))
+```"""
+MIDDLE: Final = "2 text b"  # a call of the second child's batch
+CALLS: Final = 1 + 3 * 2 + 3 * 5  # of root, children and leaves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How it ended, the sandboxes that it lost, and how often each request was sent."""
+
+    done: Completion
+    lost: Sequence[SandboxLost]
+    asked: Counter[str]
+
+    @property
+    def again(self) -> Counter[str]:
+        """The requests that were sent more than once: how often beyond the first."""
+        return self.asked - Counter(dict.fromkeys(self.asked, 1))
+
+    @property
+    def calls_lost(self) -> int:
+        """Calls that were paid again although they had been answered: those beyond the ones that were in flight."""
+        return max(0, self.again.total() - self.done.paid_twice)
+
+
+async def run_batch_tree(folder: Path, strike: Callable[[], Fault | None]) -> Outcome:
+    """Run it; `strike` is called once, when `MIDDLE` is asked first, and may say how that call is answered."""
+    struck = False
+
+    def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str | Fault:
+        nonlocal struck
+        if len(messages) == 1:
+            prompt = messages[0]["content"]
+            if prompt == MIDDLE and not struck:
+                struck = True
+                return strike() or f"<{prompt}>"
+            return f"<{prompt}>"
+        if model == "root":
+            return ROOT
+        return FIRST if len(messages) == 2 else THEN
+
+    seen: list[Event] = []
+    async with FakeProvider(plays, latency=0.02) as server:
+        root, child = (OpenAIModel(name, base_url=server.base_url) for name in ("root", "child"))
+        done = await Orchestrator(
+            depth=2, model=root, sub_model=child, run_root=folder, on_event=seen.append
+        ).acompletion("text ", "go")
+    asked = Counter(str(request.messages) for request in server.requests)
+    return Outcome(done=done, lost=[event for event in seen if isinstance(event, SandboxLost)], asked=asked)
+
+
+def right_answer() -> str:
+    children = ("+".join(f"<{part} text {name}>" for part in ("first", *range(4))) for name in "abc")
+    return " ".join(["TEXT ", *children])
