@@ -15,9 +15,10 @@ from rlm import SandboxConfig, SandboxDied
 from rlm.sandbox.runtimes import GVISOR, is_gvisor
 
 
-def containers(label: str) -> list[str]:
-    """Ids of the containers with this label, whatever their state."""
+def containers(label: str, *, status: str | None = None) -> list[str]:
+    """Ids of the containers with this label, in this state or whatever their state."""
     command = ["docker", "ps", "-aq", "--no-trunc", "--filter", f"label={label}"]
+    command += [] if status is None else ["--filter", f"status={status}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
