@@ -1,0 +1,28 @@
+"""docs/reliability.md says what `make reliability` wrote down."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def rows(page: str, head: str) -> dict[str, list[str]]:
+    """The rows of the table with this head, by their first cell."""
+    text = (DOCS / page).read_text()
+    lines = text[text.index(head) :].partition("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_measured_sums_are_those_of_the_latest_run_each_with_its_command() -> None:
+    told = rows("reliability.md", "| measured |")
+    sums = rows("reliability-results.md", "| in all |")
+    assert {name: figure for name, (figure, _) in told.items()} == {name: figure for name, (figure,) in sums.items()}
+    assert all("make reliability" in command or "pytest tests/faults" in command for _, command in told.values())
+
+
+def test_no_fault_was_too_much() -> None:
+    results = (DOCS / "reliability-results.md").read_text()
+    passed, all_of_them = re.search(r"\| tests passed \| (\d+) of (\d+) \|", results).groups()
+    assert passed == all_of_them
+    assert rows("reliability-results.md", "| in all |")["calls lost"] == ["0"]
