@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from containers import containers
-from measured import DESCRIPTORS, MEMORY_OF_CALLS, MEMORY_OF_RUNS, Record, count
+from measured import DESCRIPTORS, MEMORY_OF_CALLS, MEMORY_OF_RUNS, Record, count, rows
 from rlm import Limits, Message, ModelReply, OpenAIModel, Orchestrator, ScriptedModel
 from rlm.events import Event, SubCallFinished
 from rlm.sandbox.docker import LOOKS, REMOVALS, STARTS
@@ -70,7 +70,9 @@ async def test_a_wall_clock_that_jumps_moves_no_deadline_and_no_duration(
     assert len(seen) > 10
     again = await orchestrator.areplay(done.run_id)
     assert again.answer == "1"
-    count(record_property, faults=len(seen), replays=1, lost=0, paid_twice=again.paid_twice)
+    lost = rows(done.run_dir) - again.replayed_calls
+    assert lost == 0
+    count(record_property, faults=len(seen), replays=1, lost=lost, paid_twice=again.paid_twice)
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,10 @@ async def test_a_run_survives_a_restart_of_the_engine(
     done = await Orchestrator(model=root, run_root=tmp_path, on_event=listen).acompletion("kept", "what is kept?")
     assert (done.answer, done.stop_reason) == ("kept", "final")
     assert [event.restored for event in seen if isinstance(event, SandboxLost)] == [True]
-    assert done.usage.calls == 3
+    lost = done.usage.calls - 3  # turns
+    assert lost == 0
     await wait_for_no_container(own_engine)
-    count(record_property, faults=1, lost=0, paid_twice=done.paid_twice)
+    count(record_property, faults=1, lost=lost, paid_twice=done.paid_twice)
 
 
 @HOW
