@@ -46,12 +46,15 @@ async def test_requests_wait_for_their_latency_side_by_side() -> None:
 
 
 @pytest.mark.parametrize(("name", "index"), [("oolong/trec_coarse", 0), ("oolong_pairs", 3)])
-async def test_with_a_perfect_labeller_a_run_in_containers_scores_one(name: str, index: int, tmp_path: Path) -> None:
-    instance = tasks()[name].make(length=8192, seed=1, index=index)
+@pytest.mark.parametrize(("length", "chunks"), [(2**13, 4), (2**17, 64)])  # 188 and 3,182 lines, in chunks of 50
+async def test_with_a_perfect_labeller_a_run_in_containers_scores_one(
+    name: str, index: int, length: int, chunks: int, tmp_path: Path
+) -> None:
+    instance = tasks()[name].make(length=length, seed=1, index=index)
     async with OracleServer(ORACLE) as server:
         sub_model = OpenAIModel("oracle", base_url=server.base_url)
         run = Orchestrator(depth=1, model=root_model(name), sub_model=sub_model, run_root=tmp_path)
         done = await run.acompletion(instance.context, instance.query)
         await sub_model.aclose()
     assert score(instance, done.answer).strict == 1
-    assert done.sub_calls == server.requests == 4  # 188 lines in chunks of 50
+    assert done.sub_calls == server.requests == chunks
