@@ -98,7 +98,7 @@ class Ruler:
         kind = self.value_kind
         if self.asked * self.values > 1:
             return (
-                f"Some special magic {kind} are hidden within the following text. Make sure to memorize them. "
+                f"Some special magic {kind} are hidden within the following text. Make sure to memorize it. "
                 f"I will quiz you about the {kind} afterwards."
             )
         return (
