@@ -35,6 +35,25 @@ _used: WeakKeyDictionary[asyncio.AbstractEventLoop, Counter[Model]] = WeakKeyDic
 _lock = threading.Lock()
 
 
+def named(name: str, *, sub_base_url: str | None = None, max_concurrency: int = 64) -> OpenAIModel:
+    """A model by its name, at the server of the environment, or at one that calls have of their own.
+
+    The latter gets the key that is meant for it (`RLM_SUB_API_KEY`), or none: never the root's.
+
+    Raises:
+        ConfigError: there is no key, or an address cannot be.
+    """
+    if sub_base_url is None:
+        return OpenAIModel(name, max_concurrency=max_concurrency)
+    key = Settings().sub_api_key
+    return OpenAIModel(
+        name,
+        base_url=sub_base_url,
+        api_key="" if key is None else key.get_secret_value(),
+        max_concurrency=max_concurrency,
+    )
+
+
 class Clients:
     """The models of one orchestrator. Safe from many threads and event loops.
 
@@ -44,7 +63,7 @@ class Clients:
 
     def __init__(self, *, max_concurrent: int) -> None:
         self._max_concurrent = max_concurrent
-        self._named: dict[str, Model] = {}
+        self._named: dict[tuple[str, str | None], Model] = {}  # by name, and the server where it is the calls' own
         self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()
 
     def models(self, options: Options) -> dict[int, Model]:
@@ -54,7 +73,9 @@ class Clients:
             settings = Settings()
             model, sub_model = settings.model, sub_model or settings.sub_model
         given = {0: model} | dict.fromkeys(range(1, max(1, options.depth) + 1), sub_model or model)
-        return {level: self._resolve(options.level_models.get(level, default)) for level, default in given.items()}
+        return {
+            level: self._resolve(options.level_models.get(level, default), level) for level, default in given.items()
+        }
 
     def again(self, level: int, model: ModelRecord, options: Options) -> Model:
         """The model that a level of a run had: the caller's object of that name, or made again from its name.
@@ -75,12 +96,14 @@ class Clients:
                 f"The model {model.name} of level {level} was given as an object: give it again, as model, sub_model or "
                 "in level_models."
             )
-        named = self._resolve(model.name)
-        if isinstance(named, OpenAIModel) and named.base_url != model.server:
+        client = self._resolve(model.name, level)
+        if isinstance(client, OpenAIModel) and client.base_url != model.server:
+            set_by = "OPENAI_BASE_URL and RLM_SUB_BASE_URL" if level else "OPENAI_BASE_URL"
             raise ConfigError(
-                f"The run asked {model.name} at {model.server}, and OPENAI_BASE_URL is {named.base_url} now: set it back."
+                f"The run asked {model.name} at {model.server}, and would ask it at {client.base_url} now: set {set_by} "
+                "back."
             )
-        return named
+        return client
 
     @asynccontextmanager
     async def using(self, models: Collection[Model]) -> AsyncIterator[None]:
@@ -107,14 +130,15 @@ class Clients:
                     with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                         await model.aclose()
 
-    def _resolve(self, model: str | Model) -> Model:
-        """A name stands for one client, shared by all that use it."""
+    def _resolve(self, model: str | Model, level: int) -> Model:
+        """A name stands for one client at one server, shared by all that use it."""
         if not isinstance(model, str):
             return model
+        server = Settings().sub_base_url if level else None
         with _lock:
-            if model not in self._named:
-                self._named[model] = OpenAIModel(model, max_concurrency=self._max_concurrent)
-            return self._named[model]
+            if (model, server) not in self._named:
+                self._named[model, server] = named(model, sub_base_url=server, max_concurrency=self._max_concurrent)
+            return self._named[model, server]
 
 
 def _leave(loop: asyncio.AbstractEventLoop, model: Model) -> bool:

@@ -94,6 +94,9 @@ async def _sandbox(part: str, config: SandboxConfig, otherwise: Literal["note", 
 def _endpoint(settings: Settings) -> Finding:
     server = _url(settings.openai_base_url) if settings.openai_base_url else "OpenAI's own server"
     models = f"root model {settings.model}, sub-model {settings.sub_model}"
+    if settings.sub_base_url is not None:
+        key = "without a key" if settings.sub_api_key is None else f"key {_key(settings.sub_api_key)}"
+        models += f" at {_url(settings.sub_base_url)}, {key}"
     if settings.openai_api_key is not None:
         return Finding(part="models", state="ok", text=f"{server}, key {_key(settings.openai_api_key)}, {models}")
     if settings.openai_base_url is not None:

@@ -43,7 +43,7 @@ class Orchestrator:
         model: drives the root RLM: a name at the OpenAI-compatible endpoint of the environment, or a `Model`. None takes
             `RLM_MODEL`, else gpt-5.
         sub_model: serves every level below. None takes `RLM_SUB_MODEL`, else `model` where that was given, else
-            gpt-5-mini.
+            gpt-5-mini. A name is asked at the server of `RLM_SUB_BASE_URL`, where that is set.
         level_models: models for single levels (0 is the root), over the two above.
         limits: what a run may use, over its whole tree.
         on_limit: what happens when a limit is reached: `answer` with what there is (`Completion.stop_reason` says which),

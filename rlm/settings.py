@@ -36,6 +36,8 @@ class Settings(BaseSettings):
         openai_base_url: `OPENAI_BASE_URL`: an OpenAI-compatible server.
         model: `RLM_MODEL`: the root model.
         sub_model: `RLM_SUB_MODEL`; where only `RLM_MODEL` is set, the same model.
+        sub_base_url: `RLM_SUB_BASE_URL`: another server, for the models of calls that are given by name.
+        sub_api_key: `RLM_SUB_API_KEY`: the key of that server; none is sent there unless this one is set.
     """
 
     model_config = SettingsConfigDict(
@@ -46,6 +48,8 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     model: str = "gpt-5"
     sub_model: str = "gpt-5-mini"
+    sub_base_url: str | None = None
+    sub_api_key: SecretStr | None = None
 
     def __init__(self, **values: Any) -> None:
         with dotenv_is_read():

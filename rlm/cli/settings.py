@@ -36,6 +36,8 @@ NO_LIMIT: Final = "none"  # TOML, flags and variables have no None
 PRIVATE: Final = {
     "openai_api_key": "OPENAI_API_KEY",
     "openai_base_url": "OPENAI_BASE_URL",
+    "sub_api_key": "RLM_SUB_API_KEY",
+    "sub_base_url": "RLM_SUB_BASE_URL",
 }  # not in a file that is shared
 FLAGS: Final = {"run_root": "--runs"}  # where a flag is not called as its setting
 
@@ -207,7 +209,8 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         if dot:
             nested.setdefault(table, {})[name] = value
         else:
-            nested[PRIVATE.get(key, key)] = value
+            alias = CommandSettings.model_fields[key].validation_alias
+            nested[alias if isinstance(alias, str) else key] = value
     return nested
 
 
@@ -270,7 +273,8 @@ def _of_file(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{_shown(file)} cannot be read: {error.strerror}.") from None
     for key in data:
-        if variable := PRIVATE.get(f"openai_{key.lower().removeprefix('openai_')}"):
+        name = key.lower()
+        if variable := PRIVATE.get(name) or PRIVATE.get(f"openai_{name}"):
             raise ConfigError(
                 f"{key} in {_shown(file)} is not read, as such files are shared: set {variable} in the environment or "
                 "in .env."

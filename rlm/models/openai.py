@@ -281,7 +281,7 @@ def _server_and_key(base_url: str | None, api_key: str | None) -> tuple[str, str
     except ValueError:
         url_is_good = False
     if not url_is_good:
-        raise ConfigError("The base URL must look like https://host/v1: check OPENAI_BASE_URL.")
+        raise ConfigError("The base URL must look like https://host/v1: check OPENAI_BASE_URL, or RLM_SUB_BASE_URL.")
     if url.username or url.password or url.query or url.fragment:
         raise ConfigError(
             "The base URL must hold no user, password or query: give a key as api_key (OPENAI_API_KEY) and a query as "

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import typer
+from pydantic import SecretStr
 
 from rlm import cli
 from rlm.cli.settings import settings
@@ -46,4 +47,5 @@ def test_the_names_of_variables_are_good(here: Path) -> None:
         (here / ".env").write_text(f"{name}={value}" * (name != "RLM_"))
         table, _, key = name.removeprefix("RLM_").lower().partition("__")
         given = getattr(settings(), table)
-        assert str(getattr(given, key) if key else given) in (value, f"{value}.0"), name
+        shown = given.get_secret_value() if isinstance(given, SecretStr) else getattr(given, key) if key else given
+        assert str(shown) in (value, f"{value}.0"), name

@@ -117,6 +117,11 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
         ("api_key = 'sk-1'", "api_key in rlm.toml is not read, as such files are shared: set OPENAI_API_KEY in"),
         ("OPENAI_API_KEY = 'sk-1'", "OPENAI_API_KEY in rlm.toml is not read"),
         ("base_url = 'http://x'", "base_url in rlm.toml is not read, as such files are shared: set OPENAI_BASE_URL in"),
+        (
+            "sub_api_key = 'sk-1'",
+            "sub_api_key in rlm.toml is not read, as such files are shared: set RLM_SUB_API_KEY in",
+        ),
+        ("sub_base_url = 'http://x'", "sub_base_url in rlm.toml is not read"),
         ("depth = ", "rlm.toml is not TOML: "),
     ],
 )
@@ -173,8 +178,11 @@ def test_a_variable_that_is_no_setting_is_told_once_as_it_may_be_another_program
 def test_what_is_shown_of_the_settings_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-012345678901234567")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://me:pass-word@host:8/v1?token=abc")
+    monkeypatch.setenv("RLM_SUB_API_KEY", "sk-098765432101234567")
+    monkeypatch.setenv("RLM_SUB_BASE_URL", "https://host:9/v1?token=abc")
     found = layers({})
     shown = {each.key: each.value for each in settings_shown(settle(found), origins(found))}
     assert (shown["openai_api_key"], shown["openai_base_url"]) == ("…4567", "https://[key]@host:8/v1")
+    assert (shown["sub_api_key"], shown["sub_base_url"]) == ("…4567", "https://host:9/v1")
     assert (shown["limits.max_tokens"], shown["sandbox.transport"]) == ("none", "attach")
     assert not any(secret in str(shown) for secret in ("0123", "pass", "abc"))
