@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from rlm.evals.results import Results
+    from rlm.evals.plan import Models, Plan
+    from rlm.evals.results import Job, Results
 
 RUN = "run"
 AT_ONCE = 4
@@ -44,6 +46,9 @@ def run(
     ] = None,
     model: Annotated[str, typer.Option(help="root model; scripted costs nothing and measures the system only")] = "",
     sub_model: Annotated[str, typer.Option(help="of the calls; default: the root model")] = "",
+    sub_base_url: Annotated[
+        str, typer.Option(help="server of the sub-model, where it has its own; default: RLM_SUB_BASE_URL")
+    ] = "",
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="instances of each task and length", show_default="10")
     ] = None,
@@ -51,7 +56,8 @@ def run(
     seed: Annotated[int | None, typer.Option(help="instances are a function of it", show_default="7")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="folder of an evaluation that was cut off; all else is as it was")
+        Path | None,
+        typer.Option(help="folder of an evaluation that was cut off; all else is as it was, but for more -n"),
     ] = None,
     redo_failed_calls: Annotated[
         bool, typer.Option("--redo-failed-calls", help="with --resume: also answers in which calls had failed, anew")
@@ -60,7 +66,9 @@ def run(
     accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="of the labeller beside the scripted model", show_default="1")
     ] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="of the root model, in tokens, for direct")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="of the root model, in tokens, for direct and map_reduce")
+    ] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="of each RLM run")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="turns of each RLM")] = None,
     trec: Annotated[Path | None, typer.Option(help="the file of the real TREC questions")] = None,
@@ -72,31 +80,37 @@ def run(
 
     Stopped by Ctrl-C or a crash, it goes on with --resume DIR: finished instances are not repeated, failed ones are, and
     RLM runs that were cut off go on where they were. Answers in which calls had failed stand, unless you say
-    --redo-failed-calls.
+    --redo-failed-calls. A greater -n adds instances.
 
     Exit status: 0 done, 1 an instance failed, 2 the command cannot be, 130 interrupted.
     """
     from rlm.errors import ConfigError
-    from rlm.evals.plan import SCRIPTED, Plan, lengths_of
+    from rlm.evals.plan import SCRIPTED, Plan, lengths_of, made_with
     from rlm.evals.results import Results
     from rlm.settings import Settings
 
     if resume is not None:
-        lists = [tasks, method, model, sub_model, lengths, data, longbench, oolong]
-        numbers = [n, seed, out, accuracy, window, max_cost_usd, max_iterations, trec]
-        if any(lists) or any(given is not None for given in numbers):
-            raise ConfigError(
-                f"{resume} goes on as it was begun: give nothing beside --resume but --at-once and --redo-failed-calls."
-            )
+        lists = [tasks, method, model, sub_model, sub_base_url, lengths, data, longbench, oolong]
+        numbers = [seed, out, accuracy, window, max_cost_usd, max_iterations, trec]
         results = Results.load(resume)
         plan = Plan.of(results.settings)
+        if any(lists) or any(given is not None for given in numbers) or (n is not None and n < plan.n):
+            raise ConfigError(
+                f"{resume} goes on as it was begun: give nothing beside --resume but --at-once, --redo-failed-calls and a "
+                "greater -n."
+            )
+        if n is not None:  # the instances that it has stay the first ones
+            plan = replace(plan, n=n)
+            results = replace(results, settings={**results.settings, "n": n})
         plan.check()
+        jobs, models = list(plan.jobs()), plan.models()
     elif redo_failed_calls:
         raise ConfigError("--redo-failed-calls does answers of an evaluation again: give it with --resume DIR.")
     else:
         settings = Settings()
         endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None
         model = model or (settings.model if endpoint else SCRIPTED)
+        sub_model = sub_model or (settings.sub_model if model == settings.model else model)
         files = [("data", data), ("longbench", longbench), ("oolong_file", oolong)]
         plan = Plan(
             tasks=tuple(dict.fromkeys(tasks or ())),
@@ -105,7 +119,8 @@ def run(
             n=10 if n is None else n,
             seed=7 if seed is None else seed,
             model=model,
-            sub_model=sub_model or (settings.sub_model if model == settings.model else model),
+            sub_model=sub_model,
+            sub_base_url=None if sub_model == SCRIPTED else sub_base_url or settings.sub_base_url,
             accuracy=1.0 if accuracy is None else accuracy,
             window=window,
             max_cost_usd=max_cost_usd,
@@ -114,16 +129,21 @@ def run(
             files=tuple((kind, str(path.absolute())) for kind, paths in files for path in paths or ()),
         )
         plan.check()
-        results = Results.create(out or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S"), plan.as_json())
-    failed = _answered(plan, results, at_once, redo_failed_calls=redo_failed_calls)
+        jobs, models = list(plan.jobs()), plan.models()  # what cannot be is known before there is a folder
+        made = replace(plan, base_url=models.base_url).as_json() | made_with()
+        results = Results.create(out or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S"), made)
+    failed = _answered(plan, jobs, models, results, at_once, redo_failed_calls=redo_failed_calls)
     for name in written(results.folder):
         sys.stderr.write(f"rlm: wrote {results.folder / name}\n")
     if failed:
         raise typer.Exit(1)
 
 
-def _answered(plan: Any, results: Results, at_once: int, *, redo_failed_calls: bool) -> int:
+def _answered(
+    plan: Plan, jobs: list[Job], models: Models, results: Results, at_once: int, *, redo_failed_calls: bool
+) -> int:
     """Do all that is not done; the number of failures."""
+    from rlm.clients import Clients
     from rlm.evals.harness import run_jobs
     from rlm.evals.machine import machine_cap
     from rlm.evals.methods import Means
@@ -131,25 +151,25 @@ def _answered(plan: Any, results: Results, at_once: int, *, redo_failed_calls: b
 
     from .interrupt import run_until_interrupted
 
-    jobs = list(plan.jobs())
     stand = [row for row in results.rows.values() if row.stands(redo_failed_calls=redo_failed_calls)]
     sys.stderr.write(
         f"rlm: {len(jobs):,} instances, {len(stand):,} of them done; model {plan.model}, calls to {plan.sub_model}; results "
         f"in {results.folder}\n"
     )
-    means = Means(models=plan.models(), limits=plan.limits(), window=plan.window)
+    means = Means(models=models, limits=plan.limits(), window=plan.window)
     with Progress(jobs, stand) as progress:
 
         async def work() -> list[Any]:
-            return await run_jobs(
-                jobs,
-                means=means,
-                results=results,
-                cap=machine_cap(at_once),
-                on_row=progress.row,
-                on_start=progress.start,
-                redo_failed_calls=redo_failed_calls,
-            )
+            async with Clients(max_concurrent=1).using(models.clients):  # connections stay open for all jobs
+                return await run_jobs(
+                    jobs,
+                    means=means,
+                    results=results,
+                    cap=machine_cap(at_once),
+                    on_row=progress.row,
+                    on_start=progress.start,
+                    redo_failed_calls=redo_failed_calls,
+                )
 
         rows = run_until_interrupted(work, advice=lambda: f"rlm: to go on: rlm eval --resume {results.folder}\n")
     if without := sum(bool(row.failed_calls and not row.error) for row in rows):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +43,7 @@ def niah(
     from rlm.evals.harness import RUNS, run_jobs
     from rlm.evals.machine import OneByOne
     from rlm.evals.methods import Means
+    from rlm.evals.plan import made_with
     from rlm.evals.results import Results
     from rlm.models.policies import playing
     from rlm.settings import Settings
@@ -61,9 +59,7 @@ def niah(
         "depth": depth,
         "lines": f"{lines:,}",
         "seed": seed,
-        "rlm": version("rlm"),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        **made_with(),
     }
     results = Results.create(folder, setting)
     began = time.time()

@@ -27,7 +27,7 @@ from .guessing import guessed
 from .task import Instance
 from .tokens import tokens
 
-CHUNK_TOKENS: Final = 32_000  # of a piece that map_reduce reads
+CHUNK_TOKENS: Final = 32_000  # of a piece that map_reduce reads, where the windows hold so much
 REPLY_TOKENS: Final = 2_000  # left free in a window for the reply
 ESTIMATE_SHARE: Final = 0.85  # of a window that an estimate may fill: it is wrong by up to 17 %
 AT_ONCE: Final = 16  # calls of one map_reduce
@@ -104,6 +104,11 @@ def method(name: str) -> Method:
     return plain[name]
 
 
+def asks_models(name: str) -> bool:
+    """Whether the method of that name needs any."""
+    return name != "keyword"
+
+
 def _rlm_of(depth: int) -> Method:
     async def rlm(instance: Instance, means: Means, folder: Path) -> Outcome:
         """An RLM. One of this instance that was cut off goes on where it was."""
@@ -160,7 +165,7 @@ async def direct(instance: Instance, means: Means, folder: Path) -> Outcome:
     text = instance.text
     size = tokens(text)
     window = means.window or model.context_window
-    room = size if window is None else int((window - REPLY_TOKENS) * ESTIMATE_SHARE) - tokens(instance.query)
+    room = size if window is None else _room(window, instance)
     for attempt in range(1, ATTEMPTS + 1):
         kept = max(0, len(text) * room // size) if size > room else len(text)
         context = text
@@ -183,6 +188,10 @@ async def direct(instance: Instance, means: Means, folder: Path) -> Outcome:
 async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
     """Fixed pieces are read by the sub-model, which takes notes; the root model answers from the notes. No code."""
     model, sub_model = _plain_models(instance, means, "map_reduce")
+    windows = [window for window in (means.window or model.context_window, sub_model.context_window) if window]
+    size = min([CHUNK_TOKENS, *(_room(window, instance) for window in windows)])
+    if size < 1:
+        raise ConfigError(f"A window of {min(windows):,} tokens holds no piece of a text: give a greater --window.")
     used: dict[str, Usage] = {}
     slots = anyio.CapacityLimiter(AT_ONCE)
 
@@ -207,9 +216,9 @@ async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
             raise failed.exceptions[0] from failed  # one is enough to say why
         return [note for note in notes if note.strip().strip(".") != "NONE"]
 
-    notes = await noted(_pieces(instance.text, CHUNK_TOKENS), "0")
+    notes = await noted(_pieces(instance.text, size), "0")
     rounds = 1
-    while tokens(together := "\n\n".join(notes)) > CHUNK_TOKENS and len(pieces := _pieces(together, CHUNK_TOKENS)) > 1:
+    while tokens(together := "\n\n".join(notes)) > size and len(pieces := _pieces(together, size)) > 1:
         fewer = await noted(pieces, "0" + ".1" * rounds)
         if len("\n\n".join(fewer)) >= len(together):
             break  # a model that repeats what it reads would go on for ever
@@ -278,6 +287,11 @@ def _plain_models(instance: Instance, means: Means, name: str) -> tuple[Model, M
     if isinstance(model, str) or isinstance(sub_model, str):
         raise ConfigError(f"{name} needs models as objects.")
     return model, sub_model
+
+
+def _room(window: int, instance: Instance) -> int:
+    """Tokens of a text that a window holds beside the question and the reply."""
+    return int((window - REPLY_TOKENS) * ESTIMATE_SHARE) - tokens(instance.query)
 
 
 def _pieces(text: str, size: int) -> list[str]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Self
 
+from rlm.clients import named
 from rlm.config import Limits
 from rlm.errors import ConfigError
 from rlm.models.base import Model
@@ -17,12 +22,13 @@ from rlm.models.policies import playing
 from rlm.models.scripted import ScriptedModel
 
 from . import policies
-from .methods import method
+from .methods import asks_models, method
+from .oolong import Oolong
 from .oracle import Oracle
-from .questions import built_in
+from .pairs import Pairs
 from .registry import tasks
 from .results import Job, Key
-from .task import Instance
+from .task import Instance, Task
 from .user_data import read_jsonl, read_longbench, read_oolong
 
 SCRIPTED: Final = "scripted"
@@ -37,7 +43,8 @@ READERS: Final[Mapping[str, Callable[[Path], Iterator[Instance]]]] = {
 class Plan:
     """All that decides about the rows of an evaluation. `n` instances of each task and length; of a file, its first `n`.
 
-    `accuracy` is the oracle's, with the scripted model. `files` are (reader, path).
+    `accuracy` is the oracle's, with the scripted model. `files` are (reader, path). `base_url` is the server of real models,
+    as it was when the evaluation began; `sub_base_url` that of the sub-model, where it has its own.
     """
 
     tasks: tuple[str, ...] = ()
@@ -47,6 +54,8 @@ class Plan:
     seed: int = 7
     model: str = SCRIPTED
     sub_model: str = SCRIPTED
+    base_url: str | None = None
+    sub_base_url: str | None = None
     accuracy: float = 1.0
     window: int | None = None
     max_cost_usd: float | None = None
@@ -56,11 +65,19 @@ class Plan:
 
     @property
     def scripted(self) -> bool:
-        """Whether it costs nothing and says nothing about models."""
+        """Whether the scripted model plays root, sub-model, or both."""
         return SCRIPTED in (self.model, self.sub_model)
 
+    @property
+    def asks_models(self) -> bool:
+        """Whether any of its methods does."""
+        return any(map(asks_models, self.methods))
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        given = asdict(self)
+        if self.sub_model != SCRIPTED:
+            del given["accuracy"]  # there is no oracle
+        return given
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -75,7 +92,7 @@ class Plan:
             raise ConfigError(f"eval.json lacks what it should hold: {error}") from error
 
     def check(self) -> None:
-        """Refuse, before anything is made, what cannot be. Raises ConfigError."""
+        """Refuse what cannot be, before anything is written: too short a length too. Raises ConfigError."""
         if not self.tasks and not self.files:
             raise ConfigError(f"There is no task: give some of {', '.join(tasks())}, or --data FILE.")
         known = self._tasks()
@@ -84,16 +101,22 @@ class Plan:
                 raise ConfigError(f"There is no task {name!r}; there are {', '.join(known)}.")
         for name in self.methods:
             method(name)
-        if self.scripted:
+        if self.scripted and self.asks_models:
             unplayed = [name for name in self.tasks if _policy(name) is None] + [path for _, path in self.files]
-            unplayable = [name for name in self.methods if name not in ("keyword",) and not name.startswith("rlm:")]
+            unplayable = [name for name in self.methods if asks_models(name) and not name.startswith("rlm:")]
             if unplayed or unplayable:
                 raise ConfigError(
                     f"The scripted model does not play {', '.join([*unplayed, *unplayable])}: give a model with --model."
                 )
+        for name in self.tasks:
+            known[name].make(length=min(self.lengths), seed=self.seed, index=0)
 
     def jobs(self) -> Iterator[Job]:
-        """In the order in which they are done: all methods of one instance after each other."""
+        """In the order in which they are done: all methods of one instance after each other.
+
+        Raises:
+            ConfigError: a file cannot be read, or two of them have instances of one name.
+        """
         known = self._tasks()
         for name in self.tasks:
             for length in self.lengths:
@@ -101,35 +124,89 @@ class Plan:
                     make = partial(known[name].make, length=length, seed=self.seed, index=index)
                     for way in self.methods:
                         yield Job(key=Key(name, length, self.seed, index, way), make=make)
+        taken = set[tuple[str, int]]()
         for kind, path in self.files:
             for instance, _ in zip(READERS[kind](Path(path)), range(self.n), strict=False):
+                if (instance.task, instance.index) in taken:
+                    raise ConfigError(
+                        f"{path} has an instance {instance.index + 1} of {instance.task}, as a file before it has: give "
+                        "them other names, or join them into one."
+                    )
+                taken.add((instance.task, instance.index))
                 for way in self.methods:
                     key = Key(instance.task, instance.length, instance.seed, instance.index, way)
                     yield Job(key=key, make=partial(_same, instance))
 
-    def models(self) -> Callable[[str], tuple[Model, Model]]:
-        """Root model and sub-model by the name of a task; one client serves all. Raises ConfigError."""
-        oracle = Oracle(questions=built_in(), accuracy=self.accuracy, seed=self.seed).model() if self.scripted else None
-        named = {name: OpenAIModel(name) for name in {self.model, self.sub_model} - {SCRIPTED}}
+    def models(self) -> Models:
+        """What plays root and sub-model. There are clients only where a method asks them.
 
-        def of_task(task: str) -> tuple[Model, Model]:
-            played = _policy(task) if self.scripted else None
-            root = played if self.model == SCRIPTED else named[self.model]
-            labels = task.startswith("oolong")
-            sub = (oracle if labels else played) if self.sub_model == SCRIPTED else named[self.sub_model]
-            assert root is not None
-            assert sub is not None
-            return root, sub
-
-        return of_task
+        Raises:
+            ConfigError: there is no key, or the server is another one than it was.
+        """
+        root = sub = None
+        if self.asks_models and self.model != SCRIPTED:
+            root = named(self.model)
+        if self.asks_models and self.sub_model != SCRIPTED:
+            same = self.sub_model == self.model and self.sub_base_url is None
+            sub = root if same else named(self.sub_model, sub_base_url=self.sub_base_url)
+        found = Models(plan=self, tasks=self._tasks(), root=root, sub=sub)
+        if self.base_url not in (None, found.base_url):
+            raise ConfigError(
+                f"The evaluation asked models at {self.base_url}, and would ask them at {found.base_url} now: set "
+                "OPENAI_BASE_URL back."
+            )
+        return found
 
     def limits(self) -> Limits:
         """Of each RLM run."""
         given = Limits(max_cost_usd=self.max_cost_usd)
         return given if self.max_iterations is None else replace(given, max_iterations=self.max_iterations)
 
-    def _tasks(self) -> Mapping[str, Any]:
+    def _tasks(self) -> Mapping[str, Task]:
         return tasks(trec=None if self.trec is None else Path(self.trec))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Root model and sub-model by the name of a task. `root` and `sub` are clients; None where the scripted model plays."""
+
+    plan: Plan
+    tasks: Mapping[str, Task]
+    root: OpenAIModel | None
+    sub: OpenAIModel | None
+
+    def __call__(self, task: str) -> tuple[Model, Model]:
+        root, sub = self.root or _policy(task), self.sub or self._labeller(task) or _policy(task)
+        assert root is not None
+        assert sub is not None
+        return root, sub
+
+    def _labeller(self, task: str) -> Model | None:
+        """The sub-model of a task about labels: it knows those of the task's own questions."""
+        match self.tasks[task]:
+            case Oolong(questions=questions) | Pairs(questions=questions):
+                return Oracle(questions=questions(), accuracy=self.plan.accuracy, seed=self.plan.seed).model()
+        return None
+
+    @property
+    def clients(self) -> set[Model]:
+        return {client for client in (self.root, self.sub) if client is not None}
+
+    @property
+    def base_url(self) -> str | None:
+        """The server that both have, or the root's; None where there is none."""
+        client = self.root or (None if self.plan.sub_base_url else self.sub)
+        return None if client is None else client.base_url
+
+
+def made_with() -> dict[str, str]:
+    """What a number is cited with, beside the plan: versions, machine, day."""
+    return {
+        "rlm": version("rlm"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "began": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
 
 
 def _same(instance: Instance) -> Instance:

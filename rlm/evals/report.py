@@ -13,12 +13,16 @@ from typing import Final
 
 from rlm.console import printable
 
-from .plan import Plan
+from .plan import SCRIPTED, Plan
 from .results import Results, Row, in_order
 from .stats import APART, Comparison, compare, holm, interval, percentile
 
 SYSTEM_ONLY: Final = (
     "This run used the scripted model: it measures the system (containers, channel, loop), not intelligence."
+)
+NO_MODEL: Final = "This run used no model: it shows what needs no intelligence."
+HALF: Final = (
+    "This run used a real model as {real} beside a scripted {scripted}: tokens and mistakes of the former are real."
 )
 WITHOUT: Final = (
     "Providers gave no reply to calls of these answers, whose scores count as they are. To do them again from the start: "
@@ -51,7 +55,7 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
     failed = [row for row in rows if row.error]
     without = [row for row in rows if row.failed_calls and not row.error]
     parts = [
-        SYSTEM_ONLY if plan.scripted else "This run used real models.",
+        models_of(plan),
         "# Evaluation",
         f"{len({(row.task, row.length, row.seed, row.index) for row in rows}):,} instances, "
         f"{len({row.method for row in rows})} methods, {len(rows):,} answers, {len(failed):,} failures. "
@@ -79,6 +83,20 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
         parts += ["## Failures", "\n".join(_failure(row) for row in failed)]
     parts += ["## Made with", _table(("setting", "value"), [(name, str(value)) for name, value in _settings(results)])]
     return "\n\n".join(parts) + "\n"
+
+
+def models_of(plan: Plan) -> str:
+    """Whose intelligence it measures, if any."""
+    if not plan.asks_models:
+        return NO_MODEL
+    match plan.model == SCRIPTED, plan.sub_model == SCRIPTED:
+        case True, True:
+            return SYSTEM_ONLY
+        case True, False:
+            return HALF.format(real="sub-model", scripted="root model")
+        case False, True:
+            return HALF.format(real="root model", scripted="sub-model")
+    return "This run used real models."
 
 
 def grouped(rows: Iterable[Row]) -> Mapping[tuple[str, str, int], list[Row]]:

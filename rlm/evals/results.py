@@ -135,7 +135,7 @@ class Results:
         """What is there; of several rows of one key the last counts. Raises ConfigError where it cannot be read."""
         try:
             rows = {row.key: row for row in _read(folder / ROWS)}
-            settings = next((row.settings for row in rows.values() if row.settings), None)
+            settings = next((row.settings for row in reversed(rows.values()) if row.settings), None)  # n may have grown
             if settings is None:
                 settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         except OSError as error:

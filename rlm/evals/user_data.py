@@ -47,9 +47,9 @@ def read_jsonl(path: Path) -> Iterator[Instance]:
                 )
             given = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
             answers = tuple(map(str, given))
-            SCORERS[scorer]("0", answers)  # whether it can score against these answers at all
-            context = record["context"] if "context" in record else _read(path.parent / record["context_path"])
-            yield _instance(f"user/{path.stem}", number, context, record["query"], answers, scorer)
+            _check_answers(scorer, answers)
+            context = record["context"] if "context" in record else _read(path.parent / _text(record, "context_path"))
+            yield _instance(f"user/{path.stem}", number, context, _text(record, "query"), answers, scorer)
         except _MALFORMED as error:
             raise _lacking(path, number, error) from error
 
@@ -79,15 +79,20 @@ def read_oolong(path: Path) -> Iterator[Instance]:
             scorer = _OOLONG_SCORERS.get(record["answer_type"].rpartition(".")[2], "oolong")
             answers = _oolong_answers(record["answer"])
             name = f"oolong_file/{record['dataset']}"
-            yield _instance(name, number, record["context_window_text"], record["question"], answers, scorer)
+            context, question = record["context_window_text"], _text(record, "question")
+            yield _instance(name, number, context, question, answers, scorer)
         except _MALFORMED as error:
             raise _lacking(path, number, error) from error
 
 
-def _instance(
-    task: str, number: int, context: str | Mapping[str, str], query: str, answers: tuple[str, ...], scorer: str
-) -> Instance:
-    size = tokens(context) if isinstance(context, str) else sum(map(tokens, context.values()))
+def _instance(task: str, number: int, context: object, query: str, answers: tuple[str, ...], scorer: str) -> Instance:
+    match context:
+        case str():
+            size = tokens(context)
+        case dict() if all(isinstance(text, str) for text in context.values()):
+            size = sum(map(tokens, context.values()))
+        case _:
+            raise TypeError(f"its context is {_shown(context)}: give a text, or texts by path")
     return Instance(
         task=task,
         length=size + tokens(query),
@@ -110,7 +115,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The records of a file, counted from 1."""
     number = 0
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # other systems' editors begin a file with a mark
             is_list = file.read(1) == "["
             file.seek(0)
             for number, line in enumerate(json.load(file) if is_list else file, 1):
@@ -145,5 +150,25 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
+def _text(record: Mapping[str, Any], name: str) -> str:
+    if not isinstance(value := record[name], str):
+        raise TypeError(f"its {name} is {_shown(value)}: give a text")
+    return value
+
+
+def _check_answers(scorer: str, answers: tuple[str, ...]) -> None:
+    """Refuse what the scorer could score no output against."""
+    try:
+        SCORERS[scorer]("0", answers)
+    except _MALFORMED as error:
+        raise ValueError(f"its answer is {_shown(answers)}, which the scorer {scorer!r} has no rule for") from error
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value, for an error."""
+    return f"{value!r:.40}"
+
+
 def _lacking(path: Path, number: int, error: Exception) -> ConfigError:
-    return ConfigError(f"Record {number} of {path} is not of the form that is read: {type(error).__name__}: {error}")
+    what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    return ConfigError(f"Record {number} of {path} is not of the form that is read: {what}.")

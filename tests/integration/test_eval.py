@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from rlm.evals.questions import NAMES
+from support import FakeProvider
+
 RLM = str(Path(sys.executable).with_name("rlm"))
 PLAN = (
     "ruler/multikey_1",
@@ -28,13 +31,15 @@ PLAN = (
 SCORES = "## Cost and time"  # seconds come after it
 
 
-def command(folder: Path, *arguments: str) -> dict[str, object]:
+def command(folder: Path, *arguments: str, **environment: str) -> dict[str, object]:
     keep = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "COLUMNS": "100"}
-    return {"args": [RLM, "eval", *arguments], "cwd": folder, "env": keep, "text": True}
+    return {"args": [RLM, "eval", *arguments], "cwd": folder, "env": keep | environment, "text": True}
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(**command(folder, *arguments), capture_output=True, check=False, timeout=120)  # type: ignore[call-overload]
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload]
+        **command(folder, *arguments, **environment), capture_output=True, check=False, timeout=120
+    )
 
 
 def killed(folder: Path, moment: float, *arguments: str) -> int:
@@ -104,6 +109,39 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert time.monotonic() - began < 6
     assert process.returncode == 130
     assert "rlm eval --resume cut" in said
+
+
+def test_on_a_trec_file_the_scripted_model_with_a_perfect_labeller_scores_one(tmp_path: Path) -> None:
+    (tmp_path / "trec.label").write_text(
+        "".join(f"{label}:other Is this the question {n} of {label} ?\n" for label in NAMES for n in range(60))
+    )
+    tasks = ("oolong/trec_file", "oolong_pairs/trec_file")
+    done = run(
+        tmp_path, *tasks, "--trec", "trec.label", "-n", "3", "--lengths", "4k", "--accuracy", "1", "--out", "one"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["strict"] for row in rows(tmp_path / "one")] == [1] * 6
+
+
+def test_root_and_sub_model_have_servers_and_keys_of_their_own(tmp_path: Path) -> None:
+    plan = ("ruler/multikey_1", "--method", "direct", "--method", "map_reduce", "-n", "4")
+    models = ("--lengths", "2k", "--model", "large", "--sub-model", "small", "--out", "one")
+    with FakeProvider("FINAL(1)") as root, FakeProvider("a note") as sub:
+        keys = {"OPENAI_BASE_URL": root.base_url, "OPENAI_API_KEY": "sk-root"}
+        calls = {"RLM_SUB_API_KEY": "sk-calls"}
+        done = run(tmp_path, *plan, *models, "--sub-base-url", sub.base_url, **keys, **calls)
+        assert done.returncode == 0, done.stderr
+        assert "Unclosed" not in done.stderr
+        for server, model, key in ((root, "large", "sk-root"), (sub, "small", "sk-calls")):
+            assert {(each.body["model"], each.headers["authorization"]) for each in server.requests} == {
+                (model, f"Bearer {key}")
+            }
+        made = json.loads((tmp_path / "one" / "eval.json").read_text())
+        assert (made["base_url"], made["sub_base_url"]) == (root.base_url, sub.base_url)
+        assert "sk-" not in "".join(file.read_text() for file in (tmp_path / "one").glob("*.[jm]*"))
+        moved = run(tmp_path, "--resume", "one", OPENAI_BASE_URL=sub.base_url)
+        assert moved.returncode == 2
+        assert f"asked models at {root.base_url}" in moved.stderr
 
 
 @pytest.mark.parametrize(

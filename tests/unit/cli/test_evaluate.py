@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ RLM = Callable[..., Any]  # the fixture
 @pytest.mark.parametrize(
     "other",
     [
-        ["ruler/single_1"], ["-n", "9"], ["--seed", "0"], ["--accuracy", "0"], ["--max-iterations", "3"],
+        ["ruler/single_1"], ["-n", "1"], ["--seed", "0"], ["--accuracy", "0"], ["--max-iterations", "3"],
         ["--lengths", "4k"], ["--method", "direct"], ["--model", "m"], ["--window", "9"],
-        ["--max-cost-usd", "0"], ["--out", "other"],
+        ["--max-cost-usd", "0"], ["--out", "other"], ["--sub-base-url", "http://x/v1"],
     ],
 )  # fmt: skip
 def test_what_would_change_an_evaluation_is_refused_and_not_ignored(here: Path, rlm: RLM, other: list[str]) -> None:
-    Results.create(here / "one", Plan(tasks=("ruler/single_1",), methods=("keyword",), n=1).as_json())
+    Results.create(here / "one", Plan(tasks=("ruler/single_1",), methods=("keyword",), n=2).as_json())
     ended = rlm("eval", "run", "--resume", "one", *other)
     assert ended.status == 2
     assert (
         ended.err
-        == "rlm: one goes on as it was begun: give nothing beside --resume but --at-once and --redo-failed-calls.\n"
+        == "rlm: one goes on as it was begun: give nothing beside --resume but --at-once, --redo-failed-calls and "
+        "a greater -n.\n"
     )
     assert (here / "one" / "results.jsonl").read_text() == ""
 
@@ -38,3 +40,41 @@ def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: 
     assert ended.status == 2
     assert ended.err == "rlm: --redo-failed-calls does answers of an evaluation again: give it with --resume DIR.\n"
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["multihop", "--model", "gpt-5"], "There is no API key"),
+        (["ruler/single_1", "--lengths", "8k,100"], "ask for a greater length"),
+        (["--data", "gone.jsonl", "--method", "keyword"], "gone.jsonl cannot be read"),
+    ],
+)
+def test_what_is_refused_leaves_its_folder_free(here: Path, rlm: RLM, arguments: list[str], said: str) -> None:
+    ended = rlm("eval", *arguments, "--out", "one")
+    assert ended.status == 2
+    assert said in ended.err
+    assert not (here / "one").exists()
+
+
+def test_keyword_answers_any_task_and_file_without_a_model_and_says_what_it_was_made_with(here: Path, rlm: RLM) -> None:
+    (here / "mine.jsonl").write_text(
+        '{"context": "The key is 4711.", "query": "What number is the key?", "answer": 4711}'
+    )
+    ended = rlm("eval", "repo_qa", "--data", "mine.jsonl", "--method", "keyword", "-n", "1", "--out", "one")
+    assert ended.status == 0, ended.err
+    report = (here / "one" / "report.md").read_text()
+    assert report.startswith("This run used no model")
+    for fact in (f"| rlm | {version('rlm')} |", "| python | 3.", "| machine | ", "| began | 20"):
+        assert fact in report
+
+
+def test_a_greater_n_adds_instances_and_repeats_none(here: Path, rlm: RLM) -> None:
+    assert rlm("eval", "multihop", "--method", "keyword", "-n", "2", "--out", "one").status == 0
+    before = (here / "one" / "results.jsonl").read_text()
+    ended = rlm("eval", "--resume", "one", "-n", "5")
+    assert ended.status == 0, ended.err
+    assert (here / "one" / "results.jsonl").read_text().startswith(before)
+    results = Results.load(here / "one")
+    assert (len(results.rows), results.settings["n"]) == (5, 5)
+    assert "5 answers" in (here / "one" / "report.md").read_text()
