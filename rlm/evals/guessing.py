@@ -47,13 +47,18 @@ GUESSES: Final = Questions(by_label={}, label_of=_Guesses())
 
 def guessed(instance: Instance) -> str | None:
     """The answer to a question of `oolong` or `oolong_pairs`; None where it is none of theirs."""
+    return counted(instance, GUESSES)
+
+
+def counted(instance: Instance, labelled: Questions) -> str | None:
+    """The same, from labels of whatever origin: what counting without an error makes of them."""
     if not isinstance(instance.context, str):
         return None
     for condition in CONDITIONS:
         if instance.query == query_of(condition):
-            return "\n".join(pairs_of(read_window(instance.context, GUESSES), condition)) or "none"
+            return "\n".join(pairs_of(read_window(instance.context, labelled), condition)) or "none"
     for scope, form, template in TEMPLATES:
         if (parts := parts_of(template, instance.query)) is not None:
-            rows = in_scope(scope, read_window(instance.context, GUESSES), parts)
+            rows = in_scope(scope, read_window(instance.context, labelled), parts)
             return f"Answer: {form.answer(rows, parts) or 'none'}"
     return None

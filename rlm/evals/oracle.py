@@ -47,6 +47,10 @@ class Oracle:
             return right
         return chance.choice([label for label in LABELS if label != right])
 
+    def labelled(self) -> Questions:
+        """The questions with the labels that it gives: `rlm.evals.guessing.counted` says what they come to."""
+        return Questions(by_label={}, label_of={question: self.label(question) for question in self.questions.label_of})
+
     def reply(self, prompt: str) -> str:
         """`number: label` for each line of the prompt that is a known question; lines without a number are counted."""
         return "\n".join(f"{number}: {self.label(question)}" for number, question in self._asked(prompt)) or "NONE"

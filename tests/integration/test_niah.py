@@ -1,6 +1,7 @@
 """The needle is found in real containers, at several depths; the examples give right answers."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from rlm.models.policies import POLICIES
 from rlm.types import Message
-from support import FakeProvider
+from support import FakeProvider, Fault, in_turn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RLM = str(Path(sys.executable).with_name("rlm"))
@@ -58,6 +59,69 @@ def test_a_wrong_answer_is_a_result_and_not_a_failure(tmp_path: Path) -> None:
         done = niah(tmp_path, "--trials", "1", "--facts", "0", OPENAI_BASE_URL=provider.base_url)
     assert done.returncode == 0
     assert json.loads((tmp_path / "out" / "results.jsonl").read_text())["strict"] == 0
+
+
+def niah_local(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script of `make niah-local`, with a server that runs already."""
+    command = [sys.executable, str(ROOT / "scripts" / "niah_local.py")]
+    keep = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "COLUMNS": "120", "OUT": "out", "TRIALS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=keep | {"LINES": "300"} | environment, capture_output=True, text=True, check=False
+    )
+
+
+def read(messages: list[dict[str, str]], model: str) -> str:
+    """As a small model reads a piece: it says a number where there is none, too."""
+    found = re.search(r"The magic number is (\d+)", messages[-1]["content"])
+    return found[1] if found else "The number is 1234567."
+
+
+def test_a_small_model_reads_pieces_and_is_believed_only_where_its_piece_says_the_same(tmp_path: Path) -> None:
+    with FakeProvider(read) as provider:
+        done = niah_local(tmp_path, LOCAL_URL=provider.base_url, LOCAL_MODEL="small")
+        assert done.returncode == 0, done.stderr
+        asked = [request.body for request in provider.requests]
+    assert {(body["model"], body["temperature"], body["max_tokens"]) for body in asked} == {("small", 0, 64)}
+    assert "1 of 1 right" in done.stdout
+    pieces = len(asked) - 1  # the first request asks whether anyone is there
+    assert f"Its {pieces} replies: {pieces} gave a number, {pieces - 1} of them one that the piece does not hold" in (
+        " ".join(done.stdout.split())
+    )
+    report = (tmp_path / "out" / "report.md").read_bytes()
+    assert b"a real model as sub-model beside a scripted root model" in report
+    again = subprocess.run([RLM, "eval", "report", "out"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out" / "report.md").read_bytes() == report
+    taken = niah_local(tmp_path, LOCAL_URL="http://127.0.0.1:1/v1")
+    assert (taken.returncode, taken.stderr) == (
+        1,
+        "error: There are results in out already: give another folder with OUT=.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"LINES": "many"}, "error: LINES=many cannot be: give a number from 20 on.\n"),
+        ({"LOCAL_GGUF": "gone.gguf"}, "error: There is no file gone.gguf: give the path of a GGUF with LOCAL_GGUF=.\n"),
+        ({"LOCAL_URL": "http://127.0.0.1:1/v1"}, "error: The model server 127.0.0.1:1 cannot be reached"),
+    ],
+)
+def test_a_mistake_with_a_local_model_is_one_sentence_and_leaves_no_folder(
+    tmp_path: Path, environment: dict[str, str], said: str
+) -> None:
+    done = niah_local(tmp_path, **environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_calls_that_failed_are_a_failure_and_no_wrong_answer_alone(tmp_path: Path) -> None:
+    with FakeProvider(in_turn("Yes.", Fault(status=400))) as provider:
+        done = niah_local(tmp_path, LOCAL_URL=provider.base_url)
+    assert done.returncode == 1
+    assert re.search(r"^\d calls failed, the first one so: .*400", done.stderr, re.MULTILINE), done.stderr
 
 
 @pytest.mark.parametrize("name", ["batch", "depth", "folder"])

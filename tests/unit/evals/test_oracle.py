@@ -6,21 +6,19 @@ import contextlib
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from statistics import mean
 
 import pytest
 
-from rlm.evals.oolong_forms import TEMPLATES, in_scope
+from rlm.evals.guessing import counted
+from rlm.evals.oolong_forms import TEMPLATES
 from rlm.evals.oracle import Oracle
-from rlm.evals.pairs import CONDITIONS, pairs_of, query_of
 from rlm.evals.policies import root_model
 from rlm.evals.questions import built_in
 from rlm.evals.registry import tasks
 from rlm.evals.scorers import score
 from rlm.evals.task import Instance
 from rlm.evals.templates import parts_of
-from rlm.evals.windows import read_window
 from rlm.prompts import first_message
 from rlm.types import Message
 
@@ -66,19 +64,6 @@ async def test_with_a_perfect_labeller_every_score_is_exactly_one(name: str, cou
     assert set(await scores([name], oracle, length=length, seeds=range(3), count=count)) == {1.0}
 
 
-def expected(instance: Instance, oracle: Oracle) -> str:
-    """What counting without an error gives for the oracle's labels: the second of two ways to the same figure."""
-    assert isinstance(instance.context, str)
-    rows = tuple(replace(row, label=oracle.label(row.question)) for row in read_window(instance.context, QUESTIONS))
-    for condition in CONDITIONS:
-        if query_of(condition) == instance.query:
-            return "\n".join(pairs_of(rows, condition)) or "none"
-    for scope, form, text in TEMPLATES:
-        if (parts := parts_of(text, instance.query)) is not None:
-            return f"Answer: {form.answer(in_scope(scope, rows, parts), parts)}"
-    raise ValueError(instance.query)
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize("accuracy", [1.0, 0.9])
 @pytest.mark.parametrize(
@@ -93,11 +78,14 @@ def expected(instance: Instance, oracle: Oracle) -> str:
 async def test_at_2_17_tokens_a_score_is_that_of_error_free_counting_of_the_labels_given(
     name: str, indices: range, accuracy: float
 ) -> None:
-    oracle, found = Oracle(questions=QUESTIONS, accuracy=accuracy, seed=7), []
+    oracle, found = Oracle(questions=QUESTIONS, accuracy=accuracy, seed=7), list[float]()
+    labelled = oracle.labelled()
     for index in indices:
         instance = TASKS[name].make(length=2**17, seed=7, index=index)
         found.append(score(instance, await answered(instance, oracle.reply)).strict)
-        assert found[-1] == score(instance, expected(instance, oracle)).strict, (index, instance.query)
+        simulated = counted(instance, labelled)
+        assert simulated is not None
+        assert found[-1] == score(instance, simulated).strict, (index, instance.query)
     assert mean(found) == 1 if accuracy == 1 else 0.5 < mean(found) < 1
 
 
