@@ -75,7 +75,7 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         given = asdict(self)
-        if self.sub_model != SCRIPTED:
+        if self.sub_model != SCRIPTED or not self.asks_models:
             del given["accuracy"]  # there is no oracle
         return given
 

@@ -115,6 +115,7 @@ def test_an_evaluation_does_not_go_on_at_another_server(monkeypatch: pytest.Monk
 
 def test_an_accuracy_is_said_only_where_there_is_a_labeller() -> None:
     assert Plan(accuracy=0.9).as_json()["accuracy"] == 0.9
+    assert "accuracy" not in Plan(methods=("keyword",)).as_json()
     real = Plan(model="m", sub_model="m").as_json()
     assert "accuracy" not in real
     assert Plan.of(real) == Plan(model="m", sub_model="m")
