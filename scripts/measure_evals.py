@@ -118,7 +118,8 @@ def estimates() -> None:
     """How far the estimate of tokens is off, for each task at 2^15."""
     encoding = import_module("tiktoken").get_encoding("cl100k_base")
     for name, task in tasks().items():
-        text = task.make(length=1 << 15, seed=1, index=0).prompt
+        made = task.make(length=1 << 15, seed=1, index=0)
+        text = f"{made.text}\n{made.query}"
         real = len(encoding.encode_ordinary(text))
         print(
             f"{name:20} estimate {tokens(text) / real - 1:+.0%}, four characters a token {len(text) / 4 / real - 1:+.0%}"
