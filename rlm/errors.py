@@ -47,6 +47,10 @@ class ContextTooLong(ModelError):
     """The conversation, or the prompt, is longer than the model's window."""
 
 
+class ReplyCutOff(ModelError):
+    """The limit on output tokens was used up before there was any text, by reasoning perhaps."""
+
+
 class SandboxError(RLMError):
     """A sandbox failed."""
 

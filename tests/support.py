@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -68,6 +69,29 @@ def in_turn(*responses: str | Reply | Fault) -> Behaviour:
     """One response after the other, whatever is asked; the last one for ever."""
     numbers = count()
     return lambda messages, model: responses[min(next(numbers), len(responses) - 1)]
+
+
+class RateLimited:
+    """A behaviour that answers so many requests in each period, and refuses the others with the time that is left of it."""
+
+    def __init__(self, behaviour: Behaviour, *, requests: int, seconds: float, tells: bool = True) -> None:
+        self._behaviour = behaviour
+        self._requests = requests
+        self._seconds = seconds
+        self._tells = tells
+        self._answered: list[float] = []
+
+    def __call__(self, messages: Sequence[Mapping[str, Any]], model: str) -> str | Reply | Fault:
+        now = time.monotonic()
+        self._answered = [then for then in self._answered if then > now - self._seconds]
+        if len(self._answered) < self._requests:
+            self._answered.append(now)
+            return self._behaviour(messages, model)
+        left = self._answered[0] + self._seconds - now
+        headers = {"retry-after-ms": f"{left * 1000:.0f}"} if self._tells else {}
+        return Fault(
+            status=429, headers=headers, body={"error": {"message": "Rate limit reached", "code": "rate_limit"}}
+        )
 
 
 class FakeProvider:

@@ -14,18 +14,21 @@ from rlm.types import Message, ModelReply, Usage
 
 # OpenAI and most who speak its format; vLLM; llama.cpp; Anthropic; Google
 _TOO_LONG: Final = re.compile(r"context[ _](length|window|size)|prompt is too long|input token count", re.IGNORECASE)
+_NO_MONEY: Final = re.compile(rb'"(insufficient_quota|billing_not_active)"')  # OpenAI, of a 429 that no wait helps
 
 
 class Unusable(Exception):
     """A response that holds no answer.
 
     The text says why, and follows the server's name: "sent no choices". It may quote the response in full: redact it,
-    then cut it (half a key is a leak too). `usage` is what the provider counted for it, if it did.
+    then cut it (half a key is a leak too). `usage` is what the provider counted for it, if it did; `cut_off`: the limit on
+    output tokens was used up before there was any text.
     """
 
-    def __init__(self, words: str, *, usage: Usage | None = None) -> None:
+    def __init__(self, words: str, *, usage: Usage | None = None, cut_off: bool = False) -> None:
         super().__init__(words)
         self.usage = usage
+        self.cut_off = cut_off
 
 
 def request_body(
@@ -68,7 +71,7 @@ def read_reply(
     try:
         text, finish_reason = _answer(response)
     except Unusable as error:
-        raise Unusable(str(error), usage=usage) from None
+        raise Unusable(str(error), usage=usage, cut_off=error.cut_off) from None
     return ModelReply(
         text=text,
         usage=_estimated(asked, text) if usage is None else usage,
@@ -106,6 +109,11 @@ def is_too_long(status: int, body: object) -> bool:
     return status in (400, 413, 422) and bool(_TOO_LONG.search(json.dumps(body, default=str)))
 
 
+def is_out_of_money(body: bytes) -> bool:
+    """Whether a refusal for too many requests means that the account has nothing left."""
+    return bool(_NO_MONEY.search(body))
+
+
 def _answer(response: Mapping[str, object]) -> tuple[str, str]:
     """The text and the finish reason of the first choice."""
     choices = response.get("choices")
@@ -125,7 +133,8 @@ def _answer(response: Mapping[str, object]) -> tuple[str, str]:
     if isinstance(refusal, str) and refusal:
         raise Unusable(f"passed on the model's refusal: {' '.join(refusal.split())}")
     if finish_reason == "length":
-        raise Unusable("sent an empty reply: the limit on output tokens was used up first, by reasoning perhaps")
+        words = "sent an empty reply: the limit on output tokens was used up first, by reasoning perhaps"
+        raise Unusable(words, cut_off=True)
     if message.get("tool_calls"):
         raise Unusable("sent a tool call in place of text, although no tools were offered")
     if content is None or isinstance(content, str):

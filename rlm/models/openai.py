@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
+from itertools import count
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 import openai
 
-from rlm.errors import ConfigError, ContextTooLong, ModelError
-from rlm.models.chat import Unusable, is_too_long, read_reply, request_body, said
+from rlm.config import MIB
+from rlm.errors import ConfigError, ContextTooLong, ModelError, ReplyCutOff
+from rlm.models.chat import Unusable, is_out_of_money, is_too_long, read_reply, request_body, said
+from rlm.models.gate import Gate, retry_after
 from rlm.models.prices import Price, Pricing, listed_window
 from rlm.models.redaction import Secrets
 from rlm.settings import Settings
@@ -31,16 +34,12 @@ CONNECT_SECONDS: Final = 10.0  # for one connection: a server that is there answ
 KEEP_ALIVE_SECONDS: Final = 60.0  # a root model's turns are seconds apart, and a TLS handshake costs two round trips
 SET_BY_US: Final = frozenset({"messages", "model", "n", "stream", "stream_options", "timeout"})
 MAX_SENTENCE_CHARS: Final = 400  # of a server's words in an error: they may be a whole page
+MAX_RESPONSE_BYTES: Final = 64 * MIB  # a thousand times the longest reply; one without end would fill the memory
+TOO_MANY_REQUESTS: Final = 429
+UNAVAILABLE: Final = 503
+RETRIES: Final = "x-stainless-retry-count"  # the openai client's header
 
 _http: Any = import_module("httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx")
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """What one event loop's calls share."""
-
-    client: openai.AsyncOpenAI
-    slots: asyncio.Semaphore
 
 
 class OpenAIModel:
@@ -57,10 +56,13 @@ class OpenAIModel:
         base_url: of the server; None takes `OPENAI_BASE_URL`, else OpenAI.
         api_key: None takes `OPENAI_API_KEY`; with a base URL none is needed. Keys belong here or in
             `sampling["extra_headers"]`, not in URLs, which HTTP libraries log.
-        max_concurrency: requests in flight and connections of one event loop; further calls wait for their turn.
+        max_concurrency: requests in flight and connections of one event loop; further calls wait for their turn. None is
+            any number.
         timeout: seconds for one attempt, from connecting to the last byte.
-        max_retries: further attempts after 408, 409, 429, 5xx, a timeout or a broken connection. The openai client
+        max_retries: further attempts after 408, 409, 5xx, a timeout or a broken connection. The openai client
             waits 0.5 s, then twice as long each time up to 8 s, or what Retry-After asks for.
+        rate_limit_seconds: how long a call is tried again after 429 while no other one is answered either. All requests
+            of the event loop wait as long as Retry-After asks for, and fewer are sent at once after that (`Gate`).
         sampling: goes into the request as it is: `temperature`, `reasoning_effort`, ...; with the names that the openai
             client knows too: `extra_body`, `extra_headers`, `extra_query`.
         price: for a model that the list does not know, or knows wrongly.
@@ -77,9 +79,10 @@ class OpenAIModel:
         *,
         base_url: str | None = None,
         api_key: str | None = None,
-        max_concurrency: int = 64,
+        max_concurrency: int | None = 64,
         timeout: float = 600.0,
         max_retries: int = 2,
+        rate_limit_seconds: float = 600.0,
         sampling: Mapping[str, object] | None = None,
         price: Price | None = None,
         context_window: int | None = None,
@@ -87,8 +90,10 @@ class OpenAIModel:
     ) -> None:
         if not name:
             raise ConfigError("The name of the model is empty: give the name that the server knows it by.")
-        if max_concurrency < 1 or not timeout > 0 or max_retries < 0:
+        if (max_concurrency is not None and max_concurrency < 1) or not timeout > 0 or max_retries < 0:
             raise ConfigError("OpenAIModel needs max_concurrency >= 1, timeout > 0 and max_retries >= 0.")
+        if not rate_limit_seconds >= 0:
+            raise ConfigError(f"rate_limit_seconds={rate_limit_seconds} cannot be: give seconds, 0 or more.")
         if context_window is not None and context_window < 1:
             raise ConfigError(f"context_window={context_window} is no size of a window: give tokens, or None.")
         self._name = name
@@ -97,12 +102,14 @@ class OpenAIModel:
         self._max_concurrency = max_concurrency
         self._timeout = timeout
         self._max_retries = max_retries
+        self._rate_limit_seconds = rate_limit_seconds
         self._sampling, self._headers, self._query = _split(sampling or {})
         self._pricing = Pricing(base_url=self._base_url, price=price)
         self._context_window = context_window or listed_window(name, self._base_url)
-        self._max_tokens_field = max_tokens_field
+        named = (field for field in ("max_completion_tokens", "max_tokens") if field in self._sampling)
+        self._max_tokens_field = next(named, max_tokens_field)  # servers refuse a request that has both
         self._secrets = Secrets(self._api_key, *self._headers.values(), *self._query.values())
-        self._open: dict[asyncio.AbstractEventLoop, _Open] = {}
+        self._open: dict[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = {}
         self._lock = threading.Lock()
 
     @property
@@ -150,12 +157,10 @@ class OpenAIModel:
             max_tokens=max_tokens,
             max_tokens_field=self._max_tokens_field,
         )
-        opened = self._opened()
         try:
-            async with opened.slots:
-                response = await opened.client.post(
-                    "/chat/completions", cast_to=_http.Response, body=body, options={"params": self._query}
-                )
+            response = await self._client().post(
+                "/chat/completions", cast_to=_http.Response, body=body, options={"params": self._query}
+            )
         except openai.OpenAIError as error:
             raise self._translated(error) from self._secrets.scrub(error)
         request_id = response.headers.get("x-request-id")
@@ -164,8 +169,13 @@ class OpenAIModel:
                 response.content, asked=messages, model=self._name, pricing=self._pricing, request_id=request_id
             )
         except Unusable as error:
-            sentence = self._sentence(str(error))
-            raise ModelError(sentence, status=response.status_code, request_id=request_id, usage=error.usage) from None
+            kind = ReplyCutOff if error.cut_off else ModelError
+            raise kind(
+                self._sentence(str(error)),
+                status=response.status_code,
+                request_id=request_id,
+                usage=error.usage,
+            ) from None
         return replace(reply, text=self.redact(reply.text))  # it goes on into containers and records
 
     def redact(self, text: str) -> str:
@@ -175,21 +185,21 @@ class OpenAIModel:
     async def aclose(self) -> None:
         """Close the running event loop's connections; the next call opens new ones."""
         with self._lock:
-            opened = self._open.pop(asyncio.get_running_loop(), None)
-        if opened is not None:
-            await opened.client.close()
+            client = self._open.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
 
-    def _opened(self) -> _Open:
+    def _client(self) -> openai.AsyncOpenAI:
         loop = asyncio.get_running_loop()
         with self._lock:
             if loop not in self._open:
                 for ended in [other for other in self._open if other.is_closed()]:
                     del self._open[ended]  # a client holds its loop, so neither would ever be freed
-                self._open[loop] = _Open(self._new_client(), asyncio.Semaphore(self._max_concurrency))
+                self._open[loop] = self._new_client()
             return self._open[loop]
 
     def _new_client(self) -> openai.AsyncOpenAI:
-        count = self._max_concurrency
+        most = self._max_concurrency
         return openai.AsyncOpenAI(
             api_key=self._api_key or "not-needed",  # the client insists on one
             base_url=self._base_url,
@@ -197,10 +207,12 @@ class OpenAIModel:
             default_headers=self._headers,  # here rather than with each request, where the client would log them
             timeout=_http.Timeout(None, connect=CONNECT_SECONDS),
             http_client=_HttpClient(
+                gate=Gate(most),
                 attempt_seconds=self._timeout,
+                rate_limit_seconds=self._rate_limit_seconds,
                 verify=_tls(),
                 limits=_http.Limits(
-                    max_connections=count, max_keepalive_connections=count, keepalive_expiry=KEEP_ALIVE_SECONDS
+                    max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_ALIVE_SECONDS
                 ),
             ),
         )
@@ -224,6 +236,8 @@ class OpenAIModel:
                     return f"cannot be reached within {CONNECT_SECONDS:g} s"
                 case aiohttp.ClientConnectorError():
                     return f"cannot be reached ({cause.os_error.strerror or cause.os_error})"
+                case _TooLarge():
+                    return f"sent more than {MAX_RESPONSE_BYTES // MIB} MiB in one response"
                 case TimeoutError():
                     return f"gave no complete response within {self._timeout:g} s"
             cause = cause.__cause__
@@ -237,23 +251,79 @@ class OpenAIModel:
 
 
 class _HttpClient(openai.DefaultAioHttpClient):
-    """The aiohttp client with a time limit on a whole attempt.
+    """The aiohttp client, with a gate before all attempts, and limits on the time and size of each.
 
     The libraries limit the silence between two bytes only, and providers send blanks to keep a connection open.
     """
 
-    def __init__(self, *, attempt_seconds: float, **options: Any) -> None:
+    def __init__(self, *, gate: Gate, attempt_seconds: float, rate_limit_seconds: float, **options: Any) -> None:
         super().__init__(**options)
+        self._gate = gate
         self._attempt_seconds = attempt_seconds
+        self._rate_limit_seconds = rate_limit_seconds
 
     async def send(self, request: Any, **options: Any) -> Any:
+        """One attempt, and further ones for as long as the server only says that they come too fast."""
+        before = int(request.headers.get(RETRIES, 0))
+        began: float | None = None
+        for attempt in count():
+            async with self._gate.passing() as sent:
+                began = began or sent
+                response = await self._attempt(request, **options)
+                status = response.status_code
+                asked = retry_after(response.headers)
+                poor = status == TOO_MANY_REQUESTS and is_out_of_money(response.content)
+                wait = 0.0
+                if not poor and (status == TOO_MANY_REQUESTS or (status == UNAVAILABLE and asked is not None)):
+                    wait = self._gate.refused(sent, asked)
+                elif response.is_success:
+                    self._gate.answered()
+            if status != TOO_MANY_REQUESTS:
+                return response
+            idle = asyncio.get_running_loop().time() + wait - self._gate.idle_since(began)
+            if poor or idle > self._rate_limit_seconds:
+                response.headers["x-should-retry"] = "false"  # which the openai client obeys
+                return response
+            request.headers[RETRIES] = str(before + attempt + 1)
+        raise AssertionError
+
+    async def _attempt(self, request: Any, **options: Any) -> Any:
         try:
             async with asyncio.timeout(self._attempt_seconds):
-                return await super().send(request, **options)
+                response = await super().send(request, **{**options, "stream": True})
+                try:
+                    response.stream = _Bounded(response.stream)
+                    await response.aread()
+                except BaseException:
+                    await response.aclose()
+                    raise
+                return response
         except TimeoutError as error:
             raise _http.ReadTimeout("The attempt's time is up.", request=request) from error
-        except aiohttp.ClientError as error:  # what the transport does not translate: a response that is not HTTP
+        except (aiohttp.ClientError, _TooLarge) as error:  # not translated: a response that is not HTTP, or without end
             raise _http.ReadError(str(error), request=request) from error
+
+
+class _TooLarge(Exception):
+    """A response that does not end."""
+
+
+class _Bounded(_http.AsyncByteStream):  # type: ignore[misc]
+    """The body of a response, which ends in an error where it is too large."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = MAX_RESPONSE_BYTES
+        async for piece in self._stream:
+            left -= len(piece)
+            if left < 0:
+                raise _TooLarge
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 @cache

@@ -13,14 +13,16 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import anyio
 import openai
 import pytest
 
-from rlm.errors import ContextTooLong, ModelError
+from rlm.config import MIB
+from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
 from rlm.models.openai import OpenAIModel
 from rlm.models.prices import Price
 from rlm.types import Message, ModelReply, Usage
-from support import FakeProvider, Fault, Reply, in_turn
+from support import FakeProvider, Fault, RateLimited, Reply, in_turn
 
 KEY = "sk-proj-0123456789abcdef/+"
 HELLO = [Message(role="user", content="hello")]
@@ -127,8 +129,8 @@ async def test_a_dropped_connection_is_retried(sent: Any) -> None:
     ("fault", "sentence"),
     [
         (
-            Fault(status=429, headers={"retry-after-ms": "1"}, body={"error": {"message": "slow\ndown"}}),
-            "answered 429 Too Many Requests after 3 attempts: slow down",
+            Fault(status=409, headers={"retry-after-ms": "1"}, body={"error": {"message": "slow\ndown"}}),
+            "answered 409 Conflict after 3 attempts: slow down",
         ),
         (
             Fault(status=503, headers={"retry-after-ms": "1"}, body=b"<html>"),
@@ -361,6 +363,100 @@ async def test_a_call_costs_at_most_a_tenth_of_a_millisecond_more_cpu_time_than_
         await model.aclose()
         await client.close()
     assert statistics.median(ours) <= statistics.median(theirs) + 0.0001, f"seconds: ours {ours}, bare {theirs}"
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_a_batch_is_answered_in_full_by_a_server_that_lets_few_requests_through(tells: bool) -> None:
+    """A provider of 10 requests each 0.4 seconds, and a batch of 60."""
+    behaviour = RateLimited(echo, requests=10, seconds=0.4, tells=tells)
+    async with FakeProvider(behaviour) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url)
+        asked = [[Message(role="user", content=str(number))] for number in range(60)]
+        replies = await asyncio.gather(*(model.complete(messages) for messages in asked))
+        await model.aclose()
+    assert [reply.text for reply in replies] == [f"m: {number}" for number in range(60)]
+    assert len(provider.requests) < 4 * 60, "it was asked too often while it let nobody through"
+
+
+async def test_a_call_is_tried_again_for_as_long_as_others_are_answered() -> None:
+    """It takes 6 periods, each longer than the time without any reply after which a call is given up."""
+    behaviour = RateLimited(echo, requests=2, seconds=0.2)
+    async with FakeProvider(behaviour) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=12, rate_limit_seconds=0.5)
+        replies = await asyncio.gather(*(model.complete(HELLO) for _ in range(12)))
+        await model.aclose()
+    assert len(replies) == 12
+
+
+async def test_a_server_that_lets_nobody_through_is_given_up_after_its_time() -> None:
+    fault = Fault(status=429, headers={"retry-after-ms": "20"}, body={"error": {"message": "slow\ndown"}})
+    async with FakeProvider(in_turn(fault)) as provider:
+        error = await failure(OpenAIModel("m", base_url=provider.base_url, rate_limit_seconds=0.1))
+        tried = len(provider.requests)
+    assert 3 <= tried <= 6
+    assert str(error).endswith(f"answered 429 Too Many Requests after {tried} attempts: slow down")
+    assert error.status == 429
+
+
+async def test_a_wait_that_is_longer_than_the_patience_ends_the_call_at_once() -> None:
+    fault = Fault(status=429, headers={"retry-after": "3600"}, body={"error": {"message": "come back tomorrow"}})
+    async with FakeProvider(in_turn(fault)) as provider:
+        error = await failure(OpenAIModel("m", base_url=provider.base_url))
+        assert len(provider.requests) == 1
+    assert str(error).endswith("answered 429 Too Many Requests: come back tomorrow")
+
+
+async def test_an_account_without_money_is_told_at_once_and_holds_nobody_up() -> None:
+    words = "You exceeded your current quota, please check your plan and billing details."
+    poor = Fault(status=429, body={"error": {"message": words, "code": "insufficient_quota"}})
+    async with FakeProvider(in_turn(poor, "ok")) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url)
+        with pytest.raises(ModelError, match="answered 429 Too Many Requests: You exceeded your current quota"):
+            await model.complete(HELLO)
+        assert len(provider.requests) == 1
+        with anyio.fail_after(0.4):
+            assert (await ask(model)).text == "ok"
+
+
+async def test_while_one_request_has_to_wait_no_other_is_sent() -> None:
+    busy = Fault(status=503, headers={"retry-after-ms": "300"})
+    async with FakeProvider(in_turn(busy, "ok")) as provider:
+        model = OpenAIModel("m", base_url=provider.base_url)
+        async with anyio.create_task_group() as group:
+            group.start_soon(model.complete, HELLO)
+            while not provider.requests:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.05)
+            started = time.perf_counter()
+            await model.complete(HELLO)
+            assert time.perf_counter() - started > 0.15
+        await model.aclose()
+    assert len(provider.requests) == 3
+
+
+async def test_a_response_without_end_is_left_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlm.models.openai.MAX_RESPONSE_BYTES", MIB)
+    async with FakeProvider(in_turn(Fault(body=b" " * (2 * MIB)))) as provider:
+        error = await failure(OpenAIModel("m", base_url=provider.base_url, max_retries=0))
+    assert str(error).endswith("sent more than 1 MiB in one response")
+
+
+async def test_a_reply_cut_off_before_its_first_word_is_an_error_of_its_own() -> None:
+    async with FakeProvider(in_turn(Reply(text="", finish_reason="length", output_tokens=9))) as provider:
+        error = await failure(OpenAIModel("m", base_url=provider.base_url))
+    assert isinstance(error, ReplyCutOff)
+    assert error.usage is not None
+    assert error.usage.output_tokens == 9
+
+
+async def test_a_limit_on_output_tokens_goes_by_the_name_that_the_sampling_has_for_it() -> None:
+    async with FakeProvider("ok") as provider:
+        model = OpenAIModel("m", base_url=provider.base_url, sampling={"max_tokens": 100})
+        await model.complete(HELLO, max_tokens=30)
+        await model.complete(HELLO, max_tokens=300)
+        await model.aclose()
+    sent = [{key: request.body[key] for key in request.body if "tokens" in key} for request in provider.requests]
+    assert sent == [{"max_tokens": 30}, {"max_tokens": 100}]
 
 
 async def test_a_conversation_that_is_too_long_is_an_error_of_its_own() -> None:
