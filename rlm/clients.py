@@ -58,10 +58,10 @@ class Clients:
     """The models of one orchestrator. Safe from many threads and event loops.
 
     Args:
-        max_concurrent: requests of one named model in flight at once.
+        max_concurrent: requests of one named model in flight at once; None is any number.
     """
 
-    def __init__(self, *, max_concurrent: int) -> None:
+    def __init__(self, *, max_concurrent: int | None) -> None:
         self._max_concurrent = max_concurrent
         self._named: dict[tuple[str, str | None], Model] = {}  # by name, and the server where it is the calls' own
         self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()

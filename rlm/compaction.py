@@ -49,4 +49,5 @@ def fitting(limits: Limits, window: int | None) -> Limits:
     """The limits of an RLM whose model has this window: a small one is shown less of a cell's output."""
     if window is None:
         return limits
-    return replace(limits, max_output_chars=min(limits.max_output_chars, max(1, Room(window=window).part_chars)))
+    fits = max(1, Room(window=window).part_chars)
+    return replace(limits, max_output_chars=min(limits.max_output_chars or fits, fits))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import ConfigError
 
@@ -38,20 +40,22 @@ class Limits:
     max_seconds: float | None = 3600.0
     max_rlms: int | None = 1000
     max_depth: int | None = None
-    max_sandboxes: int = 16
-    max_iterations: int = 30
+    max_sandboxes: int | None = 16
+    max_iterations: int | None = 30
     max_consecutive_errors: int | None = 10
-    max_concurrent_calls: int = 64
-    max_context_bytes: int = 2 * GIB
-    cell_seconds: float = 60.0
-    max_output_chars: int = 20_000
+    max_concurrent_calls: int | None = 64
+    max_context_bytes: int | None = 2 * GIB
+    cell_seconds: float | None = 60.0
+    max_output_chars: int | None = 20_000
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
+        for name, value, whole in _numbers(self):
+            if not _is_number(value, whole=whole):
+                number = "a whole number" if whole else "a number"
+                raise ConfigError(f"Limits({name}={value!r}) cannot be: give {number}, or None for no limit.")
             if value == 0 and name == "max_depth":
                 continue  # code only
-            if value is not None and not value > 0:
+            if not value > 0:
                 raise ConfigError(
                     f"Limits({name}={value!r}) allows nothing: give a number above 0, or None for no limit."
                 )
@@ -102,8 +106,27 @@ class SandboxConfig:
     lifetime_seconds: float = 86_400.0
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
+        if self.transport not in ("attach", "unix"):
+            raise ConfigError(f"SandboxConfig(transport={self.transport!r}) cannot be: give 'attach' or 'unix'.")
+        for name in ("image", "runtime"):
             value = getattr(self, name)
-            if isinstance(value, int | float) and not value > 0 and name != "memory_per_context_byte":
-                # To an engine, 0 processors or processes are as many as it has.
-                raise ConfigError(f"SandboxConfig({name}={value!r}) cannot be: give a number above 0.")
+            if not (value is None or isinstance(value, str)):
+                raise ConfigError(f"SandboxConfig({name}={value!r}) cannot be: give a name, or None for the default.")
+        for name, value, whole in _numbers(self):
+            # To an engine, 0 processors or processes are as many as it has.
+            if not _is_number(value, whole=whole) or not value > (-1 if name == "memory_per_context_byte" else 0):
+                number = "a whole number" if whole else "a number"
+                raise ConfigError(f"SandboxConfig({name}={value!r}) cannot be: give {number} above 0.")
+
+
+def _numbers(config: Limits | SandboxConfig) -> Iterable[tuple[str, Any, bool]]:
+    """Its numbers that are set: name, value, and whether it has to be a whole one, as its annotation says."""
+    for field in fields(config):
+        value, kind = getattr(config, field.name), str(field.type)
+        if kind.startswith(("int", "float")) and not (value is None and kind.endswith("None")):
+            yield field.name, value, kind.startswith("int")
+
+
+def _is_number(value: object, *, whole: bool) -> bool:
+    """Whether it is a finite one; True and False are none."""
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and math.isfinite(value)

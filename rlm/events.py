@@ -118,10 +118,15 @@ class SandboxLost(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted(Event):
-    """The root model of an RLM is asked for turn `turn` (from 1) of `of`."""
+    """The root model of an RLM is asked for turn `turn` (from 1) of `of`; None is without limit."""
 
     turn: int
-    of: int
+    of: int | None
+
+    @property
+    def told(self) -> str:
+        """`turn 3 of 30`"""
+        return f"turn {self.turn}" if self.of is None else f"turn {self.turn} of {self.of}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

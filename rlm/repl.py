@@ -11,6 +11,7 @@ from .broker import Broker, NotRemembered, Task
 from .errors import ConfigError, SandboxDied, SandboxError
 from .events import CellFinished, CellOutput, CellStarted, EventLog, SandboxLost
 from .sandbox.base import LoadedValue, Sandbox, SandboxFactory
+from .sandbox.session import MAX_CELL_SECONDS
 from .sandbox.values import Value
 from .tools import Tools
 from .types import CellResult, Outcome
@@ -47,7 +48,7 @@ class Repl:
         broker: serves the cells' queries.
         tools: functions of the host that cells may call.
         sandboxes, run_id: make its sandboxes.
-        cell_seconds: of each cell.
+        cell_seconds: of each cell; None is for as long as it likes.
         events: where cells and losses are told.
 
     Attributes:
@@ -63,7 +64,7 @@ class Repl:
         tools: Tools,
         sandboxes: SandboxFactory,
         run_id: str,
-        cell_seconds: float,
+        cell_seconds: float | None,
         events: EventLog,
     ) -> None:
         self._task = task
@@ -71,7 +72,7 @@ class Repl:
         self._tools = tools
         self._sandboxes = sandboxes
         self._run_id = run_id
-        self._cell_seconds = cell_seconds
+        self._cell_seconds = MAX_CELL_SECONDS if cell_seconds is None else cell_seconds
         self._events = events
         self._stack = AsyncExitStack()
         self._cells = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import accumulate
@@ -22,15 +23,17 @@ class LevelSlots:
     k+1. The slots taken are `most[k]` at most, which is less than `most[k+1]` and all that follow: level k+1 may take one.
     """
 
-    def __init__(self, *, slots: int, levels: int) -> None:
-        """Raises ConfigError when there are fewer slots than levels."""
-        if slots < levels:
+    def __init__(self, *, slots: int | None, levels: int) -> None:
+        """As many as are wanted where `slots` is None. Raises ConfigError when there are fewer slots than levels."""
+        if slots is not None and slots < levels:
             raise ConfigError(
                 f"max_sandboxes={slots} is too small for {levels} levels of RLMs: each level needs one; "
                 f"set Limits(max_sandboxes={levels}) or more, or a smaller depth."
             )
         # One for the one root, and an equal share of the others for each level below it.
-        self._most = [1 + (slots - 1) * level // (levels - 1) for level in range(levels)] if levels > 1 else [slots]
+        self._most: list[float] = [math.inf if slots is None else slots] * levels
+        if slots is not None and levels > 1:
+            self._most = [1 + (slots - 1) * level // (levels - 1) for level in range(levels)]
         self._held = [0] * levels
         self._freed = anyio.Condition()
 

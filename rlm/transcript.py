@@ -205,8 +205,8 @@ def _unquoted(argument: str) -> str:
         return argument
 
 
-def observation(results: Sequence[CellResult], *, limit: int) -> str:
-    """What the model is shown of a turn's cells; `limit` bounds the characters of each cell's output."""
+def observation(results: Sequence[CellResult], *, limit: int | None) -> str:
+    """What the model is shown of a turn's cells; `limit` bounds the characters of each cell's output, where there is one."""
     many = len(results) > 1
     return "\n\n".join(
         (f"Cell {number} of {len(results)}:\n" if many else "") + describe(result, limit=limit)
@@ -214,7 +214,7 @@ def observation(results: Sequence[CellResult], *, limit: int) -> str:
     )
 
 
-def describe(result: CellResult, *, limit: int) -> str:
+def describe(result: CellResult, *, limit: int | None) -> str:
     """One cell's result as the model reads it: output, errors, and whether its variables are kept.
 
     What the cell could choose stands between fences that it cannot close: there a forged order is seen to be data.
@@ -247,9 +247,9 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
 
 
-def clip(text: str, limit: int) -> str:
+def clip(text: str, limit: int | None) -> str:
     """Head and tail of a long text, with the number of characters left out between them."""
-    if len(text) <= limit:
+    if limit is None or len(text) <= limit:
         return text
     head = limit * 2 // 3
     tail = limit - head

@@ -74,8 +74,7 @@ class Lines:
             case TurnStarted(node="0"):
                 seconds = time.monotonic() - self._began
                 self._stream.write(
-                    f"turn {event.turn} of {event.of}: {seconds:.1f} s, {used(self._used)}, "
-                    f"{counted(self._sandboxes, 'sandbox', 'es')}\n"
+                    f"{event.told}: {seconds:.1f} s, {used(self._used)}, {counted(self._sandboxes, 'sandbox', 'es')}\n"
                 )
                 self._stream.flush()
 

@@ -81,8 +81,8 @@ class _Steps:
     def __init__(self, record: Record, extras: Extras, node: Node) -> None:
         self._record = record
         self._node = node
-        found = extras.limits.get("max_output_chars")
-        self._shown_chars = found if isinstance(found, int) else Limits().max_output_chars
+        found = extras.limits.get("max_output_chars", Limits().max_output_chars)
+        self._shown_chars = found if isinstance(found, int) else None
         self.steps: list[Data] = []
         for message in extras.sent_first(node.id):
             self._add("system" if message.role == "system" else "user", message.content, node.started)

@@ -96,7 +96,8 @@ def _rlm(record: Record, node: Node) -> Iterator[str]:
         if node.answer is not None:
             yield f"\n{'Answered' if node.ok else 'Not answered'}:\n\n{block(node.answer)}"
     for turn in node.turns:
-        yield "\n### Last turn" if turn.last else f"\n### Turn {turn.number} of {turn.of}"
+        of = "" if turn.of is None else f" of {turn.of}"
+        yield "\n### Last turn" if turn.last else f"\n### Turn {turn.number}{of}"
         for entry in turn.entries:
             yield from _entry(record, entry)
 

@@ -26,7 +26,7 @@ def log_lines(record: Record, extras: Extras) -> Iterator[str]:
 
 
 def _metadata(node: Node, extras: Extras) -> Data:
-    turns = extras.limits.get("max_iterations", max((turn.of for turn in node.turns), default=0))
+    turns = extras.limits.get("max_iterations", max((turn.of or 0 for turn in node.turns), default=0))
     return {
         "root_model": node.model,
         "max_depth": node.depth,

@@ -64,7 +64,7 @@ class Turn:
     """
 
     number: int
-    of: int = 0
+    of: int | None = 0
     last: bool = False
     started: float
     entries: list[Entry] = field(default_factory=list)

@@ -75,7 +75,7 @@ class PlainView:
             case RLMStarted():
                 return f"RLM on {one_line(event.model)}, context: {event.context_type} of {event.context_size:,}"
             case TurnStarted():
-                return f"turn {event.turn} of {event.of}"
+                return event.told
             case ModelFailed():
                 return f"{one_line(event.model)} failed: {one_line(event.error)}"
             case CellFinished():

@@ -93,7 +93,7 @@ class Loop:
     """What only an RLM has. `asking`: its model has been asked and has not replied yet."""
 
     turn: int = 0
-    of: int = 0
+    of: int | None = 0
     asking: bool = False
     ready: bool = False
     cell: Cell | None = None

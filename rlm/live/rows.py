@@ -75,7 +75,7 @@ def doing(node: Node) -> str:
         return "answered from the journal"
     said = [_step(node, loop)]
     if node.state == "open" and loop.turn:
-        said.insert(0, f"turn {loop.turn}/{loop.of}")
+        said.insert(0, f"turn {loop.turn}" if loop.of is None else f"turn {loop.turn}/{loop.of}")
     marks = {
         "error": loop.errors,
         "lost sandbox": loop.lost,

@@ -1,11 +1,15 @@
 """Limits hold for the whole tree, whatever the order of calls."""
 
+import math
+from dataclasses import fields
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.budget import Budget, Estimate, Refused, estimate_tokens, estimate_usage
-from rlm.config import Limits
+from rlm.budget import Budget, Estimate, Refused, estimate_input, estimate_tokens
+from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.types import Message, Usage
 
@@ -143,10 +147,20 @@ def test_no_order_of_calls_passes_a_limit_by_more_than_their_own_excess(
     assert budget.in_flight == Estimate()
 
 
-def test_the_estimate_of_a_call_covers_its_prompt_and_its_reply() -> None:
-    messages = [Message(role="user", content="x" * 3000)]
-    assert estimate_usage(messages, 500).total_tokens == 1504
-    assert estimate_usage(messages, None).total_tokens > 1504
+def test_the_estimate_of_a_request_covers_its_texts_and_what_stands_between_them() -> None:
+    assert estimate_input([Message(role="user", content="x" * 3000)]) == 1054
+    assert estimate_input([Message(role="user", content="x" * 300)] * 10) == 1090
+
+
+def test_what_is_left_is_without_calls_under_way_and_the_last_turn_which_may_have_its_own() -> None:
+    budget = Budget(Limits(max_tokens=100))
+    budget.keep_for_last_turn(tokens(10))
+    budget.reserve(tokens(20))
+    assert budget.left() == (70, math.inf)
+    assert budget.left(last=True) == (80, math.inf)
+    budget.settle(tokens(20), Usage(calls=1, input_tokens=15))
+    assert budget.left() == (75, math.inf)
+    assert Budget(Limits(max_cost_usd=0.5)).left() == (math.inf, 0.5)
 
 
 def test_scripts_with_fewer_characters_a_token_are_estimated_higher() -> None:
@@ -164,6 +178,41 @@ def test_a_price_that_is_unknown_makes_the_sum_unknown() -> None:
 def test_a_limit_that_allows_nothing_is_refused_in_one_sentence(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="allows nothing"):
         Limits(**wrong)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
+@pytest.mark.parametrize("value", ["5", True, math.nan, math.inf, 2.5, [1]])
+def test_what_is_no_number_is_refused_as_a_limit_in_one_sentence(name: str, value: Any) -> None:
+    if value == 2.5 and name in ("max_seconds", "max_cost_usd", "cell_seconds"):
+        assert getattr(Limits(**{name: value}), name) == value
+        return
+    with pytest.raises(ConfigError, match=rf"Limits\({name}=.*\) cannot be: give a .*number, or None for no limit\."):
+        Limits(**{name: value})
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
+def test_every_limit_can_be_none(name: str) -> None:
+    assert getattr(Limits(**{name: None}), name) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"memory_bytes": "1g"},
+        {"cpus": math.nan},
+        {"cpus": math.inf},
+        {"cpus": 0},
+        {"max_processes": 2.5},
+        {"max_processes": None},
+        {"start_seconds": True},
+        {"memory_per_context_byte": -1},
+        {"transport": "ssh"},
+        {"runtime": 5},
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused_in_one_sentence(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^SandboxConfig\({next(iter(wrong))}=.*\) cannot be: give .*\.$"):
+        SandboxConfig(**wrong)
 
 
 def test_depth_0_can_be_the_limit() -> None:

@@ -87,7 +87,7 @@ export type Entry = Reply | Failure | Lost | Compacted | Diverged | Question | L
 
 export interface Turn {
   number: number;
-  of: number;
+  of: number | null;
   last: boolean;
   started: number;
   entries: Entry[];

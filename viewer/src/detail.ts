@@ -115,7 +115,7 @@ function turnOf(run: Run, index: number, turn: Turn, links: Links): HTMLElement 
       "h3",
       {},
       title,
-      turn.last ? null : h("span", { class: "muted" }, ` of ${turn.of}`),
+      turn.last || turn.of === null ? null : h("span", { class: "muted" }, ` of ${turn.of}`),
       h("span", { class: "muted at" }, `at ${seconds(turn.started)}`),
     ),
     ...(entries.length

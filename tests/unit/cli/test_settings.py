@@ -102,6 +102,10 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
             "[limits]\nmax_iterations = 'many'",
             "limits.max_iterations in rlm.toml is 'many', which should be a valid integer",
         ),
+        (
+            "[limits]\nmax_seconds = inf",
+            "limits.max_seconds in rlm.toml is inf, which cannot be: give a number, or none",
+        ),
         ("[sandbox]\ncpus = 0", "sandbox.cpus in rlm.toml is 0, which cannot be: give a number above 0."),
         ("[sandbox]\ntransport = 'tcp'", "sandbox.transport in rlm.toml is 'tcp', which should be 'attach' or 'unix'."),
         ("[prices.m]\ninput = 1", "prices.m in rlm.toml is {'input': 1}, which lacks output."),
