@@ -5,6 +5,7 @@ The ledger is the host's alone; nothing that a sandbox says reaches it but the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,10 @@ from .types import Message, StopReason, Usage
 
 BYTES_PER_TOKEN: Final = 3  # English runs at about 4: the estimate is to be on the high side
 TOKENS_PER_MESSAGE: Final = 4  # with which a provider marks where a message begins and ends
-OUTPUT_TOKENS: Final = 2_000  # set aside for a reply whose length nobody has bounded
+TOKENS_PER_REQUEST: Final = 50  # that a provider may put before a conversation
+CALLS_AT_ONCE: Final = 8  # each call may take such a part of what is left, so that there is always room for as many
+MIN_REPLY_TOKENS: Final = 2_000  # fewer are no useful reply of a model that reasons
+MAX_REPLY_TOKENS: Final = 16_000  # more are not set aside for any reply
 
 
 class Refused(RLMError):
@@ -46,11 +50,9 @@ class Estimate:
         return Estimate(tokens=self.tokens - other.tokens, dollars=self.dollars - other.dollars)
 
 
-def estimate_usage(messages: Sequence[Message], max_tokens: int | None) -> Usage:
-    """An upper estimate of what a call uses, input and output; what it costs is not known here."""
-    input_tokens = sum(TOKENS_PER_MESSAGE + estimate_tokens(message.content) for message in messages)
-    output_tokens = OUTPUT_TOKENS if max_tokens is None else max_tokens
-    return Usage(calls=1, input_tokens=input_tokens, output_tokens=output_tokens, cost_usd=None)
+def estimate_input(messages: Sequence[Message]) -> int:
+    """An upper estimate of a request's tokens."""
+    return TOKENS_PER_REQUEST + sum(TOKENS_PER_MESSAGE + estimate_tokens(message.content) for message in messages)
 
 
 def estimate_tokens(text: str) -> int:
@@ -67,6 +69,7 @@ class Budget:
 
     Attributes:
         used: what the providers counted.
+        unsettled: calls that were sent and cut off, so that nobody knows what they used.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -78,11 +81,26 @@ class Budget:
         self._in_flight = Estimate()
         self._last_turn = Estimate()
         self.used = Usage()
+        self.unsettled = 0
 
     @property
     def in_flight(self) -> Estimate:
         """What calls under way have set aside."""
         return self._in_flight
+
+    @property
+    def bounds_replies(self) -> bool:
+        """Whether there is a limit that the length of replies counts against."""
+        return self.limits.max_tokens is not None or self.limits.max_cost_usd is not None
+
+    def left(self, *, last: bool = False) -> tuple[float, float]:
+        """Tokens and dollars that another call may set aside; infinite where there is no limit."""
+        gone = self._spent + self._in_flight + (Estimate() if last else self._last_turn)
+        tokens, dollars = self.limits.max_tokens, self.limits.max_cost_usd
+        return (
+            math.inf if tokens is None else tokens - gone.tokens,
+            math.inf if dollars is None else dollars - gone.dollars,
+        )
 
     def reserve(self, estimate: Estimate, *, last: bool = False) -> None:
         """Set aside one call and what it is expected to use; one of `settle` and `abandon` has to follow.
@@ -129,6 +147,7 @@ class Budget:
         """Nothing is known of a call that was sent and then cancelled: it may be billed, so it counts as estimated."""
         self._close(estimate)
         self._spent += estimate
+        self.unsettled += 1
 
     def count(self, usage: Usage) -> None:
         """Count a call that an earlier process of the run has made."""
@@ -139,6 +158,7 @@ class Budget:
     def count_lost(self, estimate: Estimate, number: int) -> None:
         """Count calls like this one whose replies were lost with an earlier process: they may be billed, as estimated."""
         self._calls += number
+        self.unsettled += number
         self._spent += Estimate(tokens=number * estimate.tokens, dollars=number * estimate.dollars)
 
     def count_rlms(self, number: int) -> None:

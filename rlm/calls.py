@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,10 +11,18 @@ from typing import Final, Literal, cast
 
 import anyio
 
-from .budget import Budget, Estimate, Refused, estimate_usage
+from .budget import (
+    CALLS_AT_ONCE,
+    MAX_REPLY_TOKENS,
+    MIN_REPLY_TOKENS,
+    Budget,
+    Estimate,
+    Refused,
+    estimate_input,
+)
 from .cache import Cache
 from .config import Limits
-from .errors import ContextTooLong, ModelError, ReplayDiffers
+from .errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
 from .journal import TOO_LONG, Failure, Journal, Spent
 from .models.base import Model, parameters_of, server_of
@@ -31,7 +40,8 @@ class Calls:
     Args:
         budget: the run's ledger.
         journal: the run's record; a read-only one stands for a replay that may send nothing.
-        max_concurrent: requests in flight at once. A request never waits for another one, so one limit serves all levels.
+        max_concurrent: requests in flight at once, None for any number. A request never waits for another one, so one
+            limit serves all levels.
         events: where replies and failures are told.
         cache: replies of other runs, where they may be used.
         prices: by name of the model, over what the model says of its cost.
@@ -42,7 +52,7 @@ class Calls:
         *,
         budget: Budget,
         journal: Journal,
-        max_concurrent: int,
+        max_concurrent: int | None,
         events: EventLog,
         cache: Cache | None = None,
         prices: Mapping[str, Price] | None = None,
@@ -50,9 +60,11 @@ class Calls:
         self.budget = budget
         self.journal = journal
         self._cache = cache
-        self._slots = anyio.CapacityLimiter(max_concurrent)
+        self._slots = anyio.CapacityLimiter(math.inf if max_concurrent is None else max_concurrent)
+        self._reserving = anyio.Lock(fast_acquire=True)  # one after the other, so that none is always overtaken
         self._events = events
         self._prices = prices or {}
+        self._density: dict[str, float] = {}  # by model: the most input tokens counted for one that was estimated
         self._ended = anyio.Event()  # replaced by a new one whenever a call has ended
         self.by_model: dict[str, Usage] = {}
         self.by_node: dict[str, Usage] = {}
@@ -79,7 +91,7 @@ class Calls:
         found = await self.journal.find(node, ordinal, request)
         self.count_spent(found.spent)
         if found.lost:
-            self.budget.count_lost(self.estimate(model, messages), found.lost)
+            self.budget.count_lost(self.estimate(model, messages, last=last), found.lost)
         if found.diverged:
             self._events.emit(ReplayDiverged(node=node, ordinal=ordinal))
         replayed = found.outcome is not None
@@ -116,9 +128,8 @@ class Calls:
     async def _send(
         self, model: Model, request: Request, *, node: str, ordinal: int, role: Literal["root", "sub"], last: bool
     ) -> ModelReply:
-        estimate = self.estimate(model, request.messages)
         try:
-            await self._reserve(estimate, last=last)
+            max_tokens, estimate = await self._reserve(model, request.messages, last=last)
         except Refused as refused:
             call = await self.journal.sent(node, ordinal, request)
             await self.journal.ended(call, Failure(state="refused", text=str(refused), reason=refused.reason))
@@ -126,7 +137,7 @@ class Calls:
         started = time.perf_counter()
         try:
             call = await self.journal.sent(node, ordinal, request)
-            reply = await model.complete(request.messages)
+            reply = await _reply(model, request.messages, max_tokens, role)
         except ModelError as error:
             usage = None if error.usage is None else self._priced(model, error.usage)
             self._settle(estimate, Spent(node=node, model=model.name, usage=usage or Usage()))
@@ -140,8 +151,9 @@ class Calls:
             raise
         reply = replace(reply, usage=self._priced(model, reply.usage))
         self._settle(estimate, Spent(node=node, model=model.name, usage=reply.usage))
+        self._learn(model, request.messages, reply.usage)
         await self.journal.ended(call, reply)
-        if self._cache is not None:
+        if self._cache is not None and reply.finish_reason != "length":  # there is more of it for a run with more left
             await self._cache.put(server_of(model), request, reply)
         return reply
 
@@ -150,29 +162,65 @@ class Calls:
         self.budget.limits = limits
         self._wake()
 
-    def estimate(self, model: Model, messages: Sequence[Message]) -> Estimate:
+    def keep_for_last_turn(self, model: Model, messages: Sequence[Message]) -> None:
+        """Keep as much for the root's last turn, which says these, as a call may take of all that is left now."""
+        self.budget.keep_for_last_turn(Estimate())
+        self.budget.keep_for_last_turn(self.estimate(model, messages))
+
+    def estimate(self, model: Model, messages: Sequence[Message], *, last: bool = False) -> Estimate:
         """What the budget has to set aside for a call."""
-        usage = estimate_usage(messages, model.max_tokens)
-        if self.budget.limits.max_cost_usd is None:
-            return Estimate(tokens=usage.total_tokens)
-        dollars = self.cost(model, usage)
-        assert dollars is not None, "a run with a limit on dollars does not start without prices"
-        return Estimate(tokens=usage.total_tokens, dollars=dollars)
+        return self._planned(model, messages, last=last)[1]
+
+    def _planned(self, model: Model, messages: Sequence[Message], *, last: bool) -> tuple[int, Estimate]:
+        """The most tokens that a reply may have, and what the call uses with such a reply.
+
+        That is a part of what is left (of the last turn, all), between what is useful and what is enough.
+        """
+        asked = Usage(calls=1, input_tokens=math.ceil(estimate_input(messages) * self._density.get(model.name, 1.0)))
+        longest = replace(asked, output_tokens=MAX_REPLY_TOKENS)
+        tokens, dollars = self.budget.left(last=last)
+        share = _share(tokens, asked.input_tokens, last=last)
+        if math.isfinite(dollars):
+            read, most = self._known_cost(model, asked), self._known_cost(model, longest)
+            if most > read:
+                share = min(share, _share(dollars, read, last=last) * MAX_REPLY_TOKENS / (most - read))
+        reply_tokens = int(min(max(share, MIN_REPLY_TOKENS), MAX_REPLY_TOKENS))
+        if model.max_tokens is not None:
+            reply_tokens = min(reply_tokens, model.max_tokens)
+        usage = replace(asked, output_tokens=reply_tokens)
+        cost = self._known_cost(model, usage) if math.isfinite(dollars) else 0.0
+        return reply_tokens, Estimate(tokens=usage.total_tokens, dollars=cost)
+
+    def _known_cost(self, model: Model, usage: Usage) -> float:
+        cost = self.cost(model, usage)
+        assert cost is not None, "a run with a limit on dollars does not start without prices"
+        return cost
 
     def cost(self, model: Model, usage: Usage) -> float | None:
         """The most dollars that a call with this usage can cost; None is unknown."""
         price = self._prices.get(model.name)
         return model.cost(usage) if price is None else price.cost(usage)
 
-    async def _reserve(self, estimate: Estimate, *, last: bool) -> None:
-        """Reserve, and where only calls under way stand in the way, wait for what they do not use."""
-        while True:
-            try:
-                return self.budget.reserve(estimate, last=last)
-            except Refused as refused:
-                if not refused.may_pass:
-                    raise
-            await self._ended.wait()
+    async def _reserve(self, model: Model, messages: Sequence[Message], *, last: bool) -> tuple[int | None, Estimate]:
+        """Reserve, and where only calls under way stand in the way, wait for what they do not use.
+
+        The limit on the reply's tokens, which the model has to be given, and what was set aside.
+        """
+        async with self._reserving:
+            while True:
+                max_tokens, estimate = self._planned(model, messages, last=last)
+                try:
+                    self.budget.reserve(estimate, last=last)
+                    return max_tokens if self.budget.bounds_replies else None, estimate
+                except Refused as refused:
+                    if not refused.may_pass:
+                        raise
+                await self._ended.wait()
+
+    def _learn(self, model: Model, messages: Sequence[Message], usage: Usage) -> None:
+        """Some texts, such as hexadecimal numbers, have more tokens than others: the worst one yet is what is expected."""
+        seen = usage.input_tokens / estimate_input(messages)
+        self._density[model.name] = max(self._density.get(model.name, 1.0), seen)
 
     def _priced(self, model: Model, usage: Usage) -> Usage:
         price = self._prices.get(model.name)
@@ -214,6 +262,25 @@ class Calls:
                 node=node, role=role, model=model.name, error=failure.text, usage=failure.usage, seconds=seconds
             )
         )
+
+
+async def _reply(
+    model: Model, messages: Sequence[Message], max_tokens: int | None, role: Literal["root", "sub"]
+) -> ModelReply:
+    """The model's reply. To a root, one that was cut off before its first word is a reply too: it can be told so."""
+    try:
+        return await model.complete(messages, max_tokens=max_tokens)
+    except ReplyCutOff as error:
+        if role == "sub" or error.usage is None:
+            raise
+        return ModelReply(
+            text="", usage=error.usage, model=model.name, finish_reason="length", request_id=error.request_id
+        )
+
+
+def _share(left: float, asked: float, *, last: bool) -> float:
+    """What a reply may take of what is left, behind what its request takes."""
+    return left - asked if last else min(left - asked, left / CALLS_AT_ONCE)
 
 
 async def _request(model: Model, messages: Sequence[Message]) -> Request:

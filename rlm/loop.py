@@ -222,7 +222,7 @@ class RLM:
     async def _work(self) -> str:
         limits = self._services.limits
         errors = 0
-        while self._turns < limits.max_iterations:
+        while limits.max_iterations is None or self._turns < limits.max_iterations:
             await self._services.steering.turn()
             self._turns += 1
             self._services.events.emit(TurnStarted(node=self._task.node, turn=self._turns, of=limits.max_iterations))
@@ -247,8 +247,8 @@ class RLM:
     async def _ask(self, *, last: bool = False) -> tuple[Turn, bool]:
         """The model's next reply: what it asks for, and whether it was cut off."""
         if self._task.level == 0:
-            kept = self._services.calls.estimate(self._task.model, (*self._transcript.messages, LAST_TURN_ROOM))
-            self._services.calls.budget.keep_for_last_turn(kept)
+            said_last = (*self._transcript.messages, LAST_TURN_ROOM)
+            self._services.calls.keep_for_last_turn(self._task.model, said_last)
         try:
             reply = await self._reply(self._transcript, last=last)
         except ContextTooLong:
@@ -258,7 +258,8 @@ class RLM:
             await self._compact(room)
             reply = await self._reply(self._transcript)
         self._room = self._room.after(reply.usage)
-        self._transcript = self._transcript.reply(reply.text)
+        if reply.text:  # else it was cut off before its first word
+            self._transcript = self._transcript.reply(reply.text)
         cut_off = reply.finish_reason == "length"
         return parse(reply.text, cut_off=cut_off), cut_off
 
@@ -300,7 +301,7 @@ class RLM:
         chars = room.part_chars
         try:
             reply = await self._reply(self._transcript.older(chars).say(prompts.SUMMARIZE))
-            summary = fenced(clip(reply.text, chars))
+            summary = fenced(clip(reply.text, chars)) if reply.text else prompts.NO_SUMMARY
         except ContextTooLong:
             summary = prompts.NO_SUMMARY
         kept = await self._load_history()
@@ -339,7 +340,7 @@ class RLM:
             parts.append(prompts.FINAL_BESIDE_CODE)
         if cut_off:
             parts.append(prompts.CUT_OFF)
-        if self._turns < limits.max_iterations:
+        if limits.max_iterations is None or self._turns < limits.max_iterations:
             parts.append(prompts.turn_line(self._turns + 1, limits.max_iterations))
         self._transcript = self._transcript.say("\n\n".join(parts))
 

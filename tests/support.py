@@ -20,7 +20,10 @@ MAX_HEAD_BYTES: Final = 64 * 1024  # of a request line and its headers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A good response. Tokens that are None are counted as one for four characters; without `usage` none are told."""
+    """A good response. Tokens that are None are counted as one for four characters; without `usage` none are told.
+
+    Where the request sets a limit on them that is lower, the reply is cut off there.
+    """
 
     text: str | None
     finish_reason: str = "stop"
@@ -201,8 +204,13 @@ class FakeProvider:
         return fault.then == "keep"
 
     def _completion(self, request: Request, reply: Reply) -> bytes:
-        message = {"role": "assistant", "content": reply.text, "refusal": reply.refusal}
-        choice = {"index": 0, "finish_reason": reply.finish_reason, "message": message}
+        text, reason = reply.text, reply.finish_reason
+        output_tokens = _tokens(text or "") if reply.output_tokens is None else reply.output_tokens
+        most = request.body.get("max_completion_tokens", request.body.get("max_tokens"))
+        if most is not None and output_tokens > most:
+            text, reason, output_tokens = text and text[: 4 * most], "length", most
+        message = {"role": "assistant", "content": text, "refusal": reply.refusal}
+        choice = {"index": 0, "finish_reason": reason, "message": message}
         completion: dict[str, Any] = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
@@ -213,7 +221,6 @@ class FakeProvider:
         if reply.usage:
             asked = sum(_tokens(message["content"]) for message in request.messages)
             input_tokens = asked if reply.input_tokens is None else reply.input_tokens
-            output_tokens = _tokens(reply.text or "") if reply.output_tokens is None else reply.output_tokens
             self.input_tokens += input_tokens
             self.output_tokens += output_tokens
             completion["usage"] = {

@@ -63,6 +63,34 @@ async def test_1000_calls_at_once_stay_under_the_limit_and_the_sum_is_what_the_s
         assert 12_000 < used.total_tokens <= 20_000
 
 
+LONG_BATCH = """
+answers = llm_batch([f"number {i}: write a long story" for i in range(60)])
+FINAL(f"{sum(map(bool, answers))} answers, {sum('[This reply was cut off' in a for a in answers)} cut off")
+"""
+
+
+@pytest.mark.parametrize("limits", [Limits(max_tokens=100_000), Limits(max_cost_usd=0.1)])
+async def test_replies_longer_than_what_is_left_are_cut_off_and_the_limit_holds(tmp_path: Path, limits: Limits) -> None:
+    """The provider writes 8,000 tokens unless it is told to write fewer."""
+
+    def writes(messages: Sequence[Mapping[str, Any]], model: str) -> str | Reply:
+        if messages[0]["role"] == "system":
+            return f"```repl{LONG_BATCH}```"
+        return Reply(text="Once upon a time", output_tokens=8_000)
+
+    async with FakeProvider(writes, latency=0.005) as server:
+        model = OpenAIModel("m", base_url=server.base_url)
+        done = await Orchestrator(
+            model=model, run_root=tmp_path, limits=limits, prices={"m": Price(input=1.0, output=1.0)}
+        ).acompletion("text", "go")
+    assert done.stop_reason == "final"
+    answers, cut_off = map(int, re.findall(r"\d+", done.answer))
+    assert answers == len(server.requests) - 1 > 20
+    assert cut_off > 10
+    assert 80_000 < done.usage.total_tokens == server.input_tokens + server.output_tokens <= 100_000
+    assert all(2_000 <= request.body["max_completion_tokens"] <= 16_000 for request in server.requests)
+
+
 FAN_OUT = """
 answers = llm_batch(["go"] * {fan_out}, contexts=[context + str(i) for i in range({fan_out})])
 FINAL(" ".join(answers) if all(answers) else "failed: " + repr(answers))

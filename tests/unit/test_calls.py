@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fakes import memory_journal
 from rlm.budget import Budget, Estimate, Refused
 from rlm.calls import Calls
 from rlm.config import Limits
-from rlm.errors import ModelError
+from rlm.errors import ModelError, ReplyCutOff
 from rlm.events import Event, EventLog, ModelFailed
+from rlm.models.base import Model
 from rlm.models.prices import Price
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message, ModelReply, Usage
@@ -23,7 +28,7 @@ from virtual_time import run_virtually
 pytestmark = pytest.mark.anyio
 
 ORDINALS = itertools.count(1)
-ASK = [Message(role="user", content="x" * 300)]  # 104 + 2,000 tokens are set aside, 75 + 1 are used
+ASK = [Message(role="user", content="x" * 300)]  # 154 + 2,000 tokens at least are set aside, 75 + 1 are used
 
 
 def calls_within(limits: Limits, *, seen: list[Event] | None = None, prices: dict[str, Price] | None = None) -> Calls:
@@ -56,7 +61,7 @@ def test_a_call_waits_for_what_others_give_back_and_is_refused_only_when_nothing
 
     run_virtually(main)
     # The last call that goes out leaves less than one more would need.
-    assert calls.budget.used.calls == (5000 - 2104) // 76 + 1
+    assert calls.budget.used.calls == (5000 - 2154) // 76 + 1
     assert len(refused) == 100 - calls.budget.used.calls
     assert "of the run's limit of 5,000 tokens" in refused[0]
 
@@ -84,7 +89,7 @@ async def test_a_call_that_was_not_billed_leaves_no_usage() -> None:
 async def test_a_price_of_the_users_comes_before_what_the_model_says_in_estimate_and_bill() -> None:
     calls = calls_within(Limits(max_cost_usd=1.0), prices={"m": Price(input=1000, output=100)})
     model = ScriptedModel(["ok"], name="m")
-    assert calls.estimate(model, ASK) == Estimate(tokens=2104, dollars=pytest.approx(0.104 + 0.2))
+    assert calls.estimate(model, ASK) == Estimate(tokens=2154, dollars=pytest.approx(0.154 + 0.2))
     reply = await calls.complete(model, ASK, node="0.1", ordinal=next(ORDINALS), role="sub")
     assert reply.usage.cost_usd == calls.budget.used.cost_usd == pytest.approx(0.0751)
 
@@ -95,7 +100,160 @@ async def test_a_limit_on_output_tokens_makes_the_estimate_smaller() -> None:
         def max_tokens(self) -> int | None:
             return 10
 
-    assert calls_within(Limits()).estimate(Terse([]), ASK).tokens == 114
+    assert calls_within(Limits()).estimate(Terse([]), ASK).tokens == 164
+
+
+class Keeps(ScriptedModel):
+    """Reads one token for four characters, and writes as many as it `wants`, or as it may; a token costs this much."""
+
+    def __init__(self, wants: int, *, price: float = 0.0, density: float = 1.0, latency: float = 0.0) -> None:
+        super().__init__([], name="keeps", latency=latency)
+        self.wants, self.price, self.density = wants, price, density
+        self.told: list[int | None] = []
+
+    def cost(self, usage: Usage) -> float | None:
+        return self.price * (usage.input_tokens + 4 * usage.output_tokens)
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        self.told.append(max_tokens)
+        await anyio.sleep(self._latency)
+        written = self.wants if max_tokens is None else min(self.wants, max_tokens)
+        read = int(sum(len(message.content) for message in messages) / 4 * self.density)
+        usage = Usage(calls=1, input_tokens=read, output_tokens=written)
+        usage = replace(usage, cost_usd=self.cost(usage))
+        cut = written < self.wants
+        return ModelReply(text="ok", usage=usage, model=self.name, finish_reason="length" if cut else "stop")
+
+
+async def in_a_batch(calls: Calls, model: Model, prompts: Sequence[str]) -> list[Refused]:
+    refused: list[Refused] = []
+
+    async def one(number: int, prompt: str) -> None:
+        asked = [Message(role="user", content=prompt)]
+        try:
+            await calls.complete(model, asked, node=f"0.{number}", ordinal=1, role="sub")
+        except Refused as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as group:
+        for number, prompt in enumerate(prompts):
+            group.start_soon(one, number, prompt)
+    return refused
+
+
+@pytest.mark.parametrize("limits", [Limits(max_tokens=100_000), Limits(max_cost_usd=0.1)])
+def test_a_batch_of_long_replies_stays_within_the_limit(limits: Limits) -> None:
+    """Replies of 8,000 tokens, of which 2,000 a call were set aside once: 376,740 tokens under a limit of 100,000."""
+    model = Keeps(8000, price=2.5e-7, latency=1.0)
+    calls = calls_within(limits)
+    refused = run_virtually(lambda: in_a_batch(calls, model, ["word " * 20] * 60))
+    used = calls.budget.used
+    assert used.calls == 60 - len(refused) == len(model.told)
+    assert used.total_tokens <= 100_000
+    assert used.cost_usd is not None
+    assert used.cost_usd <= 0.1
+    assert used.total_tokens > 80_000 or used.cost_usd > 0.08, "most of what may be used is of use"
+    assert all(told is not None and 2_000 <= told <= 16_000 for told in model.told)
+    assert model.told[0] == max(model.told)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    tokens=st.none() | st.integers(1, 300_000),
+    dollars=st.none() | st.floats(0.001, 1.0),
+    at_once=st.none() | st.integers(1, 20),
+    wants=st.integers(1, 30_000),
+    price=st.floats(0, 1e-5),
+    prompts=st.lists(st.integers(0, 60_000).map(lambda size: "x" * size), max_size=40),
+    latency=st.sampled_from([0.0, 1.0]),
+)
+def test_no_batch_passes_a_limit_where_the_model_keeps_to_what_it_is_told(
+    tokens: int | None,
+    dollars: float | None,
+    at_once: int | None,
+    wants: int,
+    price: float,
+    prompts: list[str],
+    latency: float,
+) -> None:
+    limits = Limits(max_tokens=tokens, max_cost_usd=dollars, max_concurrent_calls=at_once)
+    calls = calls_within(limits)
+    model = Keeps(wants, price=price, latency=latency)
+    refused = run_virtually(lambda: in_a_batch(calls, model, prompts))
+    used = calls.budget.used
+    assert used.calls + len(refused) == len(prompts)
+    assert used.total_tokens <= (math.inf if tokens is None else tokens)
+    assert used.cost_usd is not None
+    assert used.cost_usd <= (math.inf if dollars is None else dollars) * (1 + 1e-9)
+    assert calls.budget.in_flight == Estimate()
+    assert all((told is None) is (tokens is None and dollars is None) for told in model.told)
+
+
+async def test_without_a_limit_on_tokens_or_dollars_the_model_is_told_none() -> None:
+    model = Keeps(50_000)
+    await calls_within(Limits()).complete(model, ASK, node="0.1", ordinal=next(ORDINALS), role="sub")
+    assert model.told == [None]
+
+
+@pytest.mark.parametrize(
+    ("limits", "price", "told"),
+    [
+        (Limits(max_tokens=80_000), 0.0, 10_000),  # an eighth
+        (Limits(max_tokens=8_000), 0.0, 2_000),  # as little as is of use
+        (Limits(max_tokens=10_000_000), 0.0, 16_000),  # as much as is enough
+        (Limits(max_cost_usd=0.32), 1e-6, 10_000),  # an eighth of the dollars, at four to a million tokens
+        (Limits(max_tokens=80_000, max_cost_usd=0.16), 1e-6, 5_000),  # the lower one
+        (Limits(max_cost_usd=0.1), 0.0, 16_000),  # for nothing
+    ],
+)
+async def test_a_reply_may_take_an_eighth_of_what_is_left(limits: Limits, price: float, told: int) -> None:
+    model = Keeps(10, price=price)
+    await calls_within(limits).complete(model, ASK, node="0.1", ordinal=next(ORDINALS), role="sub")
+    assert model.told == [told]
+
+
+async def test_the_last_turn_may_take_all_that_is_left_for_it() -> None:
+    model = Keeps(10)
+    calls = calls_within(Limits(max_tokens=10_000))
+    calls.keep_for_last_turn(model, ASK)
+    await calls.complete(model, ASK, node="0", ordinal=1, role="root")
+    await calls.complete(model, ASK, node="0", ordinal=2, role="root", last=True)
+    assert model.told == [2_000, 10_000 - 85 - 154]
+
+
+async def test_a_limit_of_the_models_own_holds_where_it_is_lower() -> None:
+    class Terse(Keeps):
+        max_tokens = 500
+
+    model = Terse(10)
+    await calls_within(Limits(max_tokens=80_000)).complete(model, ASK, node="0.1", ordinal=1, role="sub")
+    assert model.told == [500]
+
+
+async def test_a_text_with_more_tokens_than_others_teaches_the_estimate() -> None:
+    """Hexadecimal numbers, say: one token for two characters here."""
+    model = Keeps(1, density=2.0)
+    calls = calls_within(Limits(max_tokens=100_000))
+    asked = [Message(role="user", content="f" * 30_000)]
+    assert calls.estimate(model, asked).tokens < 15_000 + 12_000
+    await calls.complete(model, asked, node="0.1", ordinal=1, role="sub")
+    calls.budget.limits = Limits(max_tokens=30_000)  # 14,999 are left, and 12,158 would be expected
+    with pytest.raises(Refused):
+        await calls.complete(model, [*asked, *ASK], node="0.2", ordinal=1, role="sub")
+    assert calls.estimate(Keeps(1), ASK).tokens == 2_000 + 230  # of a short one too
+
+
+async def test_a_reply_that_was_cut_off_before_its_first_word_is_a_reply_to_a_root_and_none_to_a_cell() -> None:
+    def reply(messages: Sequence[Message]) -> str:
+        raise ReplyCutOff("it has thought of nothing else", usage=Usage(calls=1, output_tokens=2_000))
+
+    calls = calls_within(Limits(max_tokens=100_000))
+    model = ScriptedModel(reply, name="m")
+    got = await calls.complete(model, ASK, node="0", ordinal=1, role="root")
+    assert (got.text, got.finish_reason, got.usage.output_tokens) == ("", "length", 2_000)
+    with pytest.raises(ReplyCutOff):
+        await calls.complete(model, ASK, node="0.1", ordinal=1, role="sub")
+    assert calls.budget.used.output_tokens == 4_000
 
 
 async def test_a_cancelled_call_holds_nothing() -> None:
@@ -110,7 +268,7 @@ async def test_a_cancelled_call_holds_nothing() -> None:
         for _ in range(3):
             group.start_soon(lambda: calls.complete(Slow([]), ASK, node="0.1", ordinal=next(ORDINALS), role="sub"))
         await anyio.wait_all_tasks_blocked()
-        assert calls.budget.in_flight.tokens == 2104
+        assert calls.budget.in_flight.tokens == 2154
         group.cancel_scope.cancel()
     assert calls.budget.in_flight == Estimate()
     with anyio.fail_after(1):

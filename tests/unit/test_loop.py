@@ -8,7 +8,7 @@ import pytest
 from fakes import FakeSandbox, FakeSandboxes, says_ok, services
 from rlm.broker import Answered, Task
 from rlm.config import Limits
-from rlm.errors import ModelError, SandboxDied
+from rlm.errors import ModelError, ReplyCutOff, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
 from rlm.loop import Services, rlm_loop
 from rlm.models.scripted import ScriptedModel
@@ -46,6 +46,29 @@ async def test_the_model_reads_what_its_cell_printed() -> None:
     assert "why?" in heard[0]
     assert "`context` is a str of 8 characters." in heard[0]
     assert heard[1].startswith("Output:\n```\nprint\n```\n\nThis is turn 2 of 30.")
+
+
+async def test_a_reply_cut_off_before_its_first_word_is_told_to_the_model_and_is_no_answer() -> None:
+    heard: list[Sequence[Message]] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages)
+        if len(heard) == 1:
+            raise ReplyCutOff("it has only reasoned", usage=Usage(calls=1, output_tokens=2_000))
+        return "FINAL(sure)"
+
+    answered = await run(services(ScriptedModel(root)))
+    assert answered == Answered(answer="sure", stop_reason="final", iterations=2)
+    assert [message.role for message in heard[1]] == ["system", "user"]
+    assert "Your reply was cut off at its token limit" in heard[1][1].content
+
+
+async def test_a_model_that_only_reasons_comes_to_its_end_without_an_answer() -> None:
+    def root(messages: Sequence[Message]) -> str:
+        raise ReplyCutOff("it has only reasoned", usage=Usage(calls=1, output_tokens=2_000))
+
+    answered = await run(services(ScriptedModel(root), limits=Limits(max_consecutive_errors=3)))
+    assert answered == Answered(answer="", stop_reason="errors", iterations=3)
 
 
 async def test_a_text_answer_beside_code_with_unseen_output_is_not_taken() -> None:
