@@ -33,7 +33,6 @@ from .tools import Tools, ToolUse
 from .transcript import Transcript, Turn, clip, describe, fenced, observation, parse
 from .types import CellResult, Message, ModelReply, StopPoint, StopReason
 
-LAST_TURN_SECONDS: Final = 60.0  # for the answer with what there is, once a limit is reached
 SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from outside
     "deadline": "the time of the run is used up",
     "stopped": "your user asks for the answer now",
@@ -172,7 +171,7 @@ class RLM:
             at = self._here(steering.reason) if stop is None else stop_at
             stop = stop or _Stop(steering.reason, SENTENCES[steering.reason])
             answer = ""
-            with anyio.move_on_after(LAST_TURN_SECONDS):
+            with anyio.move_on_after(steering.last_turn_seconds):
                 answer = await self._last_turn(stop)
             answered = Answered(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=at)
         self._services.events.emit(

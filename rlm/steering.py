@@ -20,6 +20,9 @@ from .errors import ConfigError
 from .types import StopReason
 
 RAISABLE: Final = ("max_lm_calls", "max_tokens", "max_cost_usd", "max_seconds")  # models act on the others
+LAST_TURN_SECONDS: Final = 60.0  # at most, for the answer with what there is, once a limit is reached
+MIN_LAST_TURN_SECONDS: Final = 5.0  # in which a model can reply at all
+LAST_TURN_SHARE: Final = 0.1  # of the run's own time, so that this stays a bound
 
 
 class Steering:
@@ -44,6 +47,12 @@ class Steering:
         self._now: Callable[[], float] = time.monotonic
         self._scopes: set[anyio.CancelScope] = set()
         self._go = anyio.Event()
+
+    @property
+    def last_turn_seconds(self) -> float:
+        """How long an RLM may take for the answer with what it has, beyond the run's own time."""
+        share = math.inf if self.limits.max_seconds is None else LAST_TURN_SHARE * self.limits.max_seconds
+        return min(LAST_TURN_SECONDS, max(MIN_LAST_TURN_SECONDS, share))
 
     @contextmanager
     def answering(self) -> Iterator[None]:

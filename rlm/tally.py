@@ -18,6 +18,7 @@ class Counted:
     by_node: Mapping[str, Usage] = field(default_factory=dict)
     sub_calls: int = 0
     sandboxes: int = 0
+    unsettled: int = 0
     replayed: int = 0
     paid_twice: int = 0
     diverged: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class Counted:
             by_node=_since(self.by_node, before.by_node),
             sub_calls=self.sub_calls - before.sub_calls,
             sandboxes=self.sandboxes - before.sandboxes,
+            unsettled=self.unsettled - before.unsettled,
             replayed=self.replayed - before.replayed,
             paid_twice=self.paid_twice - before.paid_twice,
             diverged=self.diverged[len(before.diverged) :],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Final, Self
 import anyio
 
 from .blocking import note
-from .broker import Task
+from .broker import Answered, Task
 from .budget import Budget
 from .cache import Cache
 from .calls import Calls
@@ -101,7 +101,8 @@ class Tree:
         self._counted = Counted()
         self._calls: Calls
         self._events: EventLog
-        self._rlm: RLM
+        self._open_root: Callable[[], AbstractAsyncContextManager[RLM]]
+        self._rlm: RLM | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -174,10 +175,12 @@ class Tree:
         try:
             with self._steering.answering(), self._told():
                 if number == 0:
-                    await self._begin(question, store=not again)
-                else:
-                    await self._go_on(question, number, store=not again)
-                answered = await self._rlm.answer(self._record.stops.get(number) if again else None)
+                    self._begin(question, store=not again)
+                stop = self._record.stops.get(number) if again else None
+                rlm = await self._root_rlm() if stop is None or stop.started else None
+                if number > 0:
+                    await self._go_on(rlm, question, number, store=not again)
+                answered = _too_late(stop, self._steering.reason) if rlm is None else await rlm.answer(stop)
         finally:
             seconds = time.perf_counter() - began
             self._seconds += seconds
@@ -200,6 +203,7 @@ class Tree:
             sandboxes=part.sandboxes,
             run_id=self._record.run_id,
             run_dir=self._directory,
+            unsettled_calls=part.unsettled,
             replayed_calls=part.replayed,
             paid_twice=part.paid_twice,
             diverged=part.diverged,
@@ -213,8 +217,8 @@ class Tree:
             for query, context in zip(queries, contexts, strict=True)
         ]
 
-    async def _begin(self, question: Question, *, store: bool) -> None:
-        """Open the root RLM, and keep the context meanwhile."""
+    def _begin(self, question: Question, *, store: bool) -> None:
+        """Say what the root RLM is to do, and keep the context meanwhile."""
         assert question.context is not None
         task = Task(
             node="0",
@@ -230,14 +234,24 @@ class Tree:
         if store:
             self._journal.database.begin_with(partial(self._store_first, question.context, question.source))
         self._events.emit(self._start)
-        self._rlm = await self._root.enter_async_context(open_rlm(task, services))
-        if self._numbered:
-            await self._rlm.number_context()
+        self._open_root = partial(open_rlm, task, services)
 
-    async def _go_on(self, question: Question, number: int, *, store: bool) -> None:
+    async def _root_rlm(self) -> RLM | None:
+        """The root RLM, opened where it is not yet: its start takes of the run's time. None where that is too short."""
+        if self._rlm is None:
+            with self._steering.working():
+                async with AsyncExitStack() as opening:
+                    rlm = await opening.enter_async_context(self._open_root())
+                    if self._numbered:
+                        await rlm.number_context()
+                    self._rlm, self._root = rlm, opening.pop_all()
+        return self._rlm
+
+    async def _go_on(self, rlm: RLM | None, question: Question, number: int, *, store: bool) -> None:
         """Put a further question; it is in the record before it costs anything."""
         assert question.query is not None
-        await self._rlm.ask(question.query, question.context)
+        if rlm is not None:
+            await rlm.ask(question.query, question.context)
         if store:
             await self._journal.database.run(partial(self._store_further, question, number))
         size = None if question.context is None else question.context.size
@@ -286,6 +300,7 @@ class Tree:
             by_node=dict(self._calls.by_node),
             sub_calls=self._tally.sub_calls,
             sandboxes=self._tally.sandboxes,
+            unsettled=self._calls.budget.unsettled,
             replayed=self._journal.replayed,
             paid_twice=self._journal.paid_twice,
             diverged=tuple(self._journal.diverged),
@@ -373,6 +388,12 @@ class Tree:
         except JournalError as error:
             # It has ended all the same; the record says that it runs, and nobody holds it: it can be resumed.
             _log.warning("run_not_closed", run=self._record.run_id, reason=str(error))
+
+
+def _too_late(stop: StopPoint | None, reason: StopReason) -> Answered:
+    """The end of a question whose time was up before the root RLM could start; `stop` is that of the record."""
+    stop = stop or StopPoint(reason=reason, replies=0, cells=0, requests=0, queries=0, started=False)
+    return Answered(answer="", stop_reason=stop.reason, iterations=0, stop=stop)
 
 
 def tools_of(options: Options) -> Tools:

@@ -117,7 +117,7 @@ class StopPoint:
     """Where the clock, or a person, ended the root's work on a question, which a replay has to end at the same place.
 
     So many `replies` of its model had come by then, and so many `cells` had run, over all questions; `requests` and
-    `queries` of cells are counted with those that were under way.
+    `queries` of cells are counted with those that were under way. Where it had not even `started`, there was no last turn.
     """
 
     reason: StopReason
@@ -125,6 +125,7 @@ class StopPoint:
     cells: int
     requests: int
     queries: int
+    started: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,9 @@ class Completion:
 
     `usage` is the whole tree's, `by_model` and `by_node` break it down. `cost` is in dollars, None when a price is
     unknown. `iterations` counts the root's turns, `depth_reached` the deepest level at which something was called
-    (0: the root alone), `sub_calls` the model calls below the root, `sandboxes` the containers.
+    (0: the root alone), `sub_calls` the model calls below the root, `sandboxes` the containers. `unsettled_calls` were sent
+    and cut off, by a deadline or a cell's end say: they are not in `usage`, as nobody knows what they used; they may be
+    billed, and count against the limits as estimated.
 
     Of a run that was resumed: `replayed_calls` were served from its journal; `paid_twice` were sent a second time, as they
     were in flight when it was interrupted; `diverged` are the nodes that took another way than the journal's.
@@ -151,6 +154,7 @@ class Completion:
     sandboxes: int
     run_id: str
     run_dir: Path
+    unsettled_calls: int = 0
     replayed_calls: int = 0
     paid_twice: int = 0
     diverged: tuple[str, ...] = ()

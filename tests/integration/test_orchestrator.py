@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import anyio
@@ -255,6 +256,36 @@ async def test_one_orchestrator_serves_many_threads_and_tasks_at_once(tmp_path: 
             for number in range(4, 8):
                 group.start_soon(native, number)
     assert answers == {number: f"{number}<{number}>" for number in range(8)}
+
+
+async def test_a_run_without_any_limit_comes_to_its_answer(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        heard.append(messages[-1].content)
+        if len(messages) == 2:
+            return "```repl\nprint('x' * 50_000, llm_batch(['a', 'b'], contexts=['c', 'd']))\n```"
+        return "```repl\nFINAL(len(context))\n```"
+
+    limits = Limits(**dict.fromkeys(field.name for field in fields(Limits)))
+    leaf = ScriptedModel(["```repl\nFINAL(context + llm_query('?'))\n```"], name="leaf")
+    done = await Orchestrator(
+        depth=2, model=ScriptedModel(root), sub_model=leaf, run_root=tmp_path, limits=limits
+    ).acompletion("text", "question")
+    assert (done.answer, done.stop_reason, done.sandboxes) == ("4", "final", 3)
+    assert "x" * 50_000 in heard[1]
+    assert heard[1].endswith("This is turn 2.")
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.05, 0.1, 0.2])
+async def test_a_run_whose_time_is_up_while_its_sandbox_starts_ends_in_time_and_leaves_no_container(
+    tmp_path: Path, seconds: float
+) -> None:
+    hangs = ScriptedModel(["FINAL(1)"], latency=60)
+    with anyio.fail_after(20):
+        done = await orchestrator(hangs, tmp_path, limits=Limits(max_seconds=seconds)).acompletion("text", "question")
+    assert (done.answer, done.stop_reason, done.usage.calls) == ("", "deadline", 0)
+    assert containers(done.run_id) == []
 
 
 async def test_a_run_uses_no_more_sandboxes_at_once_than_allowed(tmp_path: Path) -> None:

@@ -10,12 +10,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fakes import FakeSandboxes
+from fakes import FakeSandboxes, services
 from rlm import ConfigError, LimitExceeded, Limits, Orchestrator, Price
+from rlm.broker import Task
 from rlm.events import Event, RunFinished
+from rlm.loop import rlm_loop
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.sandbox.values import encode
+from rlm.steering import Steering
 from rlm.types import CellResult, Message, ModelReply, Usage
+from virtual_time import run_virtually
 
 pytestmark = pytest.mark.anyio
 
@@ -167,6 +172,66 @@ async def test_every_limit_stops_the_work_with_its_own_reason_and_a_last_answer(
     assert (done.answer, done.stop_reason) == ("so far", reason)
     assert limits.max_tokens is None or done.usage.total_tokens <= limits.max_tokens
     assert limits.max_cost_usd is None or done.cost <= limits.max_cost_usd
+
+
+async def test_the_start_of_the_root_takes_of_the_runs_time(tmp_path: Path) -> None:
+    sandboxes = FakeSandboxes(latency=60)
+    model = ScriptedModel(["FINAL(ok)"])
+    orchestrator = Orchestrator(model=model, sandboxes=sandboxes, run_root=tmp_path)
+    with anyio.fail_after(10):
+        done = await orchestrator.acompletion("text", "q", limits=Limits(max_seconds=0.2))
+    assert (done.answer, done.stop_reason, done.iterations, done.usage.calls) == ("", "deadline", 0, 0)
+    assert sandboxes.alive == 0
+    replayed = await orchestrator.areplay(done.run_dir, sandboxes=FakeSandboxes())
+    assert (replayed.answer, replayed.stop_reason) == ("", "deadline")
+    with pytest.raises(LimitExceeded):
+        await orchestrator.acompletion("text", "q", limits=Limits(max_seconds=0.2), on_limit="raise")
+
+
+def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run_by_a_minute() -> None:
+    async def main() -> None:
+        began = anyio.current_time()
+        shared = services(ScriptedModel(["FINAL(ok)"], latency=1e6), seconds=1.0)
+        task = Task(node="0", level=0, depth=0, context=encode("text"), query="?", model=shared.model_at(0))
+        answered = await rlm_loop(task, shared)
+        assert (answered.answer, answered.stop_reason) == ("", "deadline")
+        assert anyio.current_time() - began == pytest.approx(1 + 5)
+
+    run_virtually(main)
+
+
+@pytest.mark.parametrize(("seconds", "last"), [(None, 60), (3600.0, 60), (100.0, 10), (1.0, 5)])
+def test_the_last_turn_has_a_tenth_of_the_runs_time_within_bounds(seconds: float | None, last: float) -> None:
+    assert Steering(Limits(max_seconds=seconds)).last_turn_seconds == last
+
+
+async def test_calls_that_the_deadline_cut_off_are_counted_apart(tmp_path: Path) -> None:
+    async def asks(code: str, answer: Answer | None) -> CellResult:
+        assert answer is not None
+        async with anyio.create_task_group() as group:
+            for number in range(6):
+                query = SandboxQuery(call=number, batch=6, prompt=str(number), context=None, model=None, recurse=None)
+                group.start_soon(answer, query)
+        raise AssertionError
+
+    class Hangs(ScriptedModel):
+        async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+            if messages[-1].content in ("3", "4", "5"):
+                await anyio.sleep_forever()
+            return await super().complete(messages, max_tokens=max_tokens)
+
+    def root(messages: Sequence[Message]) -> str:
+        return "FINAL(so far)" if "have to stop" in messages[-1].content else "```repl\nask\n```"
+
+    done = await Orchestrator(
+        model=ScriptedModel(root),
+        sub_model=Hangs(lambda messages: "ok"),
+        sandboxes=FakeSandboxes(asks),
+        run_root=tmp_path,
+        limits=Limits(max_seconds=0.3),
+    ).acompletion("text", "q")
+    assert (done.answer, done.stop_reason) == ("so far", "deadline")
+    assert (done.usage.calls, done.unsettled_calls) == (2 + 3, 3)
 
 
 async def test_a_cancelled_completion_raises_and_its_record_says_cancelled(tmp_path: Path) -> None:

@@ -244,6 +244,24 @@ async def test_a_question_that_the_clock_ended_is_replayed_to_the_same_place(tmp
     assert replayed.answer == "read 8"
 
 
+async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_once_it_has_more(tmp_path: Path) -> None:
+    sandboxes = FakeSandboxes(latency=60)
+    rlm = orchestrator(Root(), tmp_path, sandboxes=sandboxes, limits=Limits(max_seconds=0.2))
+    async with rlm.session() as session:
+        for question in ("first?", "second?"):
+            done = await session.aask(question, "text")
+            assert (done.answer, done.stop_reason, done.usage.calls) == ("", "deadline", 0)
+        assert sandboxes.alive == 0
+        sandboxes.latency = 0.0
+        session._tree._steering.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
+        assert (await session.aask("third?")).answer.startswith("read")
+        assert sandboxes.alive == 1
+    again = Root()
+    async with orchestrator(again, tmp_path).session(resume=directory(session)) as resumed:
+        assert [done.stop_reason for done in resumed.completions] == ["deadline", "deadline", "final"]
+        assert again.paid == 0
+
+
 def test_the_blocking_twin_does_the_same(tmp_path: Path) -> None:
     root, sandboxes = Root(), FakeSandboxes()
     rlm = orchestrator(root, tmp_path, sandboxes=sandboxes)
