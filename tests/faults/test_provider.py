@@ -145,7 +145,8 @@ async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_
     tmp_path: Path, record_property: Record
 ) -> None:
     """Every turn meets another one of them, and is taken again in the next resume."""
-    faults = [*STAYING.values(), PASSING["503"], PASSING["truncated"]]
+    told = "only reasoned"  # which the root hears of, as its reply was cut off
+    faults = [*(fault for name, fault in STAYING.items() if name != told), PASSING["503"], PASSING["truncated"]]
     met: set[int] = set()
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
