@@ -269,6 +269,8 @@ async def _reply(
 ) -> ModelReply:
     """The model's reply. To a root, one that was cut off before its first word is a reply too: it can be told so."""
     try:
+        if max_tokens is None:
+            return await model.complete(messages)
         return await model.complete(messages, max_tokens=max_tokens)
     except ReplyCutOff as error:
         if role == "sub" or error.usage is None:

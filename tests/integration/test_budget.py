@@ -85,8 +85,8 @@ async def test_replies_longer_than_what_is_left_are_cut_off_and_the_limit_holds(
         ).acompletion("text", "go")
     assert done.stop_reason == "final"
     answers, cut_off = map(int, re.findall(r"\d+", done.answer))
-    assert answers == len(server.requests) - 1 > 20
-    assert cut_off > 10
+    assert answers == len(server.requests) - 1 > 12
+    assert cut_off > 4
     assert 80_000 < done.usage.total_tokens == server.input_tokens + server.output_tokens <= 100_000
     assert all(2_000 <= request.body["max_completion_tokens"] <= 16_000 for request in server.requests)
 
