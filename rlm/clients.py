@@ -35,7 +35,7 @@ _used: WeakKeyDictionary[asyncio.AbstractEventLoop, Counter[Model]] = WeakKeyDic
 _lock = threading.Lock()
 
 
-def named(name: str, *, sub_base_url: str | None = None, max_concurrency: int = 64) -> OpenAIModel:
+def named(name: str, *, sub_base_url: str | None = None, max_concurrency: int | None = 64) -> OpenAIModel:
     """A model by its name, at the server of the environment, or at one that calls have of their own.
 
     The latter gets the key that is meant for it (`RLM_SUB_API_KEY`), or none: never the root's.
