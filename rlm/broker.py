@@ -1,12 +1,13 @@
 """Answers what a sandbox asks for: a plain model call, or another RLM. Knows the depth; a sandbox is never asked for it.
 
-Remembers what it answered, so that cells which run again, because their sandbox was lost, get the same answers unpaid.
+Cells that run again, because their sandbox was lost or in a resumed run, get the same answers unpaid: the journal has them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,17 +15,25 @@ import anyio
 
 from .budget import Refused
 from .calls import HASHED_AT_ONCE, Calls
-from .errors import ConfigError, ModelError, SandboxError
-from .events import AnswerReplayed, EventLog, SubCallFinished, SubCallStarted
+from .errors import ConfigError, ModelError, ReplayDiffers, SandboxError
+from .events import AnswerReplayed, EventLog, ReplayDiverged, SubCallFinished, SubCallStarted
 from .models.base import Model
 from .prompts import question_from
 from .request import digest_of
-from .sandbox.base import QueryReply, SandboxQuery
+from .sandbox.base import Answer, QueryReply, SandboxQuery
 from .sandbox.values import Value, encode
-from .types import Message, StopPoint, StopReason
+from .types import Message, ModelReply, StopPoint, StopReason
 
 TOO_LATE: Final = "The cell ended before this call was answered."
 _CUT: Final = "\n[This reply was cut off at the model's token limit.]"
+_PARTIAL: Final = "\n[This answer is what there was when the work on it was stopped: {why}.]"
+_STOPPED: Final[Mapping[StopReason, str]] = {
+    "max_iterations": "all its turns were used",
+    "errors": "its code failed in turn after turn",
+    "budget_calls": "the run's limit on model calls was reached",
+    "budget_tokens": "the run's limit on tokens was reached",
+    "budget_cost": "the run's limit on dollars was reached",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +50,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """What one RLM gave. `stop` is set where the clock or a person ended its work."""
+    """What one RLM gave. `stop` is set where its work can go on: the clock, a person or a limit of the run ended it."""
 
     answer: str
     stop_reason: StopReason
@@ -55,11 +64,10 @@ class NotRemembered(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class _Asked:
-    """A query, and its answer once there is one."""
+    """A query of the cell that runs."""
 
-    digest: bytes
     recursive: bool
-    reply: QueryReply | None = None
+    answered: bool = False
 
 
 class Broker:
@@ -89,55 +97,75 @@ class Broker:
         self._calls = calls
         self._child = child
         self._events = events
-        self._asked: dict[int, _Asked] = {}
-        self._latest = 0
+        self._journal = calls.journal
+        self._journal.queries.begin(task.node)
+        self._asked: dict[str, _Asked] = {}  # by the cell that runs
+        self._before: dict[str, _Asked] = {}  # and by the same cell, in a sandbox that was lost
 
-    @property
-    def latest(self) -> int:
-        """The number of the latest query."""
-        return self._latest
+    def begin_cell(self) -> None:
+        """Another cell runs. Of one that was stopped from outside, queries may still be open: they stay so."""
+        self._asked, self._before = {}, {}
 
-    def rewind(self, number: int) -> None:
-        """The cells from after this query run again: their queries get the same numbers again."""
-        self._latest = number
+    def rewind(self) -> None:
+        """The cell that runs begins once more."""
+        self._journal.queries.give_back(self._asked)
+        self._asked, self._before = {}, self._asked
 
-    async def end_cell(self) -> None:
-        """A cell has ended: calls of it that are still open will not be answered, in a replay neither."""
-        for number, asked in self._asked.items():
-            if asked.reply is None:
-                asked.reply = QueryReply(ok=False, text=TOO_LATE)
-                node = self._node(number)
-                await self._calls.journal.abandon(node, TOO_LATE)
-                if asked.recursive:
-                    await self._calls.journal.answered(node, asked.digest, ok=False, text=TOO_LATE)
+    async def end_cell(self) -> Sequence[str]:
+        """The queries of the cell that has ended. Those that are still open will not be answered, in a replay neither."""
+        for node, asked in self._asked.items():
+            if not asked.answered:
+                await self._journal.abandon(node, TOO_LATE, recursive=asked.recursive)
+        return tuple(self._asked)
 
-    async def recall(self, query: SandboxQuery) -> QueryReply:
-        """The answer that a query got before. Raises NotRemembered."""
-        self._latest += 1
-        asked = self._asked.get(self._latest)
-        if asked is None or asked.reply is None or asked.digest != await self._digest(query):
-            raise NotRemembered
-        return asked.reply
+    def recall(self, nodes: Sequence[str]) -> Answer:
+        """Serves a cell that runs again with the answers that it got to these queries. Raises NotRemembered."""
+        left: dict[bytes, deque[str]] = {}
+        for node in nodes:
+            left.setdefault(self._journal.queries.digest(node), deque()).append(node)
+
+        async def answer(query: SandboxQuery) -> QueryReply:
+            same = left.get(await self._digest(query))
+            if not same:
+                raise NotRemembered
+            return await self._remembered(same.popleft())
+
+        return answer
 
     async def answer(self, query: SandboxQuery) -> QueryReply:
         """One answer, or the sentence that says why there is none. Raises nothing that a query can cause."""
-        # Numbered before the first wait, so that nodes follow the order in which the cell asked.
-        self._latest += 1
-        number = self._latest
-        digest = await self._digest(query)
-        before = self._asked.get(number)
-        if before is not None and before.reply is not None and before.digest == digest:
-            return before.reply
         recursive = self._task.depth > 1 and query.recurse is not False
-        asked = self._asked[number] = _Asked(digest=digest, recursive=recursive)
-        asked.reply = await self._answer(query, self._node(number), asked)
-        return asked.reply
+        found = self._journal.ask(self._task.node, await self._digest(query))
+        before, asked = self._before.get(found.node), _Asked(recursive=recursive)
+        self._asked[found.node] = asked
+        if found.diverged:
+            self._events.emit(ReplayDiverged(node=found.node, ordinal=1))
+            if self._journal.read_only:
+                raise ReplayDiffers(node=found.node, ordinal=1)
+        if before is not None and before.answered:
+            reply = await self._remembered(found.node)
+        else:
+            reply = await self._answer(query, found.node, recursive=recursive)
+        asked.answered = True
+        return reply
 
-    def _node(self, number: int) -> str:
-        return f"{self._task.node}.{number}"
+    async def _remembered(self, node: str) -> QueryReply:
+        """What a query was answered. Answers may be long, so that only the journal keeps them."""
+        if self._journal.has_answer(node):
+            found = await self._journal.answer(node)
+            return QueryReply(ok=found.ok, text=found.text)
+        return await _in_words(self._called(node))
 
-    async def _answer(self, query: SandboxQuery, node: str, asked: _Asked) -> QueryReply:
-        recursive = asked.recursive
+    async def _called(self, node: str) -> str:
+        return _text_of(await self._calls.recorded(node))
+
+    async def _answer(self, query: SandboxQuery, node: str, *, recursive: bool) -> QueryReply:
+        reply = await self._reply(query, node, recursive=recursive)
+        if recursive or not self._journal.was_sent(node):
+            await self._journal.answered(node, ok=reply.ok, text=reply.text)
+        return reply
+
+    async def _reply(self, query: SandboxQuery, node: str, *, recursive: bool) -> QueryReply:
         if self._task.depth == 0:
             return QueryReply(ok=False, text="No calls to models are allowed at this depth: work with code alone.")
         model = self._below if query.model is None else self._by_name.get(query.model)
@@ -148,19 +176,17 @@ class Broker:
             SubCallStarted(node=node, prompt=query.prompt, model=model.name, recursive=recursive, batch=query.batch)
         )
         started = time.perf_counter()
-        reply = await self._recorded(node, asked.digest) if recursive else None
+        reply = await self._recorded(node)
         if reply is None:
-            reply = await self._ask(query, node, model, recursive=recursive)
-            if recursive:
-                await self._calls.journal.answered(node, asked.digest, ok=reply.ok, text=reply.text)
+            reply = await _in_words((self._recurse if recursive else self._plain)(query, node, model))
         self._events.emit(
             SubCallFinished(node=node, ok=reply.ok, text=reply.text, seconds=time.perf_counter() - started)
         )
         return reply
 
-    async def _recorded(self, node: str, digest: bytes) -> QueryReply | None:
+    async def _recorded(self, node: str) -> QueryReply | None:
         """The answer of an RLM that had come to its end before the run was interrupted."""
-        found = await self._calls.journal.find_answer(node, digest)
+        found = await self._journal.find_answer(node)
         if found is None:
             return None
         self._calls.count_spent(found.spent)
@@ -169,21 +195,11 @@ class Broker:
         self._events.emit(AnswerReplayed(node=node, below=sorted(below)))
         return QueryReply(ok=found.ok, text=found.text)
 
-    async def _ask(self, query: SandboxQuery, node: str, model: Model, *, recursive: bool) -> QueryReply:
-        try:
-            text = await (self._recurse if recursive else self._plain)(query, node, model)
-            return QueryReply(ok=True, text=text)
-        except Refused as error:
-            return QueryReply(ok=False, text=f"This call was not made: {error}.")
-        except (ModelError, SandboxError, ConfigError) as error:
-            return QueryReply(ok=False, text=f"This call failed: {error}")
-
     async def _plain(self, query: SandboxQuery, node: str, model: Model) -> str:
         if query.context is not None:
             raise ConfigError("a plain call takes a prompt only; put the text into the prompt.")
         asked = [Message(role="user", content=query.prompt)]
-        reply = await self._calls.complete(model, asked, node=node, ordinal=1, role="sub")
-        return reply.text + (_CUT if reply.finish_reason == "length" else "")
+        return _text_of(await self._calls.complete(model, asked, node=node, ordinal=1, role="sub"))
 
     async def _recurse(self, query: SandboxQuery, node: str, model: Model) -> str:
         # A prompt alone may be a long text with its question inside; with a context beside it, it is the question.
@@ -196,7 +212,13 @@ class Broker:
             query=question_from(query.prompt) if alone else query.prompt,
             model=model,
         )
-        return (await self._child(task)).answer
+        answered = await self._child(task)
+        if answered.stop_reason == "final":
+            return answered.answer
+        why = _STOPPED.get(answered.stop_reason, answered.stop_reason)
+        if not answered.answer.strip():
+            raise ModelError(f"it was stopped before it had an answer: {why}.")
+        return answered.answer + _PARTIAL.format(why=why)
 
     async def _digest(self, query: SandboxQuery) -> bytes:
         """Of all that decides about the answer."""
@@ -210,3 +232,17 @@ class Broker:
         if len(query.prompt) + (0 if context is None else context.size) <= HASHED_AT_ONCE:
             return digest()
         return await anyio.to_thread.run_sync(digest)
+
+
+async def _in_words(asked: Awaitable[str]) -> QueryReply:
+    """The answer, or the sentence that says why there is none."""
+    try:
+        return QueryReply(ok=True, text=await asked)
+    except Refused as error:
+        return QueryReply(ok=False, text=f"This call was not made: {error}.")
+    except (ModelError, SandboxError, ConfigError) as error:
+        return QueryReply(ok=False, text=f"This call failed: {error}")
+
+
+def _text_of(reply: ModelReply) -> str:
+    return reply.text + (_CUT if reply.finish_reason == "length" else "")

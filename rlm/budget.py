@@ -149,10 +149,11 @@ class Budget:
         self._spent += estimate
         self.unsettled += 1
 
-    def count(self, usage: Usage) -> None:
-        """Count a call that an earlier process of the run has made."""
+    def count(self, usage: Usage, *, reserved_usd: float) -> None:
+        """Count a call that an earlier process of the run has made, as `settle` did there: so much had been set aside."""
         self._calls += 1
-        self._spent += Estimate(tokens=usage.total_tokens, dollars=usage.cost_usd or 0.0)
+        dollars = reserved_usd if usage.cost_usd is None else usage.cost_usd
+        self._spent += Estimate(tokens=usage.total_tokens, dollars=dollars)
         self.used += usage
 
     def count_lost(self, estimate: Estimate, number: int) -> None:

@@ -24,7 +24,7 @@ from .cache import Cache
 from .config import Limits
 from .errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
-from .journal import TOO_LONG, Failure, Journal, Spent
+from .journal import TOO_LONG, Failure, Found, Journal, Spent
 from .models.base import Model, parameters_of, server_of
 from .models.prices import Price
 from .request import Request
@@ -89,11 +89,9 @@ class Calls:
         """
         request = await _request(model, messages)
         found = await self.journal.find(node, ordinal, request)
-        self.count_spent(found.spent)
+        self._take(found, node=node, ordinal=ordinal)
         if found.lost:
             self.budget.count_lost(self.estimate(model, messages, last=last), found.lost)
-        if found.diverged:
-            self._events.emit(ReplayDiverged(node=node, ordinal=ordinal))
         replayed = found.outcome is not None
         started = time.perf_counter()
         match found.outcome:
@@ -125,6 +123,26 @@ class Calls:
         )
         return reply
 
+    async def recorded(self, node: str) -> ModelReply:
+        """What a plain query was answered in this process, or raised."""
+        outcome = await self.journal.outcome(node)
+        if isinstance(outcome, Failure):
+            raise _as_error(outcome)
+        return outcome
+
+    async def leave(self, node: str) -> None:
+        """An RLM has its answer: what is recorded beyond that was done otherwise."""
+        self._take(await self.journal.leave(node), node=node, ordinal=1)
+
+    async def skip(self, node: str, queries: int) -> None:
+        """An RLM has made so many queries, some in a cell that does not run again: they count all the same."""
+        self.count_spent(await self.journal.skip(node, queries))
+
+    def _take(self, found: Found, *, node: str, ordinal: int) -> None:
+        self.count_spent(found.spent)
+        for other in found.diverged:
+            self._events.emit(ReplayDiverged(node=other, ordinal=ordinal if other == node else 1))
+
     async def _send(
         self, model: Model, request: Request, *, node: str, ordinal: int, role: Literal["root", "sub"], last: bool
     ) -> ModelReply:
@@ -136,7 +154,7 @@ class Calls:
             raise
         started = time.perf_counter()
         try:
-            call = await self.journal.sent(node, ordinal, request)
+            call = await self.journal.sent(node, ordinal, request, reserved_usd=estimate.dollars)
             reply = await _reply(model, request.messages, max_tokens, role)
         except ModelError as error:
             usage = None if error.usage is None else self._priced(model, error.usage)
@@ -247,7 +265,7 @@ class Calls:
     def count_spent(self, spent: Iterable[Spent]) -> None:
         """Count what an earlier process of the run has paid."""
         for item in spent:
-            self.budget.count(item.usage)
+            self.budget.count(item.usage, reserved_usd=item.reserved_usd)
             self._note(item)
 
     def _note(self, spent: Spent) -> None:

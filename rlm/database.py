@@ -30,13 +30,14 @@ class Database:
         path: None keeps it in memory.
         schema: the statements that make its tables.
         version: of the schema.
+        oldest: version that can still be used.
         mode: `create` makes the file if there is none; for `open` and `read` it has to be there, and `read` changes nothing.
 
     Raises:
-        JournalError: it is damaged, or was written by a newer version.
+        JournalError: it is damaged, or was written by a newer version, or one that is too old.
     """
 
-    def __init__(self, path: Path | None, *, schema: str, version: int, mode: Mode = "create") -> None:
+    def __init__(self, path: Path | None, *, schema: str, version: int, oldest: int = 1, mode: Mode = "create") -> None:
         self._name = "the database" if path is None else str(path)
         self._lock = threading.Lock()
         self._waiting: list[Statement] = []
@@ -46,7 +47,7 @@ class Database:
         with ExitStack() as opening:
             try:
                 self._connection = opening.enter_context(closing(_connect(path, mode)))
-                self._prepare(schema, version, mode)
+                self._prepare(schema, version, oldest, mode)
             except (sqlite3.Error, OSError) as error:
                 raise JournalError(
                     f"{self._name} cannot be used ({error}): it is damaged, or its disk is full."
@@ -69,6 +70,11 @@ class Database:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise JournalError(f"{self._name} cannot be read ({error}): it is damaged.") from error
+
+    def add(self, *statements: Statement) -> None:
+        """Have something written with what is written next, and before it."""
+        with self._lock:
+            self._waiting += statements
 
     def begin_with(self, work: Callable[[], None]) -> None:
         """Do something before anything else; if it fails, every write raises what it raised."""
@@ -123,10 +129,12 @@ class Database:
             self._broken = JournalError(f"{self._name} cannot be written ({error}): make room on its disk.")
             raise self._broken from error
 
-    def _prepare(self, schema: str, version: int, mode: Mode) -> None:
+    def _prepare(self, schema: str, version: int, oldest: int, mode: Mode) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if found > version:
             raise JournalError(f"{self._name} was written by a newer version of rlm: use that one.")
+        if 0 < found < oldest:
+            raise JournalError(f"{self._name} was written by an older version of rlm: use that one.")
         if found == 0 and mode != "create":
             raise JournalError(f"{self._name} is damaged: it is empty.")
         if found == 0:

@@ -1,8 +1,9 @@
 """The durable record of a run's model calls (`journal.sqlite`), and what a replay is served from.
 
 A call is known by its place: the node that made it, and its ordinal there. Its digest says whether the request is the same
-as the recorded one. A reply is on the disk before anyone sees it. That a call is sent is written before it is sent, but
-without fsync: it outlives the process, though not a power cut, after which the count of calls paid twice may be too low.
+as the recorded one. A query's node is known by what it asks (queries.py). A reply is on the disk before anyone sees it.
+That a query is made and a call sent is written before, but without fsync: it outlives the process, though not a power cut,
+after which the count of calls paid twice may be too low.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Self
 
 from .database import Database, Mode, Statement, text_of
+from .queries import Queries
 from .request import Request
 from .types import ModelReply, Usage
 
 FILE_NAME: Final = "journal.sqlite"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2  # 1 did not say what queries had asked
 ROOT: Final = "0"
 TOO_LONG: Final = "context_too_long"  # the reason of a failure that a replay has to raise as what it was
 
@@ -39,14 +41,17 @@ CREATE TABLE calls (               -- each call that was sent, or that the budge
     status INTEGER,                -- of HTTP, of a call that failed
     usage TEXT,                    -- JSON
     cost_usd REAL,                 -- NULL where the price is unknown
+    reserved_usd REAL,             -- what counts then; 0 where there was no limit on dollars
     sent REAL NOT NULL, ended REAL -- seconds since the epoch
 );
 CREATE TABLE messages (            -- each once, however many requests repeat it
     digest BLOB PRIMARY KEY, role TEXT NOT NULL, content NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE answers (             -- of recursive calls, as their parent was given them
-    id INTEGER PRIMARY KEY,
-    node TEXT NOT NULL, digest BLOB NOT NULL, ok INTEGER NOT NULL, text NOT NULL, stale INTEGER NOT NULL DEFAULT 0
+CREATE TABLE queries (             -- what cells asked; the answer, where it is not that of the node's one call
+    node TEXT PRIMARY KEY,
+    digest BLOB NOT NULL,          -- of all that decides about the answer
+    ok INTEGER, text,
+    stale INTEGER NOT NULL DEFAULT 0
 )"""
 
 
@@ -68,35 +73,44 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What a recorded call used: counted once in every process that replays it."""
+    """What a recorded call used: counted once in every process that replays it. `reserved_usd` had been set aside for it."""
 
     node: str
     model: str
     usage: Usage
+    reserved_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """What the journal has of a call: its outcome, None where it has to be sent; and what now counts as spent.
 
-    `lost`: so many times it was sent before, and nobody knows what came of it. `diverged`: another request was
-    recorded in its place.
+    `lost`: so many times it was sent before, and nobody knows what came of it. `diverged`: the nodes that take another way
+    than the recorded one.
     """
 
     outcome: ModelReply | Failure | None = None
     spent: Sequence[Spent] = ()
     lost: int = 0
-    diverged: bool = False
+    diverged: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The node of a query. `diverged`: all queries of its cell are recorded, and this is none of them."""
+
+    node: str
+    diverged: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundAnswer:
-    """A recursive call's answer; `spent` by all calls of its tree, which is not gone through again, by so many `rlms`."""
+    """The answer to a query; `spent` by all calls of its tree, which is not gone through again, by so many `rlms`."""
 
     ok: bool
     text: str
-    spent: Sequence[Spent]
-    rlms: int
+    spent: Sequence[Spent] = ()
+    rlms: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -107,6 +121,7 @@ class Call:
 
     id: int
     node: str
+    ordinal: int
     digest: bytes
     parameters: str
     state: Literal["sent", "answered", "failed", "refused", "abandoned"]
@@ -120,27 +135,32 @@ class Journal:
     Args:
         path: of the file; None keeps it in memory.
         mode: of its file; with `read`, what is there is served and nothing is written, so that a replay leaves no trace.
+        ended: the run came to its end, also where a failure of the root's was the last of it.
 
     Attributes:
+        queries: that cells have made.
         in_flight: calls that were sent and not answered, when the journal was opened.
         replayed: calls that were served since.
         paid_twice: calls that were sent again, as nobody knows whether they were answered.
         diverged: the nodes at which a request was not the recorded one.
 
     Raises:
-        JournalError: the file is damaged, or was written by a newer version.
+        JournalError: the file is damaged, or was written by a version that is newer or too old.
     """
 
-    def __init__(self, path: Path | None = None, *, mode: Mode = "create") -> None:
+    def __init__(self, path: Path | None = None, *, mode: Mode = "create", ended: bool = False) -> None:
         self.read_only = mode == "read"
+        self._ended = ended or self.read_only
         self.replayed = 0
         self.paid_twice = 0
         self.diverged: list[str] = []
+        self.queries = Queries()
+        self._answers: dict[str, bool] = {}  # of queries: whether it is a good one
         self._calls: dict[tuple[str, int], Call] = {}
-        self.database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION, mode=mode)
+        self._reached: dict[str, int] = {}  # by node: the call that was asked for last
+        self.database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION, oldest=SCHEMA_VERSION, mode=mode)
         self._read_calls()
-        rows = self.database.rows("SELECT node, digest FROM answers WHERE NOT stale ORDER BY id")
-        self._answers: dict[str, bytes] = dict(rows)
+        self._read_queries()
         self._latest: int = self.database.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
         self.in_flight = sum(call.state == "sent" for call in self._calls.values())
 
@@ -155,34 +175,69 @@ class Journal:
         """Calls that it has."""
         return len(self._calls)
 
+    def wasted(self) -> Sequence[Spent]:
+        """What calls used that an earlier replay has left aside. Before anything else."""
+        return self._spent("stale AND state IN ('answered', 'failed')")
+
     # Calls
 
     async def find(self, node: str, ordinal: int, request: Request) -> Found:
         """What is recorded of a call.
 
         A request that is not the recorded one ends the replay of its node and of all below it. A failure of the root's own
-        calls is not served: it ended the run, and nothing acted on it.
+        calls that is the last of them is not served if it ended the work on a run that can go on: nothing acted on it.
         """
+        self._reached[node] = ordinal
         call = self._calls.get((node, ordinal))
         if call is None:
-            return Found()
+            return await self.leave(node)
         same_parameters = (
             self.read_only or call.parameters == request.parameters
         )  # of models that a replay does not have
         if call.digest != request.digest or not same_parameters:
-            return Found(spent=await self._diverge(node), diverged=True)
+            return Found(spent=await self._diverge(node), diverged=[node])
         lost = 0 if call.counted or self.read_only else call.lost + (call.state in ("sent", "abandoned"))
-        if call.state == "sent" or (node == ROOT and call.state != "answered"):
+        ended_the_work = node == ROOT and call.state != "answered" and not (self._ended or self._goes_on(node))
+        if call.state == "sent" or ended_the_work:
             self.paid_twice += call.state == "sent"
-            return Found(lost=lost)
+            return Found(spent=await self._count([call]), lost=lost)
         self.replayed += 1
         spent = await self._count([call])
         return Found(outcome=await self.database.run(lambda: self._read(call)), spent=spent, lost=lost)
 
-    async def sent(self, node: str, ordinal: int, request: Request) -> Call:
-        """Note that a call is about to be sent."""
+    async def leave(self, node: str) -> Found:
+        """Where the record of an RLM ends: queries that it has, and that were not made again, are not what its cells ask."""
+        left = () if self._goes_on(node) else self.queries.left(node)
+        if not left:
+            return Found()
+        gone = set(self.queries.forget(node))
+        calls = [call for call in self._calls.values() if call.node in gone]
+        # A call that its cell did not wait for is made or not, as it happens.
+        awaited = {call.node[len(node) + 1 :].partition(".")[0] for call in calls if call.state != "abandoned"}
+        diverged = [query for query in left if query[len(node) + 1 :] in awaited]
+        self.diverged += diverged
+        return Found(spent=await self._drop(calls, gone), diverged=diverged)
+
+    async def skip(self, node: str, until: int) -> Sequence[Spent]:
+        """Queries of an RLM up to a number, of which those that are left were made by a cell that does not run again."""
+        gone = set(self.queries.forget(node, until=until))
+        return await self._count([call for call in self._calls.values() if call.node in gone])
+
+    async def undo(self, requests: int) -> Sequence[Spent]:
+        """The root goes on after so many requests: what it asked for then, to answer with what it had, is gone."""
+        return await self._drop([call for call in self._below(ROOT) if call.node == ROOT and call.ordinal > requests])
+
+    async def sent(self, node: str, ordinal: int, request: Request, *, reserved_usd: float = 0.0) -> Call:
+        """Note that a call is about to be sent, for which so much has been set aside."""
         self._latest += 1
-        call = Call(id=self._latest, node=node, digest=request.digest, parameters=request.parameters, state="sent")
+        call = Call(
+            id=self._latest,
+            node=node,
+            ordinal=ordinal,
+            digest=request.digest,
+            parameters=request.parameters,
+            state="sent",
+        )
         self._calls[node, ordinal] = call
         texts: list[Statement] = [
             ("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (part, message.role, message.content))
@@ -190,9 +245,12 @@ class Journal:
         ]
         digests = json.dumps([part.hex() for part in request.parts])
         insert = (
-            "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, sent)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?)",
-            (call.id, node, ordinal, request.digest, request.model, request.parameters, digests, time.time()),
+            "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, reserved_usd, sent)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?, ?)",
+            (
+                *(call.id, node, ordinal, request.digest, request.model, request.parameters, digests),
+                *(reserved_usd, time.time()),
+            ),
         )
         await self.database.write(*texts, insert, durable=False)
         return call
@@ -217,36 +275,69 @@ class Journal:
         )
         await self.database.write((update, (call.state, *row, time.time(), call.id)), durable=True)
 
-    # Recursive calls
+    def was_sent(self, node: str) -> bool:
+        """Whether a plain query came to a call."""
+        return (node, 1) in self._calls
 
-    async def find_answer(self, node: str, digest: bytes) -> FoundAnswer | None:
-        """The answer of a recursive call that had come to its end: its RLM need not run again.
+    async def outcome(self, node: str) -> ModelReply | Failure:
+        """How the call of a plain query ended."""
+        call = self._calls[node, 1]
+        return await self.database.run(lambda: self._read(call))
 
-        A read-only journal gives none, as a replay is to go through everything.
+    # Queries
+
+    def ask(self, rlm: str, digest: bytes) -> Asked:
+        """The node of a query that a cell of this RLM makes: that of a recorded one which asked the same, else a new one."""
+        node = self.queries.take(rlm, digest)
+        if node is not None:
+            return Asked(node=node, diverged=False)
+        node = self.queries.new(rlm, digest)
+        if not self.read_only:
+            self.database.add(("INSERT INTO queries (node, digest) VALUES (?, ?)", (node, digest)))
+        diverged = self.read_only or self._goes_on(rlm)
+        if diverged:
+            self.diverged.append(node)
+        return Asked(node=node, diverged=diverged)
+
+    async def find_answer(self, node: str) -> FoundAnswer | None:
+        """The answer to a query that had come to its end: its RLM need not run again.
+
+        A read-only journal gives failures alone, which may have had reasons outside of the run: a replay is to go through
+        everything else.
         """
-        if self.read_only or self._answers.get(node) != digest:
+        if node not in self._answers or (self.read_only and self._answers[node]):
             return None
         calls = [call for call in self._below(node) if not call.counted]
         self.replayed += len(calls)
         spent = await self._count(calls)
-        select = "SELECT ok, text FROM answers WHERE node = ? ORDER BY id DESC LIMIT 1"
-        ok, text = (await self.database.run(lambda: self.database.rows(select, (node,))))[0]
-        rlms = sum(where == node or where.startswith(node + ".") for where in self._answers)
-        return FoundAnswer(ok=bool(ok), text=text_of(text), spent=spent, rlms=rlms)
+        begun = [where for where in self._answers if where == node or where.startswith(node + ".")]
+        rlms = sum((where, 1) in self._calls for where in begun)
+        return replace(await self.answer(node), spent=spent, rlms=rlms)
 
-    async def answered(self, node: str, digest: bytes, *, ok: bool, text: str) -> None:
-        """Make the answer of a recursive call durable."""
-        if self.read_only:
-            return
-        self._answers[node] = digest
-        insert = "INSERT INTO answers (node, digest, ok, text) VALUES (?, ?, ?, ?)"
-        await self.database.write((insert, (node, digest, ok, text)), durable=True)
+    async def answer(self, node: str) -> FoundAnswer:
+        """What was answered to a query that `has_answer`."""
+        select = "SELECT text FROM queries WHERE node = ?"
+        rows = await self.database.run(lambda: self.database.rows(select, (node,)))
+        return FoundAnswer(ok=self._answers[node], text=text_of(rows[0][0]))
 
-    async def abandon(self, node: str, text: str) -> None:
-        """The cell ended before this plain call was answered. A replay is told `text` at once, and pays nothing."""
+    def has_answer(self, node: str) -> bool:
+        """Whether the answer to a query is recorded as such. Of a plain one that was sent it is the outcome of its call."""
+        return node in self._answers
+
+    async def answered(self, node: str, *, ok: bool, text: str) -> None:
+        """Make the answer to a query durable."""
+        self._answers[node] = ok
+        if not self.read_only:
+            update = "UPDATE queries SET ok = ?, text = ? WHERE node = ?"
+            await self.database.write((update, (ok, text, node)), durable=True)
+
+    async def abandon(self, node: str, text: str, *, recursive: bool) -> None:
+        """The cell ended before this query was answered. A replay is told `text` at once, and pays nothing."""
         for call in self._below(node):
             if call.state == "sent" and not self.read_only:
                 await self.ended(call, Failure(state="abandoned", text=text))
+        if recursive or not self.was_sent(node):
+            await self.answered(node, ok=False, text=text)
 
     # What is in the record
 
@@ -258,8 +349,20 @@ class Journal:
                 self.paid_twice += 1
                 lost = before.lost + 1
             self._calls[node, ordinal] = Call(
-                id=number, node=node, digest=digest, parameters=sys.intern(parameters), state=state, lost=lost
+                id=number,
+                node=node,
+                ordinal=ordinal,
+                digest=digest,
+                parameters=sys.intern(parameters),
+                state=state,
+                lost=lost,
             )
+
+    def _read_queries(self) -> None:
+        for node, digest, ok, stale in self.database.rows("SELECT node, digest, ok, stale FROM queries"):
+            self.queries.record(node, digest, stale=bool(stale))
+            if ok is not None and not stale:
+                self._answers[node] = bool(ok)
 
     def _below(self, node: str) -> list[Call]:
         """The calls of a node and of all nodes below it."""
@@ -267,20 +370,27 @@ class Journal:
         return [call for call in self._calls.values() if call.node == node or call.node.startswith(below)]
 
     async def _diverge(self, node: str) -> Sequence[Spent]:
-        """Forget what was recorded of a node and below it, but for what this process has used. Paid is paid: it counts."""
+        """Another request than the recorded one: what was recorded of a node and below it is gone."""
         self.diverged.append(node)
-        unused = {call.id for call in self._below(node) if not call.counted}
-        dropped = {place: call for place, call in self._calls.items() if call.id in unused}
-        self._calls = {place: call for place, call in self._calls.items() if call.id not in unused}
-        answers = [where for where in {where for where, _ in dropped} if self._answers.pop(where, None)]
-        spent = await self._count(dropped.values())
+        return await self._drop(self._below(node), self.queries.forget(node))
+
+    async def _drop(self, calls: Iterable[Call], queries: Iterable[str] = ()) -> Sequence[Spent]:
+        """Forget calls, but for those that this process has used. Paid is paid: they count."""
+        unused = [call for call in calls if not call.counted]
+        for call in unused:
+            del self._calls[call.node, call.ordinal]
+        spent = await self._count(unused)
         if not self.read_only:
             await self.database.write(
-                *(("UPDATE calls SET stale = 1 WHERE node = ? AND ordinal = ?", place) for place in dropped),
-                *(("UPDATE answers SET stale = 1 WHERE node = ?", (where,)) for where in answers),
+                *(("UPDATE calls SET stale = 1 WHERE id = ?", (call.id,)) for call in unused),
+                *(("UPDATE queries SET stale = 1 WHERE node = ?", (query,)) for query in queries),
                 durable=False,
             )
         return spent
+
+    def _goes_on(self, node: str) -> bool:
+        """Whether a node's call after the one that it has asked for last is in the record."""
+        return (node, self._reached.get(node, 0) + 1) in self._calls
 
     async def _count(self, calls: Iterable[Call]) -> Sequence[Spent]:
         """What these calls used, of those that were not counted yet."""
@@ -288,16 +398,23 @@ class Journal:
         for call in fresh:
             call.counted = True
         used = [call.id for call in fresh if call.state in ("answered", "failed")]
-        select = "SELECT node, model, usage FROM calls WHERE id = ?"
 
         def read() -> list[Spent]:
-            rows = (self.database.rows(select, (number,))[0] for number in used)
-            return [
-                Spent(node=node, model=model, usage=Usage(**json.loads(usage)) if usage else Usage())
-                for node, model, usage in rows
-            ]
+            return [spent for number in used for spent in self._spent("id = ?", (number,))]
 
         return await self.database.run(read) if used else ()
+
+    def _spent(self, where: str, values: Sequence[object] = ()) -> list[Spent]:
+        rows = self.database.rows(f"SELECT node, model, usage, reserved_usd FROM calls WHERE {where}", values)  # noqa: S608
+        return [
+            Spent(
+                node=node,
+                model=model,
+                usage=Usage(**json.loads(usage)) if usage else Usage(),
+                reserved_usd=reserved_usd,
+            )
+            for node, model, usage, reserved_usd in rows
+        ]
 
     def _read(self, call: Call) -> ModelReply | Failure:
         select = "SELECT text, finish_reason, reply_model, request_id, status, usage FROM calls WHERE id = ?"

@@ -67,9 +67,10 @@ class Services:
 class _Stop(Exception):
     """A limit ends the work of this RLM; its last turn follows."""
 
-    def __init__(self, reason: StopReason, sentence: str) -> None:
+    def __init__(self, reason: StopReason, sentence: str, *, at: StopPoint | None = None) -> None:
         super().__init__(sentence)
         self.reason: StopReason = reason
+        self.at = at
 
 
 async def rlm_loop(task: Task, services: Services) -> Answered:
@@ -159,7 +160,8 @@ class RLM:
         In a replay, `stop_at` is where the work on it was ended.
         """
         steering = self._services.steering
-        self._stop_at = stop_at
+        # Refusals are in the journal; what came from outside is not.
+        self._stop_at = stop_at if stop_at is not None and stop_at.reason in SENTENCES else None
         answered: Answered | None = None
         stop: _Stop | None = None
         with steering.working():
@@ -168,12 +170,12 @@ class RLM:
             except _Stop as limit:
                 stop = limit
         if answered is None:
-            at = self._here(steering.reason) if stop is None else stop_at
-            stop = stop or _Stop(steering.reason, SENTENCES[steering.reason])
+            stop = stop or _Stop(steering.reason, SENTENCES[steering.reason], at=self._here(steering.reason))
             answer = ""
             with anyio.move_on_after(steering.last_turn_seconds):
                 answer = await self._last_turn(stop)
-            answered = Answered(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=at)
+            answered = Answered(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=stop.at)
+        await self._services.calls.leave(self._task.node)
         self._services.events.emit(
             RLMFinished(
                 node=self._task.node,
@@ -230,7 +232,8 @@ class RLM:
                     await self._compact(self._room)
                 turn, cut_off = await self._ask()
             except Refused as refused:
-                raise _Stop(refused.reason, str(refused)) from refused
+                before = replace(self._here(refused.reason), requests=self._requests - 1)
+                raise _Stop(refused.reason, str(refused), at=before) from refused
             results = [await self._run(cell) for cell in turn.cells]
             answer = await self._answer_in(turn, results)
             self._unseen = results
@@ -263,7 +266,7 @@ class RLM:
         return parse(reply.text, cut_off=cut_off), cut_off
 
     async def _reply(self, transcript: Transcript, *, last: bool = False) -> ModelReply:
-        self._stop_where_recorded()
+        await self._stop_where_recorded()
         task = self._task
         self._requests += 1
         reply = await self._services.calls.complete(
@@ -273,7 +276,7 @@ class RLM:
         return reply
 
     async def _run(self, cell: str) -> CellResult:
-        self._stop_where_recorded()
+        await self._stop_where_recorded()
         result = await self._repl.run(cell)
         self._cells += 1
         return result
@@ -284,16 +287,16 @@ class RLM:
             replies=self._replies,
             cells=self._cells,
             requests=self._requests,
-            queries=self._repl.queries,
+            queries=self._services.calls.journal.queries.latest(self._task.node),
         )
 
-    def _stop_where_recorded(self) -> None:
+    async def _stop_where_recorded(self) -> None:
         at = self._stop_at
         if at is not None and (at.replies, at.cells) == (self._replies, self._cells):
             self._stop_at = None
             self._requests = at.requests
-            self._repl.skip(at.queries)
-            raise _Stop(at.reason, SENTENCES[at.reason])
+            await self._services.calls.skip(self._task.node, at.queries)
+            raise _Stop(at.reason, SENTENCES[at.reason], at=at)
 
     async def _compact(self, room: Room) -> None:
         """Put a summary by the model in place of the older turns; all of them stay readable in the REPL."""

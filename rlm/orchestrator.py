@@ -22,7 +22,7 @@ from .models.scripted import ScriptedModel
 from .options import Options, OptionsDict
 from .prompts import question_from
 from .record import RunRecord, default_root, find, stored_contexts
-from .run import begun, or_raise, replayed, resumed
+from .run import begun, or_raise, replayed, resumed, stop_to_undo
 from .running import Run
 from .sandbox.values import encode
 from .session import Recorded, Session
@@ -132,7 +132,7 @@ class Orchestrator:
         return Session(options, self._clients, portal=self._borrowed_portal, recorded=recorded)
 
     def resume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
-        """Go on with a run that was interrupted, in its own directory. Blocks.
+        """Go on with a run that was interrupted, or that a limit ended which is raised now, in its own directory. Blocks.
 
         Its cells run again in new sandboxes; the calls in its journal are answered from there, and only those that are
         not are made. What it had used counts in its limits, but for the time: `max_seconds` begins anew.
@@ -194,17 +194,15 @@ class Orchestrator:
 
     async def _go_on(self, recorded: Recorded, options: Options, steering: Steering | None = None) -> Completion:
         record, directory = recorded.record, recorded.directory
-        if record.state == "finished":
-            raise ConfigError(
-                f"The run {record.run_id} is finished: its answer is in {directory / 'answer.txt'}, and `rlm replay` goes "
-                "through it again."
-            )
+        undo = stop_to_undo(record, options.limits, directory)
         refuse_if_held(directory)
         contexts = await anyio.to_thread.run_sync(stored_contexts, directory, record)
         models = {level: self._clients.again(level, model, options) for level, model in record.models.items()}
         async with (
             self._clients.using(models.values()),
-            resumed(options=options, models=models, record=record, directory=directory, steering=steering) as tree,
+            resumed(
+                options=options, models=models, record=record, directory=directory, steering=steering, undo=undo
+            ) as tree,
         ):
             completions = await tree.ask_again(contexts)
         return or_raise(completions[-1], options)
@@ -228,11 +226,12 @@ class Orchestrator:
         record = RunRecord.load(directory)
         if given.setdefault("depth", record.depth) != record.depth:
             raise ConfigError(f"The run {record.run_id} has depth {record.depth}: it cannot go on with another.")
-        limits = given.setdefault("limits", replace(record.limits, **record.raised))  # type: ignore[arg-type]
+        limits = given.setdefault("limits", record.limits_now)
         for name in ("max_iterations", "max_output_chars"):  # models are told them, and have been
             if getattr(limits, name) != getattr(record.limits, name):
                 raise ConfigError(f"The run {record.run_id} has {name}={getattr(record.limits, name)}: leave it so.")
         given.setdefault("sandbox", record.sandbox)
+        given["prices"] = {**record.prices, **given.get("prices", {})}
         return Options().changed(given), Recorded(directory=directory, record=record)
 
     def __enter__(self) -> Self:

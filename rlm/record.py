@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, Self
 
 from .config import Limits, SandboxConfig
 from .errors import ConfigError, JournalError
+from .models.prices import Price
 from .protocol.messages import Kind
 from .sandbox.values import Value, encode, from_file
 from .types import StopPoint, StopReason
@@ -62,8 +63,9 @@ class RunRecord:
     """`run.json`. Times are seconds since the epoch. A run that is `running` but held by nobody (hold.py) was interrupted.
 
     `context` is None until it has been stored, which is before the first call. `further`: the questions of a session after
-    the first. `stops`: where the clock ended the work on a question, by its number from 0. `raised`: limits that were
-    raised while the run was under way. `digests`: of the root's system prompt, and of the sources of the sandbox image.
+    the first. `stops`: where the work on a question was ended, by its number from 0. `raised`: limits that were raised while
+    the run was under way, or when it was resumed. `prices`: those that the caller gave. `digests`: of the root's system
+    prompt, and of the sources of the sandbox image.
     """
 
     run_id: str
@@ -77,12 +79,18 @@ class RunRecord:
     further: tuple[FurtherQuestion, ...] = ()
     stops: Mapping[int, StopPoint] = field(default_factory=dict)
     raised: Mapping[str, float | None] = field(default_factory=dict)
+    prices: Mapping[str, Price] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: {"rlm": version("rlm"), "python": _python()})
     attempts: int = 1
     started: float = field(default_factory=time.time)
     ended: float | None = None
     stop_reason: StopReason | None = None
+
+    @property
+    def limits_now(self) -> Limits:
+        """With those that were raised."""
+        return replace(self.limits, **self.raised)  # type: ignore[arg-type]
 
     def save(self, directory: Path) -> None:
         """Write it in one step: a reader sees the old one or the new one.
@@ -125,10 +133,12 @@ class RunRecord:
             stops = {int(number): StopPoint(**stop) for number, stop in found.pop("stops", {}).items()}
             models = {int(level): ModelRecord(**model) for level, model in found.pop("models").items()}
             limits, sandbox = Limits(**found.pop("limits")), SandboxConfig(**found.pop("sandbox"))
+            prices = {name: Price(**price) for name, price in found.pop("prices", {}).items()}
             return cls(
                 models=models,
                 limits=limits,
                 sandbox=sandbox,
+                prices=prices,
                 context=_context(context),
                 further=tuple(
                     FurtherQuestion(query=question["query"], context=_context(question["context"]))
@@ -140,8 +150,8 @@ class RunRecord:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} lacks what it should hold.") from error
 
-    def take_over(self, directory: Path) -> Self:
-        """Make this process, which holds the run, the one that works on it.
+    def take_over(self, directory: Path, **changes: Any) -> Self:
+        """Make this process, which holds the run, the one that works on it, and change the record so.
 
         Raises:
             ConfigError: another has worked on it since this was read.
@@ -149,7 +159,15 @@ class RunRecord:
         if RunRecord.load(directory) != self:
             raise ConfigError(f"The run {self.run_id} has gone on meanwhile: look at it again with `rlm runs`.")
         versions = {"rlm": version("rlm"), "python": _python()}
-        taken = replace(self, state="running", versions=versions, attempts=self.attempts + 1, ended=None)
+        taken = replace(
+            self,
+            state="running",
+            versions=versions,
+            attempts=self.attempts + 1,
+            ended=None,
+            stop_reason=None,
+            **changes,
+        )
         taken.save(directory)
         return taken
 

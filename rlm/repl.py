@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,11 +22,11 @@ MAX_LOSSES: Final = 3  # of one RLM's sandboxes that are made good; after that t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ran:
-    """A cell that has left variables behind; `after` is the number of the latest query before it."""
+    """A cell that has left variables behind, and the queries that it made."""
 
     code: str
     calls: bool
-    after: int
+    asked: Sequence[str]
     outcome: Outcome
 
 
@@ -96,15 +97,6 @@ class Repl:
     def sandbox_id(self) -> str:
         return self._sandbox.id
 
-    @property
-    def queries(self) -> int:
-        """How many its cells have made."""
-        return self._broker.latest
-
-    def skip(self, queries: int) -> None:
-        """So many were made, some by a cell that is not run again."""
-        self._broker.rewind(queries)
-
     async def load(self, name: str, value: Value, *, grow: bool = False) -> LoadedValue | None:
         """Bind a variable, also in every sandbox that takes this one's place; None where it cannot be built there.
 
@@ -146,14 +138,14 @@ class Repl:
         node = self._task.node
         self._cells += 1
         self._events.emit(CellStarted(node=node, cell=self._cells, code=code))
-        after = self._broker.latest
+        self._broker.begin_cell()
         try:
             result = await self._execute(code, calls=calls)
         except SandboxError as error:
-            result = await self._run_again(code, error, calls=calls, after=after)
-        await self._broker.end_cell()
+            result = await self._run_again(code, error, calls=calls)
+        asked = await self._broker.end_cell()
         if result.outcome in ("ok", "error"):
-            self._done.append(_Ran(code=code, calls=calls, after=after, outcome=result.outcome))
+            self._done.append(_Ran(code=code, calls=calls, asked=asked, outcome=result.outcome))
         self._events.emit(CellFinished(node=node, cell=self._cells, result=result))
         return result
 
@@ -192,10 +184,10 @@ class Repl:
             ),
         )
 
-    async def _run_again(self, code: str, error: SandboxError, *, calls: bool, after: int) -> CellResult:
+    async def _run_again(self, code: str, error: SandboxError, *, calls: bool) -> CellResult:
         if not await self._replace(error):
             return _lost(f"The sandbox was lost during this cell ({error}) and replaced by a new one", kept=False)
-        self._broker.rewind(after)
+        self._broker.rewind()
         try:
             return await self._execute(code, calls=calls)
         except SandboxError as again:
@@ -224,7 +216,6 @@ class Repl:
 
     async def _renew(self) -> bool:
         """Put a new sandbox in the place of this one; whether it has the cells' variables too."""
-        latest = self._broker.latest
         await self._stack.aclose()
         await self._open()
         restored = await self._restore()
@@ -233,7 +224,6 @@ class Repl:
             await self._stack.aclose()
             await self._open()
             await self._restore()
-        self._broker.rewind(latest)
         return restored
 
     async def _restore(self) -> bool:
@@ -244,8 +234,7 @@ class Repl:
                     case _Bound():
                         await self._bind(done)
                     case _Ran():
-                        self._broker.rewind(done.after)
-                        answer = self._broker.recall if done.calls else None
+                        answer = self._broker.recall(done.asked) if done.calls else None
                         result = await self._sandbox.run(done.code, seconds=self._cell_seconds, answer=answer)
                         if result.outcome != done.outcome:
                             return False

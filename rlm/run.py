@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from .config import Limits
 from .errors import ConfigError, LimitExceeded
 from .events import RunResumed, RunStarted
 from .hold import held
@@ -16,9 +17,9 @@ from .models.base import Model
 from .models.openai import OpenAIModel
 from .options import Options
 from .record import ModelRecord, RunRecord, new_directory
-from .steering import Steering
+from .steering import LIMIT_OF, Steering, raised
 from .tree import Question, Tree, slots_of, tools_of
-from .types import Completion, Usage
+from .types import Completion, StopPoint, Usage
 
 
 @asynccontextmanager
@@ -55,6 +56,7 @@ async def begun(
         models={level: _model_record(model, options) for level, model in models.items()},
         limits=options.limits,
         sandbox=options.sandbox,
+        prices=options.prices,
     )
     names = {level: model.name for level, model in models.items()}
     start = RunStarted(query=question.query, depth=options.depth, models=names, context_bytes=question.context.size)
@@ -74,15 +76,28 @@ async def resumed(
     record: RunRecord,
     directory: Path,
     steering: Steering | None = None,
+    undo: StopPoint | None = None,
     numbered: bool = False,
 ) -> AsyncIterator[Tree]:
-    """A run that was interrupted, or one that is asked a further question: what its journal holds is not asked again."""
-    with held(directory), Journal(directory / JOURNAL, mode="open") as journal:
-        taken = record.take_over(directory)
+    """A run that was interrupted, or one that is asked a further question: what its journal holds is not asked again.
+
+    `undo` is where a limit ended the work on its last question, if that is to go on.
+    """
+    _refuse_unknown_prices(options, models)
+    ended = record.state == "finished" and undo is None
+    with held(directory), Journal(directory / JOURNAL, mode="open", ended=ended) as journal:
+        taken = record.take_over(
+            directory,
+            raised={**record.raised, **raised(options.limits, record.limits_now)},
+            prices=options.prices,
+            stops={number: stop for number, stop in record.stops.items() if stop is not undo},
+        )
         start = RunResumed(recorded=journal.recorded, in_flight=journal.in_flight)
         steering = steering or Steering(options.limits)
         numbered = numbered or bool(record.further)
         async with Tree(options, models, taken, directory, journal, start, steering, numbered=numbered) as tree:
+            if undo is not None:
+                await tree.undo(undo)
             yield tree
 
 
@@ -98,6 +113,25 @@ async def replayed(
         steering, numbered = Steering(options.limits), bool(record.further)
         async with Tree(options, models, record, place, journal, start, steering, numbered=numbered) as tree:
             yield tree
+
+
+def stop_to_undo(record: RunRecord, limits: Limits, directory: Path) -> StopPoint | None:
+    """Where a limit ended a run that goes on now, as the limit has been raised; None for a run that had no end.
+
+    Raises:
+        ConfigError: it is finished.
+    """
+    if record.state != "finished":
+        return None
+    limit = LIMIT_OF.get(record.stop_reason or "final")
+    stop = record.stops.get(len(record.further))
+    if limit is not None and stop is not None and limit in raised(limits, record.limits_now):
+        return stop
+    ended_by = "" if limit is None or stop is None else f"; {limit} ended it: with a higher one it goes on"
+    raise ConfigError(
+        f"The run {record.run_id} is finished: its answer is in {directory / 'answer.txt'}, and `rlm replay` goes through "
+        f"it again{ended_by}."
+    )
 
 
 def or_raise(completion: Completion, options: Options) -> Completion:

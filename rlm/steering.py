@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -19,7 +19,13 @@ from .config import Limits
 from .errors import ConfigError
 from .types import StopReason
 
-RAISABLE: Final = ("max_lm_calls", "max_tokens", "max_cost_usd", "max_seconds")  # models act on the others
+LIMIT_OF: Final[Mapping[StopReason, str]] = {  # by what each ends a run with; models act on the other limits
+    "budget_calls": "max_lm_calls",
+    "budget_tokens": "max_tokens",
+    "budget_cost": "max_cost_usd",
+    "deadline": "max_seconds",
+}
+RAISABLE: Final = tuple(LIMIT_OF.values())
 LAST_TURN_SECONDS: Final = 60.0  # at most, for the answer with what there is, once a limit is reached
 MIN_LAST_TURN_SECONDS: Final = 5.0  # in which a model can reply at all
 LAST_TURN_SHARE: Final = 0.1  # of the run's own time, so that this stays a bound
@@ -148,3 +154,9 @@ class Steering:
     def _move(self) -> None:
         for scope in self._scopes:
             scope.deadline = self._deadline()
+
+
+def raised(limits: Limits, before: Limits) -> dict[str, float | None]:
+    """Of the limits that can be raised, those that are higher than before."""
+    found = {name: (getattr(limits, name), getattr(before, name)) for name in RAISABLE}
+    return {name: now for name, (now, then) in found.items() if then is not None and (now is None or now > then)}

@@ -132,6 +132,7 @@ class Tree:
             cache=cache,
             prices=options.prices,
         )
+        self._calls.count_spent(self._journal.wasted())
         self._steering.on_limits = self._raise_limits
 
     async def __aexit__(
@@ -163,6 +164,10 @@ class Tree:
     def usage(self) -> Usage:
         """Of all questions."""
         return self._calls.budget.used
+
+    async def undo(self, stop: StopPoint) -> None:
+        """The answer that the root gave after this stop is gone; what it cost counts."""
+        self._calls.count_spent(await self._journal.undo(stop.requests))
 
     async def ask(self, question: Question, *, again: bool = False) -> Completion:
         """The answer to a question, the first of the run or a further one.
@@ -371,6 +376,7 @@ class Tree:
 
     def _note_end(self, stop_reason: StopReason, stops: Mapping[int, StopPoint]) -> None:
         self._record = replace(self._record, stop_reason=stop_reason, stops={**self._record.stops, **stops})
+        self._save()
 
     def _note_limits(self, new: Mapping[str, float | None]) -> None:
         self._record = replace(self._record, raised={**self._record.raised, **new})

@@ -114,7 +114,8 @@ class CellResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopPoint:
-    """Where the clock, or a person, ended the root's work on a question, which a replay has to end at the same place.
+    """Where the root's work on a question was ended: by the clock or a person, which a replay has to end at the same place,
+    or by a limit of the run. Where a limit is raised, the work goes on from there.
 
     So many `replies` of its model had come by then, and so many `cells` had run, over all questions; `requests` and
     `queries` of cells are counted with those that were under way. Where it had not even `started`, there was no last turn.

@@ -1,6 +1,7 @@
 """A run that was interrupted anywhere comes to the same answer, and pays only for what is not in its journal."""
 
 import json
+import random
 import re
 import shutil
 import sqlite3
@@ -22,9 +23,11 @@ from rlm.types import CellResult, Completion, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
 
+ORDERS = random.Random(7)
+
 
 async def asks(code: str, answer: Answer | None) -> CellResult:
-    """`ask 3` asks three questions at once and prints what was answered."""
+    """`ask 3` asks three questions at once, each time in another order, and prints what was answered."""
     if not code.startswith("ask "):
         return await says_ok(code, answer)
     assert answer is not None
@@ -42,7 +45,7 @@ async def asks(code: str, answer: Answer | None) -> CellResult:
         replies[number] = (await answer(query)).text
 
     async with anyio.create_task_group() as group:
-        for number in range(count):
+        for number in ORDERS.sample(range(count), count):
             group.start_soon(one, number)
     return CellResult(outcome="ok", stdout=" ".join(replies))
 
@@ -193,7 +196,7 @@ async def test_a_request_that_differs_ends_the_replay_of_its_node_and_below_and_
     copy = paid.copies[-1]
     database = sqlite3.connect(copy / "journal.sqlite")
     with database:
-        database.execute("DELETE FROM answers")
+        database.execute("UPDATE queries SET ok = NULL, text = NULL")
         database.execute("UPDATE calls SET digest = zeroblob(32) WHERE node = '0.2' AND ordinal = 2")
     recorded = dict(database.execute("SELECT node, count(*) FROM calls WHERE state = 'answered' GROUP BY node"))
     database.close()
