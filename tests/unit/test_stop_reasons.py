@@ -1,0 +1,187 @@
+"""However a run came to its end, it is replayed and resumed to the same one, unpaid; a limit that ended it can be raised."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fakes import FakeSandboxes, says_ok
+from rlm import ConfigError, Limits, Orchestrator, Price, ScriptedModel
+from rlm.errors import ContextTooLong
+from rlm.events import TurnStarted
+from rlm.prompts import SUMMARIZE
+from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.types import CellResult, Completion, Message
+
+pytestmark = pytest.mark.anyio
+
+PRICES = {"root": Price(input=1000, output=1000), "sub": Price(input=1000, output=1000)}
+MANY = {"max_lm_calls": 100, "max_tokens": 10**6, "max_cost_usd": 10**6, "max_seconds": 60.0}
+
+
+@dataclass
+class Play:
+    """How a run ends. Its root asks a model in each turn, and answers after `turns`, or when it has to."""
+
+    limits: Limits = field(default_factory=Limits)
+    turns: int = 3
+    cell: str = "ask"
+    room: int | None = None  # in characters, of the root's window, which nobody knows
+    stop_at: int | None = None  # the turn in which a person wants the answer
+    paid: int = 0
+
+    def root(self, messages: Sequence[Message]) -> str:
+        if self.room is not None and sum(len(message.content) for message in messages[1:]) > self.room:
+            raise ContextTooLong("the window is smaller")
+        self.paid += 1
+        if "have to stop" in messages[-1].content:
+            return "FINAL(so far)"
+        if messages[-1].content == SUMMARIZE:
+            return "what there was"
+        turn = re.search(r"This is turn (\d+) of", messages[-1].content)  # older turns may have been left out
+        taken = 0 if turn is None else int(turn[1]) - 1
+        return f"```repl\n{self.cell} {taken}\n```" if taken < self.turns else f"FINAL(all {len(messages)})"
+
+    def sub(self, messages: Sequence[Message]) -> str:
+        self.paid += 1
+        return f"<{messages[-1].content}>" + "." * 400
+
+    async def behaviour(self, code: str, answer: Answer | None) -> CellResult:
+        if code.startswith("bad"):
+            return CellResult(outcome="error", error="NameError")
+        if answer is None or not code.startswith(("ask", "hang")):
+            return await says_ok(code, answer)
+        query = SandboxQuery(call=1, batch=0, prompt=code, context=None, model=None, recurse=False)
+        reply = await answer(query)
+        if code == "hang 1":
+            await anyio.sleep_forever()
+        return CellResult(outcome="ok", stdout=reply.text)
+
+    def orchestrator(self, folder: Path, **options) -> Orchestrator:
+        return Orchestrator(
+            model=ScriptedModel(self.root, name="root"),
+            sub_model=ScriptedModel(self.sub, name="sub"),
+            sandboxes=FakeSandboxes(self.behaviour),
+            run_root=folder,
+            **options,
+        )
+
+    async def run(self, folder: Path) -> Completion:
+        async with self.orchestrator(folder, limits=self.limits, prices=PRICES).start("text", "why?") as run:
+            async for event in run:
+                if isinstance(event, TurnStarted) and event.turn == self.stop_at:
+                    run.answer_now()
+            return await run
+
+
+ENDS: dict[str, tuple[str, Callable[[], Play]]] = {
+    "final": ("final", Play),
+    "turns": ("max_iterations", lambda: Play(limits=Limits(max_iterations=2))),
+    "calls": ("budget_calls", lambda: Play(limits=Limits(max_lm_calls=4))),
+    "tokens": ("budget_tokens", lambda: Play(limits=Limits(max_tokens=9_000), turns=9)),
+    "dollars": ("budget_cost", lambda: Play(limits=Limits(max_cost_usd=9.0), turns=9)),
+    "deadline": ("deadline", lambda: Play(limits=Limits(max_seconds=0.3), cell="hang")),
+    "errors": ("errors", lambda: Play(limits=Limits(max_consecutive_errors=2), cell="bad")),
+    "a person": ("stopped", lambda: Play(stop_at=3, turns=9)),
+    "a small window": ("final", lambda: Play(room=2_600, turns=6)),
+}
+LIMITS = ("calls", "tokens", "dollars", "deadline")
+by_end = pytest.mark.parametrize("end", ENDS)
+
+
+async def ended(end: str, folder: Path) -> tuple[Play, Completion]:
+    reason, make = ENDS[end]
+    play = make()
+    done = await play.run(folder)
+    assert done.stop_reason == reason
+    return play, done
+
+
+def same(done: Completion, whole: Completion) -> bool:
+    def of(each: Completion) -> tuple[object, ...]:
+        return (each.answer, each.stop_reason, each.iterations, each.usage, each.by_node)
+
+    return of(done) == of(whole) and done.diverged == ()
+
+
+@by_end
+async def test_a_finished_run_is_replayed(tmp_path: Path, end: str) -> None:
+    play, whole = await ended(end, tmp_path)
+    paid = play.paid
+    assert same(await play.orchestrator(tmp_path).areplay(whole.run_dir), whole)
+    assert play.paid == paid
+
+
+@by_end
+async def test_a_run_that_was_killed_when_it_had_its_answer_is_resumed(tmp_path: Path, end: str) -> None:
+    play, whole = await ended(end, tmp_path)
+    paid = play.paid
+    record = json.loads((whole.run_dir / "run.json").read_text())
+    (whole.run_dir / "run.json").write_text(json.dumps(record | {"state": "running", "ended": None}))
+    assert same(await play.orchestrator(tmp_path).aresume(whole.run_dir), whole)
+    assert play.paid == paid
+
+
+@by_end
+async def test_a_session_goes_on_after_it_with_more_of_everything(tmp_path: Path, end: str) -> None:
+    play, whole = await ended(end, tmp_path)
+    paid = play.paid
+    limits = replace(play.limits, **MANY)
+    async with play.orchestrator(tmp_path).session(resume=whole.run_dir, limits=limits) as session:
+        (first,) = session.completions
+        assert same(first, whole)
+        assert play.paid == paid
+        play.turns, play.room = 0, None
+        assert (await session.aask("And then?")).stop_reason == "final"
+    assert play.paid == paid + 1
+    replayed = await play.orchestrator(tmp_path).areplay(whole.run_dir)
+    assert (replayed.stop_reason, play.paid) == ("final", paid + 1)
+
+
+@by_end
+async def test_a_finished_run_is_resumed_where_the_limit_that_ended_it_is_raised_and_only_there(
+    tmp_path: Path, end: str
+) -> None:
+    play, whole = await ended(end, tmp_path)
+    copy = Path(shutil.copytree(whole.run_dir, tmp_path / "copy" / "run"))
+    paid = play.paid
+    limits = replace(play.limits, **MANY)
+    shared = play.orchestrator(tmp_path)
+    if end not in LIMITS:
+        with pytest.raises(ConfigError, match=r"is finished: its answer is in .* goes through it again\.$"):
+            await shared.aresume(copy, limits=limits)
+        return
+    with pytest.raises(ConfigError, match=r"is finished: .*; max_\w+ ended it: with a higher one it goes on\.$"):
+        await shared.aresume(copy)
+    play.behaviour = says_after_asking  # type: ignore[method-assign]
+    done = await play.orchestrator(tmp_path).aresume(copy, limits=limits)
+    assert (done.stop_reason, done.iterations, done.diverged) == ("final", play.turns + 1, ())
+    # What had been paid is not paid again; the answer with what there was counts too.
+    assert done.usage.calls == play.paid == paid + done.usage.calls - whole.usage.calls
+    assert (await play.orchestrator(tmp_path).areplay(copy)).answer == done.answer
+    with pytest.raises(ConfigError, match="is finished"):
+        await shared.aresume(copy)
+
+
+async def says_after_asking(code: str, answer: Answer | None) -> CellResult:
+    """As the behaviour of a Play, but that nothing hangs."""
+    assert answer is not None
+    query = SandboxQuery(call=1, batch=0, prompt=code, context=None, model=None, recurse=False)
+    return CellResult(outcome="ok", stdout=(await answer(query)).text)
+
+
+async def test_a_limit_that_was_raised_stays_so(tmp_path: Path) -> None:
+    play, whole = await ended("calls", tmp_path)
+    done = await play.orchestrator(tmp_path).aresume(whole.run_dir, limits=Limits(max_lm_calls=6))
+    assert done.stop_reason == "budget_calls"
+    record = json.loads((whole.run_dir / "run.json").read_text())
+    assert (record["limits"]["max_lm_calls"], record["raised"]) == (4, {"max_lm_calls": 6})
+    with pytest.raises(ConfigError, match="is finished"):
+        await play.orchestrator(tmp_path).aresume(whole.run_dir, limits=Limits(max_lm_calls=6))
+    done = await play.orchestrator(tmp_path).aresume(whole.run_dir, limits=Limits(max_lm_calls=60))
+    assert (done.stop_reason, done.usage.calls) == ("final", play.paid)
