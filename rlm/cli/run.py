@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlm.config import Limits
 from rlm.errors import ConfigError
 
 from .interrupt import how_to_resume, run_until_interrupted
-from .options import AsJson, Quiet, Root, Verbose
+from .options import AsJson, Quiet, Root, Verbose, with_limits
 
 if TYPE_CHECKING:
     from rlm.events import Event
@@ -24,15 +23,8 @@ if TYPE_CHECKING:
 HOW = 'as in: rlm run "What went wrong?" app.log'
 
 
-def _limit(help_: str, metavar: str = "N") -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(
-        help=help_, metavar=metavar, rich_help_panel="Limits of the run (none: no limit)", show_default=False
-    )
-    return option
-
-
+@with_limits
 def run(
-    context: typer.Context,
     question: Annotated[str, typer.Argument(help="what is asked", show_default=False)] = "",
     source: Annotated[
         str, typer.Argument(metavar="FILE|DIR|-", help="the long prompt; - is standard input", show_default=False)
@@ -42,24 +34,14 @@ def run(
     depth: Annotated[
         str | None, typer.Option(metavar="N", help="levels that may be called below the root", show_default="1")
     ] = None,
-    max_lm_calls: Annotated[str | None, _limit("model calls")] = None,
-    max_tokens: Annotated[str | None, _limit("tokens, in and out")] = None,
-    max_cost_usd: Annotated[str | None, _limit("dollars", "USD")] = None,
-    max_seconds: Annotated[str | None, _limit("wall time", "S")] = None,
-    max_rlms: Annotated[str | None, _limit("RLMs, the root included")] = None,
-    max_sandboxes: Annotated[str | None, _limit("sandboxes alive at once")] = None,
-    max_iterations: Annotated[str | None, _limit("turns of each RLM")] = None,
-    max_consecutive_errors: Annotated[str | None, _limit("turns in a row without a cell that succeeded")] = None,
-    max_concurrent_calls: Annotated[str | None, _limit("model requests at once")] = None,
-    max_context_bytes: Annotated[str | None, _limit("size of the context")] = None,
-    max_output_chars: Annotated[str | None, _limit("of a cell's output that the model is shown")] = None,
-    cell_seconds: Annotated[str | None, _limit("of a cell's own time", "S")] = None,
     runtime: Annotated[str | None, typer.Option(help="of the engine; runsc is gVisor")] = None,
     transport: Annotated[str | None, typer.Option(metavar="attach|unix", help="to the sandboxes")] = None,
     root: Root = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    *,
+    limits: Mapping[str, str | None],
 ) -> None:
     """Answer a question about a file, a folder or a pipe's text, however long.
 
@@ -80,7 +62,6 @@ def run(
 
     if not question.strip():
         raise ConfigError(f"There is no question: give it first, {HOW}.")
-    limits = {field.name: context.params.get(field.name) for field in fields(Limits)}
     given = settings(
         model=model,
         sub_model=sub_model,

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .interrupt import how_to_resume
-from .options import AsJson, Quiet, Root, Verbose
+from .options import AsJson, Quiet, Root, Verbose, with_limits
 
 if TYPE_CHECKING:
     from rlm.types import Completion
@@ -67,25 +68,40 @@ def runs(root: Root = None, as_json: AsJson = False) -> None:
         typer.echo(line)
 
 
+@with_limits
 def resume(
-    run: Run, root: Root = None, as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = False
+    run: Run,
+    root: Root = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    *,
+    limits: Mapping[str, str | None],
 ) -> None:
-    """Go on with a run that was interrupted. Prints its answer; what its journal holds is not paid again.
+    """Go on with a run that was interrupted, or that a limit ended which is higher
+    now. Prints its answer; what its journal holds is not paid again.
+
+    Limits are those of the run, but for the ones that are given.
 
     Exit status: as that of `rlm run`.
     """
     from rlm.orchestrator import Orchestrator
-    from rlm.record import find
+    from rlm.record import RunRecord, find
 
     from .interrupt import how_to_resume, run_until_interrupted
     from .output import show
     from .progress import followed, progress
     from .settings import settings
 
-    given = settings(run_root=root)
+    given = settings(run_root=root, limits=limits)
     listener = progress(quiet=quiet, verbose=verbose)
-    orchestrator = Orchestrator(run_root=given.runs, prices=given.prices)
     directory = find(run, given.runs)
+    changed = {name: getattr(given.limits, name) for name, value in limits.items() if value is not None}
+    orchestrator = Orchestrator(
+        run_root=given.runs,
+        limits=dataclasses.replace(RunRecord.load(directory).limits_now, **changed),
+        prices=given.prices,
+    )
     done = run_until_interrupted(
         lambda: followed(orchestrator.start_resume(directory), listener), advice=lambda: how_to_resume(directory)
     )
