@@ -72,3 +72,19 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
     assert "another answer" in differs.stderr
     (run / "run.json").write_text("{}")
     assert "damaged" in rlm(environment, "runs", "--runs", str(run.parent)).stdout
+
+
+def test_a_run_that_a_limit_ended_goes_on_with_a_higher_one(tmp_path: Path) -> None:
+    with FakeProvider(plays) as provider:
+        environment = os.environ | {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "test"}
+        command = ["run", "why?", __file__, "--model", "root", "--sub-model", "sub", "--runs", str(tmp_path), "-q"]
+        assert rlm(environment, *command, "--max-lm-calls", "4").returncode == 3
+        (run,) = tmp_path.iterdir()
+        refused = rlm(environment, "resume", str(run))
+        assert refused.returncode == 2
+        assert "; max_lm_calls ended it: with a higher one it goes on." in refused.stderr
+        before = len(provider.requests)
+        resumed = rlm(environment, "resume", str(run), "--max-lm-calls", "20")
+        assert (resumed.returncode, resumed.stdout) == (0, "a good\nanswer\n")
+        assert before + 3 > len(provider.requests) > before
+    assert rlm(environment, "replay", str(run)).returncode == 0

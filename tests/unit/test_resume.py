@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import FakeSandboxes, says_ok
+from journals import crash, states
 from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, ReplayDiffers, ScriptedModel
 from rlm.events import Event, ReplayDiverged, RunResumed
 from rlm.sandbox.base import Answer, SandboxQuery
@@ -86,26 +87,9 @@ class Paid:
         self.copies.append(copy)
 
 
-def crash(run: Path, copy: Path) -> None:
-    """What a process that is killed now would leave behind."""
-    copy.parent.mkdir(parents=True)
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("journal*"))
-    source, target = sqlite3.connect(run / "journal.sqlite"), sqlite3.connect(copy / "journal.sqlite")
-    source.backup(target)
-    source.close()
-    target.close()
-
-
 def crash_again(copy: Path) -> Path:
     """Another copy, to be resumed too."""
     return Path(shutil.copytree(copy, copy.with_name("again")))
-
-
-def states(run: Path) -> list[str]:
-    database = sqlite3.connect(run / "journal.sqlite")
-    found = [state for (state,) in database.execute("SELECT state FROM calls WHERE NOT stale ORDER BY id")]
-    database.close()
-    return found
 
 
 def orchestrator(paid: Paid, runs: Path, **options) -> Orchestrator:

@@ -1,0 +1,22 @@
+"""A run directory as a process that is killed leaves it, and what its journal says."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+
+def crash(run: Path, copy: Path) -> None:
+    """What a process that is killed now would leave behind."""
+    copy.parent.mkdir(parents=True)
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("journal*"))
+    source, target = sqlite3.connect(run / "journal.sqlite"), sqlite3.connect(copy / "journal.sqlite")
+    source.backup(target)
+    source.close()
+    target.close()
+
+
+def states(run: Path) -> list[str]:
+    database = sqlite3.connect(run / "journal.sqlite")
+    found = [state for (state,) in database.execute("SELECT state FROM calls WHERE NOT stale ORDER BY id")]
+    database.close()
+    return found
