@@ -12,7 +12,7 @@ from rlm.events import Event, SubCallFinished, SubCallStarted
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import SandboxQuery
 from rlm.sandbox.values import Value, encode
-from rlm.types import Message, ModelReply, Usage
+from rlm.types import Message, ModelReply, StopReason, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +31,7 @@ def broker(
     sub: ScriptedModel = SUB,
     tasks: list[Task] | None = None,
     child_error: Exception | None = None,
+    answered: Answered | None = None,
     seen: list[Event] | None = None,
     limits: Limits | None = None,
 ) -> Broker:
@@ -41,7 +42,7 @@ def broker(
             raise child_error
         if tasks is not None:
             tasks.append(task)
-        return Answered(answer=f"rlm {task.node}", stop_reason="final", iterations=1)
+        return answered or Answered(answer=f"rlm {task.node}", stop_reason="final", iterations=1)
 
     task = Task(node="0.2", level=1, depth=depth, context=encode(""), query=None, model=shared.model_at(0))
     return Broker(task=task, below=sub, by_name=shared.by_name, calls=shared.calls, child=child, events=shared.events)
@@ -112,3 +113,25 @@ async def test_every_call_is_told_as_events_under_its_own_node() -> None:
         (SubCallStarted, "0.2.1", "0.2"),
         (SubCallFinished, "0.2.1", "0.2"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "why"),
+    [("max_iterations", "all its turns were used"), ("budget_tokens", "the run's limit on tokens was reached")],
+)
+async def test_an_answer_of_a_child_that_was_stopped_says_so_and_an_empty_one_is_none(
+    stop_reason: StopReason, why: str
+) -> None:
+    partial = Answered(answer="half", stop_reason=stop_reason, iterations=3)
+    reply = await broker(2, answered=partial).answer(query())
+    assert reply.ok
+    assert reply.text == f"half\n[This answer is what there was when the work on it was stopped: {why}.]"
+    nothing = Answered(answer=" \n", stop_reason=stop_reason, iterations=3)
+    reply = await broker(2, answered=nothing).answer(query())
+    assert not reply.ok
+    assert reply.text == f"This call failed: it was stopped before it had an answer: {why}."
+
+
+async def test_a_child_may_answer_nothing() -> None:
+    reply = await broker(2, answered=Answered(answer="", stop_reason="final", iterations=1)).answer(query())
+    assert (reply.ok, reply.text) == (True, "")

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -19,6 +20,7 @@ from rlm.calls import Calls
 from rlm.config import Limits
 from rlm.errors import ModelError, ReplyCutOff
 from rlm.events import Event, EventLog, ModelFailed
+from rlm.journal import Journal
 from rlm.models.base import Model
 from rlm.models.prices import Price
 from rlm.models.scripted import ScriptedModel
@@ -273,3 +275,20 @@ async def test_a_cancelled_call_holds_nothing() -> None:
     assert calls.budget.in_flight == Estimate()
     with anyio.fail_after(1):
         await calls.complete(ScriptedModel(["ok"]), ASK, node="0.1", ordinal=next(ORDINALS), role="sub")
+
+
+async def test_a_call_of_unknown_cost_counts_in_a_resumed_run_as_it_did_when_it_was_made(tmp_path: Path) -> None:
+    class Priced(ScriptedModel):
+        def cost(self, usage: Usage) -> float | None:
+            return usage.total_tokens / 1000
+
+    unknown = ModelReply(text="ok", usage=Usage(calls=1, input_tokens=5, cost_usd=None), model="m")
+    model = Priced(lambda messages: unknown, name="m")
+    for ordinal, mode in enumerate(("create", "open"), start=1):
+        with Journal(tmp_path / "journal.sqlite", mode=mode) as journal:
+            events = EventLog("run", io.StringIO(), [])
+            calls = Calls(budget=Budget(Limits(max_cost_usd=3.0)), journal=journal, max_concurrent=1, events=events)
+            await calls.complete(model, ASK, node="0.1", ordinal=1, role="sub")
+            with pytest.raises(Refused, match=r"\$3 \$0\.896 are left, and up to \$2\.104"):
+                await calls.complete(model, ASK, node="0.2", ordinal=ordinal, role="sub")
+            assert calls.budget.used.cost_usd is None

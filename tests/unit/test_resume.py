@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 
 from fakes import FakeSandboxes, says_ok
 from journals import crash, states
-from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, ReplayDiffers, ScriptedModel
+from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, Price, ReplayDiffers, ScriptedModel
 from rlm.events import Event, ReplayDiverged, RunResumed
+from rlm.runs import list_runs
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
-from rlm.types import CellResult, Completion, Message, ModelReply
+from rlm.types import CellResult, Completion, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -553,3 +555,62 @@ async def test_a_run_that_fails_before_it_begins_can_be_told_from_one_that_runs(
     with pytest.raises(ConfigError, match="max_sandboxes=1 is too small"):
         await orchestrator(paid, tmp_path / "none").acompletion("text", "q", limits=Limits(max_sandboxes=1))
     assert not (tmp_path / "none").exists()
+
+
+class Unpriced(ScriptedModel):
+    """Nobody knows what its calls cost."""
+
+    def cost(self, usage: Usage) -> float | None:
+        return None
+
+
+async def test_the_prices_that_a_run_was_started_with_are_in_its_record(tmp_path: Path) -> None:
+    broken = True
+
+    def plays(messages: Sequence[Message]) -> str:
+        if broken and len(messages) > 2:
+            raise ModelError("away")
+        return "```repl\nlook\n```" if len(messages) == 2 else "FINAL(x)"
+
+    prices, limits = {"m": Price(input=1.0, output=2.0, cached=0.5)}, Limits(max_cost_usd=1.0)
+    options: dict[str, Any] = {
+        "model": Unpriced(plays, name="m"),
+        "sandboxes": FakeSandboxes(asks),
+        "run_root": tmp_path,
+    }
+    with pytest.raises(ModelError, match="away"):
+        await Orchestrator(**options, prices=prices, limits=limits).acompletion("text", "q")
+    (run,) = tmp_path.iterdir()
+    assert json.loads((run / "run.json").read_text())["prices"] == {"m": {"input": 1.0, "output": 2.0, "cached": 0.5}}
+    broken = False
+    done = await Orchestrator(**options).aresume(run)
+    assert (done.answer, done.cost) == ("x", pytest.approx(prices["m"].cost(done.usage)))
+    assert (await Orchestrator(**options).areplay(run)).cost == done.cost
+
+
+async def test_a_limit_on_dollars_without_a_price_is_refused_in_a_sentence_when_a_run_is_resumed_too(
+    tmp_path: Path,
+) -> None:
+    paid, whole = await complete(["look"], [], tmp_path)
+    record = json.loads((paid.copies[1] / "run.json").read_text())
+    del record["prices"]  # as in a run of an earlier version
+    (paid.copies[1] / "run.json").write_text(json.dumps(record))
+    models = {level: Unpriced(model._reply, name=model.name) for level, model in paid.models.items()}
+    shared = Orchestrator(depth=2, level_models=models, sandboxes=FakeSandboxes(asks), limits=Limits(max_cost_usd=1.0))
+    with pytest.raises(ConfigError, match="max_cost_usd is set, and the price of root is not known"):
+        await shared.aresume(paid.copies[1])
+    with pytest.raises(ConfigError, match="max_cost_usd is set, and the price of root is not known"):
+        async with shared.session(resume=paid.copies[1]):
+            pass
+    assert (await shared.aresume(paid.copies[1], limits=Limits())).answer == whole.answer
+
+
+async def test_a_journal_that_does_not_say_what_queries_had_asked_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    paid, _ = await complete(["look"], [], tmp_path)
+    database = sqlite3.connect(paid.copies[1] / "journal.sqlite")
+    database.execute("PRAGMA user_version = 1")
+    database.close()
+    with pytest.raises(JournalError, match="was written by an older version of rlm: use that one"):
+        await orchestrator(paid, tmp_path).aresume(paid.copies[1])
+    (listed,) = list_runs(paid.copies[1].parent)
+    assert (listed.state, listed.calls) == ("interrupted", 1)
