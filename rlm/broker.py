@@ -113,9 +113,8 @@ class Broker:
 
     async def end_cell(self) -> Sequence[str]:
         """The queries of the cell that has ended. Those that are still open will not be answered, in a replay neither."""
-        for node, asked in self._asked.items():
-            if not asked.answered:
-                await self._journal.abandon(node, TOO_LATE, recursive=asked.recursive)
+        late = {node: asked.recursive for node, asked in self._asked.items() if not asked.answered}
+        await self._journal.abandon(late, TOO_LATE)
         return tuple(self._asked)
 
     def recall(self, nodes: Sequence[str]) -> Answer:

@@ -265,6 +265,9 @@ class Calls:
     def count_spent(self, spent: Iterable[Spent]) -> None:
         """Count what an earlier process of the run has paid."""
         for item in spent:
+            price = self._prices.get(item.model)
+            if item.usage.cost_usd is None and price is not None:  # which was not given there
+                item = replace(item, usage=replace(item.usage, cost_usd=price.cost(item.usage)))
             self.budget.count(item.usage, reserved_usd=item.reserved_usd)
             self._note(item)
 

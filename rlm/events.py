@@ -61,7 +61,7 @@ class RunResumed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayDiverged(Event):
-    """A request is not the recorded one: from here on, this node and all below it ask the network."""
+    """A request or query is not the recorded one: from here on, this node and all below it ask the network."""
 
     ordinal: int
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -257,6 +257,9 @@ class Journal:
 
     async def ended(self, call: Call, outcome: ModelReply | Failure) -> None:
         """Make the outcome of a call durable. It is written also where the caller is cancelled meanwhile."""
+        await self.database.write(self._end(call, outcome), durable=True)
+
+    def _end(self, call: Call, outcome: ModelReply | Failure) -> Statement:
         call.counted = True
         row: Sequence[object]
         match outcome:
@@ -273,7 +276,7 @@ class Journal:
             "UPDATE calls SET state = ?, text = ?, finish_reason = ?, reply_model = ?, request_id = ?, status = ?,"
             " usage = ?, cost_usd = ?, ended = ? WHERE id = ?"
         )
-        await self.database.write((update, (call.state, *row, time.time(), call.id)), durable=True)
+        return update, (call.state, *row, time.time(), call.id)
 
     def was_sent(self, node: str) -> bool:
         """Whether a plain query came to a call."""
@@ -326,18 +329,26 @@ class Journal:
 
     async def answered(self, node: str, *, ok: bool, text: str) -> None:
         """Make the answer to a query durable."""
-        self._answers[node] = ok
+        answer = self._answer(node, ok=ok, text=text)
         if not self.read_only:
-            update = "UPDATE queries SET ok = ?, text = ? WHERE node = ?"
-            await self.database.write((update, (ok, text, node)), durable=True)
+            await self.database.write(answer, durable=True)
 
-    async def abandon(self, node: str, text: str, *, recursive: bool) -> None:
-        """The cell ended before this query was answered. A replay is told `text` at once, and pays nothing."""
-        for call in self._below(node):
-            if call.state == "sent" and not self.read_only:
-                await self.ended(call, Failure(state="abandoned", text=text))
-        if recursive or not self.was_sent(node):
-            await self.answered(node, ok=False, text=text)
+    def _answer(self, node: str, *, ok: bool, text: str) -> Statement:
+        self._answers[node] = ok
+        return "UPDATE queries SET ok = ?, text = ? WHERE node = ?", (ok, text, node)
+
+    async def abandon(self, queries: Mapping[str, bool], text: str) -> None:
+        """The cell ended before these queries, recursive or not, were answered. A replay is told `text` at once, unpaid."""
+        late: list[Statement] = []
+        for node, recursive in queries.items():
+            plain = [self._calls[node, 1]] if self.was_sent(node) else []
+            sent = [call for call in (self._below(node) if recursive else plain) if call.state == "sent"]
+            if not self.read_only:
+                late += [self._end(call, Failure(state="abandoned", text=text)) for call in sent]
+            if recursive or not plain:
+                late.append(self._answer(node, ok=False, text=text))
+        if late and not self.read_only:
+            await self.database.write(*late, durable=True)
 
     # What is in the record
 

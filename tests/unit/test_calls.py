@@ -292,3 +292,8 @@ async def test_a_call_of_unknown_cost_counts_in_a_resumed_run_as_it_did_when_it_
             with pytest.raises(Refused, match=r"\$3 \$0\.896 are left, and up to \$2\.104"):
                 await calls.complete(model, ASK, node="0.2", ordinal=ordinal, role="sub")
             assert calls.budget.used.cost_usd is None
+    with Journal(tmp_path / "journal.sqlite", mode="open") as journal:
+        prices = {"m": Price(input=1000, output=0)}
+        calls = Calls(budget=Budget(Limits()), journal=journal, max_concurrent=1, events=events, prices=prices)
+        await calls.complete(model, ASK, node="0.1", ordinal=1, role="sub")
+        assert calls.budget.used.cost_usd == 0.005
