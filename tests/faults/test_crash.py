@@ -241,7 +241,9 @@ with ThreadPoolExecutor(16) as pool:
 ```"""
 
 
-def test_threads_of_a_cell_may_ask_in_another_order_each_time(provider: FakeProvider, tmp_path: Path) -> None:
+def test_threads_of_a_cell_may_ask_in_another_order_each_time(
+    provider: FakeProvider, tmp_path: Path, record_property: Record
+) -> None:
     """36 plain calls and 4 RLMs from 16 threads: killed while they work, resumed, and replayed."""
 
     def replies(messages: Sequence[Mapping[str, Any]], model: str) -> str:
@@ -263,6 +265,7 @@ def test_threads_of_a_cell_may_ask_in_another_order_each_time(provider: FakeProv
     paid = len(provider.requests)
     assert Orchestrator(run_root=tmp_path).replay(done.run_dir).answer == done.answer
     assert len(provider.requests) == paid
+    count(record_property, faults=1, replays=2, lost=lost, paid_twice=done.paid_twice)
 
 
 LIMITED = """
