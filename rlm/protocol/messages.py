@@ -50,7 +50,8 @@ class Start:
 
     `depth` is the number of levels that may be called below this RLM (0: no sub-calls); `max_output_bytes` bounds what
     is kept of each output stream of a cell; `worker_memory_bytes` becomes the worker's address-space limit;
-    `max_calls_in_flight` is the number of unanswered queries after which another one is misbehaviour.
+    `max_calls_in_flight` is the number of unanswered queries after which another one is misbehaviour, and `max_value_bytes`
+    that of the bytes that these may hold together, and a final answer.
     """
 
     version: int
@@ -58,6 +59,7 @@ class Start:
     max_output_bytes: int
     worker_memory_bytes: int
     max_calls_in_flight: int
+    max_value_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +78,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execute:
-    """Host: run a cell (UTF-8 code, surrogatepass). `seconds` is the cell's own time, waiting for queries excluded."""
+    """Host: run a cell (UTF-8 code, surrogatepass). `seconds` is the cell's own time, as `rlm.protocol.clock` counts it.
+
+    `calls` is false where nobody would answer a call: then the guest refuses them by itself.
+    """
 
     cell: int
     code: Payload
     seconds: float
+    calls: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ Everything counted here is the sandbox's word; what does not fit together, or is
 from __future__ import annotations
 
 import codecs
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
@@ -15,6 +14,7 @@ import anyio
 
 from rlm.config import SandboxConfig
 from rlm.errors import SandboxMisbehaved
+from rlm.protocol.clock import Clock
 from rlm.protocol.messages import KIB, Output
 
 from .base import Answer, OnOutput
@@ -28,7 +28,7 @@ class RunningCell:
 
     Args:
         number: of the cell in its session.
-        seconds: of its own time, with what the host allows beyond it; waiting for answers does not count.
+        seconds: of its own time, with what the host allows beyond it (see `rlm.protocol.clock`).
         config: whose limits hold.
         answer: serves the cell's queries.
         on_output: is told the output as it comes.
@@ -47,12 +47,8 @@ class RunningCell:
         self._open: dict[int, int] = {}  # number and size of each query without an answer
         self._sending: set[anyio.CancelScope] = set()
         self._latest = 0
-        self._left = seconds
-        self._since = anyio.current_time()
-        self._keep_time()
-
-    def _keep_time(self) -> None:
-        self.patience.deadline = math.inf if self._open else self._since + self._left
+        self._clock = Clock(seconds, now=anyio.current_time)
+        self.patience.deadline = self._clock.end
 
     def asked(self, call: int, size: int) -> None:
         """A query of `size` bytes came."""
@@ -60,8 +56,6 @@ class RunningCell:
             raise SandboxMisbehaved("The sandbox used a call number twice.")
         if len(self._open) >= self._max_open:
             raise SandboxMisbehaved(f"The sandbox has more than {self._max_open} calls open.")
-        if not self._open:
-            self._left -= anyio.current_time() - self._since
         self._latest = call
         self._open[call] = size
         if sum(self._open.values()) > self._max_open_bytes:
@@ -69,14 +63,14 @@ class RunningCell:
                 f"The open calls of the sandbox hold more than {self._max_open_bytes:,} bytes "
                 "(SandboxConfig.max_value_bytes)."
             )
-        self._keep_time()
+        self._clock.asked()
+        self.patience.deadline = self._clock.end
 
     def answered(self, call: int) -> None:
         """A query's answer has been sent."""
         del self._open[call]
-        if not self._open:
-            self._since = anyio.current_time()
-        self._keep_time()
+        self._clock.answered()
+        self.patience.deadline = self._clock.end
 
     @contextmanager
     def sending(self) -> Iterator[None]:

@@ -118,6 +118,7 @@ class Session:
                     max_output_bytes=self._config.max_output_bytes,
                     worker_memory_bytes=worker_memory_bytes,
                     max_calls_in_flight=self._config.max_calls_in_flight,
+                    max_value_bytes=self._config.max_value_bytes,
                 )
             )
 
@@ -208,7 +209,8 @@ class Session:
             self._cells += 1
             encoded = code.encode("utf-8", "surrogatepass")
             payload = await self._send_bytes_ahead(encoded)
-            await self._send(Execute(cell=self._cells, code=payload, seconds=seconds))
+            calls = answer is not None or self._tools is not None
+            await self._send(Execute(cell=self._cells, code=payload, seconds=seconds, calls=calls))
             cell = RunningCell(
                 self._cells,
                 seconds=seconds + GRACE_SECONDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,6 +44,13 @@ class Question:
     model: str | None
     recurse: bool | None
 
+    @property
+    def size(self) -> int:
+        return len(self.prompt) + len(self.context or b"")
+
+
+Outgoing = tuple[int, Callable[[int], None]]  # the bytes of a call, and what sends it under a number
+
 
 class Calls:
     """Sends queries and hands out what the supervisor says, to the thread that waits for it.
@@ -62,7 +69,7 @@ class Calls:
         self._link = link
         self._changed = threading.Condition()
         self._reading = False
-        self._in_flight: set[int] = set()
+        self._in_flight: dict[int, int] = {}  # the number of each call without an answer, and its bytes
         self._answers: dict[int, tuple[bool, bytes]] = {}
         self._commands: deque[Command] = deque()
 
@@ -92,29 +99,33 @@ class Calls:
             answer = read_value(message.text, descriptors)
             close_all(descriptors)
             if message.call in self._in_flight:
-                self._in_flight.discard(message.call)
+                del self._in_flight[message.call]
                 self._answers[message.call] = message.ok, answer
         else:
             self._commands.append((message, descriptors))
 
-    def _ask(self, senders: Sequence[Callable[[int], None]], *, at_once: int | None = None) -> list[tuple[bool, bytes]]:
-        """Send calls under numbers of their own, at most `at_once` waiting for an answer; returns the answers in order."""
+    def _ask(self, calls: Iterable[Outgoing], *, at_once: int | None = None) -> list[tuple[bool, bytes]]:
+        """Send calls under numbers of their own, at most `at_once` waiting for an answer; returns the answers in order.
+
+        A call for which the host has no room now waits for those before it.
+        """
         most = self._start.max_calls_in_flight
         window = min(at_once or most, most)
         sent: list[int] = []
         mine: set[int] = set()
 
-        def claimed(number: int) -> bool:
+        def claimed(number: int, size: int) -> bool:
             mine.intersection_update(self._in_flight)
-            free = len(mine) < window and len(self._in_flight) < most
+            room = self._start.max_value_bytes - sum(self._in_flight.values())
+            free = len(mine) < window and len(self._in_flight) < most and size <= room
             if free:
                 mine.add(number)
-                self._in_flight.add(number)
+                self._in_flight[number] = size
             return free
 
-        for send in senders:
+        for size, send in calls:
             number = next(self._numbers)
-            self._wait_until(partial(claimed, number))
+            self._wait_until(partial(claimed, number, size))
             sent.append(number)
             send(number)
         self._wait_until(lambda: mine.isdisjoint(self._in_flight))
@@ -141,7 +152,7 @@ class Calls:
     ) -> str:
         """Ask a model, with `context` as further data; returns its answer. Raises LLMError when there is none."""
         question = self._question(prompt, context, model, recurse)
-        ok, answer = self._ask([partial(self._send, question, 0)])[0]
+        ok, answer = self._ask([self._outgoing(question, 0)])[0]
         if not ok:
             raise LLMError(_text(answer))
         return _text(answer)
@@ -163,25 +174,32 @@ class Calls:
             raise ValueError(f"llm_batch got {len(prompts)} prompts and {len(contexts)} contexts")
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError("max_concurrent has to be at least 1")
-        pairs = zip(prompts, contexts if contexts is not None else itertools.repeat(None), strict=False)
-        questions = [self._question(prompt, context, model, recurse) for prompt, context in pairs]
+        pairs = list(zip(prompts, contexts if contexts is not None else itertools.repeat(None), strict=False))
+        for prompt, context in pairs:  # what is wrong with any of them is told before the first is sent
+            self._question(prompt, context, model, recurse)
         batch = next(self._batches)
-        answers = self._ask([partial(self._send, question, batch) for question in questions], at_once=max_concurrent)
+        # Encoded one by one: together they may be too much for the memory.
+        outgoing = (self._outgoing(self._question(*pair, model, recurse), batch) for pair in pairs)
+        answers = self._ask(outgoing, at_once=max_concurrent)
         return [_text(answer) if ok else FailedQuery(_text(answer)) for ok, answer in answers]
 
     def use_tool(self, name: str, positional: tuple[object, ...], named: dict[str, object]) -> object:
         """Call a function of the host with plain data. Raises ToolError when it gives no value."""
         arguments = values.packed([positional, named])
+        values.check_size(len(arguments), self._start.max_value_bytes)
 
         def send(number: int) -> None:
             with parcel() as packed:
                 call = ToolCall(cell=0, call=number, name=name, arguments=packed.add(arguments))
                 self._link.send(call, packed.descriptors)
 
-        ok, answer = self._ask([send])[0]
+        ok, answer = self._ask([(len(arguments), send)])[0]
         if not ok:
             raise ToolError(_text(answer))
         return values.unpacked(answer)
+
+    def _outgoing(self, question: Question, batch: int) -> Outgoing:
+        return question.size, partial(self._send, question, batch)
 
     def _question(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> Question:
         if not isinstance(prompt, str):
@@ -194,13 +212,15 @@ class Calls:
             prompt = f"{prompt}\n\n{values.as_text(context)}"
         elif context is not None:
             kind, encoded = values.encode(context)
-        return Question(
-            prompt=prompt.encode("utf-8", "surrogatepass"),
+        question = Question(
+            prompt=values.encode_text(prompt),
             context=encoded,
             context_kind=kind,
             model=model,
             recurse=recurse,
         )
+        values.check_size(question.size, self._start.max_value_bytes)
+        return question
 
 
 def _text(answer: bytes) -> str:

@@ -13,6 +13,9 @@ import types
 from dataclasses import dataclass
 from typing import Any
 
+from rlm.protocol.messages import Start
+
+from . import values
 from .calls import Calls, LLMError, ToolError
 
 MAX_ERROR_CHARS = 30_000  # of a traceback: it has to fit into a packet, however its characters are encoded
@@ -27,16 +30,16 @@ _OWN_FILES = os.path.dirname(__file__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a cell ended: its traceback (empty if none), and the final answer that it gave, if any."""
+    """How a cell ended: its traceback (empty if none), and the final answer that it gave, if any (UTF-8, surrogatepass)."""
 
     error: str
-    answer: str | None
+    answer: bytes | None
 
 
 class Repl:
     """Runs cells; assignments persist, also those before an exception."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, start: Start) -> None:
         self._main = types.ModuleType("__main__")
         self._main.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = self._main
@@ -48,6 +51,7 @@ class Repl:
         self._final: str | None = None
         self._answer: dict[str, Any] = {"content": "", "ready": False}
         self._calls = calls
+        self._max_answer_bytes = start.max_value_bytes
         self._given: dict[str, Any] = {
             "llm_query": calls.llm_query,
             "llm_batch": calls.llm_batch,
@@ -88,11 +92,17 @@ class Repl:
             self._execute(code, filename)
         except SystemExit as ended:
             if ended.code not in (None, 0):
-                error = f"SystemExit: {_safely(str, ended.code)}"
+                error = _clipped(f"SystemExit: {_safely(str, ended.code)}")
         except BaseException as problem:  # whatever the model's code raises is a result
             error = _safely(_describe, problem)
         self.flush()
-        return Ended(error=error, answer=None if error else self._answer_given())
+        answer = None
+        if not error:
+            try:
+                answer = self._answer_given()
+            except BaseException as problem:  # `answer` may be of a class of the cell's own
+                error = _safely(_describe, problem)
+        return Ended(error=error, answer=answer)
 
     def _open_streams(self) -> None:
         """Standard streams of its own for each cell; what cannot be encoded is written as an escape."""
@@ -134,13 +144,20 @@ class Repl:
             return asyncio.run(value)
         return value
 
-    def _answer_given(self) -> str | None:
-        if self._final is not None:
-            return self._final
-        answer = self.namespace.get("answer")
-        if not isinstance(answer, dict) or not answer.get("ready"):
-            return None
-        return _safely(str, answer.get("content", ""))
+    def _answer_given(self) -> bytes | None:
+        """The final answer, if there is one. Raises ValueError or MemoryError where it is too large."""
+        final = self._final
+        if final is None:
+            answer = self.namespace.get("answer")
+            if not isinstance(answer, dict) or not answer.get("ready"):
+                return None
+            final = _safely(str, answer.get("content", ""))
+        try:
+            encoded = values.encode_text(final)
+        except MemoryError:
+            raise MemoryError("the memory has no room for the final answer a second time, to send it") from None
+        values.check_size(len(encoded), self._max_answer_bytes)
+        return encoded
 
     # What the model's code calls
 
@@ -185,7 +202,10 @@ def _describe(problem: BaseException) -> str:
     """The traceback without the frames of this package."""
     summary = traceback.TracebackException.from_exception(problem, compact=True)
     _hide_own_frames(summary)
-    text = "".join(summary.format()).rstrip()
+    return _clipped("".join(summary.format()).rstrip())
+
+
+def _clipped(text: str) -> str:
     if len(text) <= MAX_ERROR_CHARS:
         return text
     half = MAX_ERROR_CHARS // 2

@@ -47,12 +47,14 @@ from rlm.protocol.messages import (
 
 from . import files, processes
 from . import values as encodings
+from .cell import Cell
 from .channel import Channel
 from .link import Link, close_all
 from .output import Capture, pieces
 from .worker import SNAPSHOT, Worker
 
 NO_CELL = "This call was not made: no cell is running."
+NOBODY = "This sandbox has no models to call."
 TOO_MANY = "This call was not made: too many calls wait for an answer."
 TOO_LATE = "The cell ended before this call was answered."
 MOST_PIDS = 1 << 22  # Linux has no more (proc(5), pid_max)
@@ -62,39 +64,6 @@ STATUS_SECONDS = 0.2  # between the end of a process's line and the news of its 
 
 class SandboxLost(Exception):
     """There is no worker left and no snapshot to take its place: the host has to make a new sandbox."""
-
-
-class Cell:
-    """The running cell: its clock, which stands still while calls wait for answers, and those calls."""
-
-    def __init__(self, number: int, seconds: float) -> None:
-        self.number = number
-        self.allowed = seconds
-        self.calls: dict[int, int] = {}  # the number on the channel -> the worker's own
-        self.snapshot_taken = False
-        self.snapshot_expected = True
-        self._used = 0.0
-        self._since = time.monotonic()
-
-    def asked(self, ours: int, theirs: int) -> None:
-        if not self.calls:
-            self._used += time.monotonic() - self._since
-        self.calls[ours] = theirs
-
-    def answered(self, ours: int) -> int | None:
-        theirs = self.calls.pop(ours, None)
-        if theirs is not None and not self.calls:
-            self._since = time.monotonic()
-        return theirs
-
-    @property
-    def used(self) -> float:
-        return self._used if self.calls else self._used + time.monotonic() - self._since
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until the cell has to be stopped; None while its clock stands still."""
-        return None if self.calls else max(0.0, self.allowed - self.used)
 
 
 class Supervisor:
@@ -151,12 +120,14 @@ class Supervisor:
         """
         self._obey(commands)
         while True:
-            left = self._cell.left if self._cell else None
-            for key, _ in self._selector.select(left):
+            wait = self._cell.clock.until_look if self._cell else None
+            for key, _ in self._selector.select(wait):
                 handle: Callable[[], None] = key.data
                 handle()
-            if self._cell and self._cell.left == 0.0:
-                self._roll_back("timeout", f"The cell was stopped: it used up its {self._cell.allowed:g} seconds.")
+            if self._cell and self._cell.clock.is_up():
+                self._roll_back(
+                    "timeout", f"The cell was stopped: it used up its {self._cell.clock.seconds:g} seconds."
+                )
 
     # The host
 
@@ -170,7 +141,7 @@ class Supervisor:
                     value, descriptors = self._channel.take_value(message.value)
                     self._to_worker(replace(message, value=value), descriptors)
                 case Execute():
-                    self._cell = Cell(message.cell, message.seconds)
+                    self._cell = Cell(message)
                     self._stdout.begin()
                     self._stderr.begin()
                     code, descriptors = self._channel.take_value(message.code)
@@ -299,8 +270,9 @@ class Supervisor:
         match message:
             case Query() | ToolCall():
                 self._ask_host(message, descriptors)
-            case Result() if self._cell and message.outcome in ("ok", "error"):
-                answer = message.answer and self._channel.send_value(message.answer, descriptors)
+            case Result(outcome="ok" | "error") if self._cell and message.cell == self._cell.number:
+                final = message.answer if message.outcome == "ok" else None
+                answer = final and self._channel.send_value(final, descriptors)
                 self._end_cell(message.outcome, message.error, answer)
             case Loaded():
                 self._channel.send(message)
@@ -311,8 +283,8 @@ class Supervisor:
         cell = self._cell
         if len(self._unsent) > 2 * self._start.max_calls_in_flight:
             raise ProtocolError("it asks without reading the answers")
-        if cell is None or len(cell.calls) >= self._start.max_calls_in_flight:
-            self._refuse(asked.call, NO_CELL if cell is None else TOO_MANY)
+        if cell is None or not cell.may_call or len(cell.calls) >= self._start.max_calls_in_flight:
+            self._refuse(asked.call, NO_CELL if cell is None else TOO_MANY if cell.may_call else NOBODY)
             return
         given = {name: getattr(asked, name, None) for name in ("prompt", "context", "arguments")}
         sent: dict[str, Any] = {
@@ -355,6 +327,11 @@ class Supervisor:
         pid, link = self._snapshot
         self._snapshot = None
         processes.kill_others({pid})
+        processes.reap()
+        try:
+            os.kill(pid, signal.SIGCONT)  # the cell may have stopped it, or killed it
+        except ProcessLookupError:
+            raise SandboxLost(f"{error} The copy that had to take its place is gone.") from None
         self._selector.unregister(self._link)
         self._link.close()
         self._drop_unsent()
@@ -365,7 +342,7 @@ class Supervisor:
     def _end_cell(self, outcome: Outcome, error: str, answer: Payload | None) -> None:
         assert self._cell is not None
         cell = self._cell
-        seconds = cell.used
+        seconds = cell.clock.used
         snapshot = {self._snapshot[0]} if self._snapshot else set()
         processes.kill_others({self._pid} | snapshot)
         for number, capture in ((1, self._stdout), (2, self._stderr)):
@@ -420,8 +397,13 @@ class Supervisor:
 
 def end_after(seconds: float) -> None:
     """Let this process, and with it the container, end then, whatever it waits for. A worker does not inherit the timer."""
+    over = time.monotonic() + seconds
 
     def end(number: int, frame: object) -> None:
+        left = over - time.monotonic()
+        if left > 0:  # a cell has sent the signal
+            signal.setitimer(signal.ITIMER_REAL, left)
+            return
         os.write(2, f"rlm guest: the sandbox's lifetime of {seconds:g} seconds is over\n".encode())
         os._exit(LIFETIME_CODE)
 

@@ -83,11 +83,22 @@ def encode(value: object) -> tuple[Kind, bytes]:
     """
     match value:
         case str():
-            return "text", value.encode("utf-8", "surrogatepass")
+            return "text", encode_text(value)
         case bytes() | bytearray():
             return "bytes", bytes(value)
         case _:
             return "data", packed(value)
+
+
+def encode_text(text: str) -> bytes:
+    """Text as it leaves the sandbox. A subclass of `str` may have an `encode` of its own, so that is not asked."""
+    return str.encode(text, "utf-8", "surrogatepass")
+
+
+def check_size(size: int, most: int) -> None:
+    """Raises ValueError for more bytes than the host takes at once."""
+    if size > most:
+        raise ValueError(f"{size:,} bytes are too many: at most {most:,} can leave the sandbox at once")
 
 
 def packed(value: object) -> bytes:

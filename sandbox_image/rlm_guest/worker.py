@@ -28,7 +28,7 @@ class Worker:
         self._start = start
         self._streams = (os.open(os.devnull, os.O_RDONLY), stdout, stderr)
         self._calls = Calls(link, start)
-        self._repl = Repl(self._calls)
+        self._repl = Repl(self._calls, start)
         self._limits = processes.WorkerLimits(start.worker_memory_bytes)
         processes.prefer_for_oom(processes.OOM_CELL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -116,7 +116,7 @@ class Worker:
         if os.getpid() != pid:  # a child that the cell forked came out of the cell too
             os._exit(0)
         with parcel() as packed:
-            answer = None if ended.answer is None else packed.add(ended.answer.encode("utf-8", "surrogatepass"))
+            answer = None if ended.answer is None else packed.add(ended.answer)
             result = Result(
                 cell=cell,
                 outcome="error" if ended.error else "ok",

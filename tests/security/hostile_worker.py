@@ -39,9 +39,9 @@ FIELDS = {
     "Output": "cell stream data",
     "Chunk": "stream data",
     "Ready": "version digest python",
-    "Start": "version depth max_output_bytes worker_memory_bytes max_calls_in_flight",
+    "Start": "version depth max_output_bytes worker_memory_bytes max_calls_in_flight max_value_bytes",
     "Load": "name kind value",
-    "Execute": "cell code seconds",
+    "Execute": "cell code seconds calls",
     "Reply": "call ok text",
     "Nonsense": "x y",
 }
@@ -113,7 +113,7 @@ def field(choose, name, descriptors):
             return choose.choice(["text", "bytes", "data", "file", "folder"])
         case "outcome":
             return choose.choice(["ok", "error", "timeout", "died"])
-        case "recurse" | "ok" | "snapshot":
+        case "recurse" | "ok" | "snapshot" | "calls":
             return choose.random() < 0.5
         case "seconds":
             return choose.choice([0.0, -1.0, 1e308, float("inf")])

@@ -129,12 +129,14 @@ def started(role: Role) -> Connection:
     guest, host = Connection(Role.GUEST), Connection(Role.HOST)
     host.receive_data(guest.send(Ready(version=1, digest="d", python="3")))
     host.next_message()
-    start = Start(version=1, depth=0, max_output_bytes=1, worker_memory_bytes=1, max_calls_in_flight=1)
+    start = Start(
+        version=1, depth=0, max_output_bytes=1, worker_memory_bytes=1, max_calls_in_flight=1, max_value_bytes=1
+    )
     guest.receive_data(host.send(start))
     guest.next_message()
     if role is Role.GUEST:
         return guest
-    host.send(Execute(cell=1, code=b"", seconds=1.0))
+    host.send(Execute(cell=1, code=b"", seconds=1.0, calls=True))
     return host
 
 

@@ -321,9 +321,16 @@ class Conversation(RuleBasedStateMachine):
 
     NEVER = (
         Ready(version=VERSION, digest=DIGEST, python="3"),
-        Start(version=VERSION, depth=9, max_output_bytes=9, worker_memory_bytes=9, max_calls_in_flight=9),
+        Start(
+            version=VERSION,
+            depth=9,
+            max_output_bytes=9,
+            worker_memory_bytes=9,
+            max_calls_in_flight=9,
+            max_value_bytes=9,
+        ),
         Load(name="x", kind="text", value=b"x"),
-        Execute(cell=1, code=b"x", seconds=1.0),
+        Execute(cell=1, code=b"x", seconds=1.0, calls=True),
         Reply(call=1, ok=True, text=b"x"),
     )
 

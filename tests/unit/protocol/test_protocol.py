@@ -95,9 +95,11 @@ def test_any_split_of_the_stream_gives_the_same_messages(
         assert guest.next_message() == message
 
     tell(ready)
-    order(Start(version=1, depth=1, max_output_bytes=1, worker_memory_bytes=1, max_calls_in_flight=1))
+    order(
+        Start(version=1, depth=1, max_output_bytes=1, worker_memory_bytes=1, max_calls_in_flight=1, max_value_bytes=1)
+    )
     for number, (during, result) in enumerate(said):
-        order(Execute(cell=number, code=b"", seconds=1.0))
+        order(Execute(cell=number, code=b"", seconds=1.0, calls=True))
         for message in during:
             tell(message)
         tell(result)
@@ -169,7 +171,7 @@ def test_a_number_field_takes_whole_numbers_from_zero_only(value: object) -> Non
 
 
 GUEST_FIRST = Ready(version=1, digest="d", python="3")
-START = Start(version=1, depth=0, max_output_bytes=1, worker_memory_bytes=1, max_calls_in_flight=1)
+START = Start(version=1, depth=0, max_output_bytes=1, worker_memory_bytes=1, max_calls_in_flight=1, max_value_bytes=1)
 RESULT = Result(cell=1, outcome="ok", error="", answer=None, stdout_bytes=0, stderr_bytes=0, snapshot=True, seconds=0.0)
 
 
@@ -202,7 +204,7 @@ def test_a_second_result_of_a_cell_is_refused() -> None:
     host.receive_data(guest.send(GUEST_FIRST))
     host.next_message()
     host.send(START)
-    host.send(Execute(cell=1, code=b"", seconds=1.0))
+    host.send(Execute(cell=1, code=b"", seconds=1.0, calls=True))
     body = pack(RESULT)
     frame = len(body).to_bytes(4, "big") + body
     host.receive_data(frame + frame)
@@ -213,7 +215,7 @@ def test_a_second_result_of_a_cell_is_refused() -> None:
 
 def test_an_end_may_not_send_what_is_not_legal_either() -> None:
     with pytest.raises(ProtocolError, match="Execute is not legal while starting"):
-        Connection(Role.HOST).send(Execute(cell=1, code=b"", seconds=1.0))
+        Connection(Role.HOST).send(Execute(cell=1, code=b"", seconds=1.0, calls=True))
 
 
 def test_a_late_reply_is_legal_after_its_cell() -> None:
