@@ -149,9 +149,9 @@ class Repl:
         final = self._final
         if final is None:
             answer = self.namespace.get("answer")
-            if not isinstance(answer, dict) or not answer.get("ready"):
+            if not isinstance(answer, dict) or not dict.get(answer, "ready"):
                 return None
-            final = _safely(str, answer.get("content", ""))
+            final = _safely(str, dict.get(answer, "content", ""))
         try:
             encoded = values.encode_text(final)
         except MemoryError:

@@ -7,7 +7,7 @@ import textwrap
 import anyio
 import pytest
 
-from rlm import CellResult, Sandbox, SandboxDied
+from rlm import CellResult, Sandbox, SandboxConfig, SandboxDied
 from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.base import Sandbox as AnySandbox
 
@@ -105,6 +105,7 @@ async def test_there_is_no_input_to_wait_for() -> None:
         "import sys\nsys.stdout.close()",
         "del __builtins__",
         "import sys\nsys.modules.clear()",
+        "class D(dict):\n    def get(self, *a): 1 / 0\nanswer = D()",
     ],
 )
 async def test_an_evil_cell_is_an_error_at_most_and_the_next_one_works(evil: str) -> None:
@@ -154,6 +155,30 @@ async def test_a_batch_longer_than_the_limit_on_open_calls_goes_on_as_answers_co
         cell = "llm_batch([str(i) for i in range(2000)]) == [str(i) for i in range(2000)]"
         assert (await sandbox.run(cell, answer=count)).stdout == "True\n"
     assert most <= 512
+
+
+async def test_large_calls_wait_for_room_and_one_that_is_too_large_is_told_in_words() -> None:
+    async def slow(query: SandboxQuery) -> QueryReply:
+        await anyio.sleep(0.05)
+        return QueryReply(ok=True, text=query.prompt[:1])
+
+    config = SandboxConfig(max_value_bytes=1_000_000)
+    calls = [
+        "llm_batch(['x' * 300_000] * 20) == ['x'] * 20",
+        "llm_query('x' * 1_000_000)",
+        "llm_query('x' * 1_000_001)",
+        "llm_query('x', context=b'y' * 1_000_000)",
+        "FINAL('x' * 1_000_001)",
+    ]
+    async with Sandbox(config, depth=2) as sandbox:
+        results = [await sandbox.run(cell, seconds=5, answer=slow) for cell in calls]
+        assert (await sandbox.run("FINAL('x' * 1_000_000)")).answer == "x" * 1_000_000
+    assert [result.stdout for result in results[:2]] == ["True\n", "'x'\n"]
+    for result in results[2:]:
+        assert result.outcome == "error"
+        assert (
+            "ValueError: 1,000,001 bytes are too many: at most 1,000,000 can leave the sandbox at once" in result.error
+        )
 
 
 @pytest.mark.parametrize(
@@ -263,14 +288,50 @@ async def test_nonsense_on_the_line_to_the_supervisor_costs_the_cell_only(forged
         assert (await last("kept", sandbox=sandbox)).stdout == "1\n"
 
 
+FORGE_RESULT = """
+import time
+from rlm.protocol.messages import Result
+forged = dict(outcome="ok", error="", answer=b"forged", stdout_bytes=9, stderr_bytes=0, snapshot=True, seconds=0)
+llm_query.__self__._link.send(Result(cell={cell}, **forged))
+time.sleep(0.2)
+FINAL("answer of cell 2")
+"""
+
+
+async def right_or_lost(sandbox: Sandbox, number: int) -> bool:
+    """A cell that prints its number: it is told as it was, or the sandbox is lost."""
+    try:
+        result = await last(f"print({number})", sandbox=sandbox)
+    except SandboxDied:
+        return False
+    assert (result.outcome, result.stdout, result.answer) == ("ok", f"{number}\n", None)
+    return True
+
+
 async def test_a_result_forged_by_a_cell_is_at_most_that_cells_result() -> None:
-    forged = (
-        "pack(Result(cell=9, outcome='ok', error='', answer=b'mine', stdout_bytes=9, stderr_bytes=0, snapshot=True,"
-        " seconds=0.0))"
-    )
     async with Sandbox() as sandbox:
-        first = await last(FORGE.format(forged=forged), sandbox=sandbox)
-        assert (first.outcome, first.answer, first.stdout) == ("ok", "mine", "")
+        await last("1", sandbox=sandbox)
+        second = await last(FORGE_RESULT.format(cell=2), sandbox=sandbox)
+        assert (second.outcome, second.answer, second.stdout) == ("ok", "forged", "")
+        _ = await right_or_lost(sandbox, 3) and await right_or_lost(sandbox, 4)
+
+
+@pytest.mark.parametrize("cell", [0, 1, 3])
+async def test_a_result_forged_for_another_cell_counts_nowhere(cell: int) -> None:
+    async with Sandbox() as sandbox:
+        await last("kept = 1", sandbox=sandbox)
+        second = await last(FORGE_RESULT.format(cell=cell), sandbox=sandbox)
+        assert (second.outcome, second.answer) == ("died", None)
+        assert (await last("print(kept)", sandbox=sandbox)).stdout == "1\n"
+        assert await right_or_lost(sandbox, 4)
+
+
+async def test_an_answer_forged_for_a_cell_that_failed_does_not_count() -> None:
+    async with Sandbox() as sandbox:
+        failed = await last(
+            FORGE_RESULT.format(cell=1).replace('"ok", error=""', '"error", error="E"'), sandbox=sandbox
+        )
+        assert (failed.outcome, failed.error, failed.answer) == ("error", "E", None)
 
 
 async def test_a_cell_that_kills_its_own_snapshot_and_hangs_loses_its_sandbox_and_no_more() -> None:
@@ -282,9 +343,8 @@ async def test_a_cell_that_kills_its_own_snapshot_and_hangs_loses_its_sandbox_an
     while True: pass
     """
     async with Sandbox() as sandbox:
-        await sandbox.run(textwrap.dedent(cell), seconds=0.5)  # its time is up, and the copy is gone too
-        with pytest.raises(SandboxDied):
-            await sandbox.run("1")
+        with pytest.raises(SandboxDied, match=r"used up its 0\.5 seconds\. The copy .* is gone"):
+            await sandbox.run(textwrap.dedent(cell), seconds=0.5)
 
 
 async def test_cells_with_a_large_state_run_without_a_snapshot_and_say_so() -> None:

@@ -42,6 +42,13 @@ def call(number, *arguments):
     print("refused:" if result < 0 and code in (1, 38) else "ALLOWED:", result, errno.errorcode.get(code))
 """
 
+# Finds the number of the copy of the worker that sleeps beside it.
+COPY = """
+import os, signal
+def copy():
+    return next(int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in (1, os.getpid()))
+"""
+
 
 def refused_call(name: str, *arguments: tuple[int, ...] | int) -> Attack:
     """A system call (number, arguments) that the profile has to refuse."""
@@ -595,3 +602,71 @@ PYTHON = [
 ]
 
 ATTACKS: list[Attack] = [*BOMBS, *DISKS, *FLOODS, *HANGS, *DEATHS, *PROCESSES, *KERNEL, *SECRETS, *PYTHON]
+
+CALLS = [
+    Attack(
+        name="calls without end",
+        sees=STOPPED,
+        outcomes=("timeout",),
+        code="while True: llm_batch(['x' * 1000] * 256)",
+    ),
+    Attack(
+        name="calls without end from many threads",
+        sees=STOPPED,
+        outcomes=("timeout",),
+        code="import threading, time\ndef f():\n    while True: llm_batch(['x' * 1000] * 256)\n"
+        "for _ in range(6): threading.Thread(target=f, daemon=True).start()\ntime.sleep(1000)",
+    ),
+    Attack(
+        name="every signal to PID 1",
+        sees="still here",
+        outcomes=("ok",),
+        code="import os, signal, time\nfor _ in range(20):\n    for s in range(1, 65):\n        try: os.kill(1, s)\n"
+        "        except OSError: pass\ntime.sleep(0.5)\nprint('still here')",
+    ),
+    Attack(
+        name="tells PID 1 that its lifetime is over",
+        sees="still here",
+        outcomes=("ok", "error"),
+        gvisor={"sees": "still here|Permission|not permitted"},
+        code="import os, signal, time\nfor _ in range(1000): os.kill(1, signal.SIGALRM)\ntime.sleep(0.2)\nprint('still here')",
+    ),
+    Attack(
+        name="stops its copy and hangs",
+        sees=STOPPED,
+        outcomes=("timeout",),
+        code=COPY + "os.kill(copy(), signal.SIGSTOP)\nwhile True: pass",
+    ),
+    Attack(
+        name="stops its copy and dies",
+        sees="exit code 0",
+        outcomes=("died",),
+        code=COPY + "os.kill(copy(), signal.SIGSTOP)\nos._exit(0)",
+    ),
+    Attack(
+        name="kills its copy and hangs",
+        sees=r"",
+        outcomes=(),
+        lost=True,
+        code=COPY + "os.kill(copy(), signal.SIGKILL)\nwhile True: pass",
+    ),
+    Attack(
+        name="a text with an encoding of its own as the answer",
+        sees=r"",
+        outcomes=("ok",),
+        code="class T(str):\n    def __str__(self): return self\n    def encode(self, *a): return b'\\xff'\nFINAL(T('x'))",
+    ),
+    Attack(
+        name="a text with an encoding of its own as a prompt",
+        sees="no models to call",
+        code="class T(str):\n    def encode(self, *a): return b'\\xff'\nllm_query(T('x'))",
+    ),
+    Attack(
+        name="an answer too large to be sent",
+        code="FINAL('x' * (300 << 20))",
+        sees="MemoryError: the memory has no room",
+    ),
+    Attack(name="a huge word at the exit", code="raise SystemExit('x' * 300_000)", sees="characters left out"),
+]
+
+ATTACKS += CALLS
