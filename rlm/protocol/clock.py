@@ -39,8 +39,9 @@ class Clock:
     @property
     def used(self) -> float:
         passed = self._now() - self._since
-        if self._waiting:
-            passed = min(passed, self._asked * CALL_SECONDS + max(0.0, self._processor() - self._processor_then))
+        least = self._asked * CALL_SECONDS
+        if self._waiting and passed > least:
+            passed = min(passed, least + max(0.0, self._processor() - self._processor_then))
         return self._used + passed
 
     def asked(self) -> None:

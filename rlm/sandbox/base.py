@@ -82,6 +82,9 @@ class Sandbox(Protocol):
     ) -> CellResult:
         """Run one cell. `answer` serves its queries, many at once (None: each is refused in words).
 
+        `seconds` are the cell's own: time, but for the time in which calls of it wait for answers. Of that, only the
+        processor time counts that the cell uses meanwhile, and a millisecond a call.
+
         When the cell ends before its queries do, what `answer` still works on is cancelled.
 
         Raises:

@@ -182,7 +182,18 @@ class DockerSandbox:
         answer: Answer | None = None,
         on_output: OnOutput | None = None,
     ) -> CellResult:
-        """Run one cell, `CELL_SECONDS` of its own time unless said; see `rlm.sandbox.base.Sandbox`."""
+        """Run one cell.
+
+        Args:
+            code: what to run.
+            seconds: of the cell's own time, `CELL_SECONDS` unless said. While its calls wait for answers, only the
+                processor time counts that the cell uses meanwhile, and a millisecond a call.
+            answer: serves its queries, many at once; without it each is refused in words.
+            on_output: is told the output as it comes.
+
+        Raises:
+            SandboxDied, SandboxMisbehaved: the sandbox is gone.
+        """
         seconds = CELL_SECONDS if seconds is None else seconds
         async with self._using() as session:
             return await session.run(code, seconds=seconds, answer=answer, on_output=on_output)

@@ -291,8 +291,8 @@ class Supervisor:
             name: self._channel.send_value(value, descriptors) for name, value in given.items() if value is not None
         }
         self._calls += 1
-        cell.asked(self._calls, asked.call)
         self._channel.send(replace(asked, cell=cell.number, call=self._calls, **sent))
+        cell.asked(self._calls, asked.call)
 
     def _refuse(self, call: int, why: str) -> None:
         self._to_worker(Reply(call=call, ok=False, text=why.encode()), [])

@@ -601,9 +601,7 @@ PYTHON = [
     ),
 ]
 
-ATTACKS: list[Attack] = [*BOMBS, *DISKS, *FLOODS, *HANGS, *DEATHS, *PROCESSES, *KERNEL, *SECRETS, *PYTHON]
-
-CALLS = [
+GUEST = [  # its clock, its copy, its supervisor's signals, what it tells of a cell
     Attack(
         name="calls without end",
         sees=STOPPED,
@@ -669,4 +667,4 @@ CALLS = [
     Attack(name="a huge word at the exit", code="raise SystemExit('x' * 300_000)", sees="characters left out"),
 ]
 
-ATTACKS += CALLS
+ATTACKS: list[Attack] = [*BOMBS, *DISKS, *FLOODS, *HANGS, *DEATHS, *PROCESSES, *KERNEL, *SECRETS, *PYTHON, *GUEST]

@@ -73,7 +73,7 @@ async def test_a_guest_of_other_sources_is_refused_with_the_way_out(ready: Ready
 
 
 async def test_the_greeting_says_what_the_sandbox_may_use() -> None:
-    config = SandboxConfig(max_output_bytes=1234, max_calls_in_flight=56)
+    config = SandboxConfig(max_output_bytes=1234, max_calls_in_flight=56, max_value_bytes=78)
     heard = []
 
     async def script(guest: Guest) -> None:
@@ -84,7 +84,7 @@ async def test_the_greeting_says_what_the_sandbox_may_use() -> None:
         await anyio.wait_all_tasks_blocked()
     start = heard[0]
     assert (start.version, start.depth, start.max_output_bytes) == (VERSION, 3, 1234)
-    assert (start.worker_memory_bytes, start.max_calls_in_flight) == (789, 56)
+    assert (start.worker_memory_bytes, start.max_calls_in_flight, start.max_value_bytes) == (789, 56, 78)
 
 
 @pytest.mark.parametrize("said", [b"", b"hello, I am a shell\n", b"\xff\xff\xff\xff"])
@@ -165,7 +165,7 @@ async def test_a_cell_is_sent_as_it_is_and_its_result_told() -> None:
 
     done = await run(script, code="x = 'ü\ud800'", seconds=7)
     assert heard[0].code == "x = 'ü\ud800'".encode("utf-8", "surrogatepass")
-    assert (heard[0].cell, heard[0].seconds) == (1, 7)
+    assert (heard[0].cell, heard[0].seconds, heard[0].calls) == (1, 7, False)
     assert done == CellResult(
         outcome="error",
         stdout="said",
@@ -630,6 +630,26 @@ async def test_after_its_answers_a_cells_clock_goes_on(monkeypatch: pytest.Monke
 
     with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
         await run(script, seconds=0.05, answer=echo)
+
+
+async def test_calls_without_end_use_up_the_time_though_one_is_always_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    _short(monkeypatch, "GRACE_SECONDS")
+    count = 200  # a millisecond each
+
+    async def script(guest: Guest) -> None:
+        assert (await guest.start_cell()).calls
+        await guest.say(*[query(number) for number in range(1, count + 1)])
+        for _ in range(1, count):
+            await guest.hear(Reply)
+        await anyio.sleep_forever()
+
+    async def answer(asked: SandboxQuery) -> QueryReply:
+        if asked.call == 1:
+            await anyio.sleep_forever()
+        return QueryReply(ok=True, text="")
+
+    with anyio.fail_after(10), pytest.raises(SandboxMisbehaved, match="did not end a cell"):
+        await run(script, seconds=0.05, answer=answer)
 
 
 async def test_a_frame_that_stops_half_way_is_given_up_even_while_answers_are_awaited(
