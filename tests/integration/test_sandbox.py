@@ -448,9 +448,11 @@ async def test_a_sandbox_killed_from_outside_has_died_and_says_why(config: Sandb
 
 
 async def test_a_sandbox_that_misbehaves_is_removed_at_once(config: SandboxConfig) -> None:
+    forget_the_limit = "from dataclasses import replace\ncalls = llm_query.__self__\n"
+    forget_the_limit += "calls._start = replace(calls._start, max_value_bytes=10**9)\n"
     async with Sandbox(replace(config, max_value_bytes=1000), depth=1) as sandbox:
         with pytest.raises(SandboxMisbehaved, match="protocol"):
-            await sandbox.run("llm_query('x' * 100_000)")
+            await sandbox.run(forget_the_limit + "llm_query('x' * 100_000)", answer=shout)
         assert containers(f"rlm.owner.pid={os.getpid()}") == []
         with pytest.raises(SandboxDied, match="cannot be used any more"):
             await sandbox.run("1")
