@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 PROFILE: Final = Path(__file__).resolve().parent.parent / "sandbox_image" / "seccomp.json"
 
@@ -27,9 +27,8 @@ ALLOWED: Final = {
         setxattr
     """,
     "reading and writing": """
-        copy_file_range fdatasync fsync pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readv
-        sendfile splice sync sync_file_range syncfs tee write writev io_cancel io_destroy io_getevents
-        io_pgetevents io_setup io_submit
+        copy_file_range pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readv sendfile splice
+        tee write writev
     """,
     "descriptors and waiting": """
         close close_range dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait
@@ -37,19 +36,19 @@ ALLOWED: Final = {
         select signalfd signalfd4 timerfd_create timerfd_gettime timerfd_settime
     """,
     "socket pairs, over which supervisor and worker talk": """
-        getpeername getsockname getsockopt recvfrom recvmsg sendmsg sendto setsockopt shutdown socketpair
+        getpeername getsockname getsockopt recvfrom recvmsg sendmsg sendto setsockopt shutdown
     """,
     "memory": """
-        brk madvise membarrier memfd_create mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock
-        munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages
+        brk madvise membarrier mincore mlock mlock2 mlockall mprotect mremap munlock munlockall munmap pkey_alloc
+        pkey_free pkey_mprotect remap_file_pages
     """,
     "processes and threads": """
         arch_prctl execve execveat exit exit_group fork futex futex_waitv get_robust_list getcpu getpgid
-        getpgrp getpid getppid getpriority getrlimit getrusage getsid gettid ioprio_get ioprio_set pidfd_open
-        pidfd_send_signal prctl prlimit64 process_mrelease rseq sched_get_priority_max sched_get_priority_min
-        sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
-        sched_setaffinity sched_yield set_robust_list set_thread_area get_thread_area set_tid_address setpgid
-        setpriority setrlimit setsid vfork wait4 waitid
+        getpgrp getpid getppid getpriority getrlimit getrusage getsid gettid ioprio_get pidfd_open
+        pidfd_send_signal process_mrelease rseq sched_get_priority_max sched_get_priority_min
+        sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_yield
+        set_robust_list set_thread_area get_thread_area set_tid_address setpgid setrlimit setsid vfork wait4
+        waitid
     """,
     "signals": """
         alarm getitimer kill pause restart_syscall rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo
@@ -80,14 +79,84 @@ DENIED: Final = {
         userfaultfd vmsplice
     """,
     "memory that no other process, and no limit, can look into": "memfd_secret",
+    "contexts that are counted for the whole machine (/proc/sys/fs/aio-nr): one sandbox could take them all": """
+        io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit
+    """,
     "device nodes": "mknod mknodat",
-    "scheduling classes that starve others": "sched_setattr sched_setparam sched_setscheduler",
+    "scheduling classes that starve others, or slow the supervisor": """
+        ioprio_set sched_setattr sched_setparam sched_setscheduler
+    """,
     "filters of its own": "landlock_add_rule landlock_create_ruleset landlock_restrict_self seccomp",
     "the host's clock": "adjtimex clock_adjtime",
 }
 
+# Bits and values are those of the kernel's headers (linux/sched.h, linux/mman.h, linux/memfd.h, linux/prctl.h), the same
+# on both architectures.
 NEW_NAMESPACES: Final = 0x7E020000  # the CLONE_NEW* bits (clone(2)) but CLONE_NEWTIME, which clone cannot take
+MAP_HUGETLB: Final = 0x40000
+MFD_HUGETLB: Final = 0x4
+AF_UNIX: Final = 1
+SELF: Final = 0  # in the place of a process's number; PRIO_PROCESS is 0 too
 ENOSYS: Final = 38
+PRCTL: Final = {
+    "PDEATHSIG": (1, 2),
+    "DUMPABLE": (3, 4),
+    "KEEPCAPS": (7, 8),
+    "NAME": (15, 16),
+    "GET_SECCOMP": (21,),  # to set one would be a filter of its own
+    "CAPBSET": (23, 24),
+    "SECUREBITS": (27, 28),
+    "TIMERSLACK": (29, 30),
+    "CHILD_SUBREAPER": (36, 37),
+    "NO_NEW_PRIVS": (38, 39),
+    "THP_DISABLE": (41, 42),
+    "CAP_AMBIENT": (47,),
+    "SET_VMA": (0x53564D41,),
+}
+
+
+class Condition(NamedTuple):
+    """What an argument, by its place, has to be: equal to a value or, with `none_of`, without any of these bits."""
+
+    place: int
+    value: int = 0
+    none_of: int = 0
+
+    def __str__(self) -> str:
+        said = f"has no bit of {self.none_of:#x}" if self.none_of else f"is {self.value:#x}"
+        return f"argument {self.place} {said}"
+
+    def rule(self) -> dict[str, Any]:
+        """In the engine's format."""
+        if self.none_of:
+            return {"index": self.place, "value": self.none_of, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+        return {"index": self.place, "value": self.value, "valueTwo": 0, "op": "SCMP_CMP_EQ"}
+
+
+# What does nothing and says that it is done: all that a sandbox writes lies in memory. Done in earnest it would be work for
+# the host's disks, by files of the host that a container sees (/etc/hostname): thousands of flushes a second.
+ANSWERED: Final = "fdatasync fsync msync sync sync_file_range syncfs"
+
+# What is allowed with some arguments only: name, why, and alternatives of conditions that have to hold together.
+CONDITIONAL: Final[list[tuple[str, str, list[list[Condition]]]]] = [
+    ("clone", "no new namespaces", [[Condition(0, none_of=NEW_NAMESPACES)]]),
+    (
+        "socketpair",
+        "no code of other families: the network's, and modules that the kernel would load",
+        [[Condition(0, AF_UNIX)]],
+    ),
+    ("mmap", "huge pages are the machine's, and no memory limit counts them", [[Condition(3, none_of=MAP_HUGETLB)]]),
+    ("memfd_create", "as mmap", [[Condition(1, none_of=MFD_HUGETLB)]]),
+    ("prlimit64", "of the caller itself: the supervisor has the same user", [[Condition(0, SELF)]]),
+    ("sched_setaffinity", "as prlimit64", [[Condition(0, SELF)]]),
+    ("setpriority", "as prlimit64", [[Condition(0, SELF), Condition(1, SELF)]]),
+    (
+        "prctl",
+        "no filters of its own, whose compiled code is counted for the whole machine (bpf_jit_limit), no grouping of "
+        "processors (PR_SCHED_CORE), nothing unknown",
+        [[Condition(0, value)] for values in PRCTL.values() for value in values],
+    ),
+]
 
 
 def profile() -> dict[str, Any]:
@@ -96,12 +165,22 @@ def profile() -> dict[str, Any]:
         {"names": sorted(names.split()), "action": "SCMP_ACT_ALLOW", "comment": topic}
         for topic, names in ALLOWED.items()
     ]
+    rules += [
+        {
+            "names": [name],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [condition.rule() for condition in conditions],
+            "comment": reason,
+        }
+        for name, reason, alternatives in CONDITIONAL
+        for conditions in alternatives
+    ]
     rules.append(
         {
-            "names": ["clone"],
-            "action": "SCMP_ACT_ALLOW",
-            "args": [{"index": 0, "value": NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}],
-            "comment": "no new namespaces",
+            "names": sorted(ANSWERED.split()),
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": 0,
+            "comment": "done without doing anything: all that is written lies in memory",
         }
     )
     rules.append(
@@ -129,6 +208,10 @@ def main() -> None:
     if sys.argv[1:] == ["--explain"]:
         for reason, names in DENIED.items():
             print(f"{reason}:\n    {' '.join(names.split())}")
+        print(f"not done, and said to be: all that is written lies in memory:\n    {ANSWERED}")
+        for name, reason, alternatives in CONDITIONAL:
+            allowed = " or ".join(" and ".join(map(str, conditions)) for conditions in alternatives)
+            print(f"{reason}:\n    {name} only where {allowed}")
         return
     PROFILE.write_text(text())
 

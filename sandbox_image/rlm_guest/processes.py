@@ -17,7 +17,6 @@ ROUNDS = 2000  # of looking for processes that are not gone yet, a millisecond a
 OOM_CELL = 1000
 OOM_SNAPSHOT = 900
 
-LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 RESERVED_BYTES = 16 << 20
 RESERVED_FILES = 32
 
@@ -33,12 +32,6 @@ def set_process_flag(option: int, value: int) -> None:
 def be_unreadable() -> None:
     """No process of the same user may trace this one or open its memory and descriptors (proc(5), ptrace(2))."""
     set_process_flag(PR_SET_DUMPABLE, 0)
-
-
-def attributes(pid: int) -> tuple[object, ...]:
-    """What any process of the same user can change of another: limits, priority, processors. Raises ProcessLookupError."""
-    limits = tuple(resource.prlimit(pid, kind) for kind in LIMITS)
-    return limits, os.getpriority(os.PRIO_PROCESS, pid), os.sched_getaffinity(pid)
 
 
 def adopt_orphans() -> None:

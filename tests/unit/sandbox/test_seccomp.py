@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from errno import ENOSYS
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import pytest
 
 from rlm.sandbox.image import seccomp_profile
 
+PR_SET_SECCOMP, PR_SET_MM, PR_SCHED_CORE = 22, 35, 62  # linux/prctl.h
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "make_seccomp.py"
 
 
@@ -28,7 +30,9 @@ def test_the_file_is_what_the_generator_writes(generator: ModuleType) -> None:
 
 def test_nothing_is_both_allowed_and_denied_or_allowed_twice(generator: ModuleType) -> None:
     allowed = [name for names in generator.ALLOWED.values() for name in names.split()]
+    allowed += [name for name, _, _ in generator.CONDITIONAL]
     denied = [name for names in generator.DENIED.values() for name in names.split()]
+    denied += generator.ANSWERED.split()
     assert len(set(allowed)) == len(allowed)
     assert not set(allowed) & set(denied)
 
@@ -38,9 +42,34 @@ def test_everything_that_is_not_named_is_refused_and_32_bit_programs_have_no_rul
     assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
     assert profile["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"]
     actions = {name: rule["action"] for rule in profile["syscalls"] for name in rule["names"]}
-    assert actions.pop("clone3") == "SCMP_ACT_ERRNO"
+    answered = {name: rule["errnoRet"] for rule in profile["syscalls"] for name in rule["names"] if "errnoRet" in rule}
+    assert answered == {"clone3": ENOSYS} | dict.fromkeys("fdatasync fsync msync sync sync_file_range syncfs".split(), 0)
+    assert {actions.pop(name) for name in answered} == {"SCMP_ACT_ERRNO"}
     assert set(actions.values()) == {"SCMP_ACT_ALLOW"}
     never = (
-        "ptrace bpf mount unshare setns keyctl add_key io_uring_setup userfaultfd perf_event_open socket personality"
+        "ptrace bpf mount unshare setns keyctl add_key io_uring_setup userfaultfd perf_event_open socket personality "
+        "io_setup io_submit ioprio_set sched_setattr seccomp"
     )
     assert not set(never.split()) & actions.keys()
+
+
+def test_what_is_allowed_with_some_arguments_is_never_allowed_with_all() -> None:
+    """One rule without conditions would take the place of all that have some."""
+    conditions: dict[str, list[tuple[int, str, int]]] = {}
+    for rule in json.loads(seccomp_profile())["syscalls"]:
+        for name in rule["names"]:
+            tests = [(test["index"], test["op"], test["value"]) for test in rule.get("args", ())]
+            conditions.setdefault(name, []).extend(tests or [(-1, "any", 0)])
+    limited = {name: tests for name, tests in conditions.items() if (-1, "any", 0) not in tests}
+    options = limited.pop("prctl")
+    assert limited == {
+        "clone": [(0, "SCMP_CMP_MASKED_EQ", 0x7E020000)],
+        "memfd_create": [(1, "SCMP_CMP_MASKED_EQ", 4)],
+        "mmap": [(3, "SCMP_CMP_MASKED_EQ", 0x40000)],
+        "prlimit64": [(0, "SCMP_CMP_EQ", 0)],
+        "sched_setaffinity": [(0, "SCMP_CMP_EQ", 0)],
+        "setpriority": [(0, "SCMP_CMP_EQ", 0), (1, "SCMP_CMP_EQ", 0)],
+        "socketpair": [(0, "SCMP_CMP_EQ", 1)],
+    }
+    assert {(place, kind) for place, kind, _ in options} == {(0, "SCMP_CMP_EQ")}
+    assert not {PR_SET_SECCOMP, PR_SET_MM, PR_SCHED_CORE} & {value for _, _, value in options}
