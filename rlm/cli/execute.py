@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 def exec_(
     file: Annotated[str, typer.Argument(help="a Python script; - reads it from standard input")],
     arguments: Annotated[list[str] | None, typer.Argument(help="for the script, after --")] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", help="a file that is its standard input; - passes on this command's")
+    ] = None,
     put: Annotated[list[str] | None, typer.Option(help="PATH[:NAME]: a file that the script finds as NAME")] = None,
     get: Annotated[list[str] | None, typer.Option(help="NAME: a file that the script leaves; '*' takes all")] = None,
-    out_dir: Annotated[Path | None, typer.Option(help="where files that were got are written; default: here")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(help="where files that were got are written; default: here; for '*' a new folder")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="of the script's own time")] = 60.0,
     memory: Annotated[int | None, typer.Option(min=128, help="in MiB", show_default="512")] = None,
     runtime: Annotated[str | None, typer.Option(help="the engine's; runsc is gVisor")] = None,
@@ -30,9 +35,10 @@ def exec_(
 ) -> None:
     """Run any Python script in a locked sandbox: no network, no files but those given, bounded memory and time.
 
-    With --json, one object: status, problem, stdout, stderr and files.
+    With --json, one object: status, problem, stdout, stderr, files and left_out (sentences on files that were not taken).
 
-    Exit status: the script's own; 1 for an exception, 124 out of time, 137 killed, 2 for a command that cannot be.
+    Exit status: the script's own; 1 for an exception, or when a file asked for by name is not there; 124 out of time, 137
+    killed, 2 for a command that cannot be.
     """
     import anyio
 
@@ -47,7 +53,10 @@ def exec_(
         name, script = "script.py", sys.stdin.read()
     else:
         name, script = Path(file).name, _read_script(Path(file))
-    inputs = dict(map(_input, put or ()))
+    inputs = dict(map(_put, put or ()))
+    if file == input_ == "-":
+        raise ConfigError("Standard input cannot be both the script and its input: give a file for one of them.")
+    stdin = b"" if input_ is None else _read_input(input_)
     shown = {"stdout": sys.stdout, "stderr": sys.stderr}
     kept: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
@@ -64,9 +73,10 @@ def exec_(
             script,
             name=name,
             arguments=arguments or (),
+            stdin=stdin,
             inputs=inputs,
             outputs=get or (),
-            out_dir=(out_dir or Path()) if get else None,
+            out_dir=out_dir or (Path() if get and "*" not in get else None),
             seconds=seconds,
             config=given.sandbox,
             on_output=keep if as_json else show,
@@ -75,10 +85,15 @@ def exec_(
     done = anyio.run(work)
     if as_json:
         texts = {stream: "".join(texts) for stream, texts in kept.items()}
-        write_json({"status": done.status, "problem": done.problem, **texts, "files": list(map(str, done.files))})
+        files = list(map(str, done.files))
+        write_json(
+            {"status": done.status, "problem": done.problem, **texts, "files": files, "left_out": list(done.left_out)}
+        )
         raise typer.Exit(done.status)
     if done.problem:
         sys.stderr.write(f"rlm: {printable(done.problem)}\n")
+    for sentence in done.left_out:
+        sys.stderr.write(f"rlm: {printable(sentence)}\n")
     for path in done.files:
         sys.stderr.write(f"rlm: wrote {path}\n")
     raise typer.Exit(done.status)
@@ -95,7 +110,21 @@ def _read_script(path: Path) -> str:
         raise ConfigError(f"The script {path} is not UTF-8 text: give a Python file.") from error
 
 
-def _input(said: str) -> tuple[str, Path]:
+def _read_input(said: str) -> bytes:
+    """A file's bytes, or those of standard input."""
+    from rlm.execute import MAX_INPUT_BYTES
+
+    try:
+        with sys.stdin.buffer if said == "-" else open(said, "rb") as file:
+            data = file.read(MAX_INPUT_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"The input {said} cannot be read ({error.strerror}): give a file, or -.") from error
+    if len(data) > MAX_INPUT_BYTES:
+        raise ConfigError(f"The input has more than {MAX_INPUT_BYTES:,} bytes: give the script a part of it.")
+    return data
+
+
+def _put(said: str) -> tuple[str, Path]:
     """PATH[:NAME]"""
     path, _, name = said.rpartition(":") if ":" in said else (said, "", Path(said).name)
     if not Path(path).is_file():

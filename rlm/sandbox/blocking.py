@@ -17,6 +17,7 @@ from rlm.types import CellResult, Context
 
 from .base import LoadedValue, OnOutput, QueryReply, SandboxQuery
 from .container import GET_BYTES, DockerSandbox
+from .files import Listing
 from .values import Value
 
 
@@ -78,7 +79,7 @@ class BlockingSandbox:
         """A regular file of the working directory."""
         return self._portal.call(lambda: self._started().get(path, max_bytes=max_bytes))
 
-    def files(self) -> dict[str, int]:
+    def files(self) -> Listing:
         """Path and size in bytes of the files in the working directory."""
         return self._portal.call(self._started().files)
 

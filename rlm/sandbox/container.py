@@ -25,6 +25,7 @@ from rlm.types import CellResult, Context
 from .attach import AttachedStream
 from .base import Answer, LoadedValue, OnOutput
 from .docker import Engine, default_engine
+from .files import Listing
 from .image import image_name, seccomp_profile, source_digest
 from .owner import owner_labels
 from .session import Session, Stream
@@ -160,8 +161,11 @@ class DockerSandbox:
         async with self._using() as session:
             return await session.get(path, max_bytes=max_bytes)
 
-    async def files(self) -> dict[str, int]:
-        """Path and size in bytes of the regular files in the working directory (10,000 at most)."""
+    async def files(self) -> Listing:
+        """Path and size in bytes of the regular files in the working directory.
+
+        A dict of 10,000 at most; its `left_out` says how many more there are.
+        """
         async with self._using() as session:
             return await session.files()
 

@@ -17,6 +17,12 @@ MAX_LISTING_BYTES: Final = 2 << 20  # of their names and sizes: decoded, hostile
 FILE_MODE: Final = 0o644
 
 
+class Listing(dict[str, int]):
+    """Path and size in bytes of files. `left_out` is how many more there are."""
+
+    left_out: int = 0
+
+
 def check_path(path: str) -> None:
     """Raises ConfigError when there can be no file of that name in a sandbox."""
     try:
@@ -25,8 +31,8 @@ def check_path(path: str) -> None:
         raise ConfigError(f"There can be no file of that name in a sandbox: {error}.") from error
 
 
-def read_listing(data: bytes) -> dict[str, int]:
-    """Paths and sizes as a guest sent them.
+def read_listing(data: bytes) -> Listing:
+    """Paths and sizes, and the number of files beyond them, as a guest sent them.
 
     Raises:
         SandboxMisbehaved: it is something else.
@@ -34,14 +40,18 @@ def read_listing(data: bytes) -> dict[str, int]:
     if len(data) > MAX_LISTING_BYTES:
         raise SandboxMisbehaved("The sandbox sent a list of files that is too long.")
     try:
-        found = msgpack.unpackb(data, max_map_len=MAX_FILES, strict_map_key=True, max_ext_len=0)
-        if not isinstance(found, dict) or not all(type(size) is int and size >= 0 for size in found.values()):
+        found, left_out = msgpack.unpackb(data, max_map_len=MAX_FILES, strict_map_key=True, max_ext_len=0)
+        listing = Listing(found)
+        listing.left_out = left_out
+        if not isinstance(found, dict) or not all(
+            type(size) is int and size >= 0 for size in (*listing.values(), left_out)
+        ):
             raise ValueError("no map of paths to sizes")
-        for path in found:
+        for path in listing:
             parts_of(path)
     except Exception as error:  # msgpack documents no closed set of errors for hostile input
         raise SandboxMisbehaved("The sandbox sent a list of files that is none.") from error
-    return found
+    return listing
 
 
 def write_below(folder: Path, path: str, content: bytes) -> Path:

@@ -47,7 +47,7 @@ from rlm.types import CellResult
 
 from .base import Answer, LoadedValue, OnOutput, QueryReply, SandboxQuery
 from .cell import RunningCell
-from .files import MAX_FILES, check_path, read_listing
+from .files import MAX_FILES, Listing, check_path, read_listing
 from .meter import Meter
 from .values import Piece, Value, opaque
 
@@ -169,13 +169,13 @@ class Session:
             raise ConfigError(f"The sandbox gives no file {path!r}: {_shown(served.error)}.")
         return content
 
-    async def files(self) -> dict[str, int]:
+    async def files(self) -> Listing:
         """Path and size of the files; see `Sandbox.files`."""
         with self._in_use():
             served = await self._serve(ListFiles(max_files=MAX_FILES))
             data = b"" if served.value is None else self._bytes(served.value)
             self._values.clear()
-            found = read_listing(data) if served.ok else {}
+            found = read_listing(data) if served.ok else Listing()
         if not served.ok:
             raise ConfigError(f"The sandbox names no files: {_shown(served.error)}.")
         return found

@@ -95,10 +95,14 @@ def read(path: str, max_bytes: int) -> Iterator[bytes]:
         os.close(descriptor)
 
 
-def listing(max_files: int) -> dict[str, int]:
-    """Path and size of the regular files whose paths the host would take, at most so many, and with names so long."""
+def listing(max_files: int) -> tuple[dict[str, int], int]:
+    """Path and size of the regular files whose paths the host would take, at most so many, and with names so long.
+
+    The second is how many more there are.
+    """
     found: dict[str, int] = {}
     left = LISTING_BYTES
+    left_out = 0
     folders: list[list[str]] = [[]]
     while folders:
         parts = folders.pop()
@@ -114,9 +118,10 @@ def listing(max_files: int) -> dict[str, int]:
                 elif entry.is_file(follow_symlinks=False):
                     left -= len(path.encode()) + 16  # with its size, as msgpack
                     if len(found) == max_files or left < 0:
-                        return found
-                    found[path] = entry.stat(follow_symlinks=False).st_size
-    return dict(sorted(found.items()))
+                        left_out += 1
+                    else:
+                        found[path] = entry.stat(follow_symlinks=False).st_size
+    return dict(sorted(found.items())), left_out
 
 
 def empty_scratch() -> None:

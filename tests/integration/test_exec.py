@@ -29,6 +29,31 @@ match sys.argv[1:]:
         os.makedirs("more")
         open("more/one.txt", "w").write("1")
         os.symlink("/etc/passwd", "link")
+    case ["tree"]:
+        os.makedirs(".git/hooks")
+        for name in (".git/config", ".git/hooks/post-checkout", ".envrc", "more-.x", "-rf", "seen", "unreadable"):
+            open(name, "w").write(name)
+        os.chmod("unreadable", 0)
+        for number in range(20):
+            open("large", "wb").write(bytes(6 << 20))
+            os.path.exists(f"link{number:02}") or os.link("large", f"link{number:02}")
+        sys.exit(7)
+    case ["status", status]:
+        class Lies(int):
+            __and__ = lambda self, other: status
+            __bool__ = lambda self: False
+        raise SystemExit(Lies(5))
+    case ["forge", status]:
+        frame = sys._getframe()
+        while "FINAL" not in frame.f_globals: frame = frame.f_back
+        final = frame.f_globals["FINAL"]
+        vars(final.__self__)["_answer_given"] = lambda: status
+        sys.exit(0)
+    case ["input"]:
+        import subprocess
+        print(repr(sys.stdin.readline()), sys.stdin.read())
+        os.lseek(0, 0, 0)
+        print(subprocess.run([sys.executable, "-c", "print(len(open(0, 'rb').read()))"], capture_output=True).stdout)
     case ["look"]:
         print(os.listdir("."), sorted(os.environ))
 """
@@ -84,12 +109,64 @@ def test_nothing_on_the_host_is_written_over_or_reached_through_a_link(here: Pat
     (out / "answer.json").symlink_to(here / "victim")
     arguments = ("script.py", "--put", "given.txt", "--get", "answer.json", "--out-dir", "out", "--", "files")
     status, _, err = rlm(here, *arguments)
-    assert (status, "choose another folder" in err) == (2, True)
+    assert (status, "choose another folder" in err) == (1, True)
     assert not (here / "victim").exists()
     status, _, err = rlm(here, "script.py", "--put", "given.txt", "--get", "link", "--out-dir", "out", "--", "files")
-    assert (status, "gives no file 'link'" in err) == (2, True)
+    assert (status, "gives no file 'link'" in err) == (1, True)
     status, _, err = rlm(here, "script.py", "--get", "../../escape", "--out-dir", "out")
     assert (status, "not a plain relative path" in err) == (2, True)
+
+
+def test_all_files_never_are_what_other_programs_obey_and_go_to_a_new_folder_only(here: Path) -> None:
+    """Git, direnv and shells run what they find in `.git/config`, `.envrc` and, by a pattern, in `-rf`."""
+    for folder in ((), ("--out-dir", "."), ("--out-dir", "given.txt")):
+        status, out, err = rlm(here, "script.py", "--get", "*", *folder, "--", "tree")
+        assert (status, out) == (2, "")
+        assert "choose another folder" in err or "a folder that is new or empty with --out-dir" in err
+    (here / "empty").mkdir()
+    status, _, err = rlm(here, "script.py", "--get", "*", "--out-dir", "empty", "--", "tree")
+    assert status == 7
+    assert "4 files were left out whose names begin with . or -" in err
+    assert {path.name for path in (here / "empty").iterdir()} >= {"seen", "more-.x"}
+    assert not any(path.name.startswith((".", "-")) for path in (here / "empty").rglob("*"))
+    status, _, _ = rlm(here, "script.py", "--get", ".git/config", "--", "tree")  # asked for by its name
+    assert (status, (here / ".git/config").read_text()) == (7, ".git/config")
+
+
+def test_all_files_have_a_bound_together_and_one_that_cannot_be_had_spoils_nothing(here: Path) -> None:
+    """Hard links take no room in the sandbox, and would take it on the host."""
+    status, _, err = rlm(here, "script.py", "--get", "*", "--out-dir", "out", "--", "tree")
+    assert status == 7
+    assert "gives no file 'unreadable': Permission denied" in err
+    assert (here / "out/seen").read_text() == "seen"
+    assert 50 << 20 < sum(path.stat().st_size for path in (here / "out").iterdir()) <= 64 << 20
+    assert "has more than" in err
+
+
+def test_files_that_are_too_many_to_be_listed_are_counted(here: Path) -> None:
+    (here / "many.py").write_text("for number in range(12_000): open(f'{number:05}', 'w').close()")
+    status, _, err = rlm(here, "many.py", "--get", "*", "--out-dir", "out")
+    said = next(line for line in err.splitlines() if "more than can be listed" in line)
+    left_out = int(said.split()[1].replace(",", ""))
+    assert status == 0
+    assert left_out + len(list((here / "out").iterdir())) in (12_000, 12_001)  # the script itself was listed or not
+
+
+def test_no_script_chooses_a_status_that_there_is_not(here: Path) -> None:
+    assert rlm(here, "script.py", "--", "status", "²")[0] == 5
+    ended, _, err = rlm(here, "script.py", "--", "forge", "256")
+    assert ended == 1
+    assert "no status that there is" in err
+
+
+def test_standard_input_is_what_was_given_for_children_of_the_script_too(here: Path) -> None:
+    assert "'' \n" in rlm(here, "script.py", "--", "input", text="not passed on")[1]
+    for given, text in (("-", "one\ntwo"), ("given.txt", "")):
+        (here / "given.txt").write_text("one\ntwo")
+        status, out, _ = rlm(here, "script.py", "--input", given, "--", "input", text=text)
+        assert (status, out.splitlines()[1:]) == (0, ["'one\\n' two", "b'7\\n'"])
+    status, out, _ = rlm(here, "-", "--input", "given.txt", "--", "input", text=SCRIPT)
+    assert (status, out.splitlines()[1:]) == (0, ["'one\\n' two", "b'7\\n'"])
 
 
 def test_a_script_is_read_from_standard_input_and_sees_nothing_of_the_host(here: Path) -> None:
@@ -106,6 +183,9 @@ def test_a_script_is_read_from_standard_input_and_sees_nothing_of_the_host(here:
         (["script.py", "--put", "missing"], "There is no file missing"),
         (["script.py", "--put", "given.txt:../x"], "not a plain relative path"),
         (["script.py", "--runtime", "nothing"], "no runtime 'nothing'"),
+        (["script.py", "--input", "missing"], "The input missing cannot be read"),
+        (["-", "--input", "-"], "cannot be both the script and its input"),
+        (["script.py", "--get", "/etc/passwd"], "not a plain relative path"),
     ],
 )
 def test_a_persons_mistake_is_one_sentence(here: Path, arguments: list[str], sentence: str) -> None:

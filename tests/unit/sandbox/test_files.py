@@ -12,11 +12,17 @@ from rlm.sandbox.files import read_listing, write_below
 
 
 def test_a_list_of_files_is_paths_and_sizes() -> None:
-    assert read_listing(msgpack.packb({"a/b": 3, "c": 0})) == {"a/b": 3, "c": 0}
+    found = read_listing(msgpack.packb([{"a/b": 3, "c": 0}, 7]))
+    assert (found, found.left_out) == ({"a/b": 3, "c": 0}, 7)
 
 
 @pytest.mark.parametrize(
-    "said", [[], {"a": "3"}, {"a": -1}, {"a": True}, {"../a": 1}, {"/a": 1}, {"a\n": 1}, {1: 1}, {b"a": 1}, None]
+    "said",
+    [
+        *([found, 0] for found in ([], {"a": "3"}, {"a": -1}, {"a": True}, {"../a": 1}, {"/a": 1}, {"a\n": 1}, {1: 1})),
+        *([{}, left_out] for left_out in (-1, "1", None, True)),
+        *([[["a", 1]], 0], [{b"a": 1}, 0], [{}], {}, [], None),
+    ],
 )
 def test_anything_else_is_misbehaviour(said: object) -> None:
     with pytest.raises(SandboxMisbehaved):

@@ -1,0 +1,42 @@
+"""What a script's end comes to: its status is text from a sandbox, and no more than a number that there is."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlm.execute import _ended
+from rlm.types import CellResult
+
+
+def end(answer: str | None, outcome: str = "ok", error: str = "") -> tuple[int, str]:
+    return _ended(
+        CellResult(
+            outcome=outcome,  # type: ignore[arg-type]
+            stdout="",
+            stderr="",
+            stdout_cut=0,
+            stderr_cut=0,
+            error=error,
+            answer=answer,
+            snapshot=True,
+            seconds=0.0,
+        )
+    )
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 255])
+def test_a_status_is_the_scripts_own(status: int) -> None:
+    assert end(str(status)) == (status, "")
+
+
+@pytest.mark.parametrize("said", [None, "", "256", "999", "²", "٣", "-1", " 0", "0\n", "0x1", "1.0", "1" * 5000])
+def test_what_is_no_status_is_a_failure(said: str | None) -> None:
+    assert end(said) == (1, "The script has ended with no status that there is.")
+
+
+def test_other_ends_have_the_status_that_shells_give_them() -> None:
+    assert [end("0", outcome, "why") for outcome in ("timeout", "died", "error")] == [
+        (124, "why"),
+        (137, "why"),
+        (1, "why"),
+    ]
