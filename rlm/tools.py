@@ -11,9 +11,10 @@ import functools
 import inspect
 import keyword
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final, get_type_hints
+from types import SimpleNamespace
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import anyio
 import msgpack
@@ -55,16 +56,27 @@ OnUse = Callable[[ToolUse], None]
 class _Tool:
     function: Callable[..., Any]
     signature: inspect.Signature
+    fixed: Set[str]  # names that a partial has bound
     checks: Mapping[str, TypeAdapter[Any]]
     description: str
+
+
+class _Default:
+    """Stands for a default in a description: its value may be what no model is to read."""
+
+    def __repr__(self) -> str:
+        return "…"
 
 
 class Tools:
     """The functions that one sandbox may call.
 
     Args:
-        functions: by the name that cells call them by; plain or coroutine functions. Parameters with a type take only
-            values of exactly that type: plain data (numbers, text, bytes, None, lists, dicts).
+        functions: by the name that cells call them by; anything that can be called, plain or asynchronous. Parameters with
+            a type take only values of exactly that type (and whole numbers where a float is asked for), within what
+            `Annotated` says of them; those without one take any plain data: numbers, text, bytes, None, lists, dicts.
+            What `functools.partial` binds by name is neither shown nor taken; of defaults it is shown only that they are.
+            A plain function runs in a thread, and goes on there when its time is up or its cell has ended.
         seconds: for one call.
         on_use: is told of every call, when it has ended.
 
@@ -110,6 +122,8 @@ class Tools:
                 ok, data = True, _encoded(name, value)
             except ToolError as error:
                 ok, data = False, str(error).encode("utf-8", "surrogatepass")
+            except RecursionError:
+                ok, data = False, b"The arguments are nested too deeply."
             seconds = time.perf_counter() - began
         use = ToolUse(name=name[:MAX_SHOWN_CHARS], arguments=shown, ok=ok, data=data, seconds=seconds)
         if self._on_use is not None:
@@ -122,12 +136,12 @@ class Tools:
                 if inspect.iscoroutinefunction(tool.function):
                     return await tool.function(*bound.args, **bound.kwargs)
                 call = functools.partial(tool.function, *bound.args, **bound.kwargs)
-                return await anyio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
+                value = await anyio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
+                return await value if inspect.isawaitable(value) else value
             except ToolError:
                 raise
-            except Exception as error:
-                _log.exception("tool_failed", tool=name)
-                raise ToolError(f"The tool {name} failed.") from error
+            except (Exception, SystemExit) as error:
+                raise _failed(name) from error
         raise ToolError(f"The tool {name} gave no value within {self._seconds:g} seconds.")
 
 
@@ -136,24 +150,64 @@ def _examined(name: str, function: Callable[..., object]) -> _Tool:
         raise ConfigError(f"A tool cannot be called {name!r}: give a name that is an identifier and not taken yet.")
     if not callable(function):
         raise ConfigError(f"The tool {name} is no function.")
+    bare = _bare(function)
+    inner, fixed = (bare.func, bare.keywords) if isinstance(bare, functools.partial) else (bare, {})
     try:
-        signature = inspect.signature(function, eval_str=True)
-        hints = get_type_hints(function) if inspect.isroutine(function) else {}
-        checks = {parameter: _check_of(hint) for parameter, hint in hints.items() if parameter != "return"}
+        signature = inspect.signature(bare, eval_str=True)
+        parameters = [parameter for parameter in signature.parameters.values() if parameter.name not in fixed]
+        hints = _hints(parameters, inner)
+        checks = {parameter: _check_of(hint) for parameter, hint in hints.items()}
     except (TypeError, ValueError, NameError, PydanticSchemaGenerationError, PydanticUserError) as error:
         raise ConfigError(f"The tool {name} has a signature that cannot be checked: {error}.") from error
-    told = inspect.getdoc(function) or ""
-    first = " ".join(told.partition("\n\n")[0].split())
-    description = f"{name}{signature}" + (f"\n\n{first}" if first else "")
-    return _Tool(function, signature, checks, description[:MAX_DESCRIPTION_CHARS])
+    first = " ".join(_told(inner).partition("\n\n")[0].split())
+    shown = f"{name}{signature.replace(parameters=[_shown(parameter) for parameter in parameters])}"
+    description = shown + (f"\n\n{first}" if first else "")
+    return _Tool(bare, signature, frozenset(fixed), checks, description[:MAX_DESCRIPTION_CHARS])
+
+
+def _bare(function: Callable[..., object]) -> Callable[..., object]:
+    """The same; partials without attributes, one of which (`__wrapped__`) would speak for another signature."""
+    if not isinstance(function, functools.partial):
+        return function
+    return functools.partial(_bare(function.func), *function.args, **function.keywords)
+
+
+def _code(function: Callable[..., object]) -> Callable[..., object]:
+    """What runs when it is called."""
+    if inspect.isroutine(function):
+        return function
+    return function.__init__ if inspect.isclass(function) else type(function).__call__
+
+
+def _hints(parameters: Sequence[inspect.Parameter], function: Callable[..., object]) -> dict[str, Any]:
+    """The types of those that have one; names within them (`list["Place"]`) are what they are where it was written."""
+    written = {each.name: each.annotation for each in parameters if each.annotation is not inspect.Parameter.empty}
+    names = getattr(inspect.unwrap(_code(function)), "__globals__", {})
+    return get_type_hints(SimpleNamespace(__annotations__=written), globalns=names, include_extras=True)
+
+
+def _shown(parameter: inspect.Parameter) -> inspect.Parameter:
+    """As the model is to see it."""
+    kind = parameter.annotation
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    default = parameter.default if parameter.default is inspect.Parameter.empty else _Default()
+    return parameter.replace(annotation=kind, default=default)
+
+
+def _told(function: Callable[..., object]) -> str:
+    """The docstring; of an object that can be called that of its class, or of what is called."""
+    return inspect.getdoc(function) or inspect.cleandoc(_code(function).__doc__ or "")
 
 
 def _check_of(hint: Any) -> TypeAdapter[Any]:
     """Strict; but a class with fields (model, dataclass, typed dict) is built from a dict, as its own settings have it."""
     try:
-        return TypeAdapter(hint, config=STRICT)
+        check = TypeAdapter(hint, config=STRICT)
     except PydanticUserError:
-        return TypeAdapter(hint)
+        check = TypeAdapter(hint)
+    check.rebuild()  # raises for a name that is not known yet, instead of at the first call
+    return check
 
 
 def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
@@ -171,6 +225,9 @@ def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
 
 
 def _bound(name: str, tool: _Tool, given: tuple[list[object], dict[str, object]]) -> inspect.BoundArguments:
+    for parameter in given[1]:
+        if parameter in tool.fixed:
+            raise ToolError(_clip(f"{name}: got an unexpected keyword argument {parameter!r}."))
     try:
         bound = tool.signature.bind(*given[0], **given[1])
     except TypeError as error:
@@ -191,7 +248,17 @@ def _bound(name: str, tool: _Tool, given: tuple[list[object], dict[str, object]]
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             place = "".join(f"[{part!r}]" for part in first["loc"])
             raise ToolError(_clip(f"{name}: {parameter}{place}: {first['msg']}.")) from None
+        except RecursionError:
+            raise
+        except Exception as error:  # a validator is the host's own code too
+            raise _failed(name) from error
     return bound
+
+
+def _failed(name: str) -> ToolError:
+    """To be raised where the host's own code has raised; that is logged and not told."""
+    _log.exception("tool_failed", tool=name)
+    return ToolError(f"The tool {name} failed.")
 
 
 def _encoded(name: str, value: object) -> bytes:

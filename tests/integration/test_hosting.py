@@ -19,7 +19,6 @@ from rlm import (
     Orchestrator,
     Sandbox,
     SandboxConfig,
-    SandboxDied,
     ScriptedModel,
     ToolError,
 )
@@ -225,7 +224,7 @@ async def test_after_a_reset_nothing_of_before_is_left(config: SandboxConfig) ->
 
 async def test_a_reset_undoes_what_a_cell_did_to_its_own_worker(config: SandboxConfig) -> None:
     async with Sandbox(config, tools={"one": lambda: 1}) as sandbox:
-        await sandbox.run("import gc\nfor o in gc.get_objects():\n    if type(o).__name__ == 'Repl': vars(o).clear()")
+        await sandbox.run("vars(llm_query.__self__).clear()\nvars(FINAL.__self__).clear()")
         await sandbox.reset()
         assert await printed(sandbox, "print(one() + 1)") == "2"
         done = await sandbox.run("import time\ntime.sleep(100)", seconds=0.3)
@@ -240,22 +239,6 @@ async def test_a_reset_gives_new_streams(config: SandboxConfig) -> None:
         assert await printed(
             sandbox, "import fcntl\nprint([fcntl.fcntl(n, fcntl.F_GETFL) & 0o4000 for n in (1, 2)])"
         ) == ("[0, 0]")
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import resource\nresource.prlimit(1, resource.RLIMIT_CPU, (1000, 1000))",
-        "import os\nos.setpriority(os.PRIO_PROCESS, 1, 19)",
-        "import os\nos.sched_setaffinity(1, {min(os.sched_getaffinity(1))})",
-    ],
-    ids=["limited", "slowed", "bound"],
-)
-async def test_code_that_changed_its_supervisor_costs_the_sandbox_at_a_reset(code: str) -> None:
-    async with Sandbox() as sandbox:
-        assert (await sandbox.run(code)).outcome == "ok"
-        with pytest.raises(SandboxDied, match="changed the limits or the priority"):
-            await sandbox.reset()
 
 
 async def test_many_resets_cost_neither_descriptors_nor_processes(config: SandboxConfig) -> None:
@@ -325,7 +308,7 @@ async def test_cells_call_functions_of_the_host_with_checked_arguments(config: S
         "lookup: got an unexpected keyword argument 'other'.",
     ]
     assert said[9] == "TypeError"
-    assert "lookup(name: str, times: int = 1)" in "".join(said[10:])
+    assert "lookup(name: str, times: int = …)" in "".join(said[10:])
     assert "secret" not in "".join(said)
 
 
@@ -393,7 +376,7 @@ async def test_rlms_have_tools_and_their_children_where_allowed(allowed: bool, b
         on_event=seen.append,
     ).acompletion("text", "question")
     assert done.answer == f"['root'] {below}"
-    told = "- lookup(name: str, times: int = 1) -> list[str]: The name, as often as asked for."
+    told = "- lookup(name: str, times: int = …) -> list[str]: The name, as often as asked for."
     assert [told in prompt for prompt in prompts] == [True, allowed]
     assert not any("Not told" in prompt for prompt in prompts)
     used = [(event.node, event.arguments, event.ok) for event in seen if isinstance(event, ToolUsed)]

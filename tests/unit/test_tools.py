@@ -6,13 +6,15 @@ import logging
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import lru_cache, partial, update_wrapper
+from typing import Annotated, Any, Literal
 
 import anyio
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field, field_validator
 
 from rlm.errors import ConfigError, ToolError
 from rlm.tools import AT_ONCE, MAX_SHOWN_CHARS, Tools, ToolUse
@@ -65,6 +67,148 @@ async def test_every_value_of_a_variable_parameter_is_checked() -> None:
     assert await use(typed, 1, 2, a="x") == 3
     assert "numbers" in str(await use(typed, 1, "2"))
     assert "names" in str(await use(typed, a=1))
+
+
+class Model(BaseModel):
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def look_up(cls, value: str) -> str:
+        raise KeyError("the password")
+
+
+Small = Annotated[int, Field(lt=3)]
+
+
+class Keyed:
+    """Looks up a key."""
+
+    def __init__(self, secret: str = "") -> None:
+        self.secret = secret
+
+    def __call__(self, key: int, *rest: int) -> str:
+        return type(key).__name__
+
+    def method(self, key: int) -> str:
+        """What a method says."""
+        return type(key).__name__
+
+    @classmethod
+    def of_class(cls, key: int) -> str:
+        return type(key).__name__
+
+
+class Waiting:
+    async def __call__(self, key: int) -> str:
+        """What a call says."""
+        await anyio.sleep(0)
+        return type(key).__name__
+
+
+def written(key: "int", many: "list[Place] | None" = None) -> str:  # noqa: UP037 - strings as from a future import
+    return type(key).__name__
+
+
+def with_key(key: int, /, many: int = 3, *, api_key: str = "default-secret", **more: int) -> list[object]:
+    """Asks with a key.
+
+    Not for all.
+    """
+    return [key, many, api_key, more]
+
+
+WAYS: list[Callable[..., object]] = [
+    *(Keyed(), Keyed().method, Keyed.of_class, Waiting(), written, lru_cache(written), partial(written), Keyed.method),
+    *(partial(Keyed()), partial(partial(written), many=None), update_wrapper(partial(written, many=None), written)),
+]
+
+
+@pytest.mark.parametrize("function", WAYS, ids=repr)
+async def test_types_are_checked_however_a_function_is_made(function: Callable[..., object]) -> None:
+    given = ({},) if function is Keyed.method else ()
+    assert await use(function, *given, 1) == "int"
+    for wrong in ("1", 1.0, True, None, [1]):
+        assert "key: Input should be a valid integer" in str(await use(function, *given, wrong))
+
+
+async def test_what_annotated_says_of_a_type_holds_and_names_within_it_are_found() -> None:
+    def bounded(number: Annotated[int, Field(gt=5, description="sk-note")], small: list["Small"]) -> int:  # noqa: UP037 - a name within a type
+        return number
+
+    assert await use(bounded, 6, [1]) == 6
+    assert "greater than 5" in str(await use(bounded, 5, []))
+    assert "small[0]: Input should be less than 3" in str(await use(bounded, 6, [7]))
+    assert "sk-note" not in Tools({"f": bounded}).descriptions["f"]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda p: p, lambda p: update_wrapper(p, with_key), partial, lambda p: partial(p, many=1)]
+)
+async def test_what_a_partial_binds_by_name_is_neither_shown_nor_taken(wrap: Callable[[Any], Any]) -> None:
+    """A key that is bound so must not be read by a model, nor replaced by a cell, by way of `**more` neither."""
+    bound = wrap(partial(with_key, api_key="sk-secret", token=5))
+    shown = Tools({"ask": bound}).descriptions["ask"]
+    assert "secret" not in shown
+    assert "api_key" not in shown
+    assert shown.endswith("Asks with a key.")
+    assert (await use(bound, 1))[2:] == ["sk-secret", {"token": 5}]  # type: ignore[index]
+    for name in ("api_key", "token"):
+        assert f"unexpected keyword argument '{name}'" in str(await use(bound, 1, **{name: "mine"}))
+
+
+def test_no_default_is_shown() -> None:
+    class Typed:
+        def __call__(self, q: str, token: str = "sk-1", how: object = Place(1, 2)) -> None:
+            """What it is."""
+
+    shown = Tools({"a": with_key, "b": Typed(), "c": lambda q, token="sk-2": 1}).descriptions
+    assert shown["a"].startswith("a(key: int, /, many: int = …, *, api_key: str = …, **more: int) -> list[object]")
+    assert shown["b"] == "b(q: str, token: str = …, how: object = …) -> None\n\nWhat it is."
+    assert shown["c"] == "c(q, token=…)"
+
+
+async def test_a_validator_that_fails_is_the_hosts_own_and_is_not_told() -> None:
+    async def exits() -> None:
+        raise SystemExit("the password")
+
+    def takes(model: Model) -> None:
+        """Takes it."""
+
+    assert await use(takes, {"name": "x"}) == "The tool tool failed."
+    assert await use(exits) == "The tool tool failed."
+
+
+async def test_a_function_that_gives_a_coroutine_is_waited_for() -> None:
+    async def later(number: int) -> int:
+        return number
+
+    assert await use(lambda number: later(number), 3) == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"\xcb\x7f\xf8" + bytes(6), b"\xcb\x7f\xf0" + bytes(6), b"\xcf" + b"\xff" * 8, b"\xd3\x80" + bytes(7)),
+        *(b"\xa3\xed\xa0\x80", b"\xc4\x01x", b"\xd6\xff" + bytes(4), b"\xc1", b"\x81\x90\x01", b"\x81\xc0\x01"),
+        *(b"\x91" * depth + b"\xc0" for depth in (500, 900, 1000, 1020, 1100)),
+        *(b"\x81\xa1a" * depth + b"\xc0" for depth in (500, 1000, 1020)),
+    ],
+    ids=lambda value: f"{value[:4].hex()}-{len(value)}",
+)
+async def test_no_evil_value_raises_anything(value: bytes) -> None:
+    """NaN, infinity, the largest and smallest numbers, half characters, what is no plain data, nesting without end."""
+
+    def typed(
+        a: int | str | bytes | float | list[Any] | dict[str, Any] | None = None, *, b: list[Place] | None = None
+    ) -> str:
+        return repr(a)
+
+    for function in (typed, lambda a=None, b=None: a):
+        tools = Tools({"f": function})
+        for arguments in (b"\x92\x91" + value + b"\x80", b"\x92\x90\x81\xa1b" + value, value):
+            used = await tools.use("f", arguments)
+            assert used.ok or used.data
 
 
 async def test_a_structure_is_built_from_plain_data() -> None:
@@ -205,5 +349,5 @@ def test_a_description_is_the_signature_and_the_first_paragraph() -> None:
         return []
 
     assert Tools({"find": look}).descriptions == {
-        "find": "find(name: str, most: int = 3) -> list[str]\n\nNames like this one."
+        "find": "find(name: str, most: int = …) -> list[str]\n\nNames like this one."
     }
