@@ -74,7 +74,8 @@ class Tools:
     Args:
         functions: by the name that cells call them by; anything that can be called, plain or asynchronous. Parameters with
             a type take only values of exactly that type (and whole numbers where a float is asked for), within what
-            `Annotated` says of them; those without one take any plain data: numbers, text, bytes, None, lists, dicts.
+            `Annotated` says of them; those without one take any plain data: numbers, text, bytes, None, lists, dicts. A
+            class with fields is built from a dict, as strictly as its own settings have it.
             What `functools.partial` binds by name is neither shown nor taken; of defaults it is shown only that they are.
             A plain function runs in a thread, and goes on there when its time is up or its cell has ended.
         seconds: for one call.
@@ -214,7 +215,9 @@ def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
     if len(arguments) > MAX_ARGUMENT_BYTES:
         raise ToolError(f"The arguments have {len(arguments):,} bytes; a tool takes at most {MAX_ARGUMENT_BYTES:,}.")
     try:
-        given = msgpack.unpackb(arguments, strict_map_key=False, unicode_errors="surrogatepass", max_ext_len=0)
+        given = msgpack.unpackb(
+            arguments, strict_map_key=False, unicode_errors="surrogatepass", max_ext_len=0, ext_hook=_no_extension
+        )
     except Exception as error:  # msgpack documents no closed set of errors for hostile input
         raise ToolError("The arguments are no plain data.") from error
     match given:
@@ -222,6 +225,10 @@ def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
             return positional, named
         case _:
             raise ToolError("The arguments are no plain data.")
+
+
+def _no_extension(code: int, data: bytes) -> object:
+    raise ValueError(f"a value of the kind {code}")
 
 
 def _bound(name: str, tool: _Tool, given: tuple[list[object], dict[str, object]]) -> inspect.BoundArguments:

@@ -32,6 +32,15 @@ CLOSED: Final = [
     "/dev/pts",
     "/dev/mqueue",
 ]  # terminals are counted for the whole machine: one sandbox could take them all
+# Empty in a sandbox: what the engines hide by default (naming any takes the place of all), and what tells of the host: how it
+# was started, its disks, its symbols.
+MASKED: Final = [
+    *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
+    *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware"),
+    *("/sys/devices/virtual/powercap",),
+    *("/proc/cmdline", "/proc/diskstats", "/proc/kallsyms", "/proc/modules", "/proc/partitions"),
+    *("/proc/swaps", "/sys/block"),
+]
 OOM_SCORE: Final = 500  # the kernel takes a sandbox's process before any of the host's
 
 # What Python in the container needs to know. Nothing of the host's environment goes in.
@@ -100,6 +109,7 @@ def container_spec(
             f"seccomp={_profile(seccomp, unix=socket_folder is not None, gvisor=gvisor)}",
         ],
         "Privileged": False,
+        "MaskedPaths": MASKED,
         "Memory": memory,
         "MemorySwap": memory,  # memory and swap together: no swap
         "NanoCpus": int(config.cpus * 1e9),

@@ -16,7 +16,8 @@ from typing import Any
 class Attack:
     """One program. `lost`: the sandbox may be lost as a whole, which the host says; then it is replaced.
 
-    `gvisor` holds what is different under gVisor.
+    `takes` are files that the host asks for when it has ended (`*`: all); what it comes to is looked at like what the
+    model reads. `gvisor` holds what is different under gVisor.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Attack:
     sees: str
     outcomes: tuple[str, ...] = ("error",)
     lost: bool = False
+    takes: tuple[str, ...] = ()
     gvisor: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -93,7 +95,7 @@ BOMBS = [
     Attack(
         name="memory shared with forked children",
         outcomes=("ok", "error", "died", "timeout"),
-        sees=r"",
+        sees=r"printed nothing|MemoryError|" + KILLED + "|" + STOPPED,
         code="import os\nfor _ in range(8):\n    if os.fork() == 0:\n        x = bytearray(300 << 20)\n        os._exit(0)\n"
         "for _ in range(8): os.wait()",
         gvisor={"lost": True},
@@ -296,7 +298,11 @@ DEATHS = [
     ),
     Attack(name="kills itself", code="import os\nos.kill(os.getpid(), 9)", sees="was killed", outcomes=("died",)),
     Attack(
-        name="kills all it can", code="import os\nos.kill(-1, 9)", sees=r"", outcomes=("ok", "died", "error"), lost=True
+        name="kills all it can",
+        code="import os\nos.kill(-1, 9)\nprint('still here')",
+        sees="still here|was killed",
+        outcomes=("ok", "died"),
+        lost=True,
     ),
     Attack(
         name="closes every descriptor", code="import os\nos.closerange(0, 100_000)", sees=KILLED, outcomes=("died",)
@@ -375,6 +381,32 @@ PROCESSES = [
         sees=r"\[\]",
         code="import os\nprint([p for p in os.listdir('/proc') if p.isdigit() and int(p) > 1000])",
     ),
+    Attack(
+        name="limits of PID 1",
+        code="import resource\nfor kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):\n"
+        "    try: print('ALLOWED', resource.prlimit(1, kind, (0, 0)))\n    except PermissionError: print('refused')",
+        sees="refused\nrefused",
+        outcomes=("ok",),
+    ),
+    Attack(name="priority of PID 1", code="import os\nos.setpriority(os.PRIO_PROCESS, 1, 19)", sees="PermissionError"),
+    Attack(name="priority of its user", code="import os\nos.setpriority(os.PRIO_USER, 0, 19)", sees="PermissionError"),
+    Attack(
+        name="processors of PID 1",
+        code="import os\nos.sched_setaffinity(1, {min(os.sched_getaffinity(1))})",
+        sees="PermissionError",
+    ),
+    refused_call("ioprio_set of PID 1", 251, 1, 1, 3 << 13),
+    refused_call("migrate_pages of PID 1", 256, 1, 0, 0, 0),
+    refused_call("move_pages of PID 1", 279, 1, 0, 0, 0, 0, 0),
+    Attack(
+        name="every signal to PID 1, in every way",
+        code="import ctypes, os, signal\nlibc = ctypes.CDLL(None)\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nfor s in range(1, 65):\n    info = (ctypes.c_int * 32)(s, 0, -1)\n"
+        "    for call in ((62, 1, s), (62, 0, s), (200, 1, s), (234, 1, 1, s), (129, 1, s, info), (297, 1, 1, s, info), (424, os.pidfd_open(1), s, 0, 0)):\n"
+        "        if s == signal.SIGALRM or call[1] != 0: libc.syscall(*call)\nprint('still here')",
+        sees="still here",
+        outcomes=("ok",),
+        gvisor={"sees": "not implemented|still here", "outcomes": ("ok", "error")},
+    ),
     refused_call("ptrace of PID 1", 101, 16, 1, 0, 0),
     refused_call("ptrace TRACEME", 101, 0, 0, 0, 0),
     refused_call("process_vm_readv", 310, 1, 0, 0, 0, 0, 0),
@@ -433,6 +465,22 @@ KERNEL = [
     refused_call("fanotify_init", 300, 0, 0),
     refused_call("sched_setscheduler", 144, 0, 1, 0),
     refused_call("seccomp", 317, 1, 0, 0),
+    refused_call("io_setup", 206, 1, 0),
+    refused_call("io_submit", 209, 0, 0, 0),
+    refused_call("prctl PR_SET_SECCOMP", 157, 22, 2, 0, 0, 0),
+    refused_call("prctl PR_SET_SECCOMP behind higher bits", 157, 1 << 32 | 22, 2, 0, 0, 0),
+    refused_call("prctl PR_SCHED_CORE", 157, 62, 1, 0, 0, 0),
+    refused_call("socketpair AF_INET", 53, 2, 1, 0, 0),
+    refused_call("socketpair AF_NETLINK", 53, 16, 3, 0, 0),
+    refused_call("socketpair AF_SMC", 53, 43, 1, 0, 0),
+    refused_call("socketpair AF_TIPC behind higher bits", 53, 1 << 32 | 30, 1, 0, 0),
+    refused_call("prlimit64 behind higher bits", 302, 1 << 32 | 1, 7, 0, 0),
+    Attack(
+        name="huge pages",
+        code="import mmap\nmmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)",
+        sees="PermissionError",
+    ),
+    Attack(name="huge pages in a file", code="import os\nos.memfd_create('x', os.MFD_HUGETLB)", sees="PermissionError"),
     Attack(
         name="a call of a 32-bit program",
         sees="SIGSYS",
@@ -500,9 +548,18 @@ SECRETS = [
     ),
     Attack(
         name="names of the host's network",
-        outcomes=("ok", "error"),
-        sees=r"\[\]|No such file",
-        code="print([l for l in open('/etc/resolv.conf') if l.startswith('nameserver') and 'x' in l])",
+        outcomes=("ok",),
+        sees=r"\[\] \[\]",
+        code="def words(path): return [w for line in open(path) for w in line.partition('#')[0].split()[1:]]\n"
+        "print(words('/etc/resolv.conf'), [w for w in words('/etc/hosts') if w != 'sandbox' and 'localhost' not in w])",
+    ),
+    Attack(
+        name="how the host was started, its disks and symbols",
+        outcomes=("ok",),
+        sees="none",
+        code="import os\nfor p in ('/proc/cmdline', '/proc/partitions', '/proc/diskstats', '/proc/kallsyms', '/proc/keys'):\n"
+        "    if os.path.exists(p) and open(p).read(): print('ALLOWED', p)\nprint(os.listdir('/sys/block') or 'none')",
+        gvisor={"code": "import os\nprint(open('/proc/cmdline').read(), os.listdir('/sys/block') or 'none')"},
     ),
     Attack(
         name="mounts of the host",
@@ -523,48 +580,62 @@ PYTHON = [
         name="built-in functions replaced",
         code="import builtins\nfor n in ('repr', 'str', 'len', 'print', 'isinstance', 'open'):\n"
         "    setattr(builtins, n, None)\n1/0",
-        sees=r"",
+        sees="exit code 70|ZeroDivisionError",
         outcomes=("error", "died"),
     ),
     Attack(
         name="compile and eval replaced",
-        code="import builtins\nbuiltins.compile = builtins.eval = builtins.exec = None",
-        sees=r"",
-        outcomes=("ok", "died"),
+        code="import builtins\nbuiltins.compile = builtins.eval = builtins.exec = None\nshown = print(compile)",
+        sees="None",
+        outcomes=("ok",),
     ),
     Attack(
         name="guest modules replaced",
-        sees=r"",
+        sees="NameError|exit code",
         outcomes=("ok", "error", "died"),
         lost=True,
         code="import sys\nfor n, m in list(sys.modules.items()):\n    if 'rlm' in n:\n        vars(m).clear()",
     ),
-    Attack(name="modules removed", code="import sys\nsys.modules.clear()", sees=r"", outcomes=("ok", "error")),
+    Attack(
+        name="modules removed",
+        code="import sys\nsys.modules.clear()\nimport json\nprint('on')",
+        sees="on|Error",
+        outcomes=("ok", "error"),
+    ),
     Attack(
         name="import hooks",
-        outcomes=("ok", "error", "died"),
-        sees=r"",
-        code="import sys\nclass H:\n    def find_spec(*a): raise SystemExit\nsys.meta_path.insert(0, H())",
+        sees="SystemExit: 7",
+        code="import sys\nclass H:\n    def find_spec(*a): raise SystemExit(7)\nsys.meta_path.insert(0, H())\nimport colorsys",
     ),
     Attack(
         name="trace function",
-        outcomes=("ok", "error", "timeout"),
-        sees=r"",
+        sees="RuntimeError",
         code="import sys\ndef t(*a):\n    raise RuntimeError\nsys.settrace(t)\n(lambda: 1)()",
     ),
     Attack(
         name="atexit and finalisers",
         outcomes=("ok",),
-        sees=r"",
+        sees="nothing",
         code="import atexit, os\natexit.register(os._exit, 3)\nclass D:\n    def __del__(self): os.write(1, b'late')\nd = D()",
     ),
     Attack(
-        name="guest objects found by gc and used",
-        outcomes=("ok", "error", "died"),
-        sees=r"",
-        lost=True,
-        code="import gc\nfor o in gc.get_objects():\n    if type(o).__name__ in ('Calls', 'Link', 'Worker', 'Repl'):\n"
-        "        try: vars(o).clear()\n        except TypeError: pass",
+        name="guest objects found and emptied",
+        outcomes=("died",),
+        sees=KILLED,
+        code="calls = llm_query.__self__\nrepl = FINAL.__self__\nfor o in (calls, repl): print(type(o).__name__); vars(o).clear()",
+    ),
+    Attack(
+        name="guest objects found and their line used",
+        outcomes=("died",),
+        sees="broke the line|" + KILLED,
+        code="import sys\nlink = llm_query.__self__._link\nlink.send_bytes(b'\\xc1 nonsense')\nlink.send_bytes(b'')\nlink.close()",
+    ),
+    Attack(
+        name="guest objects found and their numbers changed",
+        outcomes=("error",),
+        sees="LLMError|ToolError",
+        code="import itertools\ncalls = llm_query.__self__\ncalls._numbers = itertools.repeat(7)\ncalls._in_flight.add(7)\n"
+        "calls._in_flight.discard(7)\nllm_query('x')",
     ),
     Attack(
         name="answers forged by printing",
@@ -582,20 +653,20 @@ PYTHON = [
     Attack(
         name="a daemon that outlives the cell",
         outcomes=("ok",),
-        sees=r"",
+        sees="nothing",
         code="import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        while True: time.sleep(1)\n    os._exit(0)",
     ),
     Attack(
         name="a thread that floods between cells",
         outcomes=("ok",),
-        sees=r"",
+        sees="nothing|x",
         code="import threading, os\ndef f():\n    for _ in range(100): os.write(1, b'x' * 100_000)\n"
         "threading.Thread(target=f, daemon=True).start()",
     ),
     Attack(
         name="a thread that kills a later cell",
         outcomes=("ok",),
-        sees=r"",
+        sees="nothing",
         lost=True,
         code="import threading, os, time\ndef f():\n    time.sleep(0.3)\n    os._exit(5)\nthreading.Thread(target=f, daemon=True).start()",
     ),

@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from attacks import ATTACKS, Attack
+from attacks_out import CALLS, OUTPUTS, SECRET, TOOLS
 from containers import offered, ways
-from rlm import CellResult, Sandbox, SandboxConfig, SandboxDied
+from rlm import Sandbox, SandboxConfig, SandboxDied
+from rlm.execute import take
 from rlm.sandbox.runtimes import GVISOR
+from rlm.sandbox.spec import UIDS
 from rlm.transcript import describe
 
 pytestmark = pytest.mark.anyio
 
 SECONDS = 2.0
 SHOWN_CHARS = 20_000
+SHOWN_FILES = 100
+MAX_TAKEN = 64 << 20  # of all files that are asked for after one attack
 MOST_SECONDS = 30.0  # for one attack with all that surrounds it, on a crowded machine
 MEMORY_SLACK = 64 << 20  # that the orchestrator's own process may grow by in one attack
 
@@ -36,13 +43,29 @@ def listening() -> set[str]:
     return {row[1] for row in rows if row[3] in ("0A", "07") and f"socket:[{row[9]}]" in mine}
 
 
+def children() -> set[str]:
+    """The processes that this one has started and that have not ended."""
+    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+def escaped() -> list[str]:
+    """Processes with a user number of the sandboxes outside of all containers (NSpid in proc(5): one number a namespace)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):  # it has ended
+            fields = dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
+            if len(fields["NSpid"].split()) == 1 and int(fields["Uid"].split()[0]) in UIDS:
+                found.append(f"{path.parent.name} {fields['Name']}")
+    return found
+
+
 def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
 def host_is_unchanged(tmp_path: Path) -> Iterator[None]:
-    """Canary files, this process's descriptors, children and memory, listening sockets."""
+    """Canary files, processes, this process's descriptors and memory, listening sockets."""
     canary = tmp_path / "canary"
     canary.write_text("alive")
     world = Path(f"/tmp/rlm-canary-{os.getpid()}")
@@ -50,8 +73,11 @@ def host_is_unchanged(tmp_path: Path) -> Iterator[None]:
     world.chmod(0o666)
     try:
         before = listening(), len(os.listdir("/proc/self/fd")), memory()
+        children_before = children()
         yield
         after = listening(), len(os.listdir("/proc/self/fd")), memory()
+        assert children() <= children_before
+        assert escaped() == []
         assert after[0] <= before[0]
         assert after[1] <= before[1] + 8  # the engine's client keeps a few connections
         assert after[2] <= before[2] + MEMORY_SLACK
@@ -62,41 +88,66 @@ def host_is_unchanged(tmp_path: Path) -> Iterator[None]:
         world.unlink()
 
 
-async def attacked(sandbox: Sandbox, attack: Attack) -> CellResult | None:
-    """The attack's result; None where the sandbox was lost as a whole."""
+async def attacked(sandbox: Sandbox, attack: Attack, out: Path) -> tuple[str, str]:
+    """What the attack came to, and what the model reads of it; where files were asked for, also what its caller reads."""
     try:
-        return await sandbox.run(attack.code, seconds=SECONDS)
-    except SandboxDied:
-        return None
+        result = await sandbox.run(attack.code, seconds=SECONDS)
+    except SandboxDied as error:
+        if not attack.lost:
+            raise
+        return "lost", str(error)
+    shown = describe(result, limit=SHOWN_CHARS)
+    assert result.outcome in attack.outcomes, shown
+    if attack.takes:
+        taken = await take(sandbox, attack.takes, out, max_bytes=MAX_TAKEN)
+        wrote = [f"wrote {path.relative_to(out)}" for path in taken.files]
+        shown = "\n".join([shown, *taken.left_out, *wrote[:SHOWN_FILES]])
+    assert re.search(attack.sees, shown), shown
+    return result.outcome, shown
+
+
+def check_files(out: Path) -> None:
+    """Whatever was asked for: plain files with contents of the sandbox, of a bounded size, that no program obeys."""
+    found = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
+    for path in found:
+        status = path.lstat()
+        assert stat.S_ISREG(status.st_mode)
+        assert status.st_nlink == 1
+        assert not status.st_mode & 0o7111
+        assert not any(part.startswith((".", "-")) or not part.isprintable() for part in path.relative_to(out).parts)
+    assert sum(path.stat().st_size for path in found) <= MAX_TAKEN
+    swapped = out / "swapped"
+    assert not swapped.exists() or swapped.read_text() == "mine"
 
 
 @pytest.mark.usefixtures("host_is_unchanged")
 @pytest.mark.parametrize("config", ways(daily=1))
-@pytest.mark.parametrize("attack", [pytest.param(attack, id=attack.name) for attack in ATTACKS])
+@pytest.mark.parametrize("attack", [pytest.param(attack, id=attack.name) for attack in [*ATTACKS, *OUTPUTS, *CALLS]])
 async def test_an_attack_costs_its_own_cell_at_most(
-    attack: Attack, config: SandboxConfig, record_property: Callable[[str, object], None]
+    attack: Attack,
+    config: SandboxConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+    record_property: Callable[[str, object], None],
 ) -> None:
     record_property("attack", attack.name)
     record_property("way", f"{config.runtime or 'runc'}-{config.transport}")
     if config.runtime == GVISOR:
         attack = replace(attack, **attack.gvisor)
+    out = tmp_path_factory.mktemp("out")
     began = time.monotonic()
-    async with Sandbox(offered(config)) as sandbox:
+    async with Sandbox(offered(config), tools=TOOLS) as sandbox:
         assert (await sandbox.run("kept = 'kept'")).outcome == "ok"
-        result = await attacked(sandbox, attack)
-        record_property("came_to", "lost" if result is None else result.outcome)
-        if result is None:
-            assert attack.lost
-            return
-        shown = describe(result, limit=SHOWN_CHARS)
-        assert len(shown) < 3 * SHOWN_CHARS + 1000
-        assert result.outcome in attack.outcomes, shown
-        assert re.search(attack.sees, shown), shown
-        assert "ALLOWED" not in shown
-        try:
-            after = await sandbox.run("assert kept == 'kept'")
-        except SandboxDied:
-            assert attack.lost
-            return
-        assert after.outcome == "ok" or attack.lost, (after, shown)
+        came_to, shown = await attacked(sandbox, attack, out)
+        if came_to != "lost":
+            try:
+                after = await sandbox.run("assert kept == 'kept'")
+                assert after.outcome == "ok" or attack.lost, (after, shown)
+            except SandboxDied:
+                assert attack.lost
+    record_property("came_to", came_to)
+    assert len(shown) < 3 * SHOWN_CHARS + 1000
+    assert "ALLOWED" not in shown
+    assert SECRET not in shown
+    assert came_to != "lost" or "Traceback" not in shown
+    check_files(out)
     assert time.monotonic() - began < MOST_SECONDS

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from textwrap import dedent
 
 import anyio
@@ -53,6 +55,24 @@ TAKEN = {
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     """,
 }
+AIO_AT_ONCE = 128
+AIO = f"""
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    print(libc.syscall(206, {AIO_AT_ONCE}, ctypes.byref(ctypes.c_ulong())), ctypes.get_errno())
+"""
+FLUSHED = 2000
+FLUSHES = f"""
+    import ctypes, mmap, os
+    libc = ctypes.CDLL(None, use_errno=True)
+    file = os.open("/etc/hostname", os.O_RDONLY)
+    view = mmap.mmap(file, 0, prot=mmap.PROT_READ)
+    done = 0
+    for _ in range({FLUSHED}):
+        os.fsync(file), os.fdatasync(file), os.sync(), view.flush()
+        done += 4 + (libc.syncfs(file) == 0)
+    print(done)
+"""
 FREE = """
 import ctypes, fcntl, os, socket
 ends = socket.socketpair()
@@ -120,12 +140,37 @@ async def test_what_the_kernel_counts_for_a_user_is_not_shared_between_sandboxes
                 assert (free.outcome, free.stdout, free.snapshot) == ("ok", "64\n", True), free.error
 
 
+async def test_what_the_kernel_counts_for_the_whole_machine_is_not_to_be_had() -> None:
+    """Contexts of asynchronous I/O: refused, and none is counted while the sandbox lives (/proc/sys/fs/aio-nr)."""
+    taken = Path("/proc/sys/fs/aio-nr")
+    before = int(taken.read_text())
+    async with Sandbox() as sandbox:
+        result = await sandbox.run(dedent(AIO))
+        assert (result.outcome, result.stdout) == ("ok", f"-1 {errno.EPERM}\n")
+        assert int(taken.read_text()) - before < AIO_AT_ONCE
+
+
+async def test_no_sandbox_makes_the_hosts_disks_work() -> None:
+    """Each call on a file of the host would flush its disk: thousands of times a second (/proc/diskstats)."""
+    async with Sandbox() as sandbox:
+        before = flushes()
+        result = await sandbox.run(dedent(FLUSHES))
+        assert (result.outcome, result.stdout) == ("ok", f"{5 * FLUSHED}\n"), result.error
+        assert flushes() - before < FLUSHED / 2  # those of all other programs
+
+
 async def test_no_sandbox_can_take_the_terminals_of_the_machine() -> None:
     """They are counted for all containers together (pty(7), /proc/sys/kernel/pty/max)."""
     async with Sandbox() as sandbox:
         result = await sandbox.run("import os\nos.openpty()")
         assert "FileNotFoundError" in result.error
         assert "FileNotFoundError" in (await sandbox.run("os.open('/dev/ptmx', os.O_RDWR)")).error
+
+
+def flushes() -> int:
+    """That all disks of this machine have done (Documentation/admin-guide/iostats.rst, field 16)."""
+    rows = [line.split() for line in Path("/proc/diskstats").read_text().splitlines()]
+    return sum(int(row[18]) for row in rows if len(row) > 18)
 
 
 async def compared(honest: int, attackers: int, cells: int) -> None:

@@ -190,7 +190,15 @@ async def test_a_function_that_gives_a_coroutine_is_waited_for() -> None:
     "value",
     [
         *(b"\xcb\x7f\xf8" + bytes(6), b"\xcb\x7f\xf0" + bytes(6), b"\xcf" + b"\xff" * 8, b"\xd3\x80" + bytes(7)),
-        *(b"\xa3\xed\xa0\x80", b"\xc4\x01x", b"\xd6\xff" + bytes(4), b"\xc1", b"\x81\x90\x01", b"\x81\xc0\x01"),
+        *(
+            b"\xa3\xed\xa0\x80",
+            b"\xc4\x01x",
+            b"\xd6\xff" + bytes(4),
+            b"\xc7\x00\x05",
+            b"\xc1",
+            b"\x81\x90\x01",
+            b"\x81\xc0\x01",
+        ),
         *(b"\x91" * depth + b"\xc0" for depth in (500, 900, 1000, 1020, 1100)),
         *(b"\x81\xa1a" * depth + b"\xc0" for depth in (500, 1000, 1020)),
     ],

@@ -51,6 +51,19 @@ def test_its_user_is_nobody_with_no_way_to_more() -> None:
     assert not any("unconfined" in option for option in host()["SecurityOpt"])
 
 
+def test_what_tells_of_the_host_is_hidden_and_all_that_engines_hide_anyway() -> None:
+    engines = {"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"}
+    engines |= {
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/sys/firmware",
+        "/sys/devices/virtual/powercap",
+    }
+    assert engines | {"/proc/cmdline", "/proc/partitions", "/sys/block"} <= set(host()["MaskedPaths"])
+    assert "ReadonlyPaths" not in host(), "the engine's own, as long as none are named"
+
+
 def test_it_can_write_nowhere_but_in_its_own_bounded_memory() -> None:
     assert host()["ReadonlyRootfs"] is True
     disks = host(SandboxConfig(tmp_bytes=123))["Tmpfs"]

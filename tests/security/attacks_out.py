@@ -1,0 +1,245 @@
+"""Attacks by what a sandbox hands out: files that the host takes, and arguments and names in calls of its functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from attacks import KILLED, STOPPED, Attack
+
+SECRET = "sk-of-the-host"
+
+
+@dataclass
+class Place:
+    x: int
+    y: int
+
+
+def lookup(name: str, times: int = 1) -> list[str]:
+    """A name, and how often."""
+    return [name[:100], str(times)]
+
+
+def ask(question: str, *, api_key: str, **more: int) -> str:
+    """Asks with the host's key."""
+    return "ALLOWED" if api_key != SECRET or more != {"token": 5} else "asked"
+
+
+def measure(place: Place) -> int:
+    """A place's distance."""
+    return place.x + place.y
+
+
+TOOLS: Mapping[str, Callable[..., Any]] = {
+    "lookup": lookup,
+    "ask": partial(ask, api_key=SECRET, token=5),
+    "measure": measure,
+    "anything": lambda *given, **named: [len(given), len(named)],
+}
+
+# Tries each of a list of calls; a call that gets a value is ALLOWED.
+REFUSED_CALLS = """
+def refused(*calls):
+    for call in calls:
+        try: print('ALLOWED', call())
+        except (ToolError, TypeError, OverflowError, ValueError) as error: print('refused:', str(error)[:200])
+"""
+# Sends bytes in the place of arguments.
+RAW = """
+from rlm_guest import values
+def raw(data):
+    values.packed = lambda value: data
+    try: print('got', anything())
+    except ToolError as error: print('refused:', error)
+"""
+SWAPPED = """
+import os, threading, time
+open('mine', 'w').write('mine')
+def swap():
+    while True:
+        for target in ('/etc/hostname', 'mine', '/proc/1/environ', '/proc/self/mem'):
+            os.symlink(target, 'next'); os.rename('next', 'swapped')
+        os.link('mine', 'next'); os.rename('next', 'swapped')
+threading.Thread(target=swap, daemon=True).start()
+time.sleep(0.1)
+"""
+GROWING = """
+import threading, time
+def grow():
+    with open('growing', 'ab', buffering=0) as file:
+        while True: file.write(bytes(10_000)) if file.tell() < 40_000_000 else file.truncate(0)
+threading.Thread(target=grow, daemon=True).start()
+time.sleep(0.1)
+"""
+
+OUTPUTS = [
+    Attack(
+        name="files with names that other programs obey",
+        code="import os\nos.makedirs('.git/hooks'); os.makedirs('a/.b')\n"
+        "for n in ('.git/config', '.git/HEAD', '.git/hooks/post-checkout', '.envrc', 'a/.b/c', '-rf', 'a/-x', 'seen'): open(n, 'w').write(n)",
+        takes=("*",),
+        sees=r"(?s)7 files were left out.*wrote seen",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="links as files",
+        code="import os\nfor n, t in (('link', '/etc/hostname'), ('etc', '/etc'), ('root', '/proc/1/root'), ('loop', 'loop'), ('fd', '/proc/self/fd')):\n"
+        "    os.symlink(t, n)",
+        takes=("*", "link", "etc/hostname", "root/etc/hostname", "loop", "fd/0"),
+        sees=r"(?s)(gives no file .*(symbolic links|Not a directory).*){5}",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="hard links to one large file",
+        code="import os\nopen('large', 'wb').write(bytes(50 << 20))\nfor n in range(12): os.link('large', f'link{n}')",
+        takes=("*",),
+        sees=r"(?s)'link0' has more than.*wrote large",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="sparse files",
+        code="for n in range(3): open(f'{n}', 'wb').truncate(60 << 20)\nopen('vast', 'wb').truncate(400 << 20)",
+        takes=("*", "vast"),
+        sees=r"(?s)'vast' has more than.*wrote 0",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="pipes and folders as files",
+        code="import os\nos.mkdir('folder')\ntry: os.mkfifo('pipe')\nexcept OSError: print('no pipe')",
+        takes=("*", "pipe", "folder"),
+        sees=r"(?s)no pipe.*'pipe'.*'folder' is no regular file",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="files of all modes",
+        code="import os\nfor m in (0, 0o777, 0o4755, 0o6777, 0o1777):\n    open(f'{m:o}', 'w').write('x'); os.chmod(f'{m:o}', m)",
+        takes=("*",),
+        sees=r"(?s)Permission denied.*wrote 4755",
+        outcomes=("ok",),
+        gvisor={"sees": "wrote 4755"},  # there the supervisor is root
+    ),
+    Attack(
+        name="names of all kinds",
+        code="import os\nfor n in ('line\\nbreak', '\\x1b[2J', '\\udcff', '\\u202egpj', '\\u200c.git', 'x' * 255, 'CON', 'a:b', 'back\\\\slash', '$(id)', 'plain'):\n"
+        "    open(n, 'w').close()\ndeep = '.'\nfor _ in range(40): deep += '/d'; os.mkdir(deep)\nopen(deep + '/bottom', 'w').close()",
+        takes=("*", "line\nbreak", "\x1b[2J", "../../escape", "/etc/passwd", "a/../b", "x" * 300, "\udcff", ""),
+        sees=r"(?s)not a plain relative path.*wrote plain",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="thousands of files with long names",
+        code="for n in range(6000): open(f'{n:04}' + 'x' * 251, 'w').close()",
+        takes=("*",),
+        sees=r"2,\d\d\d files were left out: there are more than can be listed",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="a file that changes while it is taken",
+        code=GROWING,
+        takes=("growing",),
+        sees="wrote growing|has more than",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="a file that becomes a link while it is taken",
+        code=SWAPPED,
+        takes=("swapped", "next"),
+        sees="wrote swapped|symbolic links|No such file",
+        outcomes=("ok",),
+    ),
+]
+
+CALLS = [
+    Attack(
+        name="arguments of wrong types",
+        code=REFUSED_CALLS + "refused(*[lambda v=v: lookup(v) for v in (1, None, True, b'x', [], {}, 1.5)],\n"
+        "    *[lambda v=v: lookup('x', times=v) for v in ('1', True, 1.0, float('nan'), None, 1 << 64)],\n"
+        "    *[lambda v=v: measure(v) for v in ([1, 2], {'x': 1}, {'x': 'far', 'y': 2}, {'__class__': 1}, 'x')])",
+        sees=r"(?s)(refused: .*){18}",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="arguments that are no plain data",
+        code=REFUSED_CALLS + "loop = []; loop.append(loop)\nclass S(str): pass\n"
+        "refused(lambda: anything(loop), lambda: anything(object()), lambda: anything({1, 2}), lambda: anything(lambda: 1), lambda: anything(1 << 70))",
+        sees=r"(?s)(refused: .*){5}",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="arguments nested without end",
+        code=RAW + r"for n in (500, 1000, 1020, 100_000): raw(b'\x92\x91' + b'\x91' * n + b'\xc0\x80')",
+        sees=r"(?s)refused: The arguments are (nested too deeply|no plain data)",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="arguments that are a bomb",
+        code=RAW + r"raw(b'\x92\xdd\x00\x10\x00\x00' + b'\x80' * (1 << 20) + b'\x80')" + "\n"
+        r"raw(b'\x92\xdd\xff\xff\xff\xff\x80'); raw(b'\x92\xdb\xff\xff\xff\xff\x80'); raw(b'\x92\xdd\x00\x03\xff\x00' + b'\x80' * 0x3ff00 + b'\x80')",
+        sees=r"(?s)at most 262,144.*no plain data.*no plain data.*got \[261888, 0\]",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="arguments of unknown kinds",
+        code=RAW
+        + r"for d in (b'', b'\xc1', b'\x90', b'\x92\x90', b'\x92\x80\x80', b'\x92\x90\x90', b'\x92\x90\x81\x01\x02', b'\x92\x91\xd6\xff1234\x80', b'\x92\x91\xc7\x00\x05\x80', b'\x92\x90\x81\x90\x01'): raw(d)",
+        sees=r"(?s)(refused: The arguments are no plain data.*){10}",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="half characters as text",
+        code="print(lookup('\\ud800'), anything(**{'\\udfff': '\\ud800'}))",
+        sees=r"\[1, 0\]|\[0, 1\]",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="what a partial has bound",
+        code=REFUSED_CALLS
+        + "refused(lambda: ask('x', api_key='mine'), lambda: ask('x', token=6), lambda: ask('x', 'mine'))\n"
+        "print(ask('x', other=1) if False else ask('x'), 'sk-' in repr(ask.__doc__) and 'ALLOWED')",
+        sees=r"(?s)(refused: .*){3}asked False",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="names of functions that there are not",
+        code=REFUSED_CALLS + "use = llm_query.__self__.use_tool\n"
+        "refused(*[lambda n=n: use(n, (), {}) for n in ('', '__import__', 'eval', 'lookup ', 'Lookup', 'lookup.__globals__', 'x' * 1000, '\\x1b[2J', 'tools')])",
+        sees=r"(?s)(refused: There is no tool.*){9}",
+        outcomes=("ok",),
+    ),
+    Attack(
+        name="a name without end",
+        code="llm_query.__self__.use_tool('x' * 50_000_000, (), {})",
+        sees=KILLED + "|broke the line|Error",
+        outcomes=("error", "died"),
+    ),
+    Attack(
+        name="a name that is no text",
+        code="llm_query.__self__.use_tool(7, (), {})",
+        sees="broke the line|Error",
+        outcomes=("error", "died"),
+    ),
+    Attack(
+        name="thousands of calls at once",
+        code="from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(40) as pool:\n"
+        "    print(sum(len(v) for v in pool.map(lookup, ['x' * 1000] * 2000)))",
+        sees="4000|" + STOPPED,
+        outcomes=("ok", "timeout"),
+    ),
+    Attack(
+        name="calls of a forked child",
+        code="import os\nif os.fork() == 0:\n    for _ in range(100): lookup('child')\n    os._exit(0)\n"
+        "for _ in range(100): lookup('parent')\nprint('on')",
+        sees=r"on|" + STOPPED + "|" + KILLED,
+        outcomes=("ok", "timeout", "died", "error"),
+    ),
+    Attack(
+        name="calls after the cell",
+        code="import threading\ndef f():\n    while True:\n        try: lookup('late')\n        except ToolError: pass\n"
+        "threading.Thread(target=f, daemon=True).start()\nprint('on')",
+        sees="on",
+        outcomes=("ok",),
+    ),
+]
