@@ -32,8 +32,8 @@ CLOSED: Final = [
     "/dev/pts",
     "/dev/mqueue",
 ]  # terminals are counted for the whole machine: one sandbox could take them all
-# Empty in a sandbox: what the engines hide by default (naming any takes the place of all), and what tells of the host: how it
-# was started, its disks, its symbols.
+# Empty in a sandbox: what the engines hide by default (naming any takes the place of all), and what tells of the host: how
+# it was started, its disks, its symbols.
 MASKED: Final = [
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
     *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware"),

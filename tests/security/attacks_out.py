@@ -131,10 +131,11 @@ OUTPUTS = [
     ),
     Attack(
         name="thousands of files with long names",
-        code="for n in range(6000): open(f'{n:04}' + 'x' * 251, 'w').close()",
+        code="for n in range(4500): open(f'{n:04}' + 'x' * 251, 'w').close()",
         takes=("*",),
-        sees=r"2,\d\d\d files were left out: there are more than can be listed",
+        sees=r"\d+ files were left out: there are more than can be listed",
         outcomes=("ok",),
+        gvisor={"sees": "more than can be listed|" + STOPPED, "outcomes": ("ok", "timeout")},  # it makes them slowly
     ),
     Attack(
         name="a file that changes while it is taken",

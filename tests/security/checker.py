@@ -1,8 +1,7 @@
 """A cell that reports what container checkers look at (amicontained, deepce), as JSON on standard output.
 
-Those are a Go program and a shell script, and a sandbox can run neither: it has no shell, and no file of its own can be
-executed. Every system call of the table is tried by its number on x86_64, in a child of its own, with arguments that no
-call can take.
+Those are a Go program and a shell script; a sandbox has no shell. Every system call of the table is tried by its number on
+x86_64, in a child of its own, with arguments that no call can take.
 """
 
 import ctypes
