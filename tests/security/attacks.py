@@ -634,8 +634,7 @@ PYTHON = [
         name="guest objects found and their numbers changed",
         outcomes=("error",),
         sees="LLMError|ToolError",
-        code="import itertools\ncalls = llm_query.__self__\ncalls._numbers = itertools.repeat(7)\ncalls._in_flight.add(7)\n"
-        "calls._in_flight.discard(7)\nllm_query('x')",
+        code="import itertools\nllm_query.__self__._numbers = itertools.repeat(7)\nllm_query('x')",
     ),
     Attack(
         name="answers forged by printing",
