@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 ANCHOR_CHARS: Final = 24  # of a prompt, which are looked for in the context: fewer are found by chance
+LONG_ANCHOR_CHARS: Final = 96  # where those stand in many places, as in the lines of a log
 MIN_DISTINCT_CHARS: Final = 6  # of an anchor: rulers and blanks tell nothing
 MAX_ANCHORS: Final = 31  # of one prompt: spread evenly, so that no part longer than a thirtieth of it is missed
 MIN_FURTHER_CHARS: Final = 200  # beside what is found: fewer are the words around it, and would be looked for in vain
-MAX_PLACES: Final = 8  # of one anchor that are looked at: one that stands in more says nothing
+MAX_PLACES: Final = 9  # of one anchor that are looked at: one that stands in so many says nothing
 MAX_SLICES: Final = 8  # of one prompt
 MAX_SEARCHED_CHARS: Final = 2 * 10**9  # by all searches together: seconds
 NEAR_CHARS: Final = 1024**2  # behind the latest find, where the next is likely: calls go through a context in order
@@ -91,29 +93,35 @@ class Context:
         """The longest match around an anchor, up to what is found; None where it stands in too many places to say."""
         start = max((part.offset_end for part in found if part.offset_end <= middle), default=0)
         end = min((part.offset for part in found if part.offset > middle), default=len(prompt))
-        best: Slice | None = None
-        for number, at in enumerate(self._places(prompt[middle : middle + ANCHOR_CHARS])):
-            if number == MAX_PLACES:
-                return None
-            before = common_length_before(prompt[start:middle], self.text, at)
-            length = before + common_length(prompt[:end], middle, self.text, at)
-            if best is None or length > best.end - best.start:
-                best = Slice(start=at - before, end=at - before + length, offset=middle - before)
-            if length > 3 * ANCHOR_CHARS:
-                break
-        return best
+        for chars in (ANCHOR_CHARS, LONG_ANCHOR_CHARS):
+            best: Slice | None = None
+            places = 0
+            for at in islice(self._places(prompt[middle : min(middle + chars, end)]), MAX_PLACES):
+                places += 1
+                before = common_length_before(prompt[start:middle], self.text, at)
+                length = before + common_length(prompt[:end], middle, self.text, at)
+                if best is None or length > best.end - best.start:
+                    best = Slice(start=at - before, end=at - before + length, offset=middle - before)
+                if length > LONG_ANCHOR_CHARS:
+                    return best  # not by chance: the other places are not worth the search
+            if places < MAX_PLACES:
+                return best
+        return None
 
     def _places(self, anchor: str) -> Iterator[int]:
         if self._left <= 0:
             self.exhausted = True
         if self.exhausted or self._known.get(anchor) == -1:
             return
-        near = self._find(anchor, self._latest, self._latest + NEAR_CHARS)
-        if near >= 0:
-            yield near
-        at = self._first(anchor)
+        start, end = self._latest, self._latest + NEAR_CHARS
+        at = self._find(anchor, start, end)
         while at >= 0:
             yield at
+            at = self._find(anchor, at + 1, end)
+        at = self._first(anchor)
+        while at >= 0:
+            if not start <= at <= end - len(anchor):
+                yield at
             at = self._find(anchor, at + 1, len(self.text))
 
     def _first(self, anchor: str) -> int:

@@ -713,14 +713,14 @@ GUEST = [  # its clock, its copy, its supervisor's signals, what it tells of a c
     ),
     Attack(
         name="kills its copy and hangs",
-        sees=r"",
+        sees="used up its 2 seconds",
         outcomes=(),
         lost=True,
         code=COPY + "os.kill(copy(), signal.SIGKILL)\nwhile True: pass",
     ),
     Attack(
         name="a text with an encoding of its own as the answer",
-        sees=r"",
+        sees="nothing",
         outcomes=("ok",),
         code="class T(str):\n    def __str__(self): return self\n    def encode(self, *a): return b'\\xff'\nFINAL(T('x'))",
     ),
