@@ -48,7 +48,7 @@ def call(number, *arguments):
 COPY = """
 import os, signal
 def copy():
-    return next(int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in (1, os.getpid()))
+    return max({int(name) for name in os.listdir("/proc") if name.isdigit()} - {1, os.getpid()})
 """
 
 
@@ -713,7 +713,7 @@ GUEST = [  # its clock, its copy, its supervisor's signals, what it tells of a c
     ),
     Attack(
         name="kills its copy and hangs",
-        sees="used up its 2 seconds",
+        sees="The copy that had to take its place is gone",
         outcomes=(),
         lost=True,
         code=COPY + "os.kill(copy(), signal.SIGKILL)\nwhile True: pass",

@@ -149,5 +149,6 @@ async def test_an_attack_costs_its_own_cell_at_most(
     assert "ALLOWED" not in shown
     assert SECRET not in shown
     assert came_to != "lost" or "Traceback" not in shown
+    assert attack.outcomes or re.search(attack.sees, shown), shown  # nothing but the loss was expected
     check_files(out)
     assert time.monotonic() - began < MOST_SECONDS
