@@ -95,6 +95,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping[s
     (tmp_path / "list.csv").write_text("a,b\n1,2\n")
     (tmp_path / "script.py").write_text("open('result.json', 'w').write('{}')")
     (tmp_path / "double.py").write_text("import sys\nprint([2 * int(word) for word in sys.argv[1:]])")
+    (tmp_path / "add.py").write_text("print(sum(map(int, input().split())))")
     (tmp_path / "app.log").write_text("A line of a log.\n" * 1000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
