@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from textwrap import dedent
@@ -173,7 +174,8 @@ def flushes() -> int:
     return sum(int(row[18]) for row in rows if len(row) > 18)
 
 
-async def compared(honest: int, attackers: int, cells: int) -> None:
+async def compared(honest: int, attackers: int, cells: int) -> str:
+    """What was measured."""
     expected = {str(number): hashed(str(number)) for number in range(cells)}
     made: list[str] = []
     async with AsyncExitStack() as opened:
@@ -189,19 +191,23 @@ async def compared(honest: int, attackers: int, cells: int) -> None:
             beside = await worked(sandboxes, expected)
             attacking.cancel_scope.cancel()
     fair = (honest + attackers) / honest
-    print(
-        f"{honest} sandboxes, {cells} cells each: alone {alone:.2f} s; beside {attackers} attackers ({len(made)} attacks) "
-        f"{beside:.2f} s: {beside / alone:.2f} times, a fair share of the processors gives {fair:.2f}"
-    )
     assert len(made) >= attackers
     assert beside / alone < fair * MOST_TIMES_FAIR
+    return (
+        f"{honest} sandboxes with {cells} cells each: alone {alone:.1f} s, beside {attackers} attackers ({len(made)} "
+        f"attacks) {beside:.1f} s, which is {beside / alone:.2f} times as long; a fair share of the processors gives {fair:.2f}"
+    )
 
 
-async def test_sandboxes_beside_attackers_do_their_work_right_and_lose_no_more_than_their_share() -> None:
-    await compared(honest=6, attackers=2, cells=8)
+async def test_sandboxes_beside_attackers_do_their_work_right_and_lose_no_more_than_their_share(
+    record_property: Callable[[str, object], None],
+) -> None:
+    record_property("slow-down", await compared(honest=6, attackers=2, cells=8))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-async def test_forty_sandboxes_beside_ten_attackers_do_their_work_right_and_lose_no_more_than_their_share() -> None:
-    await compared(honest=40, attackers=10, cells=12)
+async def test_forty_sandboxes_beside_ten_attackers_do_their_work_right_and_lose_no_more_than_their_share(
+    record_property: Callable[[str, object], None],
+) -> None:
+    record_property("slow-down", await compared(honest=40, attackers=10, cells=12))
