@@ -162,7 +162,7 @@ class Engine:
             return
         async with anyio.create_task_group() as removals:
             for container in found:
-                _log.warning("orphan_removed", container=container["Id"][:12])
+                _log.info("orphan_removed", container=container["Id"][:12])
                 removals.start_soon(partial(self.remove, container["Id"], seconds=seconds))
 
     async def orphans(self) -> list[dict[str, Any]]:

@@ -56,7 +56,13 @@ async def wait_for_no_container(engine: OwnEngine) -> None:
         await anyio.sleep(0.1)
 
 
-HOW: Final = pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["restarted", "killed"])
+HOW: Final = pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGTERM, id="restarted"),
+        pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.long),
+    ],
+)
 
 
 @HOW

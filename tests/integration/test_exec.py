@@ -143,6 +143,7 @@ def test_all_files_have_a_bound_together_and_one_that_cannot_be_had_spoils_nothi
     assert "has more than" in err
 
 
+@pytest.mark.long
 def test_files_that_are_too_many_to_be_listed_are_counted(here: Path) -> None:
     (here / "many.py").write_text("for number in range(12_000): open(f'{number:05}', 'w').close()")
     status, _, err = rlm(here, "many.py", "--get", "*", "--out-dir", "out")

@@ -1,6 +1,6 @@
 """Attacks as data: small programs that a hostile model could write, and what the model is to read of each.
 
-Every one runs as a cell with 2 seconds in a sandbox that holds `kept = "kept"`. `sees` is a regular expression that what
+Every one runs as a cell with a second or two in a sandbox that holds `kept = "kept"`. `sees` is a regular expression that what
 the model reads has to match; `outcomes` are the ends that are allowed. Where nothing else is said, the attack ends as an
 ordinary error.
 """
@@ -30,7 +30,7 @@ class Attack:
 
 
 REFUSED = r"PermissionError|Operation not permitted|OSError|FileNotFoundError|refused: "
-STOPPED = r"used up its 2 seconds"
+STOPPED = r"used up its [\d.]+ seconds"
 KILLED = r"The cell did not end"
 
 # Runs a system call by its number; what it refuses with is printed.

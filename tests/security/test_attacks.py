@@ -27,7 +27,7 @@ from rlm.transcript import describe
 
 pytestmark = pytest.mark.anyio
 
-SECONDS = 2.0
+SECONDS = {None: 1.5, GVISOR: 3.0}  # of an attack, by runtime
 SHOWN_CHARS = 20_000
 SHOWN_FILES = 100
 MAX_TAKEN = 64 << 20  # of all files that are asked for after one attack
@@ -88,10 +88,10 @@ def host_is_unchanged(tmp_path: Path) -> Iterator[None]:
         world.unlink()
 
 
-async def attacked(sandbox: Sandbox, attack: Attack, out: Path) -> tuple[str, str]:
+async def attacked(sandbox: Sandbox, attack: Attack, out: Path, *, seconds: float) -> tuple[str, str]:
     """What the attack came to, and what the model reads of it; where files were asked for, also what its caller reads."""
     try:
-        result = await sandbox.run(attack.code, seconds=SECONDS)
+        result = await sandbox.run(attack.code, seconds=seconds)
     except SandboxDied as error:
         if not attack.lost:
             raise
@@ -137,7 +137,7 @@ async def test_an_attack_costs_its_own_cell_at_most(
     began = time.monotonic()
     async with Sandbox(offered(config), tools=TOOLS) as sandbox:
         assert (await sandbox.run("kept = 'kept'")).outcome == "ok"
-        came_to, shown = await attacked(sandbox, attack, out)
+        came_to, shown = await attacked(sandbox, attack, out, seconds=SECONDS[config.runtime])
         if came_to != "lost":
             try:
                 after = await sandbox.run("assert kept == 'kept'")

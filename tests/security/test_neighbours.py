@@ -195,7 +195,8 @@ async def compared(honest: int, attackers: int, cells: int) -> str:
     assert beside / alone < fair * MOST_TIMES_FAIR
     return (
         f"{honest} sandboxes with {cells} cells each: alone {alone:.1f} s, beside {attackers} attackers ({len(made)} "
-        f"attacks) {beside:.1f} s, which is {beside / alone:.2f} times as long; a fair share of the processors gives {fair:.2f}"
+        f"attacks) {beside:.1f} s, which is {beside / alone:.2f} times as long; a fair share of the processors gives "
+        f"{fair:.2f}"
     )
 
 
