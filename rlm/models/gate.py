@@ -25,10 +25,12 @@ class Gate:
 
     Args:
         most: requests at once; None is any number.
+        patience: seconds that a server may have all of them wait; one that asks for more is asked by each, and refuses it.
     """
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, most: int | None, *, patience: float) -> None:
         self._most = math.inf if most is None else most
+        self._patience = patience
         self._slots = anyio.CapacityLimiter(self._most)
         self._opens = 0.0  # the loop's time
         self._narrowed = 0.0  # when it last was
@@ -60,7 +62,8 @@ class Gate:
             self._slots.total_tokens = max(1, self._slots.borrowed_tokens // 2)
         longest = min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(self._refusals - 1, 16))
         seconds = longest * random.uniform(0.5, 1.0) if asked is None else asked  # noqa: S311 - not secret
-        self._opens = max(self._opens, now + seconds)
+        if seconds <= self._patience:
+            self._opens = max(self._opens, now + seconds)
         return seconds
 
     def idle_since(self, sent: float) -> float:

@@ -207,7 +207,7 @@ class OpenAIModel:
             default_headers=self._headers,  # here rather than with each request, where the client would log them
             timeout=_http.Timeout(None, connect=CONNECT_SECONDS),
             http_client=_HttpClient(
-                gate=Gate(most),
+                gate=Gate(most, patience=self._rate_limit_seconds),
                 attempt_seconds=self._timeout,
                 rate_limit_seconds=self._rate_limit_seconds,
                 verify=_tls(),

@@ -1,0 +1,111 @@
+"""What a server says about its rate holds for all requests of a model, and lets all of them through in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from rlm.models.gate import MAX_WAIT_SECONDS, Gate, retry_after
+from virtual_time import run_virtually
+
+SECONDS = 0.1  # of a request
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_after_a_refusal_all_requests_wait_and_then_half_as_many_go_at_once() -> None:
+    async def main() -> list[float]:
+        gate, sent = Gate(8, patience=60), list[float]()
+
+        async def request(number: int) -> None:
+            async with gate.passing() as at:
+                sent.append(at)
+                await asyncio.sleep(SECONDS)
+                if number < 8:
+                    gate.refused(at, 5.0)
+                else:
+                    gate.answered()
+
+        await asyncio.gather(*map(request, range(20)))
+        return sent
+
+    sent = run_virtually(main)
+    assert sent[:8] == [0.0] * 8
+    assert all(at >= 5.0 for at in sent[8:])
+    assert (
+        sum(at < 5.0 + SECONDS / 2 + SECONDS for at in sent[8:]) == 4
+    )  # of the 8 that were refused at once, one counted
+    assert len(sent) == 20
+
+
+def test_each_reply_lets_one_more_through_up_to_the_most() -> None:
+    async def main() -> list[int]:
+        gate, together, most = Gate(6, patience=60), 0, list[int]()
+        async with gate.passing() as at:
+            gate.refused(at, 1.0)
+
+        async def request() -> None:
+            nonlocal together
+            async with gate.passing():
+                together += 1
+                most.append(together)
+                await asyncio.sleep(SECONDS)
+                together -= 1
+                gate.answered()
+
+        await asyncio.gather(*(request() for _ in range(60)))
+        return most
+
+    most = run_virtually(main)
+    assert most[0] == 1
+    assert max(most) == 6
+
+
+def test_where_a_server_does_not_say_how_long_each_refusal_waits_longer_up_to_a_bound() -> None:
+    async def main() -> list[float]:
+        gate, waits = Gate(1, patience=600), list[float]()
+        for _ in range(12):
+            async with gate.passing() as at:
+                waits.append(gate.refused(at, None))
+        return waits
+
+    random.seed(3)
+    waits = run_virtually(main)
+    assert 0.25 <= waits[0] <= 0.5
+    assert all(wait <= MAX_WAIT_SECONDS for wait in waits)
+    assert min(waits[-3:]) >= MAX_WAIT_SECONDS / 2
+
+
+def test_a_server_that_asks_for_more_than_the_patience_holds_up_nobody_else() -> None:
+    async def main() -> float:
+        gate = Gate(2, patience=600)
+        async with gate.passing() as at:
+            assert gate.refused(at, 86_400.0) == 86_400.0
+        async with gate.passing() as at:
+            return at
+
+    assert run_virtually(main) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "9", "retry-after-ms": "250"}, 0.25),
+        ({"retry-after-ms": "x", "retry-after": ""}, None),
+    ],
+)
+def test_what_a_response_asks_to_wait_is_read_and_nonsense_is_nothing(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    assert retry_after(headers) == seconds
