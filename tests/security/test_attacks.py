@@ -45,7 +45,11 @@ def listening() -> set[str]:
 
 def children() -> set[str]:
     """The processes that this one has started and that have not ended."""
-    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+    found = set[str]()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            found.update(path.read_text().split())
+    return found
 
 
 def escaped() -> list[str]:
