@@ -134,9 +134,9 @@ class Calls:
         """An RLM has its answer: what is recorded beyond that was done otherwise."""
         self._take(await self.journal.leave(node), node=node, ordinal=1)
 
-    async def skip(self, node: str, queries: int) -> None:
-        """An RLM has made so many queries, some in a cell that does not run again: they count all the same."""
-        self.count_spent(await self.journal.skip(node, queries))
+    async def skip(self, node: str, *, requests: int, queries: int) -> None:
+        """An RLM has made so many requests and queries, some of which were cut off: they count all the same."""
+        self.count_spent(await self.journal.skip(node, requests=requests, queries=queries))
 
     def _take(self, found: Found, *, node: str, ordinal: int) -> None:
         self.count_spent(found.spent)

@@ -218,10 +218,14 @@ class Journal:
         self.diverged += diverged
         return Found(spent=await self._drop(calls, gone), diverged=diverged)
 
-    async def skip(self, node: str, until: int) -> Sequence[Spent]:
-        """Queries of an RLM up to a number, of which those that are left were made by a cell that does not run again."""
-        gone = set(self.queries.forget(node, until=until))
-        return await self._count([call for call in self._calls.values() if call.node in gone])
+    async def skip(self, node: str, *, requests: int, queries: int) -> Sequence[Spent]:
+        """An RLM's requests and queries up to these numbers. Those that are left were cut off, and are not made again."""
+        gone = set(self.queries.forget(node, until=queries))
+        return await self._count(
+            call
+            for call in self._calls.values()
+            if call.node in gone or (call.node == node and call.ordinal <= requests)
+        )
 
     async def undo(self, requests: int) -> Sequence[Spent]:
         """The root goes on after so many requests: what it asked for then, to answer with what it had, is gone."""

@@ -295,7 +295,7 @@ class RLM:
         if at is not None and (at.replies, at.cells) == (self._replies, self._cells):
             self._stop_at = None
             self._requests = at.requests
-            await self._services.calls.skip(self._task.node, at.queries)
+            await self._services.calls.skip(self._task.node, requests=at.requests, queries=at.queries)
             raise _Stop(at.reason, SENTENCES[at.reason], at=at)
 
     async def _compact(self, room: Room) -> None:

@@ -33,6 +33,8 @@ class Play:
     cell: str = "ask"
     room: int | None = None  # in characters, of the root's window, which nobody knows
     stop_at: int | None = None  # the turn in which a person wants the answer
+    stop_in: int | None = None  # the same, when the reply is there and on its way into the journal
+    answer_now: Callable[[], None] = lambda: None
     paid: int = 0
 
     def root(self, messages: Sequence[Message]) -> str:
@@ -45,6 +47,8 @@ class Play:
             return "what there was"
         turn = re.search(r"This is turn (\d+) of", messages[-1].content)  # older turns may have been left out
         taken = 0 if turn is None else int(turn[1]) - 1
+        if taken + 1 == self.stop_in:
+            self.answer_now()
         return f"```repl\n{self.cell} {taken}\n```" if taken < self.turns else f"FINAL(all {len(messages)})"
 
     def sub(self, messages: Sequence[Message]) -> str:
@@ -73,6 +77,7 @@ class Play:
 
     async def run(self, folder: Path) -> Completion:
         async with self.orchestrator(folder, limits=self.limits, prices=PRICES).start("text", "why?") as run:
+            self.answer_now = run.answer_now
             async for event in run:
                 if isinstance(event, TurnStarted) and event.turn == self.stop_at:
                     run.answer_now()
@@ -88,6 +93,7 @@ ENDS: dict[str, tuple[str, Callable[[], Play]]] = {
     "deadline": ("deadline", lambda: Play(limits=Limits(max_seconds=0.3), cell="hang")),
     "errors": ("errors", lambda: Play(limits=Limits(max_consecutive_errors=2), cell="bad")),
     "a person": ("stopped", lambda: Play(stop_at=3, turns=9)),
+    "a person as a reply comes": ("stopped", lambda: Play(stop_in=3, turns=9)),
     "a small window": ("final", lambda: Play(room=2_600, turns=6)),
 }
 LIMITS = ("calls", "tokens", "dollars", "deadline")
