@@ -5,7 +5,7 @@
     while (message := connection.next_message()) is not None: ...
     stream.send(connection.send(message))
 
-A frame is a 4-byte big-endian length and that many bytes of one msgpack map. Standard library and msgpack only.
+A frame is a 4-byte big-endian length and that many bytes of one message. Standard library and msgpack only.
 """
 
 from __future__ import annotations

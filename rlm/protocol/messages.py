@@ -1,7 +1,8 @@
 """The messages of the channel: what each end may say, and how it is packed.
 
-A message is one msgpack map: `{"message": <name>, <field>: <value>, ...}`. Fields are plain data; `unpack` checks every one
-of them against the declared type before anything else sees it. Standard library and msgpack only.
+A message is one msgpack array: its name, and the values of its fields in their order. Fields are plain data; `unpack` checks
+every one of them against the declared type before anything else sees it. There are no maps: their keys would stay in the
+host's memory (see `plain`). Standard library and msgpack only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgpack
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -23,7 +24,7 @@ MAX_FRAME_BYTES: Final = MIB  # decoding costs memory in proportion to the frame
 CHUNK_BYTES: Final = 512 * KIB  # half a frame: fast enough, and a small message never waits long behind it
 INLINE_BYTES: Final = 32 * KIB  # values up to this size travel inside their message
 MAX_TEXT: Final = 256 * KIB  # of a text field (error texts); larger texts are payloads
-MAX_FIELDS: Final = 16  # more than any message has
+MAX_FIELDS: Final = 15  # more than any message has
 
 Outcome = Literal["ok", "error", "timeout", "died"]
 Kind = Literal["text", "bytes", "data", "file", "folder", "tools"]
@@ -205,7 +206,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """Guest: the cell calls a function of the host. `arguments` is one msgpack list: positional ones, map of named ones."""
+    """Guest: the cell calls a function of the host. `arguments` are plain data: `[positional, named]`."""
 
     cell: int
     call: int
@@ -215,7 +216,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """Guest: the outcome of `Put`, `Get`, `ListFiles` (`value`: one msgpack map of path to size) or `Reset`."""
+    """Guest: the outcome of `Put`, `Get`, `ListFiles` (`value`: plain data, `[sizes by path, how many more]`) or `Reset`."""
 
     ok: bool
     error: str
@@ -270,9 +271,6 @@ def _check(value: Any, allowed: tuple[Any, ...]) -> Any:
         if kind is None:
             if value is None:
                 return None
-        elif kind is Blob:
-            if type(value) is list and len(value) == 2 and all(type(n) is int and n >= 0 for n in value):
-                return Blob(stream=value[0], size=value[1])
         elif kind is float:
             if type(value) in (float, int):
                 return float(value)
@@ -293,13 +291,12 @@ def pack(message: Message) -> bytes:
     Raises:
         ProtocolError: the message does not fit into a frame.
     """
-    fields = {name: getattr(message, name) for name in _FIELDS[type(message).__name__]}
-    for name, value in fields.items():
-        if isinstance(value, Blob):
-            fields[name] = [value.stream, value.size]
-    data: bytes = msgpack.packb({"message": type(message).__name__, **fields}, unicode_errors="surrogatepass")
+    name = type(message).__name__
+    values = [getattr(message, field) for field in _FIELDS[name]]
+    values = [[value.stream, value.size] if isinstance(value, Blob) else value for value in values]
+    data: bytes = msgpack.packb([name, *values], unicode_errors="surrogatepass")
     if len(data) > MAX_FRAME_BYTES:
-        raise ProtocolError(f"a {type(message).__name__} message of {len(data)} bytes does not fit into a frame")
+        raise ProtocolError(f"a {name} message of {len(data)} bytes does not fit into a frame")
     return data
 
 
@@ -312,24 +309,35 @@ def unpack(data: bytes | bytearray | memoryview) -> Message:
     if len(data) > MAX_FRAME_BYTES:
         raise ProtocolError("a frame is longer than the limit")
     try:
-        fields = msgpack.unpackb(
+        message = msgpack.unpackb(
             data,
-            strict_map_key=True,
+            list_hook=_read,
             unicode_errors="surrogatepass",
             max_str_len=MAX_TEXT,
             max_bin_len=CHUNK_BYTES,
-            max_array_len=2,
-            max_map_len=MAX_FIELDS,
+            max_array_len=1 + MAX_FIELDS,
+            max_map_len=0,
             max_ext_len=0,
         )
+    except ProtocolError:
+        raise
     except Exception as error:  # msgpack documents no closed set of errors for hostile input
         raise ProtocolError("a frame does not hold a valid msgpack value") from error
-    if type(fields) is not dict:
-        raise ProtocolError("a frame does not hold a map")
-    name = fields.pop("message", None)
-    if type(name) is not str or name not in _TYPES:
-        raise ProtocolError("a message has an unknown type")
-    declared = _FIELDS[name]
-    if fields.keys() != declared.keys():
-        raise ProtocolError(f"a {name} message has missing or unknown fields")
-    return _TYPES[name](**{key: _check(value, declared[key]) for key, value in fields.items()})
+    if not isinstance(message, Message):
+        raise ProtocolError("a frame does not hold a message")
+    return message
+
+
+def _read(items: list[Any]) -> Message | Blob:
+    """What an array means, told as soon as its last item is read: so nested ones cannot pile up in memory."""
+    match items:
+        case [int(stream), int(size)]:
+            return Blob(stream=_check(stream, (int,)), size=_check(size, (int,)))
+        case [str(name), *values] if name in _TYPES:
+            declared = _FIELDS[name]
+            if len(values) != len(declared):
+                raise ProtocolError(f"a {name} message has too few or too many fields")
+            fields = zip(declared, values, strict=True)
+            return _TYPES[name](**{field: _check(value, declared[field]) for field, value in fields})
+        case _:
+            raise ProtocolError("a message has an unknown type")

@@ -7,13 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import msgpack
-
 from rlm.errors import ConfigError, SandboxMisbehaved
 from rlm.protocol.paths import parts_of
+from rlm.protocol.plain import unpack_plain
 
 MAX_FILES: Final = 10_000  # of the working directory that are named
-MAX_LISTING_BYTES: Final = 2 << 20  # of their names and sizes: decoded, hostile ones take 75 times as much
+MAX_LISTING_BYTES: Final = 2 << 20  # of their names and sizes: decoded, hostile ones take 50 times as much
 FILE_MODE: Final = 0o644
 
 
@@ -40,16 +39,18 @@ def read_listing(data: bytes) -> Listing:
     if len(data) > MAX_LISTING_BYTES:
         raise SandboxMisbehaved("The sandbox sent a list of files that is too long.")
     try:
-        found, left_out = msgpack.unpackb(data, max_map_len=MAX_FILES, strict_map_key=True, max_ext_len=0)
+        found, left_out = unpack_plain(data)
+        if not isinstance(found, dict) or not all(type(path) is str for path in found):
+            raise ValueError("no paths")
+        if not all(type(size) is int and size >= 0 for size in (*found.values(), left_out)):
+            raise ValueError("no sizes")
         listing = Listing(found)
         listing.left_out = left_out
-        if not isinstance(found, dict) or not all(
-            type(size) is int and size >= 0 for size in (*listing.values(), left_out)
-        ):
-            raise ValueError("no map of paths to sizes")
+        if len(listing) > MAX_FILES:
+            raise ValueError("more files than were asked for")
         for path in listing:
             parts_of(path)
-    except Exception as error:  # msgpack documents no closed set of errors for hostile input
+    except (TypeError, ValueError) as error:
         raise SandboxMisbehaved("The sandbox sent a list of files that is none.") from error
     return listing
 

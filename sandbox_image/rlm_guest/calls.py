@@ -185,7 +185,7 @@ class Calls:
 
     def use_tool(self, name: str, positional: tuple[object, ...], named: dict[str, object]) -> object:
         """Call a function of the host with plain data. Raises ToolError when it gives no value."""
-        arguments = values.packed([positional, named])
+        arguments = values.packed_for_host([positional, named])
         values.check_size(len(arguments), self._start.max_value_bytes)
 
         def send(number: int) -> None:

@@ -166,7 +166,7 @@ class Supervisor:
                 case Get():
                     value = self._channel.send_pieces(files.read(wish.path, wish.max_bytes))
                 case ListFiles():
-                    value = self._channel.send_pieces(pieces(encodings.packed(files.listing(wish.max_files))))
+                    value = self._channel.send_pieces(pieces(encodings.packed_for_host(files.listing(wish.max_files))))
                 case Reset():
                     self._begin_anew()
         except OSError as error:

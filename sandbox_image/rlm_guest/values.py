@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgpack
 
 from rlm.protocol.messages import Kind, Payload
+from rlm.protocol.plain import pack_plain
 
 from .link import descriptor_of
 
@@ -102,14 +104,22 @@ def check_size(size: int, most: int) -> None:
 
 
 def packed(value: object) -> bytes:
-    """Plain data as msgpack. Raises TypeError for anything else."""
+    """Plain data as msgpack, for another sandbox. Raises TypeError for anything else."""
+    return _packed(functools.partial(msgpack.packb, unicode_errors="surrogatepass"), value)
+
+
+def packed_for_host(value: object) -> bytes:
+    """Plain data that the host itself decodes. Raises TypeError for anything else."""
+    return _packed(pack_plain, value)
+
+
+def _packed(pack: Callable[[object], bytes], value: object) -> bytes:
     try:
-        data: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
-    except (TypeError, ValueError, OverflowError) as error:
+        return pack(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(
             f"what leaves the sandbox has to be text, bytes, or lists and dicts of plain data (numbers, text, None): {error}"
         ) from None
-    return data
 
 
 def as_text(value: object) -> str:

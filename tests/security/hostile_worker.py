@@ -135,8 +135,8 @@ def packet(choose):
         descriptors = [any_descriptor(choose) for _ in range(choose.randrange(4))]
     else:
         kind = choose.choice(KINDS)
-        fields = {name: field(choose, name, descriptors) for name in FIELDS[kind].split()}
-        data = bytearray(msgpack.packb({"message": kind, **fields}, unicode_errors="surrogatepass"))
+        fields = [field(choose, name, descriptors) for name in FIELDS[kind].split()]
+        data = bytearray(msgpack.packb([kind, *fields], unicode_errors="surrogatepass"))
         if choose.random() < 0.03:
             data[choose.randrange(len(data))] = choose.randrange(256)
     return bytes(data), descriptors

@@ -35,10 +35,10 @@ FOUND = {
     "a signal without a name": "import os\nos.kill(os.getpid(), 40)",
     "a value that is open for writing only": """
         import os, msgpack, socket, time
-        fields = dict(cell=1, call=1, batch=0, prompt=[0, 5], context=None, context_kind="text", model=None, recurse=None)
+        fields = [1, 1, 0, [0, 5], None, "text", None, None]
         file = os.open("/tmp/x", os.O_WRONLY | os.O_CREAT)
         os.write(file, b"12345")
-        llm_query.__self__._link.send_bytes(msgpack.packb(dict(message="Query", **fields)), [file])
+        llm_query.__self__._link.send_bytes(msgpack.packb(["Query", *fields]), [file])
         time.sleep(60)
     """,
     "a snapshot whose line is no socket": """
@@ -59,9 +59,9 @@ FOUND = {
     """,
     "questions without number whose answers nobody reads": """
         import msgpack
-        fields = dict(cell=1, call=1, batch=0, prompt=b"", context=None, context_kind="text", model=None, recurse=None)
+        fields = [1, 1, 0, b"", None, "text", None, None]
         while True:
-            llm_query.__self__._link.send_bytes(msgpack.packb(dict(message="Query", **fields)))
+            llm_query.__self__._link.send_bytes(msgpack.packb(["Query", *fields]))
     """,
     "a copy of the supervisor's own end of the line": """
         import os, socket

@@ -71,6 +71,9 @@ def frame(message: Message) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
+LOADED = frame(Loaded(name="x", ok=True, type="x", size=1, error=""))
+
+
 def is_text(value: bytes) -> bool:
     try:
         value.decode("utf-8", "surrogatepass")
@@ -257,6 +260,7 @@ class Conversation(RuleBasedStateMachine):
     )
     def guest_asks(self, step: int, lie: int, context: bytes | Blob | None, number: int) -> None:
         call = self.latest + step
+        others = len(self.open)
         payload = self.payload(lie)
         self.send(query(call, payload, cell=self.cell + number, context=context))
         prompt = self.taken(payload)
@@ -264,7 +268,7 @@ class Conversation(RuleBasedStateMachine):
         if number or step == 0 or prompt is None or beside is None or not is_text(prompt):
             return self.expect_misbehaved()
         size = len(prompt) + len(beside)
-        if len(self.open) >= CONFIG.max_calls_in_flight:
+        if others >= CONFIG.max_calls_in_flight:
             return self.expect_misbehaved()
         if sum(size for size, _ in self.open.values()) + size > CONFIG.max_value_bytes:
             return self.expect_misbehaved()
@@ -272,6 +276,14 @@ class Conversation(RuleBasedStateMachine):
         self.open[call] = size, self.open[call][1]
         self.latest = call
         return self.expect_going_on()
+
+    @precondition(lambda self: self.phase == "executing")
+    @rule(times=st.integers(1, CONFIG.max_calls_in_flight + 1))
+    def guest_asks_as_it_should(self, times: int) -> None:
+        """So that as many calls as may be are often in flight."""
+        for _ in range(times):
+            if self.phase == "executing":
+                self.guest_asks(step=1, lie=0, context=None, number=0)
 
     @precondition(lambda self: self.phase == "executing")
     @rule(
@@ -382,9 +394,9 @@ class Conversation(RuleBasedStateMachine):
         return self.expect_going_on()
 
     @precondition(lambda self: self.phase in ("loading", "executing"))
-    @rule(part=st.integers(1, 20))
+    @rule(part=st.integers(1, len(LOADED) - 1))
     def guest_stops_in_the_middle(self, part: int) -> None:
-        self.send_raw(frame(Loaded(name="x", ok=True, type="x", size=1, error=""))[:part])
+        self.send_raw(LOADED[:part])
         self.expect_going_on()
         self.do(anyio.sleep(ALL_DEADLINES))
         self.expect_misbehaved()

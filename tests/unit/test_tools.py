@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
 from rlm.errors import ConfigError, ToolError
+from rlm.protocol.plain import pack_plain
 from rlm.tools import AT_ONCE, MAX_SHOWN_CHARS, Tools, ToolUse
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +31,7 @@ class Place:
 
 async def use(function: Callable[..., object], *positional: object, **named: object) -> object:
     """The value of a call, or the sentence."""
-    used = await Tools({"tool": function}).use("tool", msgpack.packb([positional, named]))
+    used = await Tools({"tool": function}).use("tool", pack_plain([positional, named]))
     return msgpack.unpackb(used.data) if used.ok else used.data.decode()
 
 
@@ -200,7 +201,9 @@ async def test_a_function_that_gives_a_coroutine_is_waited_for() -> None:
             b"\x81\xc0\x01",
         ),
         *(b"\x91" * depth + b"\xc0" for depth in (500, 900, 1000, 1020, 1100)),
-        *(b"\x81\xa1a" * depth + b"\xc0" for depth in (500, 1000, 1020)),
+        *(b"\x92\x00" * depth + b"\xc0" for depth in (200, 500, 900, 1000, 1020, 1100)),
+        *(b"\x93\x01\xa1a" * depth + b"\xc0" for depth in (200, 500, 1000, 1020)),
+        *(b"\x93\x01\x91\x00\xc0", b"\x93\x01\xc0\xc0", b"\x92\x01\xc0"),
     ],
     ids=lambda value: f"{value[:4].hex()}-{len(value)}",
 )
@@ -214,7 +217,7 @@ async def test_no_evil_value_raises_anything(value: bytes) -> None:
 
     for function in (typed, lambda a=None, b=None: a):
         tools = Tools({"f": function})
-        for arguments in (b"\x92\x91" + value + b"\x80", b"\x92\x90\x81\xa1b" + value, value):
+        for arguments in (b"\x93\0\x92\0" + value + b"\x91\1", b"\x93\0\x91\0\x93\1\xa1b" + value, value):
             used = await tools.use("f", arguments)
             assert used.ok or used.data
 
@@ -255,8 +258,8 @@ async def test_a_coroutine_function_runs_on_the_event_loop_and_ends_in_time() ->
         return "done"
 
     tools = Tools({"wait": wait}, seconds=0.05)
-    assert (await tools.use("wait", msgpack.packb([[0.0], {}]))).ok
-    late = await tools.use("wait", msgpack.packb([[30.0], {}]))
+    assert (await tools.use("wait", pack_plain([[0.0], {}]))).ok
+    late = await tools.use("wait", pack_plain([[30.0], {}]))
     assert (late.ok, late.data) == (False, b"The tool wait gave no value within 0.05 seconds.")
 
 
@@ -290,14 +293,14 @@ async def test_calls_beyond_so_many_at_once_wait_undecoded() -> None:
     tools = Tools({"work": work})
     async with anyio.create_task_group() as group:
         for _ in range(10 * AT_ONCE):
-            group.start_soon(tools.use, "work", msgpack.packb([["x"], {}]))
+            group.start_soon(tools.use, "work", pack_plain([["x"], {}]))
     assert 1 < most <= AT_ONCE
 
 
 async def test_every_call_is_told_with_its_arguments_cut() -> None:
     told: list[ToolUse] = []
     tools = Tools({"f": lambda x: x}).told(told.append)
-    await tools.use("f", msgpack.packb([["x" * 10_000], {}]))
+    await tools.use("f", pack_plain([["x" * 10_000], {}]))
     await tools.use("nobody" * 1000, b"")
     assert [use.ok for use in told] == [True, False]
     assert all(len(use.arguments) + len(use.name) <= 2 * MAX_SHOWN_CHARS + 2 for use in told)
@@ -320,9 +323,9 @@ async def test_no_plain_data_raises_anything(value: Any) -> None:
     def typed(a: int, *, b: list[str] = []) -> int:  # noqa: B006 - never changed
         return a
 
-    used = await Tools({"f": typed}).use("f", msgpack.packb(value))
+    used = await Tools({"f": typed}).use("f", pack_plain(value))
     assert used.ok or used.data
-    used = await Tools({"f": typed}).use("f", msgpack.packb([[value], {"b": value}]))
+    used = await Tools({"f": typed}).use("f", pack_plain([[value], {"b": value}]))
     assert used.ok or used.data
 
 

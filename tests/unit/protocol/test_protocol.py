@@ -127,16 +127,34 @@ def test_an_arbitrary_frame_body_raises_nothing_but_the_protocols_own_error(body
         return
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(["message", "cell", "stream", "data", "call", "x"]),
-        st.recursive(st.none() | st.booleans() | st.integers(-10, 10) | st.text() | st.binary(), st.lists),
-    ),
-    st.sampled_from([kind.__name__ for kind in get_args(Message)]),
-)
-def test_a_map_with_wrong_fields_raises_nothing_but_the_protocols_own_error(fields: dict[str, Any], name: str) -> None:
+WRONG = st.recursive(st.none() | st.booleans() | st.integers(-10, 10) | st.text() | st.binary(), st.lists)
+
+
+@given(st.sampled_from([kind.__name__ for kind in get_args(Message)]), st.lists(WRONG), st.integers(0, 20))
+def test_a_message_with_too_many_or_wrong_fields_raises_nothing_but_the_protocols_own_error(
+    name: str, fields: list[Any], place: int
+) -> None:
     with pytest.raises(ProtocolError):
-        unpack(msgpack.packb({**fields, "message": name, "x": 1}))
+        unpack(msgpack.packb([name, *fields[:place], [None], *fields[place:]]))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"message": "Chunk", "stream": 1, "data": b""}, id="a map"),
+        pytest.param(["Chunk", 1, {}], id="an empty map inside"),
+        pytest.param(["Chunk", 1, {"key": 1}], id="a map inside"),
+        pytest.param(["Reset", ["Reset"]], id="a message inside"),
+        pytest.param(["Reply", 1, True, ["Reset"]], id="a message in place of a value"),
+        pytest.param([1, 2], id="a value that was sent ahead"),
+        pytest.param([True, 2], id="neither name nor number"),
+        pytest.param([], id="nothing"),
+        pytest.param("Reset", id="a name alone"),
+    ],
+)
+def test_what_is_not_one_array_of_a_name_and_its_fields_is_refused(body: object) -> None:
+    with pytest.raises(ProtocolError):
+        unpack(msgpack.packb(body))
 
 
 def test_an_announced_frame_above_the_limit_is_refused_before_any_byte_of_it_is_kept() -> None:
@@ -167,7 +185,7 @@ def test_a_message_that_does_not_fit_into_a_frame_is_not_sent() -> None:
 @pytest.mark.parametrize("value", [True, -1, 1.5, "1", None, b"1"])
 def test_a_number_field_takes_whole_numbers_from_zero_only(value: object) -> None:
     with pytest.raises(ProtocolError, match="field"):
-        unpack(msgpack.packb({"message": "Chunk", "stream": value, "data": b"x"}))
+        unpack(msgpack.packb(["Chunk", value, b"x"]))
 
 
 GUEST_FIRST = Ready(version=1, digest="d", python="3")

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.errors import ConfigError, SandboxMisbehaved
-from rlm.sandbox.files import read_listing, write_below
+from rlm.protocol.plain import pack_plain
+from rlm.sandbox.files import MAX_FILES, read_listing, write_below
 
 
 def test_a_list_of_files_is_paths_and_sizes() -> None:
-    found = read_listing(msgpack.packb([{"a/b": 3, "c": 0}, 7]))
+    found = read_listing(pack_plain([{"a/b": 3, "c": 0}, 7]))
     assert (found, found.left_out) == ({"a/b": 3, "c": 0}, 7)
 
 
@@ -26,7 +26,7 @@ def test_a_list_of_files_is_paths_and_sizes() -> None:
 )
 def test_anything_else_is_misbehaviour(said: object) -> None:
     with pytest.raises(SandboxMisbehaved):
-        read_listing(msgpack.packb(said))
+        read_listing(pack_plain(said))
 
 
 @given(st.binary(max_size=100))
@@ -39,7 +39,13 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
 
 def test_a_list_that_would_take_much_memory_is_not_even_decoded() -> None:
     with pytest.raises(SandboxMisbehaved, match="too long"):
-        read_listing(b"\xdf" + (1 << 22).to_bytes(4, "big") + b"\x80" * (1 << 22))
+        read_listing(b"\xdd" + (1 << 22).to_bytes(4, "big") + b"\x80" * (1 << 22))
+
+
+def test_more_files_than_were_asked_for_are_misbehaviour() -> None:
+    assert len(read_listing(pack_plain([dict.fromkeys(map(str, range(MAX_FILES)), 0), 0]))) == MAX_FILES
+    with pytest.raises(SandboxMisbehaved):
+        read_listing(pack_plain([dict.fromkeys(map(str, range(MAX_FILES + 1)), 0), 0]))
 
 
 def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
