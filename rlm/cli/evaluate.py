@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,10 @@ evaluate = typer.Typer(cls=_WithoutName, no_args_is_help=True)
 @evaluate.callback()
 def _evaluate() -> None:
     """Give tasks to methods and models, and report scores with intervals: rlm eval TASK... --method rlm:1 -n 50."""
+    from rlm.errors import ConfigError
+
+    if not all(map(find_spec, ("matplotlib", "scipy"))):
+        raise ConfigError("Evaluations need scipy and matplotlib: pip install 'rlm[eval]'.")
 
 
 @evaluate.command(RUN)
@@ -215,17 +220,14 @@ def compare(
 
 
 def written(folder: Path) -> list[str]:
-    """Write the report and, where matplotlib is there, the plots; the names of the files."""
+    """Write the report and the plots; the names of the files."""
     from rlm.errors import ConfigError
     from rlm.evals import plots
     from rlm.evals.report import markdown, ordered
     from rlm.evals.results import Results
 
     results = Results.load(folder)
-    try:
-        pictures = plots.draw(ordered(results), folder) if results.rows else []
-    except ImportError:
-        pictures = []
+    pictures = plots.draw(ordered(results), folder) if results.rows else []
     try:
         (folder / "report.md").write_text(markdown(results, plots=pictures), encoding="utf-8")
     except OSError as error:

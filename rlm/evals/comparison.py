@@ -10,7 +10,7 @@ from typing import Final
 
 from rlm.errors import ConfigError
 
-from .report import TELLS_AT, of_difference, value
+from .report import TELLS_AT, of_difference
 from .results import Results, Row
 from .stats import Comparison, compare, holm
 
@@ -66,7 +66,7 @@ def differences(first: Results, second: Results, *, method: str | None = None) -
     ]
     adjusted = holm([found.p_value for found in compared])
     for (task, way, pairs), found, p_value in zip(lines, compared, adjusted, strict=True):
-        spread = pstdev([value(after, "strict") - value(before, "strict") for before, after in pairs])
+        spread = pstdev([after.value("strict") - before.value("strict") for before, after in pairs])
         yield Difference(task=task, method=way, found=found, spread=spread, adjusted=p_value, lines=len(lines))
 
 
@@ -104,7 +104,7 @@ def _by_task(pairs: list[_Pair]) -> Iterator[tuple[str, list[_Pair]]]:
 
 
 def _scores(rows: Iterable[Row]) -> dict[_Place, float]:
-    return {_place(row): value(row, "strict") for row in rows}
+    return {_place(row): row.value("strict") for row in rows}
 
 
 def _place(row: Row) -> _Place:

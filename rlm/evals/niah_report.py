@@ -12,8 +12,10 @@ from rich.text import Text
 
 from rlm.console import printable
 
-from .report import SYSTEM_ONLY, escaped
+from . import tables
+from .plan import SYSTEM_ONLY
 from .results import Row
+from .tables import escaped
 
 __all__ = ["SYSTEM_ONLY", "failures", "markdown", "summary", "table"]
 
@@ -93,9 +95,7 @@ def markdown(rows: Sequence[Row], *, scripted: bool, setting: Mapping[str, objec
         "",
     ]
     headings = [heading.replace("sand-boxes", "sandboxes") for heading in HEADINGS]
-    lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(HEADINGS)]
-    lines += ["| " + " | ".join(escaped(cell) for cell in cells(row)) + " |" for row in rows]
+    lines += [tables.table(headings, map(cells, rows))]
     lines += ["", *(escaped(sentence) for sentence in failures(rows))]
-    lines += ["", "| made with | |", "|---|---|"]
-    lines += [f"| {name} | {escaped(str(value))} |" for name, value in setting.items()]
+    lines += ["", tables.table(("made with", ""), ((name, str(value)) for name, value in setting.items()))]
     return "\n".join(lines) + "\n"

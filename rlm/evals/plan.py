@@ -32,6 +32,13 @@ from .task import Instance, Task
 from .user_data import read_jsonl, read_longbench, read_oolong
 
 SCRIPTED: Final = "scripted"
+SYSTEM_ONLY: Final = (
+    "This run used the scripted model: it measures the system (containers, channel, loop), not intelligence."
+)
+NO_MODEL: Final = "This run used no model: it shows what needs no intelligence."
+HALF: Final = (
+    "This run used a real model as {real} beside a scripted {scripted}: tokens and mistakes of the former are real."
+)
 READERS: Final[Mapping[str, Callable[[Path], Iterator[Instance]]]] = {
     "data": read_jsonl,
     "longbench": read_longbench,
@@ -72,6 +79,20 @@ class Plan:
     def asks_models(self) -> bool:
         """Whether any of its methods does."""
         return any(map(asks_models, self.methods))
+
+    @property
+    def measures(self) -> str:
+        """Whose intelligence, if any."""
+        if not self.asks_models:
+            return NO_MODEL
+        match self.model == SCRIPTED, self.sub_model == SCRIPTED:
+            case True, True:
+                return SYSTEM_ONLY
+            case True, False:
+                return HALF.format(real="sub-model", scripted="root model")
+            case False, True:
+                return HALF.format(real="root model", scripted="sub-model")
+        return "This run used real models."
 
     def as_json(self) -> dict[str, Any]:
         given = asdict(self)
@@ -234,3 +255,11 @@ def lengths_of(texts: Sequence[str]) -> tuple[int, ...]:
             raise ConfigError(f"{text!r} is no length in tokens: give numbers such as 8k,32k or 8192.")
         found.append(int(parsed[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[parsed[2]])
     return tuple(dict.fromkeys(found))
+
+
+def length_name(length: int) -> str:
+    """8192 is 8k."""
+    for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
+        if length >= size and length % size == 0:
+            return f"{length // size}{unit}"
+    return f"{length:,}"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from .report import grouped, length_name, value
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .plan import length_name
+from .report import grouped
 from .results import Row
 from .stats import interval
 
@@ -18,24 +21,22 @@ SPREAD = 0.7  # of the way to the next length: there the methods stand beside ea
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[str]:
-    """Draw both; the names of the files. Raises ImportError without matplotlib."""
-    from matplotlib.figure import Figure
-
-    _curves(Figure, rows, folder / CURVES)
-    _map(Figure, rows, folder / MAP)
+    """Draw both; the names of the files."""
+    _curves(rows, folder / CURVES)
+    _map(rows, folder / MAP)
     return [CURVES, MAP]
 
 
-def _curves(figure_type: Any, rows: Sequence[Row], file: Path) -> None:
+def _curves(rows: Sequence[Row], file: Path) -> None:
     """A small plot for each task; methods differ in mark and dash, so that they can be told apart in print."""
     groups, methods = grouped(rows), _methods(rows)
-    figure, plots = _plots(figure_type, rows, height=2.0, above=0.7)
+    figure, plots = _plots(rows, height=2.0, above=0.7)
     apart = SPREAD / max(5, len(methods))
     for task, plot in plots:
         lengths = _lengths(rows, task)
         for number, way in enumerate(methods):
             found = [
-                (at, interval([value(row, "strict") for row in group]))
+                (at, interval([row.value("strict") for row in group]))
                 for at, length in enumerate(lengths)
                 if (group := groups.get((task, way, length)))
             ]
@@ -78,10 +79,10 @@ def _curves(figure_type: Any, rows: Sequence[Row], file: Path) -> None:
     figure.savefig(file, metadata={"Software": None})
 
 
-def _map(figure_type: Any, rows: Sequence[Row], file: Path) -> None:
+def _map(rows: Sequence[Row], file: Path) -> None:
     """Of every task, methods against lengths, with the number in each field."""
     groups, methods = grouped(rows), _methods(rows)
-    figure, plots = _plots(figure_type, rows, height=0.5 + 0.17 * len(methods), above=0.4)
+    figure, plots = _plots(rows, height=0.5 + 0.17 * len(methods), above=0.4)
     for task, plot in plots:
         lengths = _lengths(rows, task)
         scores = [[_mean(groups.get((task, way, length), ())) for length in lengths] for way in methods]
@@ -97,12 +98,12 @@ def _map(figure_type: Any, rows: Sequence[Row], file: Path) -> None:
     figure.savefig(file, metadata={"Software": None})
 
 
-def _plots(figure_type: Any, rows: Sequence[Row], *, height: float, above: float) -> tuple[Any, list[tuple[str, Any]]]:
+def _plots(rows: Sequence[Row], *, height: float, above: float) -> tuple[Figure, list[tuple[str, Axes]]]:
     """A figure with a plot for each task, so many inches high, and room above them; labels of y stand on the left alone."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     across = min(ACROSS, len(tasks))
     down = -(-len(tasks) // across)
-    figure = figure_type(figsize=(WIDTH, above + height * down), layout="constrained", dpi=200)
+    figure = Figure(figsize=(WIDTH, above + height * down), layout="constrained", dpi=200)
     axes = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
     for plot in axes[len(tasks) :]:
         plot.set_visible(False)
@@ -121,4 +122,4 @@ def _lengths(rows: Sequence[Row], task: str) -> list[int]:
 
 
 def _mean(rows: Sequence[Row]) -> float:
-    return sum(value(row, "strict") for row in rows) / len(rows) if rows else float("nan")
+    return sum(row.value("strict") for row in rows) / len(rows) if rows else float("nan")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rlm.console import printable
 
-from .report import length_name, value
+from .plan import length_name
 from .results import Job, Key, Row
 
 FRAMES: Final = 4  # a second
@@ -58,7 +58,7 @@ class Progress:
         self._group(row.key).running -= 1
         self._add(row)
         if not self._console.is_terminal:
-            came_to = f"failed: {printable(row.error)}" if row.error else f"{value(row, 'strict'):.2f}"
+            came_to = f"failed: {printable(row.error)}" if row.error else f"{row.value('strict'):.2f}"
             if row.failed_calls and not row.error:
                 came_to += f" without the replies of {row.failed_calls:,} calls that failed"
             sys.stderr.write(
@@ -72,7 +72,7 @@ class Progress:
         group = self._group(row.key)
         group.done += 1
         group.failed += bool(row.error)
-        group.score += value(row, "strict")
+        group.score += row.value("strict")
         group.cost = None if group.cost is None or row.cost_usd is None else group.cost + row.cost_usd
 
     def _table(self) -> Table:

@@ -9,26 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations, zip_longest
-from typing import Final
+from typing import Final, Literal
 
-from rlm.console import printable
-
-from .plan import SCRIPTED, Plan
+from .plan import Plan, length_name
 from .results import Results, Row, in_order
 from .stats import APART, Comparison, compare, holm, interval, percentile
+from .tables import escaped, table
 
-SYSTEM_ONLY: Final = (
-    "This run used the scripted model: it measures the system (containers, channel, loop), not intelligence."
-)
-NO_MODEL: Final = "This run used no model: it shows what needs no intelligence."
-HALF: Final = (
-    "This run used a real model as {real} beside a scripted {scripted}: tokens and mistakes of the former are real."
-)
 WITHOUT: Final = (
     "Providers gave no reply to calls of these answers, whose scores count as they are. To do them again from the start: "
     "`rlm eval --resume DIR --redo-failed-calls`."
 )
-NO_PLOTS: Final = "Plots: `pip install 'rlm[eval]'`, then `rlm eval report DIR`."
 PAIRED: Final = (
     "task", "first", "second", "pairs", "first minus second, strict", "p", "p, adjusted", "test", "they differ",
 )  # fmt: skip
@@ -50,22 +41,21 @@ def ordered(results: Results) -> list[Row]:
 
 
 def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
-    """The text of the report; `plots` are names of pictures in the same folder, None of which there need to be."""
+    """The text of the report; `plots` are names of pictures in the same folder."""
     plan, rows = Plan.of(results.settings), ordered(results)
     failed = [row for row in rows if row.error]
     without = [row for row in rows if row.failed_calls and not row.error]
     parts = [
-        models_of(plan),
+        plan.measures,
         "# Evaluation",
         f"{len({(row.task, row.length, row.seed, row.index) for row in rows}):,} instances, "
         f"{len({row.method for row in rows})} methods, {len(rows):,} answers, {len(failed):,} failures. "
         "Scores are from 0 to 1 with 95 % intervals (bootstrap; Wilson's for scores of 0 and 1, and where fewer than "
         f"{APART} are apart from the commonest one); a failure counts as 0."
         + (f" {len(without):,} of the answers lack the replies of calls that failed: see below." if without else ""),
-        *([f"![Scores by length]({name})" for name in plots] or [NO_PLOTS]),
+        *(f"![Scores by length]({name})" for name in plots),
     ]
-    for score in ("strict", "lax"):
-        parts += [f"## Score, {score}", *_scores(rows, score)]
+    parts += ["## Score, strict", *_scores(rows, "strict"), "## Score, lax", *_scores(rows, "lax")]
     parts += ["## Cost and time", _spent(rows), _costs(rows)]
     if pairs := list(_paired(rows)):
         parts += [
@@ -73,7 +63,7 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
             f"Two methods differ where p, adjusted for the {len(pairs)} comparisons here (Holm), is below {TELLS_AT}. "
             f"There is no interval where fewer than {APART} pairs are apart from the commonest difference: it would be too "
             "narrow.",
-            _table(PAIRED, pairs),
+            table(PAIRED, pairs),
         ]
     if notes := _notes(rows):
         parts += ["## Notes", "\n".join(notes)]
@@ -81,22 +71,8 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
         parts += ["## Calls that failed", WITHOUT, "\n".join(_failure(row) for row in without)]
     if failed:
         parts += ["## Failures", "\n".join(_failure(row) for row in failed)]
-    parts += ["## Made with", _table(("setting", "value"), [(name, str(value)) for name, value in _settings(results)])]
+    parts += ["## Made with", table(("setting", "value"), [(name, str(value)) for name, value in _settings(results)])]
     return "\n\n".join(parts) + "\n"
-
-
-def models_of(plan: Plan) -> str:
-    """Whose intelligence it measures, if any."""
-    if not plan.asks_models:
-        return NO_MODEL
-    match plan.model == SCRIPTED, plan.sub_model == SCRIPTED:
-        case True, True:
-            return SYSTEM_ONLY
-        case True, False:
-            return HALF.format(real="sub-model", scripted="root model")
-        case False, True:
-            return HALF.format(real="root model", scripted="sub-model")
-    return "This run used real models."
 
 
 def grouped(rows: Iterable[Row]) -> Mapping[tuple[str, str, int], list[Row]]:
@@ -107,34 +83,20 @@ def grouped(rows: Iterable[Row]) -> Mapping[tuple[str, str, int], list[Row]]:
     return groups
 
 
-def value(row: Row, score: str) -> float:
-    """A row's score; that of a failure is 0."""
-    found: float | None = getattr(row, score)
-    return found or 0.0
-
-
-def length_name(length: int) -> str:
-    """8192 is 8k."""
-    for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
-        if length >= size and length % size == 0:
-            return f"{length // size}{unit}"
-    return f"{length:,}"
-
-
-def _scores(rows: Sequence[Row], score: str) -> Iterator[str]:
+def _scores(rows: Sequence[Row], score: Literal["strict", "lax"]) -> Iterator[str]:
     groups = grouped(rows)
     for task in dict.fromkeys(row.task for row in rows):
         lengths = sorted({length for name, _, length in groups if name == task})
         ways = list(dict.fromkeys(way for name, way, _ in groups if name == task))
         lines = [(way, *(_mean(groups.get((task, way, length), []), score) for length in lengths)) for way in ways]
         yield f"**{task}**"
-        yield _table(("method", *map(length_name, lengths)), lines)
+        yield table(("method", *map(length_name, lengths)), lines)
 
 
-def _mean(rows: Sequence[Row], score: str) -> str:
+def _mean(rows: Sequence[Row], score: Literal["strict", "lax"]) -> str:
     if not rows:
         return ""
-    found = interval([value(row, score) for row in rows])
+    found = interval([row.value(score) for row in rows])
     return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] n={len(rows)}"
 
 
@@ -174,7 +136,7 @@ def _costs(rows: Sequence[Row]) -> str:
                 f"{limited} of {len(group)}",
             )
         )
-    return _table(SPENT, lines)
+    return table(SPENT, lines)
 
 
 def _of_known(values: Sequence[float | None], sum_up: Callable[[list[float]], float], form: str) -> str:
@@ -234,7 +196,7 @@ def _paired(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
 
 def _by_instance(rows: Sequence[Row], task: str, way: str) -> dict[object, float]:
     chosen = (row for row in rows if row.task == task and row.method == way)
-    return {(row.length, row.seed, row.index): value(row, "strict") for row in chosen}
+    return {(row.length, row.seed, row.index): row.value("strict") for row in chosen}
 
 
 def of_difference(found: Comparison) -> str:
@@ -246,7 +208,7 @@ def of_difference(found: Comparison) -> str:
 
 def _failure(row: Row) -> str:
     what = (
-        row.error or f"{row.failed_calls:,} of {row.sub_calls:,} calls below the root, score {value(row, 'strict'):.2f}"
+        row.error or f"{row.failed_calls:,} of {row.sub_calls:,} calls below the root, score {row.value('strict'):.2f}"
     )
     return f"- {row.method} on {row.task}, {length_name(row.length)}, instance {row.index}: {escaped(what)}"
 
@@ -255,14 +217,3 @@ def _settings(results: Results) -> Iterator[tuple[str, object]]:
     for name, given in results.settings.items():
         if given not in (None, [], ()):
             yield name, ", ".join(map(str, given)) if isinstance(given, list | tuple) else given
-
-
-def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [headings, ["---"] * len(headings), *lines]
-    return "\n".join("| " + " | ".join(escaped(cell) for cell in row) + " |" for row in rows)
-
-
-def escaped(text: str) -> str:
-    """A text as it may stand in a cell of a table."""
-    plain = printable(text).replace("\n", " ")
-    return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from rlm.errors import ConfigError
 from rlm.events import mend
@@ -96,6 +96,11 @@ class Row:
         return (
             None if self.input_tokens is None or self.output_tokens is None else self.input_tokens + self.output_tokens
         )
+
+    def value(self, score: Literal["strict", "lax"]) -> float:
+        """A score; that of a failure is 0."""
+        found: float | None = getattr(self, score)
+        return found or 0.0
 
     def stands(self, *, redo_failed_calls: bool = False) -> bool:
         """Whether an evaluation that goes on keeps it, and does not do its instance again."""

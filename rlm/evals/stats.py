@@ -1,7 +1,6 @@
-"""What may be concluded from scores: intervals, paired comparisons, percentiles.
+"""What may be concluded from scores: intervals, paired comparisons, percentiles. Needs scipy (`rlm[eval]`).
 
-The standard library is enough: the tests are exact sums of whole numbers, and draws are seeded, so a report has the same
-digits on every machine; numpy, which scipy draws with, promises that for one version only. Tests pin values to scipy's.
+Draws are seeded: the same rows give the same digits with the same numpy, which draws them.
 """
 
 from __future__ import annotations
@@ -9,18 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from math import comb, fsum, sqrt
-from statistics import NormalDist
+from math import fsum, sqrt
 from typing import Any, Final, Literal
 
-from .chance import Chance
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 CONFIDENCE: Final = 0.95
-RESAMPLES: Final = 10_000
-EXACT_DIFFERENCES: Final = 13  # up to so many, all 2^n signs are tried
+RESAMPLES: Final = 10_000  # also the number of signs up to which a permutation tries all: of 13 pairs that differ
+BATCH: Final = 1_000  # resamples in memory at once
+SEED: Final = 1927
 APART: Final = 10  # values beside the commonest one that a bootstrap takes: with fewer, it is too narrow
-ROUNDING: Final = 1e-12  # sums of the same numbers in another order may differ by less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +45,15 @@ class Comparison:
     test: Literal["exact McNemar", "paired permutation"]
 
 
-def wilson(successes: float, count: int, *, confidence: float = CONFIDENCE) -> Interval:
+def wilson(successes: float, count: int) -> Interval:
     """The interval of a share (Wilson 1927, without a correction for continuity); 0 to 1 where nothing was counted.
 
-    `successes` may be a sum of scores from 0 to 1: no such scores vary more than those of 0 and 1 with the same mean, so the
-    interval is rather too wide.
+    `successes` may be a sum of scores from 0 to 1, of which scipy takes none: no such scores vary more than those of 0 and 1
+    with the same mean, so the interval is rather too wide.
     """
     if count == 0:
         return Interval(mean=0.0, low=0.0, high=1.0)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
     share = successes / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
@@ -65,21 +64,22 @@ def wilson(successes: float, count: int, *, confidence: float = CONFIDENCE) -> I
     )
 
 
-def bootstrap(values: Sequence[float], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES) -> Interval:
+def bootstrap(values: Sequence[float]) -> Interval:
     """The percentile interval of a mean, from seeded draws with replacement.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: there are fewer than two values.
     """
-    if not values:
-        raise ValueError("A mean needs one value at least.")
-    chance, count = Chance("bootstrap", *values), len(values)
-    means = sorted(fsum(chance.choices(values, count)) / count for _ in range(resamples))
-    return Interval(
-        mean=fsum(values) / count,
-        low=percentile(means, (1 - confidence) / 2),
-        high=percentile(means, (1 + confidence) / 2),
-    )
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return Interval(mean=fsum(values) / len(values), low=float(found.low), high=float(found.high))
 
 
 def interval(scores: Sequence[float]) -> Interval:
@@ -99,28 +99,32 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     pairs = list(zip(first, second, strict=True))
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     differ = only_first + only_second
-    tail = sum(comb(differ, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / (1 << differ))
+    return float(stats.binomtest(only_first, differ).pvalue) if differ else 1.0
 
 
-def paired_permutation(first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES) -> float:
-    """The two-sided p-value that the differences of pairs have a mean of 0: how often random signs give as large a sum.
+def paired_permutation(first: Sequence[float], second: Sequence[float]) -> float:
+    """The two-sided p-value that the differences of pairs have a mean of 0: how often random signs give as large a mean.
 
     Exact up to 13 pairs that differ; else from seeded draws, where the observed signs count as one of them.
     """
-    differences = [a - b for a, b in zip(first, second, strict=True) if a != b]
-    if not differences:
+    pairs = [pair for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
+    if not pairs:
         return 1.0
-    observed = abs(fsum(differences)) - ROUNDING
-    if len(differences) <= EXACT_DIFFERENCES:
-        sums = [abs(fsum(signed)) for signed in product(*((difference, -difference) for difference in differences))]
-        return sum(total >= observed for total in sums) / len(sums)
-    chance = Chance("permutation", *differences)
-    larger = sum(
-        abs(fsum(difference if chance.share() < 0.5 else -difference for difference in differences)) >= observed
-        for _ in range(resamples)
+    found = stats.permutation_test(
+        tuple(zip(*pairs, strict=True)),
+        _mean_difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        rng=np.random.default_rng(SEED),
     )
-    return (larger + 1) / (resamples + 1)
+    return float(found.pvalue)
+
+
+def _mean_difference(first: NDArray[np.float64], second: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    difference: NDArray[np.float64] = np.mean(first - second, axis=axis)
+    return difference
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -133,18 +137,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the sorted values is, between neighbours by a straight line.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    ordered = sorted(values)
-    if not ordered:
-        raise ValueError("A percentile needs one value at least.")
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    """The value below which a share of the values is, between neighbours by a straight line."""
+    return float(np.quantile(values, share))
 
 
 def compare(first: Mapping[Any, float], second: Mapping[Any, float]) -> Comparison:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,23 @@ def test_what_would_change_an_evaluation_is_refused_and_not_ignored(here: Path, 
         "a greater -n.\n"
     )
     assert (here / "one" / "results.jsonl").read_text() == ""
+
+
+def test_without_the_extra_nothing_is_answered_that_could_not_be_reported(
+    here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlm.cli.evaluate.find_spec", lambda name: None if name == "scipy" else find_spec(name))
+    ended = rlm("eval", "ruler/single_1", "--method", "keyword", "--out", "one")
+    assert (ended.status, ended.err) == (2, "rlm: Evaluations need scipy and matplotlib: pip install 'rlm[eval]'.\n")
+    assert not (here / "one").exists()
+
+
+def test_answering_needs_no_extra() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'numpy', 'scipy')));"
+        "import rlm.cli.niah, rlm.evals.harness, rlm.evals.niah_report, rlm.evals.plan, rlm.evals.progress"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
 def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: RLM) -> None:

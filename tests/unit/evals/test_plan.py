@@ -11,7 +11,6 @@ import pytest
 from rlm.errors import ConfigError
 from rlm.evals.plan import Plan
 from rlm.evals.questions import LABELS, NAMES, read_trec
-from rlm.evals.report import models_of
 from rlm.models.openai import OpenAIModel
 from rlm.types import Message
 
@@ -56,7 +55,7 @@ def test_a_method_without_a_model_needs_neither_a_policy_nor_a_key(plan: Plan, s
     keyword = replace(plan, methods=("keyword",))
     keyword.check()
     assert keyword.models().clients == set()
-    assert "no model" in models_of(keyword)
+    assert "no model" in keyword.measures
     with pytest.raises(ConfigError, match=said):
         _checked(plan)
 
@@ -131,4 +130,4 @@ def test_an_accuracy_is_said_only_where_there_is_a_labeller() -> None:
     ],
 )
 def test_a_report_says_whose_intelligence_it_measures(model: str, sub_model: str, said: str) -> None:
-    assert said in models_of(Plan(model=model, sub_model=sub_model))
+    assert said in Plan(model=model, sub_model=sub_model).measures
