@@ -48,12 +48,12 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
     parts = [
         plan.measures,
         "# Evaluation",
-        f"{len({(row.task, row.length, row.seed, row.index) for row in rows}):,} instances, "
-        f"{len({row.method for row in rows})} methods, {len(rows):,} answers, {len(failed):,} failures. "
+        f"Instances: {len({(row.task, row.length, row.seed, row.index) for row in rows}):,}. "
+        f"Methods: {len({row.method for row in rows})}. Answers: {len(rows):,}. Failures: {len(failed):,}. "
         "Scores are from 0 to 1 with 95 % intervals (bootstrap; Wilson's for scores of 0 and 1, and where fewer than "
         f"{APART} are apart from the commonest one); a failure counts as 0."
         + (f" {len(without):,} of the answers lack the replies of calls that failed: see below." if without else ""),
-        *(f"![Scores by length]({name})" for name in plots),
+        *(f"![{name.removesuffix('.png').replace('-', ' ').capitalize()}]({name})" for name in plots),
     ]
     parts += ["## Score, strict", *_scores(rows, "strict"), "## Score, lax", *_scores(rows, "lax")]
     parts += ["## Cost and time", _spent(rows), _costs(rows)]

@@ -445,7 +445,7 @@ async def test_an_evaluation_that_was_stopped_early_has_a_report_too(tmp_path: P
         for index, way in enumerate(["direct", "keyword"])
     ]
     text = markdown(Results(folder=tmp_path, settings=PLAN.as_json(), rows={row.key: row for row in rows}))
-    assert "2 methods, 2 answers" in text
+    assert "Methods: 2. Answers: 2." in text
     assert "compared" not in text
 
 
