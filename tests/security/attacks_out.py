@@ -51,7 +51,7 @@ def refused(*calls):
 RAW = """
 from rlm_guest import values
 def raw(data):
-    values.packed = lambda value: data
+    values.packed_for_host = lambda value: data
     try: print('got', anything())
     except ToolError as error: print('refused:', error)
 """
@@ -171,22 +171,22 @@ CALLS = [
     ),
     Attack(
         name="arguments nested without end",
-        code=RAW + r"for n in (500, 1000, 1020, 100_000): raw(b'\x92\x91' + b'\x91' * n + b'\xc0\x80')",
+        code=RAW + r"for n in (500, 1000, 1020, 100_000): raw(b'\x93\0\x92\0' + b'\x92\0' * n + b'\xc0\x91\1')",
         sees=r"(?s)refused: The arguments are (nested too deeply|no plain data)",
         outcomes=("ok",),
     ),
     Attack(
         name="arguments that are a bomb",
-        code=RAW + r"raw(b'\x92\xdd\x00\x10\x00\x00' + b'\x80' * (1 << 20) + b'\x80')" + "\n"
-        r"raw(b'\x92\xdd\xff\xff\xff\xff\x80'); raw(b'\x92\xdb\xff\xff\xff\xff\x80'); raw(b'\x92\xdd\x00\x03\xff\x00' + b'\x80' * 0x3ff00 + b'\x80')",
-        sees=r"(?s)at most 262,144.*no plain data.*no plain data.*got \[261888, 0\]",
+        code=RAW + r"raw(b'\x93\0\xdd\x00\x10\x00\x01\0' + b'\x91\0' * (1 << 20) + b'\x91\1')" + "\n"
+        r"raw(b'\x93\0\xdd\xff\xff\xff\xff\0'); raw(b'\x93\0\xdb\xff\xff\xff\xff\0'); raw(b'\x93\0\xdd\x00\x01\xff\x01\0' + b'\x91\1' * 0x1ff00 + b'\x91\1')",
+        sees=r"(?s)at most 262,144.*no plain data.*no plain data.*got \[130816, 0\]",
         outcomes=("ok",),
     ),
     Attack(
         name="arguments of unknown kinds",
         code=RAW
-        + r"for d in (b'', b'\xc1', b'\x90', b'\x92\x90', b'\x92\x80\x80', b'\x92\x90\x90', b'\x92\x90\x81\x01\x02', b'\x92\x91\xd6\xff1234\x80', b'\x92\x91\xc7\x00\x05\x80', b'\x92\x90\x81\x90\x01'): raw(d)",
-        sees=r"(?s)(refused: The arguments are no plain data.*){10}",
+        + r"for d in (b'', b'\xc1', b'\x90', b'\x92\0\x91\0', b'\x93\0\x91\1\x91\1', b'\x93\0\x91\0\x91\0', b'\x93\0\x91\0\x93\1\x01\x02', b'\x93\0\x92\0\xd6\xff1234\x91\1', b'\x93\0\x92\0\xc7\x00\x05\x91\1', b'\x93\0\x91\0\x93\1\x91\0\x01', b'\x93\0\x91\0\x80', b'\x92\x90\x80'): raw(d)",
+        sees=r"(?s)(refused: The arguments are no plain data.*){12}",
         outcomes=("ok",),
     ),
     Attack(

@@ -159,7 +159,7 @@ def test_a_batch_of_long_replies_stays_within_the_limit(limits: Limits) -> None:
     assert model.told[0] == max(model.told)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     tokens=st.none() | st.integers(1, 300_000),
     dollars=st.none() | st.floats(0.001, 1.0),

@@ -116,7 +116,7 @@ cells = st.sampled_from(["ask 1", "ask 2", "look", "ask 1 plain", "ask 3 plain"]
 inner = st.sampled_from(["ask 2 plain", "look", "ask 1 plain"])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(cells, max_size=4), st.lists(inner, max_size=3), st.integers(0, 1000))
 async def test_any_prefix_of_a_journal_leads_to_the_same_answer_and_pays_only_for_what_is_missing(
     tmp_path_factory: pytest.TempPathFactory, root: list[str], child: list[str], moment: int

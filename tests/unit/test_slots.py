@@ -18,7 +18,7 @@ def trees(levels: int) -> st.SearchStrategy[Tree]:
     return st.just([]) if levels == 1 else st.lists(trees(levels - 1), max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(1, 4), st.integers(0, 3))
 def test_no_tree_of_any_shape_deadlocks_or_passes_the_cap(data: st.DataObject, levels: int, spare: int) -> None:
     tree = data.draw(trees(levels))

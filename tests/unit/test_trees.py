@@ -132,13 +132,13 @@ def worlds(draw: st.DrawFn) -> World:
     return World(draw(trees(depth)), depth, limits, draw(st.floats(0, 3)), cancelled_after)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(worlds())
 def test_every_tree_ends_within_its_limits_and_holds_nothing_even_when_cancelled_anywhere(world: World) -> None:
     run_virtually(world.run)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 4).flatmap(lambda depth: st.tuples(st.just(depth), trees(depth))), st.integers(0, 2))
 def test_every_rlm_of_a_tree_runs_with_as_few_sandboxes_as_there_are_levels(
     shape: tuple[int, Node], spare: int

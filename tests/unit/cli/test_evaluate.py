@@ -97,4 +97,4 @@ def test_a_greater_n_adds_instances_and_repeats_none(here: Path, rlm: RLM) -> No
     assert (here / "one" / "results.jsonl").read_text().startswith(before)
     results = Results.load(here / "one")
     assert (len(results.rows), results.settings["n"]) == (5, 5)
-    assert "5 answers" in (here / "one" / "report.md").read_text()
+    assert "Answers: 5." in (here / "one" / "report.md").read_text()

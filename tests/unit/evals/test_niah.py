@@ -11,7 +11,7 @@ from rlm.evals.niah import NAMES, gold, is_correct, make_trial
 from rlm.evals.results import Row
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(20, 2000), st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 4))
 def test_an_instance_is_a_pure_function_whose_gold_can_be_read_from_its_text(
     lines: int, seed: int, number: int, facts: int

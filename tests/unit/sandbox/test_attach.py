@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scripted_guest import MemoryStream
 
@@ -15,7 +15,6 @@ def frame(stream: int, data: bytes) -> bytes:
     return bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
 
 
-@settings(deadline=None)  # of a busy machine
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40))), st.lists(st.integers(1, 30)))
 def test_any_split_gives_the_same_output(frames: list[tuple[int, bytes]], sizes: list[int]) -> None:
     data = b"".join(frame(stream, part) for stream, part in frames)

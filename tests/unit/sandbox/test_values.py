@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.errors import ConfigError
@@ -53,7 +53,6 @@ def test_the_ends_of_a_text_are_told_without_broken_characters(text: str, size: 
     assert ends_of(encode([text]), size) == ("", "")
 
 
-@settings(deadline=None)  # of a busy machine
 @given(TEXTS)
 def test_text_arrives_as_it_is(text: str) -> None:
     assert arrived(encode(text)) == text
@@ -83,13 +82,11 @@ def test_bytes_arrive_as_they_are(kind: Callable[[bytes], bytes], size: int) -> 
     assert (value.kind, arrived(value)) == ("bytes", data)
 
 
-@settings(deadline=None)  # of a busy machine
 @given(st.lists(DATA) | st.dictionaries(KEYS, DATA))
 def test_plain_data_arrives_equal(data: Any) -> None:
     assert arrived(encode(data)) == data
 
 
-@settings(deadline=None)  # of a busy machine
 @given(st.lists(DATA) | st.dictionaries(KEYS, DATA))
 def test_plain_data_arrives_equal_whatever_counts_as_large(data: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:

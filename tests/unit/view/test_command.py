@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_limits_context_and_prompts_are_read_where_the_run_has_them(run: Path) -
     size = (run / "context.text").stat().st_size
     about = {"limits": {"max_calls": 7}, "context": {"kind": "text", "file": "context.text", "size": size}}
     (run / "run.json").write_text(json.dumps(about))
-    with sqlite3.connect(run / "journal.sqlite") as database:
+    with closing(sqlite3.connect(run / "journal.sqlite")) as database, database:
         database.executescript(
             "CREATE TABLE calls (id INTEGER PRIMARY KEY, node TEXT, ordinal INTEGER, messages TEXT, text);"
             "CREATE TABLE messages (digest BLOB PRIMARY KEY, role TEXT, content TEXT);"
