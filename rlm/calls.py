@@ -22,9 +22,10 @@ from .budget import (
 )
 from .cache import Cache
 from .config import Limits
+from .entries import TOO_LONG, Failure, Found, Spent
 from .errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
-from .journal import TOO_LONG, Failure, Found, Journal, Spent
+from .journal import Journal
 from .models.base import Model, parameters_of, server_of
 from .models.prices import Price
 from .request import Request

@@ -12,121 +12,15 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Self
 
 from .database import Database, Mode, Statement, text_of
+from .entries import ROOT, SCHEMA, SCHEMA_VERSION, Asked, Call, Failure, Found, FoundAnswer, Spent
 from .queries import Queries
 from .request import Request
 from .types import ModelReply, Usage
-
-FILE_NAME: Final = "journal.sqlite"
-SCHEMA_VERSION: Final = 2  # 1 did not say what queries had asked
-ROOT: Final = "0"
-TOO_LONG: Final = "context_too_long"  # the reason of a failure that a replay has to raise as what it was
-
-SCHEMA: Final = """
-CREATE TABLE calls (               -- each call that was sent, or that the budget refused
-    id INTEGER PRIMARY KEY,
-    node TEXT NOT NULL,            -- who asked: an RLM, or a plain sub-call, which is a node of its own
-    ordinal INTEGER NOT NULL,      -- of the call at its node, from 1
-    digest BLOB NOT NULL,          -- of model and messages
-    model TEXT NOT NULL,
-    parameters TEXT NOT NULL,      -- JSON
-    messages TEXT NOT NULL,        -- JSON: digests of the messages (in hexadecimal), in order
-    state TEXT NOT NULL,           -- sent | answered | failed | refused | abandoned
-    stale INTEGER NOT NULL DEFAULT 0,  -- 1: a later replay took another way
-    text, finish_reason, reply_model, request_id,
-    status INTEGER,                -- of HTTP, of a call that failed
-    usage TEXT,                    -- JSON
-    cost_usd REAL,                 -- NULL where the price is unknown
-    reserved_usd REAL,             -- what counts then; 0 where there was no limit on dollars
-    sent REAL NOT NULL, ended REAL -- seconds since the epoch
-);
-CREATE TABLE messages (            -- each once, however many requests repeat it
-    digest BLOB PRIMARY KEY, role TEXT NOT NULL, content NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE queries (             -- what cells asked; the answer, where it is not that of the node's one call
-    node TEXT PRIMARY KEY,
-    digest BLOB NOT NULL,          -- of all that decides about the answer
-    ok INTEGER, text,
-    stale INTEGER NOT NULL DEFAULT 0
-)"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """How a call ended without a reply.
-
-    `reason` is the limit that refused it, or the kind of failure; `status` the HTTP status; `usage` what was billed all the
-    same, if the provider said so.
-    """
-
-    state: Literal["failed", "refused", "abandoned"]
-    text: str
-    reason: str | None = None
-    status: int | None = None
-    request_id: str | None = None
-    usage: Usage | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """What a recorded call used: counted once in every process that replays it. `reserved_usd` had been set aside for it."""
-
-    node: str
-    model: str
-    usage: Usage
-    reserved_usd: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What the journal has of a call: its outcome, None where it has to be sent; and what now counts as spent.
-
-    `lost`: so many times it was sent before, and nobody knows what came of it. `diverged`: the nodes that take another way
-    than the recorded one.
-    """
-
-    outcome: ModelReply | Failure | None = None
-    spent: Sequence[Spent] = ()
-    lost: int = 0
-    diverged: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """The node of a query. `diverged`: all queries of its cell are recorded, and this is none of them."""
-
-    node: str
-    diverged: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundAnswer:
-    """The answer to a query; `spent` by all calls of its tree, which is not gone through again, by so many `rlms`."""
-
-    ok: bool
-    text: str
-    spent: Sequence[Spent] = ()
-    rlms: int = 0
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Call:
-    """A call that has a row. `counted`: what it used has been counted in this process. `lost`: earlier ones in its place
-    that were sent by processes which ended before the reply.
-    """
-
-    id: int
-    node: str
-    ordinal: int
-    digest: bytes
-    parameters: str
-    state: Literal["sent", "answered", "failed", "refused", "abandoned"]
-    counted: bool = False
-    lost: int = 0
 
 
 class Journal:

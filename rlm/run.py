@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from .config import Limits
+from .entries import FILE_NAME as JOURNAL
 from .errors import ConfigError, LimitExceeded
 from .events import RunResumed, RunStarted
 from .hold import held
-from .journal import FILE_NAME as JOURNAL
 from .journal import Journal
 from .models.base import Model
 from .models.openai import OpenAIModel

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .database import Database
+from .entries import FILE_NAME, ROOT, SCHEMA, SCHEMA_VERSION, TOO_LONG
 from .errors import RLMError
 from .hold import is_held
-from .journal import FILE_NAME, ROOT, SCHEMA, SCHEMA_VERSION, TOO_LONG
 from .record import RunRecord
 from .types import Usage
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import get_args
 
 import rlm.otel
+from rlm.entries import SCHEMA
 from rlm.events import Event
 from rlm.export.command import Format
 from rlm.history.reading import KINDS
-from rlm.journal import SCHEMA
 from rlm.otel.attributes import MAX_TEXT_CHARS
 from rlm.types import CellResult, Outcome, Usage
 from small_tree import small_tree
