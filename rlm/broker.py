@@ -22,8 +22,10 @@ from .prompts import question_from
 from .request import digest_of
 from .sandbox.base import Answer, QueryReply, SandboxQuery
 from .sandbox.values import Value, encode
+from .transcript import clip
 from .types import Message, ModelReply, StopPoint, StopReason
 
+MAX_SHOWN_CHARS: Final = 300  # of what a cell gave that comes to nothing
 TOO_LATE: Final = "The cell ended before this call was answered."
 _CUT: Final = "\n[This reply was cut off at the model's token limit.]"
 _PARTIAL: Final = "\n[This answer is what there was when the work on it was stopped: {why}.]"
@@ -170,9 +172,11 @@ class Broker:
         model = self._below if query.model is None else self._by_name.get(query.model)
         if model is None:
             names = ", ".join(self._by_name)
-            return QueryReply(ok=False, text=f"There is no model {query.model!r} here; the names are: {names}.")
+            named = repr(str(query.model)[:MAX_SHOWN_CHARS])
+            return QueryReply(ok=False, text=f"There is no model {named} here; the names are: {names}.")
+        prompt = self._recorded_prompt(query, model, recursive=recursive)
         self._events.emit(
-            SubCallStarted(node=node, prompt=query.prompt, model=model.name, recursive=recursive, batch=query.batch)
+            SubCallStarted(node=node, prompt=prompt, model=model.name, recursive=recursive, batch=query.batch)
         )
         started = time.perf_counter()
         reply = await self._recorded(node)
@@ -182,6 +186,14 @@ class Broker:
             SubCallFinished(node=node, ok=reply.ok, text=reply.text, seconds=time.perf_counter() - started)
         )
         return reply
+
+    def _recorded_prompt(self, query: SandboxQuery, model: Model, *, recursive: bool) -> str:
+        """What the record has of a prompt: of one that is not sent, which costs a cell nothing, the beginning."""
+        asked = [] if recursive else [Message(role="user", content=query.prompt)]
+        refused = not recursive and query.context is not None
+        if refused or self._calls.would_refuse(model, asked, recursive=recursive):
+            return clip(query.prompt, MAX_SHOWN_CHARS)
+        return query.prompt
 
     async def _recorded(self, node: str) -> QueryReply | None:
         """The answer of an RLM that had come to its end before the run was interrupted."""

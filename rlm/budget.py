@@ -108,6 +108,13 @@ class Budget:
         Raises:
             Refused: a limit would be passed.
         """
+        self.check(estimate, last=last)
+        self._calls += 1
+        self._open += 1
+        self._in_flight += estimate
+
+    def check(self, estimate: Estimate, *, last: bool = False) -> None:
+        """Raises Refused where such a call cannot be reserved now."""
         limits = self.limits
         if limits.max_lm_calls is not None and self._calls + 1 + (not last) > limits.max_lm_calls:
             raise Refused(f"the run's limit of {limits.max_lm_calls:,} model calls is reached", reason="budget_calls")
@@ -129,9 +136,6 @@ class Budget:
                 reason="budget_cost",
                 may_pass=self._open > 0 and wanted.dollars <= limits.max_cost_usd,
             )
-        self._calls += 1
-        self._open += 1
-        self._in_flight += estimate
 
     def settle(self, estimate: Estimate, usage: Usage) -> None:
         """Replace what was set aside by what the provider counted (nothing, where it refused the call).
@@ -180,7 +184,11 @@ class Budget:
         Raises:
             Refused: the limit on RLMs is reached.
         """
+        self.check_rlm()
+        self._rlms += 1
+
+    def check_rlm(self) -> None:
+        """Raises Refused where another RLM cannot be started."""
         limit = self.limits.max_rlms
         if limit is not None and self._rlms >= limit:
             raise Refused(f"the run's limit of {limit:,} recursive calls is reached", reason="budget_calls")
-        self._rlms += 1

@@ -150,7 +150,7 @@ class Calls:
         try:
             max_tokens, estimate = await self._reserve(model, request.messages, last=last)
         except Refused as refused:
-            call = await self.journal.sent(node, ordinal, request)
+            call = await self.journal.sent(node, ordinal, request, refused=True)
             await self.journal.ended(call, Failure(state="refused", text=str(refused), reason=refused.reason))
             raise
         started = time.perf_counter()
@@ -185,6 +185,16 @@ class Calls:
         """Keep as much for the root's last turn, which says these, as a call may take of all that is left now."""
         self.budget.keep_for_last_turn(Estimate())
         self.budget.keep_for_last_turn(self.estimate(model, messages))
+
+    def would_refuse(self, model: Model, messages: Sequence[Message], *, recursive: bool) -> bool:
+        """Whether a call below the root is refused now, whatever those under way come to."""
+        try:
+            if recursive:
+                self.budget.check_rlm()
+            self.budget.check(self.estimate(model, messages))
+        except Refused as refused:
+            return not refused.may_pass
+        return False
 
     def estimate(self, model: Model, messages: Sequence[Message], *, last: bool = False) -> Estimate:
         """What the budget has to set aside for a call."""

@@ -21,7 +21,7 @@ CREATE TABLE calls (               -- each call that was sent, or that the budge
     digest BLOB NOT NULL,          -- of model and messages
     model TEXT NOT NULL,
     parameters TEXT NOT NULL,      -- JSON
-    messages TEXT NOT NULL,        -- JSON: digests of the messages (in hexadecimal), in order
+    messages TEXT NOT NULL,        -- JSON: digests of the messages (in hexadecimal), in order; none where refused
     state TEXT NOT NULL,           -- sent | answered | failed | refused | abandoned
     stale INTEGER NOT NULL DEFAULT 0,  -- 1: a later replay took another way
     text, finish_reason, reply_model, request_id,

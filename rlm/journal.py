@@ -125,8 +125,13 @@ class Journal:
         """The root goes on after so many requests: what it asked for then, to answer with what it had, is gone."""
         return await self._drop([call for call in self._below(ROOT) if call.node == ROOT and call.ordinal > requests])
 
-    async def sent(self, node: str, ordinal: int, request: Request, *, reserved_usd: float = 0.0) -> Call:
-        """Note that a call is about to be sent, for which so much has been set aside."""
+    async def sent(
+        self, node: str, ordinal: int, request: Request, *, reserved_usd: float = 0.0, refused: bool = False
+    ) -> Call:
+        """Note that a call is about to be sent, for which so much has been set aside.
+
+        Of one that is refused the messages are not kept: it costs a cell nothing, and would fill the disk.
+        """
         self._latest += 1
         call = Call(
             id=self._latest,
@@ -137,11 +142,12 @@ class Journal:
             state="sent",
         )
         self._calls[node, ordinal] = call
+        kept = () if refused else tuple(zip(request.parts, request.messages, strict=True))
         texts: list[Statement] = [
             ("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (part, message.role, message.content))
-            for part, message in zip(request.parts, request.messages, strict=True)
+            for part, message in kept
         ]
-        digests = json.dumps([part.hex() for part in request.parts])
+        digests = json.dumps([part.hex() for part, _ in kept])
         insert = (
             "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, reserved_usd, sent)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?, ?)",

@@ -37,6 +37,7 @@ SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from 
     "deadline": "the time of the run is used up",
     "stopped": "your user asks for the answer now",
 }
+NO_ANSWER: Final = "{'content': '', 'ready': False}"  # what `answer` is at the beginning
 CONTEXT_END_CHARS: Final = 200  # of a called RLM's context that are told, so that its place in the root's can be found
 LAST_TURN_CHARS: Final = 1_000  # of the newest exchange, where the whole conversation does not fit into what is left
 LAST_TURN_ROOM: Final = Message(role="user", content=" " * 5_000)  # the size of those, at most, and of the request
@@ -206,6 +207,7 @@ class RLM:
             await self._repl.name("context", name)
             self._contexts += 1
         kept = await self._load_history()
+        await self._repl.name("answer", NO_ANSWER)  # that of the question before would end the first turn
         self._turns = 0
         limits = self._services.limits
         seen = observation(self._unseen, limit=limits.max_output_chars) if self._unseen else ""

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from .broker import Broker, NotRemembered, Task
-from .errors import ConfigError, SandboxDied, SandboxError
+from .errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved
 from .events import CellFinished, CellOutput, CellStarted, EventLog, SandboxLost
 from .sandbox.base import LoadedValue, Sandbox, SandboxFactory
 from .sandbox.session import MAX_CELL_SECONDS
@@ -32,7 +32,7 @@ class _Ran:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bound:
-    """A variable that the host has bound: to a value, or to that of another variable, by its name."""
+    """A variable that the host has bound: to a value, or to that of an expression."""
 
     name: str
     value: Value | str
@@ -119,9 +119,9 @@ class Repl:
         self._done.append(_Bound(name=name, value=value))
         return loaded
 
-    async def name(self, name: str, other: str) -> None:
-        """Bind a variable to the value of another one that the host has bound."""
-        bound = _Bound(name=name, value=other)
+    async def name(self, name: str, expression: str) -> None:
+        """Bind a variable to the value of an expression, such as another one that the host has bound."""
+        bound = _Bound(name=name, value=expression)
         try:
             await self._bind(bound)
         except SandboxError as error:
@@ -244,7 +244,9 @@ class Repl:
 
     async def _bind(self, bound: _Bound) -> None:
         if isinstance(bound.value, str):
-            await self._sandbox.run(f"{bound.name} = {bound.value}", seconds=self._cell_seconds)
+            result = await self._sandbox.run(f"{bound.name} = {bound.value}", seconds=self._cell_seconds)
+            if result.outcome != "ok":
+                raise SandboxMisbehaved(f"The sandbox did not bind `{bound.name}`.")
         else:
             await self._sandbox.load(bound.name, bound.value)
 

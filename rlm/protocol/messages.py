@@ -25,9 +25,12 @@ CHUNK_BYTES: Final = 512 * KIB  # half a frame: fast enough, and a small message
 INLINE_BYTES: Final = 32 * KIB  # values up to this size travel inside their message
 MAX_TEXT: Final = 256 * KIB  # of a text field (error texts); larger texts are payloads
 MAX_FIELDS: Final = 15  # more than any message has
+MAX_NUMBER: Final = 2**63  # what a database and a trace can hold
 
 Outcome = Literal["ok", "error", "timeout", "died"]
 Kind = Literal["text", "bytes", "data", "file", "folder", "tools"]
+ContextKind = Literal["text", "bytes", "data"]  # of what a cell hands on
+TypeName = Literal["", "str", "bytes", "list", "dict"]
 
 
 class ProtocolError(Exception):
@@ -152,7 +155,7 @@ class Loaded:
 
     name: str
     ok: bool
-    type: str
+    type: TypeName
     size: int
     error: str
 
@@ -178,7 +181,7 @@ class Query:
     batch: int
     prompt: Payload
     context: Payload | None
-    context_kind: Kind
+    context_kind: ContextKind
     model: str | None
     recurse: bool | None
 
@@ -275,7 +278,7 @@ def _check(value: Any, allowed: tuple[Any, ...]) -> Any:
             if type(value) in (float, int):
                 return float(value)
         elif kind is int:
-            if type(value) is int and value >= 0:
+            if type(value) is int and 0 <= value < MAX_NUMBER:
                 return value
         elif typing.get_origin(kind) is Literal:
             if type(value) is str and value in typing.get_args(kind):

@@ -13,6 +13,7 @@ from anyio.abc import ByteStream
 HEADER_BYTES: Final = 8  # stream number, three zeros, length
 STDOUT: Final = 1
 STREAMS: Final = range(4)  # stdin, stdout, stderr, and 3: the engine's own errors
+MAX_STDERR_BYTES: Final = 1 << 20  # far more than that process says; no meter counts them
 STDERR_TAIL_BYTES: Final = 4096  # of what the guest's own process says when it fails, for error texts
 RECEIVE_BYTES: Final = 256 * 1024
 
@@ -25,12 +26,13 @@ class Demultiplexer:
         self._stream = 0
         self._left = 0
         self._stderr = bytearray()
+        self._rest = 0
 
     def feed(self, data: bytes) -> bytes:
         """What `data` holds of standard output.
 
         Raises:
-            ValueError: this is not the engine's format.
+            ValueError: this is not the engine's format, or too much of it is not standard output.
         """
         view = memoryview(data)
         output: list[memoryview] = []
@@ -43,6 +45,9 @@ class Demultiplexer:
             if self._stream == STDOUT:
                 output.append(part)
             else:
+                self._rest += len(part)
+                if self._rest > MAX_STDERR_BYTES:
+                    raise ValueError("too much on standard error")
                 self._stderr += part
                 del self._stderr[:-STDERR_TAIL_BYTES]
         return b"".join(output)

@@ -45,7 +45,8 @@ class RunningCell:
         self._max_open = config.max_calls_in_flight
         self._max_open_bytes = config.max_value_bytes
         self._open: dict[int, int] = {}  # number and size of each query without an answer
-        self._sending: set[anyio.CancelScope] = set()
+        self._thinking: set[anyio.CancelScope] = set()
+        self._ended = False
         self._latest = 0
         self._clock = Clock(seconds, now=anyio.current_time)
         self.patience.deadline = self._clock.end
@@ -73,18 +74,21 @@ class RunningCell:
         self.patience.deadline = self._clock.end
 
     @contextmanager
-    def sending(self) -> Iterator[None]:
-        """For the sending of one answer: it goes on when the cell ends, as half of one would stay with the guest."""
-        with anyio.CancelScope(shield=True) as scope:
-            self._sending.add(scope)
+    def thinking(self) -> Iterator[anyio.CancelScope]:
+        """For finding one answer, which ends with the cell. Its sending does not: half of one would stay with the guest."""
+        with anyio.CancelScope() as scope:
+            self._thinking.add(scope)
+            if self._ended:
+                scope.cancel()
             try:
-                yield
+                yield scope
             finally:
-                self._sending.discard(scope)
+                self._thinking.discard(scope)
 
-    def give_up(self) -> None:
-        """The session is over: nothing that is half sent has to be finished."""
-        for scope in self._sending:
+    def end(self) -> None:
+        """Nobody waits for answers any more."""
+        self._ended = True
+        for scope in self._thinking:
             scope.cancel()
 
     def take(self, output: Output) -> None:

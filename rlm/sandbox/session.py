@@ -140,8 +140,10 @@ class Session:
             await self._send(Load(name=name, kind=value.kind, value=payload))
             with _deadline(LOAD_SECONDS + LOAD_SECONDS_PER_BYTE * value.size, "did not load a value in time"):
                 loaded = await self._expect(Loaded)
+            if loaded.size > value.size:
+                raise SandboxMisbehaved("The sandbox said that a value is larger than what it was sent.")
         if not loaded.ok:
-            raise ConfigError(f"The sandbox could not load `{name}`: {loaded.error}.")
+            raise ConfigError(f"The sandbox could not load `{name}`: {_shown(loaded.error)}.")
         return LoadedValue(type=loaded.type, size=loaded.size)
 
     async def put(self, path: str, content: Value) -> None:
@@ -220,12 +222,8 @@ class Session:
             )
             try:
                 async with anyio.create_task_group() as answers:
-                    try:
-                        result = await self._follow(cell, answers)
-                    except BaseException:
-                        cell.give_up()
-                        raise
-                    answers.cancel_scope.cancel()
+                    result = await self._follow(cell, answers)
+                    cell.end()
             except BaseExceptionGroup as group:
                 _raise_first(group)
             final = None if result.answer is None else self._text(result.answer)
@@ -285,19 +283,22 @@ class Session:
         return query, len(prompt) + (context.size if context is not None else 0)
 
     async def _answer(self, cell: RunningCell, query: SandboxQuery) -> None:
-        reply = await cell.answer(query)
-        await self._reply(cell, query.call, ok=reply.ok, data=reply.text.encode("utf-8", "surrogatepass"))
+        with cell.thinking() as thinking:
+            reply = await cell.answer(query)
+        if not thinking.cancelled_caught:
+            await self._reply(cell, query.call, ok=reply.ok, data=reply.text.encode("utf-8", "surrogatepass"))
 
     async def _use_tool(self, cell: RunningCell, call: int, name: str, arguments: bytes) -> None:
         if self._tools is None:
             await self._reply(cell, call, ok=False, data=b"This sandbox has no tools.")
             return
-        used = await self._tools.use(name, arguments)
-        await self._reply(cell, call, ok=used.ok, data=used.data)
+        with cell.thinking() as thinking:
+            used = await self._tools.use(name, arguments)
+        if not thinking.cancelled_caught:
+            await self._reply(cell, call, ok=used.ok, data=used.data)
 
     async def _reply(self, cell: RunningCell, call: int, *, ok: bool, data: bytes) -> None:
-        with cell.sending():
-            await self._send(Reply(call=call, ok=ok, text=await self._send_bytes_ahead(data)))
+        await self._send(Reply(call=call, ok=ok, text=await self._send_bytes_ahead(data)))
         cell.answered(call)
 
     # Values and messages

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from rlm.protocol.messages import Kind, Message, Query, Reply, Start, ToolCall
+from rlm.protocol.messages import ContextKind, Message, Query, Reply, Start, ToolCall
 
 from . import values
 from .link import Link, close_all, parcel, read_value
@@ -40,7 +40,7 @@ class Question:
 
     prompt: bytes
     context: bytes | None
-    context_kind: Kind
+    context_kind: ContextKind
     model: str | None
     recurse: bool | None
 
@@ -127,7 +127,11 @@ class Calls:
             number = next(self._numbers)
             self._wait_until(partial(claimed, number, size))
             sent.append(number)
-            send(number)
+            try:
+                send(number)
+            except BaseException:  # it is not on its way, so that no answer would ever free its place
+                self._in_flight.pop(number, None)
+                raise
         self._wait_until(lambda: mine.isdisjoint(self._in_flight))
         return [self._answers.pop(number) for number in sent]
 
@@ -206,7 +210,7 @@ class Calls:
             raise TypeError(f"a prompt has to be a str, not {type(prompt).__name__}; put data into context=")
         if not (model is None or isinstance(model, str)) or not (recurse is None or isinstance(recurse, bool)):
             raise TypeError("model= takes a name, recurse= takes True or False")
-        kind: Kind = "text"
+        kind: ContextKind = "text"
         encoded = None
         if context is not None and (self._start.depth < 2 or recurse is False):
             prompt = f"{prompt}\n\n{values.as_text(context)}"

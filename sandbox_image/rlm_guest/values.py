@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 
-from rlm.protocol.messages import Kind, Payload
+from rlm.protocol.messages import ContextKind, Kind, Payload
 from rlm.protocol.plain import pack_plain
 
 from .link import descriptor_of
@@ -77,7 +77,7 @@ def unpacked(view: memoryview | bytes) -> Any:
 _FEED_BYTES = 16 << 20
 
 
-def encode(value: object) -> tuple[Kind, bytes]:
+def encode(value: object) -> tuple[ContextKind, bytes]:
     """A context for a recursive call.
 
     Raises:

@@ -6,9 +6,9 @@ import gc
 import os
 import signal
 import threading
-from typing import NoReturn
+from typing import NoReturn, cast
 
-from rlm.protocol.messages import Execute, Load, Loaded, ProtocolError, Result, Start
+from rlm.protocol.messages import Execute, Load, Loaded, ProtocolError, Result, Start, TypeName
 
 from . import processes, seeds, values
 from .calls import Calls
@@ -64,10 +64,11 @@ class Worker:
                 close_all(descriptors)
 
     def _load(self, load: Load, descriptors: list[int]) -> None:
-        kind, size, error = "", 0, ""
+        kind: TypeName = ""
+        size, error = 0, ""
         try:
             value = values.decode(load.kind, load.value, descriptors)
-            kind, size = type(value).__name__, len(value)
+            kind, size = cast("TypeName", type(value).__name__), len(value)
             if load.kind == "tools":
                 self._repl.bind_tools(value)
             else:

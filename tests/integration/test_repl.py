@@ -181,6 +181,26 @@ async def test_large_calls_wait_for_room_and_one_that_is_too_large_is_told_in_wo
         )
 
 
+async def test_calls_that_could_not_be_sent_leave_room_for_others() -> None:
+    async def echo(query: SandboxQuery) -> QueryReply:
+        return QueryReply(ok=True, text=query.prompt)
+
+    cell = """
+    held, failed = [], 0
+    try:
+        while True: held.append(open('/dev/null'))
+    except OSError: pass
+    for _ in range(5):
+        try: llm_query('x' * 40_000)
+        except OSError: failed += 1
+    for file in held: file.close()
+    print(failed)
+    """
+    async with Sandbox(SandboxConfig(max_calls_in_flight=3), depth=1) as sandbox:
+        assert (await sandbox.run(textwrap.dedent(cell), seconds=20, answer=echo)).stdout == "5\n"
+        assert (await sandbox.run("llm_batch(['a'] * 9) == ['a'] * 9", seconds=5, answer=echo)).stdout == "True\n"
+
+
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [

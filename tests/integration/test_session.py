@@ -47,6 +47,18 @@ async def test_variables_contexts_and_the_conversation_are_there_for_the_next_qu
     assert containers(session) == []
 
 
+async def test_what_answered_a_question_is_no_answer_to_the_next(tmp_path: Path) -> None:
+    root = plays(
+        "answer['content'] = 'the first'; answer['ready'] = True",
+        "print(answer)",
+        "answer['content'] = 'the second'; answer['ready'] = True",
+    )
+    async with Orchestrator(model=root, run_root=tmp_path).session() as session:
+        assert (await session.aask("one?", "text")).answer == "the first"
+        second = await session.aask("two?")
+    assert (second.answer, second.iterations) == ("the second", 2)
+
+
 async def test_a_context_that_the_sandbox_has_no_memory_for_gets_a_larger_one_with_all_variables(
     tmp_path: Path,
 ) -> None:

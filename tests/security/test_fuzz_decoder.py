@@ -24,6 +24,7 @@ from rlm.protocol.messages import (
     MAX_FRAME_BYTES,
     Blob,
     Chunk,
+    ContextKind,
     Execute,
     Kind,
     Message,
@@ -32,6 +33,7 @@ from rlm.protocol.messages import (
     ProtocolError,
     Ready,
     Start,
+    TypeName,
     pack,
     unpack,
 )
@@ -56,6 +58,8 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | texts,
     bool | None: st.none() | st.booleans(),
     Kind: st.sampled_from(get_args(Kind)),
+    ContextKind: st.sampled_from(get_args(ContextKind)),
+    TypeName: st.sampled_from(get_args(TypeName)),
     Outcome: st.sampled_from(get_args(Outcome)),
 }
 messages = st.one_of(

@@ -71,7 +71,7 @@ def frame(message: Message) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-LOADED = frame(Loaded(name="x", ok=True, type="x", size=1, error=""))
+LOADED = frame(Loaded(name="x", ok=True, type="str", size=1, error=""))
 
 
 def is_text(value: bytes) -> bool:
@@ -167,6 +167,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.phase in ("idle", "poisoned"))
     @rule(value=data)
     def host_loads(self, value: bytes) -> None:
+        self.size = len(value)
         self.begin(self.session.load("x", encode(value)), "loading")
         assert [message.value for message in self.heard() if isinstance(message, Load)] == [value]
 
@@ -212,11 +213,14 @@ class Conversation(RuleBasedStateMachine):
     @rule(ok=st.booleans(), size=odd)
     def guest_has_loaded(self, ok: bool, size: int) -> None:
         self.send(Loaded(name="x", ok=ok, type="bytes", size=size, error="no"))
+        if size > self.size:
+            return self.expect_misbehaved()
         if ok:
             assert (self.done().result().type, self.done().result().size) == ("bytes", size)
         else:
             assert isinstance(self.done().exception(), ConfigError)
         self.phase = "idle"
+        return None
 
     @precondition(lambda self: self.phase == "executing")
     @rule(number=st.sampled_from([0, 0, 0, 0, 0, 1, -1]), stream=st.sampled_from([1, 1, 1, 2, 2, 0, 3]), said=data)
@@ -355,7 +359,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.phase == "executing")
     @rule(name=st.text(max_size=3))
     def guest_answers_what_was_not_asked(self, name: str) -> None:
-        self.send(Loaded(name=name, ok=True, type="x", size=1, error=""))
+        self.send(Loaded(name=name, ok=True, type="str", size=1, error=""))
         self.expect_misbehaved()
 
     @precondition(lambda self: self.phase == "idle")

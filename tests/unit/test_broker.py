@@ -79,6 +79,33 @@ async def test_a_model_outside_the_run_is_refused_by_name() -> None:
     assert "root, sub" in reply.text
 
 
+async def test_a_name_of_any_length_is_refused_in_few_words() -> None:
+    reply = await broker(1).answer(query(model="\0" * 100_000))
+    assert not reply.ok
+    assert len(reply.text) < 2_000
+
+
+@pytest.mark.parametrize(
+    ("depth", "limits", "context"),
+    [
+        pytest.param(1, Limits(max_lm_calls=1), None, id="calls"),
+        pytest.param(1, Limits(max_tokens=10_000), None, id="tokens"),
+        pytest.param(2, Limits(max_lm_calls=1), None, id="an RLM without calls"),
+        pytest.param(1, None, encode("c"), id="a plain call with a context"),
+    ],
+)
+async def test_what_is_not_sent_is_not_recorded_whole(depth: int, limits: Limits | None, context: Value | None) -> None:
+    """It costs a cell nothing: it could fill the disk."""
+    seen: list[Event] = []
+    asked = broker(depth, limits=limits, seen=seen)
+    for _ in range(3):
+        await asked.answer(query("long " * 100_000, context=context))
+    told = [event.prompt for event in seen if isinstance(event, SubCallStarted)]
+    assert len(told) == 3
+    assert all(len(prompt) < 1_000 for prompt in told)
+    assert asked._journal.database.rows("SELECT coalesce(sum(length(content)), 0) FROM messages") == [(0,)]
+
+
 async def test_a_failed_model_is_told_in_words() -> None:
     def fail(messages: Sequence[Message]) -> str:
         raise ModelError("the provider answered 500", status=500)

@@ -11,6 +11,7 @@ import pytest
 from fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, LimitExceeded, Limits, ModelError, Orchestrator, ScriptedModel, Session
 from rlm.events import Event, QuestionAsked, RLMFinished, RunFinished, RunResumed
+from rlm.loop import NO_ANSWER
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.types import CellResult, Message
 
@@ -110,7 +111,7 @@ async def test_the_names_of_contexts_are_bound_in_the_sandbox(tmp_path: Path) ->
     async with orchestrator(Root(), tmp_path, sandboxes=FakeSandboxes(behaviour)).session() as session:
         await session.aask("first?", "text")
         await session.aask("second?", "more text")
-    assert ran == ["context_0 = context", "look", "context = context_1", "look"]
+    assert ran == ["context_0 = context", "look", "context = context_1", f"answer = {NO_ANSWER}", "look"]
 
 
 async def test_a_session_that_was_cut_off_goes_on_and_pays_nothing_again(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rlm.protocol.messages import (
     MAX_FRAME_BYTES,
     Blob,
     Chunk,
+    ContextKind,
     Execute,
     Kind,
     Load,
@@ -31,6 +32,7 @@ from rlm.protocol.messages import (
     Result,
     Start,
     ToolCall,
+    TypeName,
     pack,
     unpack,
 )
@@ -50,6 +52,8 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | texts,
     bool | None: st.none() | st.booleans(),
     Kind: st.sampled_from(get_args(Kind)),
+    ContextKind: st.sampled_from(get_args(ContextKind)),
+    TypeName: st.sampled_from(get_args(TypeName)),
     Outcome: st.sampled_from(get_args(Outcome)),
 }
 
