@@ -186,7 +186,7 @@ def test_a_message_that_does_not_fit_into_a_frame_is_not_sent() -> None:
         pack(Chunk(stream=1, data=b"x" * (MAX_FRAME_BYTES + 1)))
 
 
-@pytest.mark.parametrize("value", [True, -1, 1.5, "1", None, b"1"])
+@pytest.mark.parametrize("value", [True, -1, 1.5, "1", None, b"1", 2**63, 2**64 - 1])
 def test_a_number_field_takes_whole_numbers_from_zero_only(value: object) -> None:
     with pytest.raises(ProtocolError, match="field"):
         unpack(msgpack.packb(["Chunk", value, b"x"]))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_guest import MemoryStream
 
-from rlm.sandbox.attach import STDERR_TAIL_BYTES, AttachedStream, Demultiplexer
+from rlm.sandbox.attach import MAX_STDERR_BYTES, STDERR_TAIL_BYTES, AttachedStream, Demultiplexer
 
 
 def frame(stream: int, data: bytes) -> bytes:
@@ -50,6 +50,17 @@ async def test_another_format_breaks_the_stream(data: bytes) -> None:
     ours, engine = MemoryStream.pair(buffered=1)
     await engine.send(data)
     with pytest.raises(anyio.BrokenResourceError):
+        await AttachedStream(ours).receive()
+    ours.close()
+    engine.close()
+
+
+@pytest.mark.anyio
+async def test_standard_error_which_no_meter_counts_breaks_the_stream_when_it_is_too_much() -> None:
+    ours, engine = MemoryStream.pair(buffered=100)
+    for _ in range(MAX_STDERR_BYTES // 100_000 + 1):
+        await engine.send(frame(2, b"x" * 100_000))
+    with anyio.fail_after(5), pytest.raises(anyio.BrokenResourceError):
         await AttachedStream(ours).receive()
     ours.close()
     engine.close()
