@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import keyword
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -144,6 +145,10 @@ class Tools:
                 raise
             except (Exception, SystemExit) as error:
                 raise _failed(name) from error
+            except anyio.get_cancelled_exc_class() as error:
+                if anyio.current_effective_deadline() == -math.inf:  # this call was cancelled, or its time is up
+                    raise
+                raise _failed(name) from error  # something else was, for which the function has waited
         raise ToolError(f"The tool {name} gave no value within {self._seconds:g} seconds.")
 
 

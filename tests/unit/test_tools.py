@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import tracemalloc
 from collections.abc import Callable
@@ -238,6 +239,35 @@ async def test_what_a_function_raises_is_logged_and_not_told(caplog: pytest.LogC
     with caplog.at_level(logging.ERROR):
         assert await use(careless) == "The tool tool failed."
     assert "the password" in caplog.text
+
+
+async def test_a_function_that_ends_because_something_else_was_cancelled_has_failed() -> None:
+    def plain() -> None:
+        raise asyncio.CancelledError
+
+    async def waits() -> None:
+        task = asyncio.ensure_future(asyncio.sleep(30))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await task
+
+    for function in (plain, waits, lambda: waits()):
+        assert await use(function) == "The tool tool failed."
+
+
+async def test_a_cancelled_call_ends_so_whatever_its_function_makes_of_it() -> None:
+    async def raises_anew() -> None:
+        try:
+            await anyio.sleep(30)
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError from None
+
+    ended = False
+    with anyio.move_on_after(0.05) as scope:
+        await use(raises_anew)
+        ended = True
+    assert (scope.cancelled_caught, ended) == (True, False)
+    late = await Tools({"tool": raises_anew}, seconds=0.05).use("tool", pack_plain([[], {}]))
+    assert late.data == b"The tool tool gave no value within 0.05 seconds."
 
 
 async def test_what_a_function_means_to_say_is_told() -> None:
