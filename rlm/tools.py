@@ -24,6 +24,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserErro
 from .errors import ConfigError, ToolError
 from .logs import get_logger
 from .protocol.plain import unpack_plain
+from .threads import Threads
 
 RESERVED: Final = frozenset(
     (
@@ -79,7 +80,8 @@ class Tools:
             `Annotated` says of them; those without one take any plain data: numbers, text, bytes, None, lists, dicts. A
             class with fields is built from a dict, as strictly as its own settings have it.
             What `functools.partial` binds by name is neither shown nor taken; of defaults it is shown only that they are.
-            A plain function runs in a thread, and goes on there when its time is up or its cell has ended.
+            A plain function runs in a thread, and goes on there when its time is up or its cell has ended; while 16 do,
+            further calls wait.
         seconds: for one call.
         on_use: is told of every call, when it has ended.
 
@@ -94,7 +96,7 @@ class Tools:
         self._seconds = seconds
         self._on_use = on_use
         self._slots = anyio.CapacityLimiter(AT_ONCE)
-        self._threads = anyio.CapacityLimiter(AT_ONCE)
+        self._threads = Threads(AT_ONCE)
 
     def __bool__(self) -> bool:
         return bool(self._tools)
@@ -134,12 +136,16 @@ class Tools:
         return use
 
     async def _called(self, name: str, tool: _Tool, bound: inspect.BoundArguments) -> object:
+        begun = False
+
+        def call() -> object:
+            nonlocal begun
+            begun = True
+            return tool.function(*bound.args, **bound.kwargs)
+
         with anyio.move_on_after(self._seconds):
             try:
-                if inspect.iscoroutinefunction(tool.function):
-                    return await tool.function(*bound.args, **bound.kwargs)
-                call = functools.partial(tool.function, *bound.args, **bound.kwargs)
-                value = await anyio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
+                value = call() if inspect.iscoroutinefunction(tool.function) else await self._threads.run(call)
                 return await value if inspect.isawaitable(value) else value
             except ToolError:
                 raise
@@ -149,6 +155,10 @@ class Tools:
                 if anyio.current_effective_deadline() == -math.inf:  # this call was cancelled, or its time is up
                     raise
                 raise _failed(name) from error  # something else was, for which the function has waited
+        if not begun:
+            raise ToolError(
+                f"The tool {name} was not called within {self._seconds:g} seconds: {AT_ONCE} calls of before still run."
+            )
         raise ToolError(f"The tool {name} gave no value within {self._seconds:g} seconds.")
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-import anyio.to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from rlm.config import SandboxConfig
 from rlm.errors import ConfigError
+from rlm.threads import Threads
 from rlm.types import CellResult, Context
 
 from .base import LoadedValue, OnOutput, QueryReply, SandboxQuery
 from .container import GET_BYTES, DockerSandbox
 from .files import Listing
 from .values import Value
+
+ANSWERS_AT_ONCE: Final = 40
 
 
 class BlockingSandbox:
@@ -42,6 +45,7 @@ class BlockingSandbox:
         self._tools = tools
         self._depth = depth
         self._context_bytes = context_bytes
+        self._threads = Threads(ANSWERS_AT_ONCE)
         self._entered = ExitStack()
         self._portal: BlockingPortal
         self._sandbox: DockerSandbox | None = None
@@ -97,13 +101,14 @@ class BlockingSandbox:
     ) -> CellResult:
         """Run one cell, `seconds` of its own time (60 unless said).
 
-        `answer` serves its queries, each in a thread; `on_output` is called in the thread of the event loop.
+        `answer` serves its queries, each in a thread, 40 at once with those that ended cells have left; `on_output` is
+        called in the thread of the event loop.
         """
         sandbox = self._started()
 
         async def in_thread(query: SandboxQuery) -> QueryReply:
             assert answer is not None
-            return await anyio.to_thread.run_sync(answer, query, abandon_on_cancel=True)
+            return await self._threads.run(partial(answer, query))
 
         return self._portal.call(
             lambda: sandbox.run(

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -700,6 +701,28 @@ def test_the_blocking_twin_does_the_same(config: SandboxConfig) -> None:
             sandbox.load("context", object())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="with"):
         sandbox.run("1")
+
+
+def test_answers_that_ended_cells_have_left_running_are_bounded(config: SandboxConfig) -> None:
+    release = threading.Event()
+    ask = """
+        import threading, time
+        for _ in range(16): threading.Thread(target=llm_query, args=("x",), daemon=True).start()
+        time.sleep(0.3)
+    """
+
+    def answer(query: SandboxQuery) -> QueryReply:
+        release.wait(30)
+        return QueryReply(ok=True, text="late")
+
+    before = threading.active_count()
+    with BlockingSandbox(config, depth=1) as sandbox:
+        try:
+            for _ in range(4):
+                sandbox.run(textwrap.dedent(ask), answer=answer)
+            assert threading.active_count() - before < 4 * 16
+        finally:
+            release.set()
 
 
 async def test_a_sandbox_that_was_not_started_says_so() -> None:

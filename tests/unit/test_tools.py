@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -325,6 +326,30 @@ async def test_calls_beyond_so_many_at_once_wait_undecoded() -> None:
         for _ in range(10 * AT_ONCE):
             group.start_soon(tools.use, "work", pack_plain([["x"], {}]))
     assert 1 < most <= AT_ONCE
+
+
+async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads_until_they_end() -> None:
+    release = threading.Event()
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        release.wait(30)
+        return number
+
+    tools = Tools({"work": work, "quick": lambda: 1}, seconds=0.1)
+    try:
+        for cell in range(5):
+            with anyio.move_on_after(0.03):  # as a cell ends
+                async with anyio.create_task_group() as group:
+                    for number in range(AT_ONCE):
+                        group.start_soon(tools.use, "work", pack_plain([[cell * AT_ONCE + number], {}]))
+        refused = await tools.use("quick", pack_plain([[], {}]))
+        assert refused.data == b"The tool quick was not called within 0.1 seconds: 16 calls of before still run."
+        assert len(begun) <= AT_ONCE
+    finally:
+        release.set()
+    assert (await tools.use("quick", pack_plain([[], {}]))).ok
 
 
 async def test_every_call_is_told_with_its_arguments_cut() -> None:

@@ -1,0 +1,50 @@
+"""A thread is taken until its function ends, and by nothing else."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+import pytest
+
+from rlm.threads import Threads
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_thread_is_taken_until_its_function_ends_however_often_the_wait_is_given_up() -> None:
+    threads = Threads(2)
+    release = threading.Event()
+    begun: list[int] = []
+
+    def work() -> None:
+        begun.append(1)
+        release.wait(30)
+
+    try:
+        for _ in range(5):
+            with anyio.move_on_after(0.05):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(threads.run, work)
+        assert len(begun) == 2
+    finally:
+        release.set()
+    with anyio.fail_after(5):
+        assert await threads.run(int) == 0
+
+
+async def test_a_function_that_fails_gives_its_thread_back() -> None:
+    threads = Threads(1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), anyio.fail_after(5):
+            await threads.run(lambda: 1 / 0)
+
+
+async def test_a_call_that_is_cancelled_before_a_thread_has_it_takes_none() -> None:
+    threads = Threads(1)
+    for _ in range(3):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await threads.run(int)
+    with anyio.fail_after(5):
+        assert await threads.run(int) == 0
