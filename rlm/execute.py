@@ -24,10 +24,13 @@ ALL: Final = "*"  # all files that a script leaves, but those that shells and to
 UNASKED: Final = (".", "-")  # beginnings of such names: `.git/config`, `.envrc`, `--checkpoint-action=...`
 MAX_TOLD: Final = 20  # sentences on single files; a script can leave thousands
 
-# Runs in the sandbox. The script is a module `__main__` of its own; its traceback begins with its own lines.
+# Runs in the sandbox. The script is a module `__main__` of its own, to the end of its threads; its traceback begins with its
+# own lines. The worker never ends as a program does, so what Python does then is called here, by the names that it has in
+# 3.11 and later: joining threads alone would wait for ever for those of an executor, which are told of the end first.
 _RUN: Final = """\
 def _run(path, arguments, given):
-    import os, runpy, sys, traceback
+    import atexit, contextlib, os, sys, threading, traceback, types
+    process, status = os.getpid(), 0
     if given:
         source = os.memfd_create("input")
         with open(source, "wb", closefd=False) as file:
@@ -37,22 +40,32 @@ def _run(path, arguments, given):
         os.close(source)
     sys.argv = [path, *arguments]
     sys.path.insert(0, "")
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main.__file__ = path
     try:
-        runpy.run_path(path, run_name="__main__")
+        with open(path, "rb") as file:
+            code = compile(file.read(), path, "exec")
+        exec(code, vars(main))
     except SystemExit as ended:
-        if ended.code is None:
-            return 0
         if isinstance(ended.code, int):
-            return int.__and__(ended.code, 255)
-        print(ended.code, file=sys.stderr)
-        return 1
+            status = int.__and__(ended.code, 255)
+        elif ended.code is not None:
+            print(ended.code, file=sys.stderr)
+            status = 1
     except BaseException as error:
         lines = error.__traceback__
         while lines is not None and lines.tb_frame.f_code.co_filename != path:
             lines = lines.tb_next
-        traceback.print_exception(type(error), error, lines or error.__traceback__)
-        return 1
-    return 0
+        traceback.print_exception(type(error), error, lines)
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    if os.getpid() != process:
+        os._exit(status)
+    return status
 FINAL(_run({path!r}, {arguments!r}, globals().pop("_input", b"")))
 """
 

@@ -59,6 +59,37 @@ match sys.argv[1:]:
 """
 
 
+ENDS = """
+import atexit, concurrent.futures, os, pickle, sys, threading, time
+class Mine: pass
+def late(name):
+    time.sleep(0.3)
+    pickle.dumps(Mine())
+    open(name, "w").write("x")
+    print(name)
+def last():
+    print("at exit", os.path.exists("thread"), os.path.exists("pool"))
+    open("last", "w").write("x")
+    sys.exit(9)
+atexit.register(last)
+threading.Thread(target=late, args=["thread"]).start()
+threading.Thread(target=time.sleep, args=[1000], daemon=True).start()
+concurrent.futures.ThreadPoolExecutor().submit(late, "pool")
+sys.stdout = open(1, "w", closefd=False)
+print("main")
+match sys.argv[1:]:
+    case ["exit"]: sys.exit(7)
+    case ["fail"]: 1 / 0
+"""
+FORKS = """
+import os, sys
+if os.fork() == 0:
+    print("child")
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -90,6 +121,29 @@ def test_the_exit_status_is_the_scripts_own(here: Path, arguments: list[str], st
     assert ended == status
     assert out == f"out {arguments} __main__\n"
     assert said in err
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 0), (["exit"], 7), (["fail"], 1)])
+def test_a_script_ends_when_its_threads_have_ended_and_its_exit_handlers_have_run(
+    here: Path, arguments: list[str], status: int
+) -> None:
+    (here / "ends.py").write_text(ENDS)
+    ended, out, _ = rlm(here, "ends.py", "--get", "thread", "--get", "last", "--out-dir", "out", "--", *arguments)
+    assert (ended, sorted(out.split("\n"))) == (status, ["", "at exit True True", "main", "pool", "thread"])
+    assert {path.name for path in (here / "out").iterdir()} == {"thread", "last"}
+
+
+def test_a_script_that_is_no_python_is_told_as_python_tells_it(here: Path) -> None:
+    (here / "no.py").write_text("1 +")
+    status, _, err = rlm(here, "no.py")
+    assert status == 1
+    assert '  File "no.py", line 1\n    1 +\n' in err
+    assert "<cell" not in err
+
+
+def test_a_process_that_a_script_forks_ends_with_its_own_status(here: Path) -> None:
+    (here / "forks.py").write_text(FORKS)
+    assert rlm(here, "forks.py")[:2] == (0, "child\n3\n")
 
 
 def test_files_go_in_and_come_out(here: Path) -> None:
