@@ -108,7 +108,7 @@ async def execute(
             with a name, of a folder neither, that begins with `.` or `-`.
         out_dir: where these are written; for `*` it has to be new or empty, as the script chooses the names.
         seconds: of the script's own time.
-        config: the sandbox's policy. All files together have at most `tmp_bytes`.
+        config: the sandbox's policy. All files together have at most `tmp_bytes`, each at most `max_value_bytes`.
         on_output: is told its output as it comes.
 
     Raises:
@@ -128,7 +128,14 @@ async def execute(
             code = _RUN.replace("{path!r}", repr(name)).replace("{arguments!r}", repr(list(arguments)))
             done = await sandbox.run(code, seconds=seconds, on_output=on_output)
             if out_dir is not None:
-                taken = await take(sandbox, outputs, out_dir, given=given, max_bytes=config.tmp_bytes)
+                taken = await take(
+                    sandbox,
+                    outputs,
+                    out_dir,
+                    given=given,
+                    max_bytes=config.tmp_bytes,
+                    max_file_bytes=config.max_value_bytes,
+                )
     except (SandboxDied, SandboxMisbehaved) as error:
         return Executed(status=KILLED, problem=str(error))
     status, problem = _ended(done)
@@ -162,11 +169,17 @@ class Taken:
 
 
 async def take(
-    sandbox: DockerSandbox, outputs: Sequence[str], out_dir: Path, *, given: Set[str] = frozenset(), max_bytes: int
+    sandbox: DockerSandbox,
+    outputs: Sequence[str],
+    out_dir: Path,
+    *,
+    given: Set[str] = frozenset(),
+    max_bytes: int,
+    max_file_bytes: int,
 ) -> Taken:
     """Write files of a sandbox below a folder: `outputs`, and where `*` is among them all but `given`.
 
-    What cannot be had costs the others nothing.
+    All together have at most `max_bytes`, each at most `max_file_bytes`. What cannot be had costs the others nothing.
 
     Raises:
         SandboxError: the sandbox is gone.
@@ -180,7 +193,7 @@ async def take(
     problems = []
     for number, path in enumerate(wanted):
         try:
-            content = await sandbox.get(path, max_bytes=left)
+            content = await sandbox.get(path, max_bytes=min(left, max_file_bytes))
             taken.files.append(write_below(out_dir, path, content))
             left -= len(content)
         except ConfigError as error:

@@ -103,7 +103,7 @@ async def attacked(sandbox: Sandbox, attack: Attack, out: Path, *, seconds: floa
     shown = describe(result, limit=SHOWN_CHARS)
     assert result.outcome in attack.outcomes, shown
     if attack.takes:
-        taken = await take(sandbox, attack.takes, out, max_bytes=MAX_TAKEN)
+        taken = await take(sandbox, attack.takes, out, max_bytes=MAX_TAKEN, max_file_bytes=MAX_TAKEN)
         wrote = [f"wrote {path.relative_to(out)}" for path in taken.files]
         shown = "\n".join([shown, *taken.left_out, *wrote[:SHOWN_FILES]])
     assert re.search(attack.sees, shown), shown

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from rlm.execute import _ended
+from rlm.errors import ConfigError
+from rlm.execute import _ended, take
 from rlm.types import CellResult
 
 
@@ -40,3 +44,19 @@ def test_other_ends_have_the_status_that_shells_give_them() -> None:
         (137, "why"),
         (1, "why"),
     ]
+
+
+class FewBytes:
+    """Gives files, of at most 10 bytes each."""
+
+    async def get(self, path: str, *, max_bytes: int) -> bytes:
+        if max_bytes > 10:
+            raise ConfigError("too many")
+        return b"hello"
+
+
+@pytest.mark.anyio
+async def test_files_come_out_where_all_may_have_more_bytes_than_one_may(tmp_path: Path) -> None:
+    sandbox: Any = FewBytes()
+    taken = await take(sandbox, ["a", "b", "c"], tmp_path, max_bytes=20, max_file_bytes=10)
+    assert (len(taken.files), taken.left_out) == (3, [])
