@@ -57,15 +57,16 @@ def exec_(
     if file == input_ == "-":
         raise ConfigError("Standard input cannot be both the script and its input: give a file for one of them.")
     stdin = b"" if input_ is None else _read_input(input_)
-    shown = {"stdout": sys.stdout, "stderr": sys.stderr}
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     kept: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
     def keep(stream: Literal["stdout", "stderr"], text: str) -> None:
         kept[stream].append(text)
 
     def show(stream: Literal["stdout", "stderr"], text: str) -> None:
-        target = shown[stream]
-        target.write(printable(text) if target.isatty() else text.encode("utf-8", "replace").decode())
+        target = streams[stream]
+        shown = printable(text) if target.isatty() else text
+        target.write(shown.encode(target.encoding, "backslashreplace").decode(target.encoding))
         target.flush()
 
     async def work() -> Executed:

@@ -146,6 +146,17 @@ def test_a_process_that_a_script_forks_ends_with_its_own_status(here: Path) -> N
     assert rlm(here, "forks.py")[:2] == (0, "child\n3\n")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_output_arrives_whatever_the_encoding_of_standard_output(
+    here: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    (here / "snow.py").write_text("print('é☃')")
+    command = [str(Path(sys.executable).with_name("rlm")), "exec", "snow.py"]
+    done = subprocess.run(command, cwd=here, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "é☃\n".encode(encoding, "backslashreplace"))
+
+
 def test_files_go_in_and_come_out(here: Path) -> None:
     status, _, err = rlm(
         here, "script.py", "--put", "given.txt", "--get", "answer.json", "--out-dir", "out", "--", "files"
