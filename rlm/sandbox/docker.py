@@ -154,12 +154,15 @@ class Engine:
         """Remove what processes of this user left when they were killed. Once; a container gets so many seconds."""
         if self._looked_for_orphans:
             return
-        self._looked_for_orphans = True
+        self._looked_for_orphans = True  # by now: others may start while it looks
         try:
             found = await self._orphans()
         except APIError as error:
             _log.warning("orphans_not_looked_for", reason=str(error))
             return
+        except BaseException:  # there is no engine yet, or this was cancelled
+            self._looked_for_orphans = False
+            raise
         async with anyio.create_task_group() as removals:
             for container in found:
                 _log.info("orphan_removed", container=container["Id"][:12])

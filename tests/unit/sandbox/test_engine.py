@@ -155,6 +155,16 @@ async def test_what_a_killed_process_left_is_removed_once_and_nothing_else() -> 
     assert removed == ["b"]
 
 
+async def test_what_a_killed_process_left_is_looked_for_again_where_the_first_look_found_no_engine() -> None:
+    client = FakeClient(containers=[requests.ConnectionError("refused"), []])
+    engine = Engine(lambda: client, "somewhere")
+    with pytest.raises(EngineUnavailable):
+        await engine.remove_orphans(seconds=1)
+    for _ in range(2):
+        await engine.remove_orphans(seconds=1)
+    assert client.asked == ["containers", "containers"]
+
+
 async def test_an_engine_that_does_not_list_containers_still_serves() -> None:
     await engine(containers=[refusal(500)]).remove_orphans(seconds=1)
 
