@@ -72,8 +72,13 @@ def write_below(folder: Path, path: str, content: bytes) -> Path:
                 os.mkdir(part, dir_fd=opened[-1])
             opened.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(name, flags, FILE_MODE, dir_fd=opened[-1]), "wb") as file:
-            file.write(content)
+        descriptor = os.open(name, flags, FILE_MODE, dir_fd=opened[-1])
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+        except BaseException:  # the disk is full: a part of a file is not to pass for it
+            os.unlink(name, dir_fd=opened[-1])
+            raise
     except OSError as error:
         raise ConfigError(
             f"The file {path!r} cannot be written to {folder} ({error.strerror}): choose another folder."

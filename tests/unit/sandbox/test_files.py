@@ -1,5 +1,6 @@
 """What a sandbox says of its files is read as hostile, and written below a folder only."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,15 @@ def test_no_link_is_followed_and_nothing_is_written_over(tmp_path: Path) -> None
         write_below(folder, "../escape", b"evil")
     assert list(outside.iterdir()) == []
     assert (folder / "there").read_text() == "before"
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_file_for_which_there_is_no_room_leaves_no_part_of_it(tmp_path: Path, size: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(ConfigError, match="choose another folder"):
+            write_below(tmp_path, "large", bytes(size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
