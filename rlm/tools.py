@@ -36,9 +36,12 @@ MAX_DESCRIPTION_CHARS: Final = 2_000
 MAX_SHOWN_CHARS: Final = 500  # of a sentence on wrong arguments, and of arguments in a record
 AT_ONCE: Final = 16  # calls of one sandbox that are decoded and served at once; others wait as the bytes that they are
 MAX_ARGUMENT_BYTES: Final = 256 << 10  # of one call: decoded, hostile ones take 50 times as much
+READ_AT_ONCE_BYTES: Final = 4 << 10  # in the thread of the event loop
 STRICT: Final = ConfigDict(strict=True, arbitrary_types_allowed=False)
 
 _log = get_logger("rlm.tools")
+
+Arguments = tuple[list[object], dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,7 @@ class Tools:
         self._on_use = on_use
         self._slots = anyio.CapacityLimiter(AT_ONCE)
         self._threads = Threads(AT_ONCE)
+        self._reading = anyio.CapacityLimiter(1)
 
     def __bool__(self) -> bool:
         return bool(self._tools)
@@ -121,8 +125,7 @@ class Tools:
                 tool = self._tools.get(name)
                 if tool is None:
                     raise ToolError(f"There is no tool {name[:MAX_SHOWN_CHARS]!r}.")
-                given = _decoded(arguments)
-                shown = _clip(repr(given))
+                given, shown = await self._read(arguments)
                 value = await self._called(name, tool, _bound(name, tool, given))
                 ok, data = True, _encoded(name, value)
             except ToolError as error:
@@ -134,6 +137,12 @@ class Tools:
         if self._on_use is not None:
             self._on_use(use)
         return use
+
+    async def _read(self, arguments: bytes) -> tuple[Arguments, str]:
+        """The arguments, and how they are shown. Of large ones this takes a tenth of a second, which others need not wait."""
+        if len(arguments) <= READ_AT_ONCE_BYTES:
+            return _read(arguments)
+        return await anyio.to_thread.run_sync(_read, arguments, limiter=self._reading)
 
     async def _called(self, name: str, tool: _Tool, bound: inspect.BoundArguments) -> object:
         begun = False
@@ -227,7 +236,12 @@ def _check_of(hint: Any) -> TypeAdapter[Any]:
     return check
 
 
-def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
+def _read(arguments: bytes) -> tuple[Arguments, str]:
+    given = _decoded(arguments)
+    return given, _clip(repr(given))
+
+
+def _decoded(arguments: bytes) -> Arguments:
     if len(arguments) > MAX_ARGUMENT_BYTES:
         raise ToolError(f"The arguments have {len(arguments):,} bytes; a tool takes at most {MAX_ARGUMENT_BYTES:,}.")
     try:
@@ -241,7 +255,7 @@ def _decoded(arguments: bytes) -> tuple[list[object], dict[str, object]]:
             raise ToolError("The arguments are no plain data.")
 
 
-def _bound(name: str, tool: _Tool, given: tuple[list[object], dict[str, object]]) -> inspect.BoundArguments:
+def _bound(name: str, tool: _Tool, given: Arguments) -> inspect.BoundArguments:
     for parameter in given[1]:
         if parameter in tool.fixed:
             raise ToolError(_clip(f"{name}: got an unexpected keyword argument {parameter!r}."))
