@@ -82,10 +82,7 @@ class Transcript:
 
     def compact(self, note: str, *, keep_chars: int) -> Transcript:
         """With a note behind the question in place of the older exchanges; of the newest, head and tail are kept."""
-        newest = [
-            replace(message, content=clip(message.content, keep_chars // 2))
-            for message in self.messages[self._cut(keep_chars) :]
-        ]
+        newest = [_shortened(message, keep_chars // 2) for message in self.messages[self._cut(keep_chars) :]]
         noted = Message(role="user", content=f"{self.question}\n\n{note}")
         return replace(self, messages=(self.messages[0], noted, *newest))
 
@@ -106,6 +103,14 @@ def _said(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
     if latest.role == "user":
         return (*earlier, Message(role="user", content=f"{latest.content}\n\n{text}"))
     return (*messages, Message(role="user", content=text))
+
+
+def _shortened(message: Message, limit: int) -> Message:
+    """Head and tail of a message; of what the model was told, as one block, for the cut may open the fences of output."""
+    short = clip(message.content, limit)
+    if short == message.content or message.role == "assistant":
+        return replace(message, content=short)
+    return replace(message, content=f"Shortened:\n{fenced(short)}")
 
 
 def parse(reply: str, *, cut_off: bool = False) -> Turn:

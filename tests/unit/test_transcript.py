@@ -1,5 +1,7 @@
 """What a reply asks for is found exactly; what is shown of a cell says what happened."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,3 +129,34 @@ def test_no_output_can_close_the_fence_that_marks_it_as_data(text: str) -> None:
     assert set(fence) == {"`"}
     assert all(not line.strip().startswith(fence) for line in inside)
     assert "\n".join(inside) == text.removesuffix("\n")
+
+
+def outside_of_fences(text: str) -> str:
+    """The lines of a text that no code block holds (CommonMark)."""
+    fence = ""
+    lines = []
+    for line in text.split("\n"):
+        mark = re.match(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^`]*)$", line)
+        if not fence and mark:
+            fence = mark[1]
+        elif fence and mark and mark[1].startswith(fence) and not mark[2].strip():
+            fence = ""
+        elif not fence:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+OUTPUTS = st.lists(st.lists(st.sampled_from(["DATA", "```", "`````", "~~~", "```python", "   ```"]), max_size=40))
+
+
+@given(OUTPUTS, st.integers(1, 400))
+def test_output_stays_within_its_fence_when_the_conversation_is_made_shorter(
+    outputs: list[list[str]], keep_chars: int
+) -> None:
+    results = [CellResult(outcome="ok", stdout="\n".join(lines), stderr="DATA") for lines in outputs]
+    transcript = Transcript.begin("system", "question").reply("reply").say(observation(results, limit=None))
+    shorter = transcript.compact("note", keep_chars=keep_chars).compact("note", keep_chars=keep_chars // 2)
+    last = shorter.say("You have to stop.").messages[-1].content
+    assert "DATA" not in outside_of_fences(last)
+    assert last.endswith("\n\nYou have to stop.")
+    assert outside_of_fences(last).endswith("\n\nYou have to stop.")
