@@ -15,7 +15,7 @@ from .types import CellResult, Message
 
 CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3"})
 
-_FENCE: Final = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
+_FENCE: Final = re.compile(r"^(?P<indent> {0,3})(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<info>[^`\n]*+)$")
 _TICKS: Final = re.compile("`+")
 _FINAL: Final = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(", re.MULTILINE)
 _STRING: Final = re.compile(
@@ -116,18 +116,20 @@ def _shortened(message: Message, limit: int) -> Message:
 def parse(reply: str, *, cut_off: bool = False) -> Turn:
     """Find the cells (fenced blocks marked `repl` or `python`) and the final answer (outside any block) of a reply.
 
-    Fences follow CommonMark: a block ends at a line with at least as many of the same marks, or with the text. Where the
-    reply was cut off, a block that ends with the text is left out: half a cell is worse than none.
+    Fences follow CommonMark: a block ends at a line with at least as many of the same marks, or with the text, and its
+    lines lose the indentation that its fence has. Where the reply was cut off, a block that ends with the text is left
+    out: half a cell is worse than none.
     """
     cells: list[str] = []
     prose: list[str] = []
     fence = info = ""
+    indent = 0
     block: list[str] = []
     for line in reply.split("\n"):
         match = _FENCE.match(line.rstrip("\r"))
         if not fence:
             if match:
-                fence, info, block = match["fence"], match["info"], []
+                fence, info, indent, block = match["fence"], match["info"], len(match["indent"]), []
             else:
                 prose.append(line)
         elif match and not match["info"].strip() and match["fence"].startswith(fence):
@@ -135,7 +137,7 @@ def parse(reply: str, *, cut_off: bool = False) -> Turn:
             prose.append("")
             fence = ""
         else:
-            block.append(line)
+            block.append(line[:indent].lstrip(" ") + line[indent:])
     if fence and not cut_off:
         cells += _cell(info, block)
     text = "\n".join(prose)

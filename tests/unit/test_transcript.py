@@ -34,6 +34,13 @@ def test_windows_line_ends_do_not_hide_a_block() -> None:
     assert parse("```repl\r\na = 1\r\n```\r\n").cells == ("a = 1\r",)
 
 
+def test_a_block_in_a_list_runs_without_the_indentation_of_its_fence() -> None:
+    reply = '1. Look:\n   ```python\n   if context:\n       n = 1\n  x = """\n\n y"""\n   ```\nAnd then?'
+    turn = parse(reply)
+    assert turn.cells == ('if context:\n    n = 1\nx = """\n\ny"""',)
+    assert turn.prose == "1. Look:\n\nAnd then?"
+
+
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
