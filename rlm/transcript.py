@@ -19,7 +19,8 @@ _FENCE: Final = re.compile(r"^(?P<indent> {0,3})(?P<fence>`{3,}+|~{3,}+)[ \t]*+(
 _TICKS: Final = re.compile("`+")
 _FINAL: Final = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(", re.MULTILINE)
 _STRING: Final = re.compile(
-    r'"""(?:[^\\]|\\.)*?"""|' r"'''(?:[^\\]|\\.)*?'''|" r'"(?:[^"\\\n]|\\.)*"|' r"'(?:[^'\\\n]|\\.)*'", re.DOTALL
+    r'"""(?:(?!""")[^\\]|\\.)*"""|' r"'''(?:(?!''')[^\\]|\\.)*'''|" r'"(?:[^"\\\n]|\\.)*"|' r"'(?:[^'\\\n]|\\.)*'",
+    re.DOTALL,
 )
 
 
@@ -207,9 +208,10 @@ def _unquoted(argument: str) -> str:
     if literal is None:
         return argument
     try:
-        return str(ast.literal_eval(argument))
-    except (ValueError, SyntaxError):  # an escape that Python refuses: then it is not a literal
+        value = ast.literal_eval(argument)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # Python refuses it: then it is not a literal
         return argument
+    return value if isinstance(value, str) else argument
 
 
 def observation(results: Sequence[CellResult], *, limit: int | None) -> str:

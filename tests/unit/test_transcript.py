@@ -65,6 +65,26 @@ def test_a_final_answer_in_the_text_is_taken_whole(reply: str, answer: str) -> N
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        '"""a""", """b"""',
+        "'''a''', '''b'''",
+        '"""a""" + ' + "+".join(["1"] * 20_000) + ' + """b"""',
+        '"""a""" + ' + "-" * 200_000 + '1 + """b"""',
+        '"""a""", ' + "(" * 150 + "1" + ")" * 150 + ', """b"""',
+        '"a", "b"',
+    ],
+    ids=["two", "two of the other quotes", "a long sum", "many signs", "many brackets", "two short"],
+)
+def test_what_is_more_than_one_string_literal_is_no_code_to_evaluate(answer: str) -> None:
+    assert final_of(f"FINAL({answer})") == answer
+
+
+def test_a_string_literal_may_hold_its_own_quotes_escaped() -> None:
+    assert final_of(r'FINAL("""a \""" b "" c""")') == 'a """ b "" c'
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         "```repl\nFINAL(wrong)\n```",
