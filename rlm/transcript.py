@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -18,10 +18,15 @@ CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3"})
 _FENCE: Final = re.compile(r"^(?P<indent> {0,3})(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<info>[^`\n]*+)$")
 _TICKS: Final = re.compile("`+")
 _FINAL: Final = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(", re.MULTILINE)
-_STRING: Final = re.compile(
-    r'"""(?:(?!""")[^\\]|\\.)*"""|' r"'''(?:(?!''')[^\\]|\\.)*'''|" r'"(?:[^"\\\n]|\\.)*"|' r"'(?:[^'\\\n]|\\.)*'",
-    re.DOTALL,
+_BRACKET: Final = re.compile(  # a list's label and a sad smiley are taken whole, so that they are no brackets
+    r"""^[ \t]*+(?:\d{1,3}|[A-Za-z])\)(?=[ \t])|(?<!\S):-?\((?=[\s)])|[()"']""", re.MULTILINE
 )
+_ENDS_LINE: Final = re.compile(r"(?<![:;=])(?<![:;=]-)\)(?=[ \t\r]*+$)", re.MULTILINE)  # no smiley does
+_BLANK_LINE: Final = re.compile(r"\n[ \t\r]*+\n")
+_STRINGS: Final = {  # the longer quotes first; `end` is empty where a string has none
+    quote: re.compile(rf"{quote}(?:(?!{quote})[^\\{excluded}]|\\.)*(?P<end>{quote}|)", re.DOTALL)
+    for quote, excluded in (('"""', ""), ("'''", ""), ('"', r"\n"), ("'", r"\n"))
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,61 +156,77 @@ def _cell(info: str, lines: list[str]) -> list[str]:
 
 
 def _final(prose: str) -> FinalAnswer | None:
+    """The latest of the final answers. The time it takes to find grows with the text's length, whatever stands there."""
     found = None
     position = 0
+    endless: dict[str, int] | None = dict.fromkeys(_STRINGS, 0)
     while match := _FINAL.search(prose, position):
-        end = _closing(prose, match.end())
+        first = None
+        if endless is not None:
+            first = next(_unpaired(prose, match.end(), len(prose), endless=endless), None)
+            if first is None:  # its quotes are apostrophes; to try so anew for every answer would take far too long
+                endless = None
+        end = _closing(prose, match.end(), first)
         if end is None:
             return found
-        argument = prose[match.end() : end].strip()
-        value = _unquoted(argument)
+        value = _unquoted(prose[match.end() : end].strip())
         found = FinalAnswer(kind="variable" if match["name"] == "FINAL_VAR" else "text", value=value)
         position = end
     return found
 
 
-def _closing(text: str, start: int) -> int | None:
-    """Where the parenthesis opened just before `start` closes.
+def _closing(text: str, start: int, first: int | None) -> int | None:
+    """Where the parenthesis opened just before `start` closes; `first` is where it does if string literals do not count.
 
-    Brackets inside string literals do not count, unless counting them so leaves it open. An answer may hold brackets
-    without a partner (a smiley), so a closing one further on that would otherwise have none belongs to the answer too.
+    An answer may hold brackets without a partner (a smiley, `1)`): of the closing ones that have none, up to the next
+    blank line, the first that ends a line and is no smiley closes it, else the first of all.
     """
-    end = _balanced(text, start, strings=True)
-    if end is None:
-        end = _balanced(text, start, strings=False)
-    if end is None:
-        last = text.rfind(")", start)
-        return last if last >= 0 else None
-    following = _FINAL.search(text, end)
+    following = _FINAL.search(text, start if first is None else first)
     limit = following.start() if following else len(text)
-    while (further := _balanced(text, end + 1, strings=False, limit=limit)) is not None:
-        end = further
-    return end
+    if first is None:
+        first = next(_unpaired(text, start, limit), None)
+    if first is None:  # an opening one has no partner
+        last = _ENDS_LINE.search(text, start, limit)
+        return last.start() if last else None
+    blank = _BLANK_LINE.search(text, first, limit)
+    closing = _unpaired(text, first, blank.start() if blank else limit)
+    return next((position for position in closing if _ENDS_LINE.match(text, position)), first)
 
 
-def _balanced(text: str, start: int, *, strings: bool, limit: int | None = None) -> int | None:
-    depth = 1
+def _unpaired(text: str, start: int, limit: int, *, endless: dict[str, int] | None = None) -> Iterator[int]:
+    """Where closing parentheses stand that were not opened behind `start`; the label of a list's item is none.
+
+    With `endless`, those in string literals do not count. It keeps for each kind of quote up to where none finds an end.
+    """
+    depth = 0
     position = start
-    limit = len(text) if limit is None else limit
-    while position < limit:
-        character = text[position]
-        if strings and character in "\"'" and (literal := _STRING.match(text, position)):
-            position = literal.end()
-            continue
-        if character == "(":
-            depth += 1
-        elif character == ")":
-            depth -= 1
-            if depth == 0:
-                return position
-        position += 1
-    return None
+    while bracket := _BRACKET.search(text, position, limit):
+        position = bracket.end()
+        match bracket[0]:
+            case "(":
+                depth += 1
+            case ")" if depth:
+                depth -= 1
+            case ")":
+                yield bracket.start()
+            case '"' | "'" if endless is not None:
+                position = _behind_string(text, bracket.start(), endless)
+
+
+def _behind_string(text: str, start: int, endless: dict[str, int]) -> int:
+    """Where the string literal ends that begins at `start`; behind the quote if none does."""
+    for quote, pattern in _STRINGS.items():
+        if start >= endless[quote] and (literal := pattern.match(text, start)):
+            if literal["end"]:
+                return literal.end()
+            endless[quote] = literal.end()  # any quote of the kind up to there was escaped, so it finds no end either
+    return start + 1
 
 
 def _unquoted(argument: str) -> str:
     """A single string literal stands for its value; anything else for itself."""
-    literal = _STRING.fullmatch(argument)
-    if literal is None:
+    literals = (pattern.match(argument) for pattern in _STRINGS.values())
+    if not any(literal and literal["end"] and literal.end() == len(argument) for literal in literals):
         return argument
     try:
         value = ast.literal_eval(argument)

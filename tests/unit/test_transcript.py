@@ -1,6 +1,7 @@
 """What a reply asks for is found exactly; what is shown of a cell says what happened."""
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -65,6 +66,44 @@ def test_a_final_answer_in_the_text_is_taken_whole(reply: str, answer: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("FINAL(42)\n\nWhy:\n1) the first file says so\n2) the second too", "42"),
+        ("FINAL(42)\n1) the first file says so\n2) the second too", "42"),
+        ("FINAL(42) since\n1) the first file says so\n2) the second too", "42"),
+        ("FINAL(Paris)\n\nI checked a) the index and b) the text.", "Paris"),
+        ("FINAL(Paris) as a) the index and b) the text say.", "Paris"),
+        ("FINAL(Paris) (and I am glad) :)", "Paris"),
+        ("FINAL(Paris)\r\nGlad to help :)\r\n", "Paris"),
+        ("FINAL(good :) and more)\nBye ;-)", "good :) and more"),
+        ("FINAL(good :) as said\n\nThe range is [0, 1)", "good :"),
+        ("FINAL(sad :()\n\nWhy (in short): it is (really).", "sad :("),
+        ("FINAL(sad :()\n\nI checked a) the index and b) the text.", "sad :("),
+        ("FINAL(sad :()\nNo, wait.\nFINAL(glad)", "glad"),
+        ("FINAL(x in (0, 1])\nI checked (twice).", "x in (0, 1]"),
+    ],
+)
+def test_a_final_answer_does_not_take_in_the_text_behind_it(reply: str, answer: str) -> None:
+    assert final_of(reply) == answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "two reasons: 1) cost 2) time",
+        "two reasons:\n1) cost (much)\n\n2) time",
+        "two reasons:\n  a) cost\n  b) time",
+        "x in [0, 1) or x > 2",
+        "[0, 1) and [2, 3)",
+        "it works :)",
+        "sad :( (a bit)\n\n- item (a)\n\nall in all",
+    ],
+)
+def test_a_final_answer_may_hold_closing_brackets_without_a_partner(answer: str) -> None:
+    assert final_of(f"FINAL({answer})\n\nI am sure (really): 1) and 2) agree.") == answer
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         '"""a""", """b"""',
@@ -85,6 +124,49 @@ def test_a_string_literal_may_hold_its_own_quotes_escaped() -> None:
 
 
 @pytest.mark.parametrize(
+    ("head", "unit", "tail"),
+    [
+        ("FINAL(", '\\"""\n', ""),
+        ("FINAL(", "\\'''\n", ""),
+        ("FINAL(", '\\"', ""),
+        ("FINAL(", "\\'", ""),
+        ("FINAL(", '"', ""),
+        ("FINAL(", "\"'", ""),
+        ("FINAL(", "(", ""),
+        ("FINAL(", ")", ""),
+        ("FINAL(", "()", ""),
+        ("FINAL(", ":) ", "."),
+        ("FINAL(x", " ", ")"),
+        ("FINAL(x)", "\n\t x", ""),
+        ("FINAL(x) ", "1) ", ""),
+        ("FINAL(\n", "1) x\n", ""),
+        ("", "FINAL(\n", ""),
+        ("", "FINAL()\n", ""),
+        ("", "FINAL(()\n", ""),
+        ("", "FINAL(')'\n", ""),
+        ("", 'FINAL("""a)"""\n', ""),
+        ("", 'FINAL(\\""")\n', ""),
+        ("", 'FINAL(\\")\\\n', ""),
+        ("FINAL((", "\"\\\nFINAL(')'\"\n", ""),
+        ("", 'FINAL(((("""\n)\nFINAL("""\n))))\n', ""),
+        ("```", " ", "`"),
+        ("```", " x", "`"),
+        ("", "`", ""),
+        ("", "```\n", ""),
+        ("", "```repl x\n", ""),
+        ("````repl\n", "```\n", ""),
+        ("", "~~~\n`", ""),
+        ("   ```repl\n", "   \r\n", ""),
+    ],
+)
+def test_the_time_to_read_a_reply_grows_with_its_length_only(head: str, unit: str, tail: str) -> None:
+    reply = head + unit * (300_000 // len(unit)) + tail
+    began = time.thread_time()  # of the processor: how busy the machine is does not count
+    parse(reply)
+    assert time.thread_time() - began < 3  # a tenth of it is usual; what grows with the square takes minutes
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         "```repl\nFINAL(wrong)\n```",
@@ -97,6 +179,8 @@ def test_a_string_literal_may_hold_its_own_quotes_escaped() -> None:
         "FINALLY(wrong)",
         "FINAL (wrong)",
         "FINAL(never closed",
+        "FINAL(never closed\n\n1) wrong\n2) wrong",
+        "FINAL(cut off while it quotes\nFINAL(wrong)\nand",
     ],
 )
 def test_what_only_looks_like_a_final_answer_is_not_one(reply: str) -> None:
