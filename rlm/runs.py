@@ -21,16 +21,17 @@ _CALLS = "SELECT node, state, finish_reason, usage, stale FROM calls ORDER BY id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """One run. `state` is that of its record, but `interrupted` where its process is gone, and `damaged` where it cannot be
-    read. `cost_usd` is None where a price is unknown. `by_name`: all its models were given by name.
+    """One run. `run_id` is the name of its directory, by which it is found. `state` is that of its record, but `interrupted`
+    where its process is gone, and `damaged` where it cannot be read: `calls` is None then. `cost_usd` is None where a price
+    is unknown, too. `by_name`: all its models were given by name.
     """
 
     run_id: str
     directory: Path
     state: str
     query: str | None = None
-    calls: int = 0
-    cost_usd: float | None = 0.0
+    calls: int | None = None
+    cost_usd: float | None = None
     ended: float | None = None
     by_name: bool = False
 
@@ -64,8 +65,8 @@ def _journal(directory: Path) -> Database:
 
 
 def list_runs(root: Path) -> Iterator[RunSummary]:
-    """All runs in a folder and those below it, the oldest first."""
-    found = (path.parent for path in root.glob("**/run.json"))
+    """All runs in a folder, which is none itself, and those below it, the oldest first."""
+    found = (path.parent for path in root.glob("**/run.json") if path.parent != root)
     for directory in sorted(found, key=lambda directory: (directory.name, directory)):
         try:
             yield _summary(directory)
@@ -80,7 +81,7 @@ def _summary(directory: Path) -> RunSummary:
         with closing(_journal(directory)) as database:
             calls, cost, unknown = database.rows(_PAID)[0]
     return RunSummary(
-        run_id=record.run_id,
+        run_id=directory.name,
         directory=directory,
         state="interrupted" if record.state == "running" and not is_held(directory) else record.state,
         query=record.query,

@@ -54,8 +54,8 @@ def runs(root: Root = None, as_json: AsJson = False) -> None:
         (
             run.run_id,
             run.state,
-            f"{run.calls:,}",
-            "unknown" if run.cost_usd is None else f"${run.cost_usd:.4g}",
+            "-" if run.calls is None else f"{run.calls:,}",
+            "-" if run.cost_usd is None else f"${run.cost_usd:.4g}",
             " ".join(printable(run.query or "").split()),
         )
         for run in list_runs(folder)

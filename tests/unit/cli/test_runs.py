@@ -1,0 +1,36 @@
+"""`rlm runs` lists what the other commands find, and says of it what is known. `rlm replay` compares with what there is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm.record import default_root
+from small_tree import small_tree
+
+RLM = Callable[..., Any]  # the fixture
+
+
+@pytest.fixture
+def run() -> Path:
+    return small_tree(run_root=default_root()).completion("the context", "Is it the root?").run_dir
+
+
+def test_a_run_is_listed_by_the_name_that_other_commands_find_it_by(rlm: RLM, run: Path) -> None:
+    shutil.copytree(run, run.with_name("renamed"))
+    listed = json.loads(rlm("runs", "--json").out)
+    assert [each["run_id"] for each in listed] == [run.name, "renamed"]
+    for each in listed:
+        assert rlm("view", "--no-open", each["run_id"]).status == 0
+
+
+def test_what_a_damaged_run_has_paid_is_unknown(rlm: RLM, run: Path) -> None:
+    (run / "run.json").write_text("{}")
+    (listed,) = json.loads(rlm("runs", "--json").out)
+    assert (listed["state"], listed["calls"], listed["cost_usd"]) == ("damaged", None, None)
+    assert rlm("runs").out.splitlines()[1].split() == [run.name, "damaged", "-", "-"]
