@@ -1,19 +1,26 @@
 """What `rlm clean` may remove: sandboxes of processes that are gone, old runs, and images of other versions.
 
-Never what is another user's or of a run that is alive. Finding and removing are two steps, so that a person can be asked.
+Never what is another user's, of a run that is alive, or a folder that may be no run. Finding and removing are two steps, so
+that a person can be asked.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from .entries import FILE_NAME as JOURNAL
+from .errors import JournalError, RLMError
+from .hold import FILE_NAME as LOCK
 from .hold import is_held
+from .record import RunRecord
 from .runs import RunSummary, list_runs
 from .sandbox.docker import Engine
 from .sandbox.image import image_name
@@ -55,16 +62,33 @@ async def engine_leftovers(engine: Engine, *, older_than: float | None) -> list[
     return found
 
 
-def old_runs(root: Path, *, older_than: float) -> Iterator[Leftover]:
-    """This user's runs in a folder that nobody works on, and that were not written to for so many seconds."""
+def old_runs(root: Path, *, older_than: float) -> tuple[list[Leftover], list[str]]:
+    """This user's runs in a folder that nobody works on, and that were not written to for so many seconds.
+
+    Runs inside of a run go with it, and are not listed. Second, a sentence on each folder that stays as it cannot be looked
+    at, or may be no run at all.
+    """
+    found, left = [], []
     for run in list_runs(root):
-        if not _is_ours_and_idle(run.directory):
+        try:
+            if not _is_ours_and_idle(run.directory):
+                continue
+            written, size = _written_and_size(run.directory)
+            age = time.time() - written
+            if age <= older_than:
+                continue
+            if _is_a_run(run.directory):
+                found.append(Leftover(kind="run", target=str(run.directory), text=_described(run, age), size=size))
+            else:
+                left.append(f"{run.directory} is left as it is: it has a run.json, but may be no run.")
+        except FileNotFoundError:  # somebody else has removed it meanwhile, or works on it
             continue
-        files = [path.lstat() for path in (run.directory, *run.directory.rglob("*"))]
-        age = time.time() - max(status.st_mtime for status in files)
-        if age > older_than:
-            size = sum(status.st_size for status in files)
-            yield Leftover(kind="run", target=str(run.directory), text=_described(run, age), size=size)
+        except OSError as error:
+            left.append(f"{run.directory} is left as it is: {error.strerror}.")
+        except JournalError as error:
+            left.append(f"{run.directory} is left as it is: {error}")
+    targets = {Path(each.target) for each in found}
+    return [each for each in found if targets.isdisjoint(Path(each.target).parents)], left
 
 
 async def remove(engine: Engine, leftover: Leftover) -> str:
@@ -83,19 +107,68 @@ async def remove(engine: Engine, leftover: Leftover) -> str:
 
 
 def _remove_run(directory: Path) -> str:
-    if not _is_ours_and_idle(directory):
-        return "somebody works on it"
     try:
-        shutil.rmtree(directory)
+        if not _is_ours_and_idle(directory):
+            return "somebody works on it"
+        while directory.exists():
+            with suppress(FileNotFoundError):  # another one removes it too
+                shutil.rmtree(directory)
+    except FileNotFoundError:
+        return ""
     except OSError as error:
         return str(error.strerror or error)
+    except JournalError as error:
+        return str(error)
     return ""
 
 
 def _is_ours_and_idle(directory: Path) -> bool:
+    """Raises OSError or JournalError where that cannot be seen."""
     if directory.is_symlink() or directory.stat().st_uid != os.getuid():
         return False
-    return not is_held(directory)
+    return not any(is_held(lock.parent) for lock in directory.rglob(LOCK))  # also of runs inside
+
+
+def _written_and_size(directory: Path) -> tuple[float, int]:
+    """When a run was last written to, in seconds since the epoch, and its bytes.
+
+    Whoever reads a journal, as `rlm runs` does, changes its directory and the files that SQLite needs for that: they tell
+    nothing.
+    """
+    files = {path: path.lstat() for path in (directory, *directory.rglob("*"))}
+    written = (
+        status.st_mtime
+        for path, status in files.items()
+        if not stat.S_ISDIR(status.st_mode) and not path.name.endswith(("-shm", "-wal"))
+    )
+    return max(written, default=0), sum(status.st_size for status in files.values())
+
+
+def _is_a_run(directory: Path) -> bool:
+    """Whether two of the three files that every run has are as it writes them: one alone may be a copy, or another's."""
+    signs = (
+        _is_recorded(directory),
+        _begin(directory / JOURNAL) == b"SQLite format 3\0",
+        re.fullmatch(rb"[0-9]+", _begin(directory / LOCK)) is not None,
+    )
+    return sum(signs) >= 2
+
+
+def _is_recorded(directory: Path) -> bool:
+    try:
+        RunRecord.load(directory)
+    except RLMError:
+        return False
+    return True
+
+
+def _begin(file: Path) -> bytes:
+    """Its first 16 bytes; none where it cannot be read."""
+    with suppress(OSError):
+        if file.is_file():
+            with file.open("rb") as stream:
+                return stream.read(16)
+    return b""
 
 
 def _described(run: RunSummary, age: float) -> str:

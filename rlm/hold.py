@@ -48,11 +48,13 @@ def refuse_if_held(directory: Path) -> None:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether somebody works on a run."""
+    """Whether somebody works on a run. Raises JournalError where that cannot be seen."""
     try:
-        lock = os.open(directory / FILE_NAME, os.O_RDONLY)
+        lock = os.open(directory / FILE_NAME, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise JournalError(f"The lock of the run in {directory} cannot be read ({error.strerror}).") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -43,6 +43,7 @@ def clean(
     import anyio
 
     from rlm.cleaning import engine_leftovers, old_runs, remove
+    from rlm.console import printable
     from rlm.sandbox.docker import default_engine
 
     from .output import write_json
@@ -51,11 +52,13 @@ def clean(
     age = None if older_than is None else _seconds(older_than)
     folder = settings(run_root=root).runs
     engine = default_engine()
-    found: list[Leftover] = [] if age is None else list(old_runs(folder, older_than=age))
+    runs, left = ([], []) if age is None else old_runs(folder, older_than=age)
+    found: list[Leftover] = runs
     try:
-        found = anyio.run(lambda: engine_leftovers(engine, older_than=age)) + found
+        found = anyio.run(lambda: engine_leftovers(engine, older_than=age)) + runs
     except EngineUnavailable as error:
         sys.stderr.write(f"rlm: containers and images are left as they are: {error}\n")
+    sys.stderr.writelines([f"rlm: {printable(sentence)}\n" for sentence in left])
     if not quiet:
         for each in found:
             sys.stderr.write(f"{each.kind:9}  {each.text}{f', {_room(each.size)}' if each.size else ''}\n")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ import pytest
 
 from rlm import cleaning
 from rlm.config import Limits, SandboxConfig
+from rlm.database import Database
+from rlm.entries import FILE_NAME as JOURNAL
+from rlm.entries import SCHEMA, SCHEMA_VERSION
 from rlm.errors import EngineUnavailable
 from rlm.hold import held
-from rlm.record import ModelRecord, RunRecord, State, default_root
+from rlm.record import ModelRecord, RunRecord, State, default_root, store_context
+from rlm.runs import list_runs
 from rlm.sandbox.image import image_name
+from rlm.sandbox.values import encode
 
 DAY = 86_400
 RLM = Callable[..., Any]  # the fixture
@@ -52,6 +58,18 @@ def image(name: str, days: float) -> dict[str, Any]:
     return {"Id": f"sha256:{name}", "RepoTags": [name], "Created": time.time() - days * DAY, "Size": 48_700_000}
 
 
+def unreadable(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """As for a user who is not root."""
+    really = os.open
+
+    def refuse(path: str | Path, *arguments: int, **options: Any) -> int:
+        if Path(path) == file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path, *arguments, **options)
+
+    monkeypatch.setattr("os.open", refuse)
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine(
@@ -62,6 +80,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     return engine
 
 
+def make_journal(directory: Path) -> None:
+    Database(directory / JOURNAL, schema=SCHEMA, version=SCHEMA_VERSION).close()
+
+
 def make_run(name: str, *, days: float, state: State = "finished") -> Path:
     directory = default_root() / name
     (directory / "replays").mkdir(parents=True)
@@ -70,6 +92,8 @@ def make_run(name: str, *, days: float, state: State = "finished") -> Path:
         run_id=name, state=state, query="q", depth=0, models=models, limits=Limits(), sandbox=SandboxConfig()
     )
     record.save(directory)
+    with held(directory):
+        make_journal(directory)
     (directory / "events.jsonl").write_text("x" * 1_000_000)
     for path in (directory, *directory.rglob("*")):
         os.utime(path, (time.time() - days * DAY,) * 2)
@@ -125,10 +149,85 @@ def test_what_is_another_users_or_a_link_stays(
 
 def test_a_run_that_is_taken_up_meanwhile_stays(engine: FakeEngine) -> None:
     directory = make_run("old", days=30)
-    (found,) = cleaning.old_runs(default_root(), older_than=DAY)
+    ((found,), _) = cleaning.old_runs(default_root(), older_than=DAY)
     with held(directory):
         assert cleaning._remove_run(Path(found.target)) == "somebody works on it"
     assert directory.is_dir()
+
+
+def test_folders_that_are_no_runs_stay_and_are_named(engine: FakeEngine, rlm: RLM, here: Path) -> None:
+    """Of other programs, with a copy of a record, and the folder of runs itself."""
+    others = [here / "project", here / "project/notes", here / "project/locked"]
+    for folder in others:
+        folder.mkdir()
+        (folder / "thesis.tex").write_text("years")
+        (folder / "run.json").write_text('{"run_id": "mine"}')
+    shutil.copy(make_run("old", days=30) / "run.json", others[1])
+    (others[2] / "lock").write_text("123")
+    for path in (here / "project", *(here / "project").rglob("*")):
+        os.utime(path, (0, 0))
+    ended = rlm("clean", "--yes", "--older-than", "1d", "--runs", str(here), "--json")
+    assert ended.status == 0
+    assert [each["kind"] for each in json.loads(ended.out)["removed"]] == ["container", "image", "image"]
+    for folder in others:
+        assert (folder / "thesis.tex").is_file()
+        assert f"rlm: {folder} is left as it is: it has a run.json, but may be no run.\n" in ended.err
+
+
+def test_the_folder_of_runs_itself_is_no_run(engine: FakeEngine, rlm: RLM) -> None:
+    directory = make_run("old", days=30)
+    assert rlm("clean", "--yes", "--older-than", "1d", "--runs", str(directory)).status == 0
+    assert (directory / "run.json").is_file()
+
+
+def test_to_look_at_a_run_does_not_make_it_younger(engine: FakeEngine, rlm: RLM) -> None:
+    """Its journal is opened for that, which leaves files beside it."""
+    directory = make_run("old", days=30)
+    record = RunRecord.load(directory)
+    value = encode("the context")
+    replace(record, context=store_context(directory, value, None, threading.Event())).save(directory)
+    for name in ("run.json", "context.text"):
+        os.utime(directory / name, (time.time() - 30 * DAY,) * 2)
+    assert rlm("runs").status == 0
+    assert (directory / "journal.sqlite-shm").exists()
+    assert rlm("clean", "--yes", "--older-than", "29d").status == 0
+    assert not directory.exists()
+
+
+def test_a_run_inside_of_a_run_goes_with_it_and_is_counted_once(engine: FakeEngine, rlm: RLM) -> None:
+    outer, inner = make_run("b", days=30), make_run("b/runs/a", days=30)
+    with held(inner):
+        os.utime(inner / "lock", (0, 0))
+        assert "1 run" not in rlm("clean", "--yes", "--older-than", "1d").err
+    os.utime(inner / "lock", (0, 0))
+    assert "1 run" in rlm("clean", "--yes", "--older-than", "1d").err
+    assert not outer.exists()
+
+
+def test_a_run_that_somebody_else_removes_meanwhile_is_gone(engine: FakeEngine, rlm: RLM, monkeypatch: Any) -> None:
+    directories = [make_run("a", days=30), make_run("b", days=30)]
+    found, _ = cleaning.old_runs(default_root(), older_than=DAY)
+    listed = list(list_runs(default_root()))
+    shutil.rmtree(directories[0])
+    remove_tree = shutil.rmtree
+
+    def too_late(directory: Path) -> None:
+        remove_tree(directory)
+        raise FileNotFoundError(2, "No such file or directory", str(directory / "lock"))
+
+    monkeypatch.setattr("shutil.rmtree", too_late)
+    assert [cleaning._remove_run(Path(each.target)) for each in found] == ["", ""]
+    assert not directories[1].exists()
+    monkeypatch.setattr(cleaning, "list_runs", lambda root: listed)
+    assert cleaning.old_runs(default_root(), older_than=DAY) == ([], [])
+
+
+def test_a_run_whose_lock_cannot_be_read_stays_and_is_named(engine: FakeEngine, rlm: RLM, monkeypatch: Any) -> None:
+    directory = make_run("old", days=30)
+    unreadable(monkeypatch, directory / "lock")
+    ended = rlm("clean", "--yes", "--older-than", "1d")
+    assert (ended.status, directory.is_dir()) == (0, True)
+    assert f"rlm: {directory} is left as it is: The lock of the run in {directory} cannot be read" in ended.err
 
 
 def test_nothing_is_removed_where_nobody_can_be_asked(engine: FakeEngine, rlm: RLM) -> None:
