@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import secrets
 import threading
 import time
@@ -248,6 +249,11 @@ def store_context(
         path=None if source is None else str(source.absolute()),
         mtime_ns=None if source is None else source.stat().st_mtime_ns,
     )
+
+
+def is_context_file(name: str) -> bool:
+    """Whether `store_context` gives a file such a name."""
+    return re.fullmatch(r"context(_[0-9]+)?\.(text|bytes|data)", name) is not None
 
 
 def stored_contexts(directory: Path, record: RunRecord) -> list[Value | None]:

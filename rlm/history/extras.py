@@ -7,12 +7,14 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 
 from rlm.errors import ConfigError
+from rlm.record import is_context_file
 from rlm.sandbox.values import Value, encode, from_file
 from rlm.types import Message
 
@@ -47,7 +49,7 @@ def read_extras(directory: Path, context_file: Path | None = None, *, with_conte
     """What is there. A part that cannot be read becomes a note: the rest of the run is shown.
 
     Raises:
-        ConfigError: `context_file`, the file or folder that the caller named, cannot be read.
+        ConfigError: `context_file`, the file or folder that the caller named, cannot be read, or is not the run's context.
     """
     notes: list[str] = []
     about = _about(directory, notes)
@@ -73,15 +75,29 @@ def _about(directory: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _context(directory: Path, about: object, named: Path | None, notes: list[str]) -> Context | None:
-    """The context as text: the file or folder that the caller names, else what the run directory has of it."""
+    """The context as text: the file or folder that the caller names, else what the run directory has of it.
+
+    It has to be what the run was given, where the run tells. So a run directory of somebody else's puts no file on the page
+    but one that they had.
+    """
+    known = about if isinstance(about, dict) else {}
     try:
-        value = encode(named) if named is not None else _stored(directory, about)
+        value = encode(named) if named is not None else _stored(directory, known)
         if value is None:
             return None
         if value.size > MAX_CONTEXT_BYTES:
             notes.append(f"The context is larger than {MAX_CONTEXT_BYTES // 1024**2} MiB and not part of this page.")
             return None
         content = b"".join(value.pieces())
+        if (named is None or "digest" in known) and sha256(content).hexdigest() != known.get("digest"):
+            if named is not None:
+                raise ConfigError(
+                    f"{named} is not what the run had as its context, or has changed since: leave it out."
+                )
+            notes.append(
+                f"The context is not shown: {known.get('path') or known.get('file')} has changed since the run."
+            )
+            return None
         if value.kind in ("data", "folder"):
             return Context(flat(msgpack.unpackb(content, strict_map_key=False, unicode_errors="surrogatepass")))
         return Context(content.decode("utf-8", "surrogatepass"))
@@ -94,9 +110,11 @@ def _context(directory: Path, about: object, named: Path | None, notes: list[str
     return None
 
 
-def _stored(directory: Path, about: object) -> Value | None:
+def _stored(directory: Path, about: Mapping[str, object]) -> Value | None:
     match about:
         case {"kind": ("text" | "bytes" | "data") as kind, "file": str(name), "size": int(size)}:
+            if not is_context_file(name):
+                raise ConfigError(f"run.json names {name}, which is no file of a run.")
             return from_file(kind, directory / name, size)
         case {"path": str(path)}:
             return encode(Path(path))

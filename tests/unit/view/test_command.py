@@ -4,7 +4,9 @@ import json
 import sqlite3
 import stat
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -72,7 +74,9 @@ def test_limits_context_and_prompts_are_read_where_the_run_has_them(run: Path) -
     assert read_extras(run).context is None
     (run / "context.text").write_bytes("the context \ud800".encode("utf-8", "surrogatepass"))
     size = (run / "context.text").stat().st_size
-    about = {"limits": {"max_calls": 7}, "context": {"kind": "text", "file": "context.text", "size": size}}
+    digest = sha256((run / "context.text").read_bytes()).hexdigest()
+    stored = {"kind": "text", "file": "context.text", "size": size, "digest": digest}
+    about = {"limits": {"max_calls": 7}, "context": stored}
     (run / "run.json").write_text(json.dumps(about))
     with closing(sqlite3.connect(run / "journal.sqlite")) as database, database:
         database.executescript(
@@ -110,14 +114,53 @@ def test_a_context_of_many_texts_is_shown_with_the_place_of_each(run: Path, tmp_
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     value = encode(folder if how == "by path" else texts)
     (run / "context.data").write_bytes(b"".join(value.pieces()))
-    stored = {"kind": "data", "file": "context.data", "size": value.size, "path": None}
-    about = {"kind": "folder", "file": None, "path": str(folder)} if how == "by path" else stored
+    digest = sha256((run / "context.data").read_bytes()).hexdigest()
+    stored = {"kind": "data", "file": "context.data", "size": value.size, "path": None, "digest": digest}
+    about = {"kind": "folder", "file": None, "path": str(folder), "digest": digest} if how == "by path" else stored
     (run / "run.json").write_text(json.dumps({"context": about} if how != "named" else {}))
     context = read_extras(run, folder if how == "named" else None).context
     assert context is not None
     for name, content in texts.items():
         shown = f":\n{content}" if isinstance(content, str) else ": 2 bytes that are no text"
         assert f"context['{name}']{shown}" in context.text
+
+
+def test_a_file_that_has_changed_since_the_run_is_not_shown_as_its_context(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "app.log"
+    file.write_text("one line")
+    digest = sha256(b"one line").hexdigest()
+    about = {"kind": "file", "size": 8, "digest": digest, "file": None, "path": str(file)}
+    (run / "run.json").write_text(json.dumps({"context": about}))
+    shown = read_extras(run)
+    assert (shown.context is not None, shown.notes) == (True, ())
+    file.write_text("another!")
+    changed = read_extras(run)
+    assert changed.context is None
+    assert changed.notes == (f"The context is not shown: {file} has changed since the run.",)
+    with pytest.raises(ConfigError, match="is not what the run had as its context"):
+        read_extras(run, file)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"kind": "text", "size": 6, "file": "../secret.txt", "digest": sha256(b"secret").hexdigest()},
+        {"kind": "text", "size": 6, "file": "context.text"},
+        {"kind": "text", "size": 6, "file": "context.text", "digest": sha256(b"public").hexdigest()},
+        {"path": "{secret}"},
+        {"path": "{secret}", "digest": None},
+    ],
+)
+def test_a_run_of_somebody_elses_puts_no_file_on_the_page_that_it_only_names(run: Path, about: dict[str, Any]) -> None:
+    secret = run.parent / "secret.txt"
+    secret.write_text("secret")
+    (run / "context.text").symlink_to(secret)
+    if "path" in about:
+        about = about | {"path": str(secret)}
+    (run / "run.json").write_text(json.dumps({"context": about}))
+    extras = read_extras(run)
+    assert extras.context is None
+    assert [note.startswith("The context is not shown: ") for note in extras.notes] == [True]
 
 
 def test_numbers_stay_on_one_line_and_short_texts_have_one_each() -> None:
