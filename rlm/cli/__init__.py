@@ -9,10 +9,11 @@ or what it needs (a key, a model, Docker), is not there. Some commands have more
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from importlib.metadata import version
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -22,6 +23,7 @@ from . import clean, doctor, evaluate, execute, export, image, niah, run, runs, 
 from .streams import Sentences, mind_streams, silence
 
 EXIT = "Exit status: 0 done, 1 failed, 2 the command cannot be; what a command has beyond these is in its own help."
+OF_WRITING: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,11 +75,11 @@ def main() -> NoReturn:
         sys.stderr.writelines([f"rlm: {line}\n" for line in [sentence, *getattr(error, "__notes__", ())]])
         sys.exit(status)
     except OSError as error:
-        if error.filename is not None:
-            raise
-        silence(sys.stdout)
-        sys.stderr.write(f"rlm: Standard output cannot be written: {error.strerror}.\n")
-        sys.exit(1)
+        from rlm.console import printable
+
+        sentence, status = _told_of_a_file(error)
+        sys.stderr.write(f"rlm: {printable(sentence)}\n")
+        sys.exit(status)
     sys.exit(0)
 
 
@@ -91,3 +93,16 @@ def _told(error: RLMError) -> tuple[str, int]:
         case ConfigError() | EngineUnavailable():
             return str(error), 2
     return str(error), 1
+
+
+def _told_of_a_file(error: OSError) -> tuple[str, int]:
+    """The same. Of an error without a name, its number tells where it came from."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        return f"{error.filename}: {reason}.", 1
+    if error.errno in OF_WRITING:
+        silence(sys.stdout)
+        return f"Standard output cannot be written: {reason}.", 1
+    if isinstance(error, FileNotFoundError):
+        return "The working directory has been removed: change to another one.", 2
+    return f"{reason}.", 1

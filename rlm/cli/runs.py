@@ -121,14 +121,29 @@ def replay(run: Run, root: Root = None, quiet: Quiet = False, verbose: Verbose =
 
     folder = settings(run_root=root).runs
     directory = find(run, folder)
+    recorded = _recorded_answer(directory)
     orchestrator = Orchestrator(run_root=folder, on_event=progress(quiet=quiet, verbose=verbose))
     done = run_until_interrupted(lambda: orchestrator.areplay(directory), advice=str)
-    recorded = (directory / "answer.txt").read_bytes()
     if recorded != done.answer.encode("utf-8", "surrogatepass"):
         sys.stderr.write(f"rlm: the replay has another answer; its events are in {done.run_dir}.\n")
         raise typer.Exit(1)
     if not quiet:
         sys.stderr.write(f"The same answer, from {done.replayed_calls:,} recorded calls.\n")
+
+
+def _recorded_answer(directory: Path) -> bytes:
+    """That of a finished run; nothing of one that has none yet. Raises JournalError where it is missing."""
+    from rlm.errors import JournalError
+    from rlm.record import RunRecord
+
+    try:
+        return (directory / "answer.txt").read_bytes()
+    except OSError as error:
+        if RunRecord.load(directory).state != "finished":
+            return b""
+        raise JournalError(
+            f"The run in {directory} is damaged: answer.txt cannot be read ({error.strerror})."
+        ) from error
 
 
 def how_to_resume_all(root: Path, *, since: float) -> str:

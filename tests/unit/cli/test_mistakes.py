@@ -188,6 +188,12 @@ def test_a_beginning_that_several_ids_have_is_one_sentence_that_names_them(rlm: 
     assert is_one_sentence(rlm("export", "--to", "md", "3"), "There is no run 3: give its id, as in ")
 
 
+@pytest.mark.parametrize("command", [["runs"], ["view", "x"], ["resume", "x"], ["clean", "--older-than", "1d"]])
+def test_a_working_directory_that_was_removed_is_one_sentence(rlm: RLM, here: Path, command: list[str]) -> None:
+    here.rmdir()
+    assert is_one_sentence(rlm(*command), "rlm: The working directory has been removed: change to another one.")
+
+
 def test_of_rlm_clean(rlm: RLM) -> None:
     assert is_one_sentence(
         rlm("clean", "--older-than", "3"), "--older-than 3 is no age: give a number with m, h, d or w"

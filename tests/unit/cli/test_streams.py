@@ -74,7 +74,11 @@ def test_an_answer_that_cannot_be_written_is_named_with_its_file(
 
 
 def test_an_error_of_a_file_is_not_taken_for_one_of_standard_output(rlm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EACCES, "Permission denied", "a file")]
+    errors = [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EACCES, "Permission denied", "a \x1b file"),
+        TimeoutError("it took too long"),
+    ]
 
     def fails(**options: object) -> None:
         raise errors.pop(0)
@@ -82,5 +86,5 @@ def test_an_error_of_a_file_is_not_taken_for_one_of_standard_output(rlm: Any, mo
     monkeypatch.setattr(cli, "app", fails)
     ended = rlm()
     assert (ended.status, ended.err) == (1, "rlm: Standard output cannot be written: No space left on device.\n")
-    with pytest.raises(PermissionError):
-        rlm()
+    assert rlm().err == "rlm: a \\x1b file: Permission denied.\n"
+    assert rlm().err == "rlm: it took too long.\n"
