@@ -16,7 +16,7 @@ import anyio
 from .errors import ConfigError
 from .models.base import Model
 from .models.openai import OpenAIModel
-from .options import Options
+from .options import Options, slots_of
 from .record import ModelRecord
 from .settings import Settings
 
@@ -67,7 +67,12 @@ class Clients:
         self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()
 
     def models(self, options: Options) -> dict[int, Model]:
-        """The model of each level, from the root to the level of plain calls."""
+        """The model of each level, from the root to the level of plain calls.
+
+        Raises:
+            ConfigError: there are more levels than sandboxes, or a named model cannot be.
+        """
+        slots_of(options)  # before anything is made for levels that cannot be
         model, sub_model = options.model, options.sub_model
         if model is None:
             settings = Settings()

@@ -15,6 +15,7 @@ from .models.base import Model
 from .models.prices import Price
 from .prompts import SystemPrompt, default_system_prompt
 from .sandbox.base import SandboxFactory
+from .slots import LevelSlots
 
 PATHS: Final = ("run_root", "cache")  # options that may be given as text
 
@@ -84,3 +85,8 @@ class Options:
             name: Path(value) if name in PATHS and isinstance(value, str) else value for name, value in changes.items()
         }
         return dataclasses.replace(self, **values)
+
+
+def slots_of(options: Options) -> LevelSlots:
+    """The sandboxes of a run that may be alive at once. Raises ConfigError where they are too few."""
+    return LevelSlots(slots=options.limits.max_sandboxes, levels=max(1, options.depth))

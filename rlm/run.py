@@ -18,7 +18,7 @@ from .models.openai import OpenAIModel
 from .options import Options
 from .record import ModelRecord, RunRecord, new_directory
 from .steering import LIMIT_OF, Steering, raised
-from .tree import Question, Tree, slots_of, tools_of
+from .tree import Question, Tree, tools_of
 from .types import Completion, StopPoint, Usage
 
 
@@ -45,7 +45,6 @@ async def begun(
     # Refuse what cannot be before there is a directory.
     assert question.context is not None, "the first question comes with a context"
     _refuse_unknown_prices(options, models)
-    slots_of(options)
     tools_of(options)
     run_id, directory = new_directory(options.run_root)
     record = RunRecord(

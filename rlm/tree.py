@@ -37,14 +37,13 @@ from .journal import Journal
 from .logs import bound, get_logger
 from .loop import RLM, Services, open_rlm, system_prompt_of
 from .models.base import HoldsKeys, Model
-from .options import Options
+from .options import Options, slots_of
 from .prompts import PromptFacts
 from .record import FurtherQuestion, RunRecord, State, store_context
 from .request import digest_of
 from .sandbox.container import DockerSandboxes
 from .sandbox.image import source_digest
 from .sandbox.values import Value
-from .slots import LevelSlots
 from .steering import RAISABLE, Steering
 from .tally import Counted, Tally
 from .tools import Tools
@@ -405,11 +404,6 @@ def _too_late(stop: StopPoint | None, reason: StopReason) -> Answered:
 def tools_of(options: Options) -> Tools:
     """The functions of the host. Raises ConfigError where one cannot be a tool."""
     return Tools(options.tools, seconds=options.sandbox.tool_seconds)
-
-
-def slots_of(options: Options) -> LevelSlots:
-    """The sandboxes that may be alive at once. Raises ConfigError where they are too few."""
-    return LevelSlots(slots=options.limits.max_sandboxes, levels=max(1, options.depth))
 
 
 def _redaction(models: Iterable[Model]) -> Callable[[str], str]:

@@ -67,3 +67,10 @@ def test_a_run_goes_on_at_the_servers_that_it_asked_or_not_at_all(monkeypatch: p
         ConfigError, match=f"asked n at {SUB}, and would ask it at {ROOT} now: set .* and RLM_SUB_BASE_URL"
     ):
         Clients(max_concurrent=1).again(1, ModelRecord(name="n", server=SUB), options)
+
+
+def test_a_depth_that_cannot_be_is_refused_before_models_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each of a million levels took minutes."""
+    monkeypatch.setattr(Clients, "_resolve", lambda *arguments: pytest.fail("A model was made."))
+    with pytest.raises(ConfigError, match="max_sandboxes=16 is too small for 999999 levels"):
+        Clients(max_concurrent=1).models(Options(depth=999_999, model="m"))
