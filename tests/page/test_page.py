@@ -3,6 +3,7 @@
 Needs chromium, node, and the packages of `viewer/` (`make viewer/node_modules`).
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -114,6 +115,21 @@ def test_what_was_resumed_replayed_and_asked_of_the_host_is_told(tmp_path: Path)
     resumed_run(tmp_path)
     write_page(tmp_path / "page.html", read_run(tmp_path))
     visit("resumed", tmp_path / "page.html")
+
+
+def test_a_run_that_was_stopped_before_it_had_an_answer_says_so(tmp_path: Path) -> None:
+    with (tmp_path / "events.jsonl").open("w") as file:
+        log = EventLog("stopped", file, [])
+        log.emit(RunStarted(query="How much?", depth=1, models={0: "m"}, context_bytes=1))
+        log.emit(RLMStarted(level=0, depth=1, model="m", sandbox="s", context_type="str", context_size=1))
+        log.emit(TurnStarted(turn=1, of=9))
+        log.emit(RLMFinished(answer="", stop_reason="budget_tokens", iterations=1))
+        log.emit(RunFinished(stop_reason="budget_tokens", usage=Usage(), seconds=0.3))
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    lasting = [json.dumps(event | {"ts": 1_000 + 0.076 * number}) for number, event in enumerate(events)]
+    (tmp_path / "events.jsonl").write_text("\n".join(lasting))  # 304 ms: the timeline's last label is near its end
+    write_page(tmp_path / "page.html", read_run(tmp_path))
+    visit("stopped", tmp_path / "page.html")
 
 
 def test_a_page_full_of_attacks_runs_nothing_asks_for_nothing_and_says_nothing(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ export function comparison(runs: Run[]): HTMLElement {
           "tbody",
           {},
           row("Ended", (run) => state(run.nodes[0]!, run).word),
-          row("Answer", (run) => (run.nodes[0]!.answer ? textBlock(run.nodes[0]!.answer, { first: 200 }) : "none")),
+          row("Answer", (run) => (run.nodes[0]!.answer?.[2] ? textBlock(run.nodes[0]!.answer, { first: 200 }) : "none")),
           row("Models", (run) => said([...new Set(Object.values(run.models))].join(", "))),
           row("Depth", (run) => String(run.depth)),
           number("Time", (run) => run.ended ?? run.latest, seconds),

@@ -3,7 +3,7 @@ import type { Cell, Entry, Node, Ref, Reply, Run, Tool, Turn } from "./data";
 import { button, h, link, said } from "./dom";
 import { bytes, count, dollars, elapsed, plural, seconds, state, tokens } from "./format";
 import type { Links } from "./links";
-import { origin, overview, section } from "./overview";
+import { answerOf, origin, overview, section } from "./overview";
 import { textBlock } from "./text";
 
 const FIRST_CALLS = 10;
@@ -45,7 +45,9 @@ export function detail(run: Run, index: number, links: Links): HTMLElement {
       body.append(
         section(
           node.ok === false ? "Why there is no answer" : "Answer",
-          textBlock(node.answer, { className: node.ok === false ? "error" : "answer", label: "Answer" }),
+          node.ok === false
+            ? textBlock(node.answer, { className: "error", label: "Answer" })
+            : answerOf(node, node.answer),
         ),
       );
     if (node.origin) body.append(origin(run, index, links));

@@ -11,7 +11,7 @@ export function* overview(run: Run, links: Links): Generator<HTMLElement> {
   const root = run.nodes[0]!;
   if (run.query) yield section("Question", textBlock(run.query, { label: "Question" }));
   if (run.error) yield section("Why the run failed", textBlock(run.error, { className: "error" }));
-  if (root.answer !== null) yield section("Answer", textBlock(root.answer, { className: "answer", label: "Answer" }));
+  if (root.answer !== null) yield section("Answer", answerOf(root, root.answer));
   else if (run.ended === null)
     yield section(
       "Answer",
@@ -21,6 +21,13 @@ export function* overview(run: Run, links: Links): Generator<HTMLElement> {
   if (run.resumed.length) yield resumed(run);
   yield limits(run, links);
   yield models(run);
+}
+
+/** An answer, or a word where a limit stopped the RLM before it had one. */
+export function answerOf(node: Node, answer: Ref): HTMLElement {
+  if (answer[2] > 0) return textBlock(answer, { className: "answer", label: "Answer" });
+  const why = node.stop && node.stop !== "final" ? ` (${stopReason(node.stop)})` : "";
+  return h("p", { class: "muted" }, `There is no answer: it is empty${why}.`);
 }
 
 export function section(title: string, ...children: (globalThis.Node | null)[]): HTMLElement {

@@ -208,6 +208,28 @@ export async function unfinished(page, { open }) {
   assert.match(await text(page, ".cell .badge"), /not ended/);
 }
 
+/** A run that a limit stopped before it had an answer; the labels of its timeline are seen as wholes. */
+export async function stopped(page, { address, open }) {
+  await open();
+  const answer = page.locator(".detail section", { hasText: "Answer" });
+  assert.match(await answer.innerText(), /There is no answer: it is empty \(limit on tokens\)\./);
+  assert.equal(await answer.locator(".block").count(), 0);
+  for (const width of [1280, 400]) {
+    await page.setViewportSize({ width, height: 800 });
+    await page.goto(`${address}#0/timeline`);
+    const last = page.locator(".axis span").last();
+    assert.equal(await last.innerText(), "300 ms");
+    const cut = await last.evaluate((label) => {
+      const end = label.getBoundingClientRect().right;
+      const axis = label.parentElement;
+      const hides = getComputedStyle(axis).overflowX !== "visible";
+      return end > Math.min(innerWidth, hides ? axis.getBoundingClientRect().right : innerWidth);
+    });
+    assert(!cut, `${width} px`);
+    assert(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${width} px`);
+  }
+}
+
 /** A run that was resumed: what came from the journal, what did not, and what its cell asked of the host. */
 export async function resumed(page, { address, open }) {
   await open();
