@@ -17,6 +17,7 @@ from .interrupt import how_to_resume
 from .options import AsJson, Quiet, Root, Verbose, with_limits
 
 if TYPE_CHECKING:
+    from rlm.runs import RunSummary
     from rlm.types import Completion
 
 
@@ -55,7 +56,7 @@ def runs(root: Root = None, as_json: AsJson = False) -> None:
             run.run_id,
             run.state,
             "-" if run.calls is None else f"{run.calls:,}",
-            "-" if run.cost_usd is None else f"${run.cost_usd:.4g}",
+            _cost(run),
             " ".join(printable(run.query or "").split()),
         )
         for run in list_runs(folder)
@@ -66,6 +67,12 @@ def runs(root: Root = None, as_json: AsJson = False) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in aligned([("run", "state", "calls", "cost", "question"), *rows], to_the_right=(2, 3), width=width):
         typer.echo(line)
+
+
+def _cost(run: RunSummary) -> str:
+    if run.calls is None:
+        return "-"
+    return "unknown" if run.cost_usd is None else f"${run.cost_usd:.4g}"
 
 
 @with_limits
