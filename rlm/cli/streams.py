@@ -13,11 +13,16 @@ ERROR: Final = 2
 
 
 def mind_streams() -> None:
-    """From here on standard error takes everything, whoever reads it, and both streams are there."""
+    """From here on standard error takes everything, whoever reads it; both streams are there, and what their encoding does
+    not hold is written as escapes.
+    """
     for descriptor, name in ((OUT, "stdout"), (ERROR, "stderr")):
         if getattr(sys, name) is None:  # closed: its number is not to become that of a file of the run
             os.dup2(os.open(os.devnull, os.O_RDONLY), descriptor)
             setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", closefd=False))
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if not isinstance(sys.stderr, Unfailing):
         sys.stderr = cast(TextIO, Unfailing(sys.stderr))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from rlm import cli
 from rlm.cli.output import show
-from rlm.cli.streams import Sentences, Unfailing
+from rlm.cli.streams import Sentences, Unfailing, mind_streams
 from rlm.errors import RLMError
 from rlm.types import Completion, Usage
 
@@ -88,3 +89,14 @@ def test_an_error_of_a_file_is_not_taken_for_one_of_standard_output(rlm: Any, mo
     assert (ended.status, ended.err) == (1, "rlm: Standard output cannot be written: No space left on device.\n")
     assert rlm().err == "rlm: a \\x1b file: Permission denied.\n"
     assert rlm().err == "rlm: it took too long.\n"
+
+
+def test_what_the_encoding_of_a_stream_does_not_hold_is_written_as_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = {name: io.BytesIO() for name in ("stdout", "stderr")}
+    for name, data in written.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(data, encoding="latin-1", errors="strict"))
+    mind_streams()
+    for stream in (sys.stdout, sys.stderr):
+        stream.write("✓ é \ud800\n")
+        stream.flush()
+    assert [data.getvalue() for data in written.values()] == [b"\\u2713 \xe9 \\ud800\n"] * 2
