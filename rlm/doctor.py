@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
 from .config import GIB, SandboxConfig
-from .errors import EngineUnavailable, RLMError
+from .errors import ConfigError, EngineUnavailable, ModelError, RLMError
+from .models.openai import OpenAIModel
 from .sandbox.container import DockerSandbox
 from .sandbox.docker import HOW_TO_ADD_GVISOR, Engine, default_engine
 from .sandbox.image import image_name
@@ -22,6 +25,9 @@ from .settings import Settings
 
 LOW_DISK_BYTES: Final = 1 * GIB
 SHOWN_KEY_CHARS: Final = 4
+SERVER_SECONDS: Final = 5.0  # for a model server to list its models
+REFUSED: Final = (401, 403)
+NOT_LISTED: Final = (404, 405)  # by servers that complete chats and no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,9 @@ async def examine(settings: Settings, root: Path) -> AsyncIterator[Finding]:
             yield finding
     except EngineUnavailable as error:
         yield Finding(part="engine", state="problem", text=str(error))
-    yield _endpoint(settings)
+    yield await _endpoint(settings)
+    if settings.sub_base_url is not None:
+        yield await _sub_endpoint(settings, settings.sub_base_url)
     yield _disk(root)
 
 
@@ -91,23 +99,73 @@ async def _sandbox(part: str, config: SandboxConfig, otherwise: Literal["note", 
     return Finding(part=part, state="ok", text=f"a sandbox started, ran a cell and was removed in {seconds:.2f} s")
 
 
-def _endpoint(settings: Settings) -> Finding:
+async def _endpoint(settings: Settings) -> Finding:
+    if settings.openai_api_key is None and settings.openai_base_url is None:
+        text = (
+            "no key: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server that needs none); scripted models work without"
+        )
+        return Finding(part="models", state="note", text=text)
     server = _url(settings.openai_base_url) if settings.openai_base_url else "OpenAI's own server"
-    models = f"root model {settings.model}, sub-model {settings.sub_model}"
-    if settings.sub_base_url is not None:
-        key = "without a key" if settings.sub_api_key is None else f"key {_key(settings.sub_api_key)}"
-        models += f" at {_url(settings.sub_base_url)}, {key}"
-    if settings.openai_api_key is not None:
-        return Finding(part="models", state="ok", text=f"{server}, key {_key(settings.openai_api_key)}, {models}")
-    if settings.openai_base_url is not None:
-        return Finding(part="models", state="ok", text=f"{server}, without a key, {models}")
-    text = "no key: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server that needs none); scripted models work without"
-    return Finding(part="models", state="note", text=text)
+    models = f"root model {settings.model}"
+    if settings.sub_base_url is None:
+        models += f", sub-model {settings.sub_model}"
+    return await _server(
+        "models",
+        f"{server}, {_with_key(settings.openai_api_key)}, {models}",
+        settings.model,
+        settings.openai_base_url,
+        settings.openai_api_key,
+        advice="check OPENAI_API_KEY and OPENAI_BASE_URL",
+    )
+
+
+async def _sub_endpoint(settings: Settings, base_url: str) -> Finding:
+    return await _server(
+        "calls",
+        f"{_url(base_url)}, {_with_key(settings.sub_api_key)}, sub-model {settings.sub_model}",
+        settings.sub_model,
+        base_url,
+        settings.sub_api_key or SecretStr(""),  # never the root's key
+        advice="check RLM_SUB_API_KEY and RLM_SUB_BASE_URL",
+    )
+
+
+async def _server(
+    part: str, text: str, name: str, base_url: str | None, key: SecretStr | None, *, advice: str
+) -> Finding:
+    """Asks a model server for its models. `text` says which server it is."""
+    try:
+        model = OpenAIModel(
+            name,
+            base_url=base_url,
+            api_key=None if key is None else key.get_secret_value(),
+            timeout=SERVER_SECONDS,
+            max_retries=0,
+            rate_limit_seconds=0,
+        )
+    except ConfigError as error:
+        return Finding(part=part, state="problem", text=str(error))
+    try:
+        await model.reach()
+    except ModelError as error:
+        if error.status in NOT_LISTED:
+            return Finding(part=part, state="note", text=f"{text}; it lists no models, so the key was not tried")
+        if error.status is None or error.status in REFUSED or error.status >= 500:
+            return Finding(part=part, state="problem", text=f"{error}: {advice}")
+        return Finding(part=part, state="note", text=f"{text}; {error}")
+    finally:
+        await model.aclose()
+    return Finding(part=part, state="ok", text=text)
 
 
 def _disk(root: Path) -> Finding:
-    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    existing = next(folder for folder in (root, *root.absolute().parents) if os.path.lexists(folder))
+    try:
+        with TemporaryDirectory(prefix=".rlm-doctor-", dir=existing):
+            free = shutil.disk_usage(existing).free
+    except OSError as error:
+        text = f"no run can be kept in {root} ({existing}: {error.strerror}): choose another folder with RLM_RUN_ROOT"
+        return Finding(part="disk", state="problem", text=text)
     text = f"{free / GIB:.1f} GiB free for runs in {root}"
     return Finding(part="disk", state="ok" if free >= LOW_DISK_BYTES else "problem", text=text)
 
@@ -142,6 +200,10 @@ def _shown(key: str, settings: Settings) -> str:
         case str() if "://" in value:
             return _url(value)
     return str(value)
+
+
+def _with_key(secret: SecretStr | None) -> str:
+    return "without a key" if secret is None else f"key {_key(secret)}"
 
 
 def _key(secret: SecretStr) -> str:

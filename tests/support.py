@@ -98,7 +98,8 @@ class RateLimited:
 
 
 class FakeProvider:
-    """Serves `POST .../chat/completions`, as an async context manager, or as a plain one with a thread of its own.
+    """Serves `POST .../chat/completions`, as an async context manager, or as a plain one with a thread of its own. A GET
+    gets an empty list of models.
 
         async with FakeProvider(lambda messages, model: messages[-1]["content"].upper()) as provider:
             model = OpenAIModel("gpt-5", base_url=provider.base_url)
@@ -162,6 +163,9 @@ class FakeProvider:
         """Whether the connection is kept."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
+        if head[0].startswith("GET "):
+            writer.write(_response(200, {}, b'{"object": "list", "data": []}'))
+            return True
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
         request = Request(path=head[0].split(" ")[1], headers=headers, body=body)
         self.requests.append(request)

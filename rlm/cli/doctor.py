@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -57,9 +58,14 @@ def _show(finding: Finding) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from rlm.console import printable
+
     mark, style = MARKS[finding.state]
+    if not sys.stdout.isatty():  # what reads it takes whole lines
+        typer.echo(f"{mark} {finding.part:7} {printable(finding.text)}")
+        return
     row = Table.grid(padding=(0, 1))
-    row.add_row(Text(mark, style), Text(f"{finding.part:7}"), Text(finding.text))
+    row.add_row(Text(mark, style), Text(f"{finding.part:7}"), Text(finding.text, overflow="fold"))
     Console().print(row)
 
 
@@ -69,8 +75,20 @@ def _show_settings(shown: list[Setting]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from rlm.console import printable
+
+    from .output import aligned
+
+    rows = [
+        (setting.key, printable(setting.value), printable(setting.origin))
+        for setting in shown
+        if setting.origin != "default" or "." not in setting.key
+    ]
+    if not sys.stdout.isatty():
+        for line in aligned(rows, to_the_right=(), width=None):
+            typer.echo(line)
+        return
     table = Table.grid(padding=(0, 2))
-    for setting in shown:
-        if setting.origin != "default" or "." not in setting.key:
-            table.add_row(Text(setting.key), Text(setting.value), Text(setting.origin, "dim"))
+    for key, value, origin in rows:
+        table.add_row(Text(key), Text(value, overflow="fold"), Text(origin, "dim"))
     Console().print(table)

@@ -178,6 +178,17 @@ class OpenAIModel:
             ) from None
         return replace(reply, text=self.redact(reply.text))  # it goes on into containers and records
 
+    async def reach(self) -> None:
+        """Ask the server for its models, which costs nothing.
+
+        Raises:
+            ModelError: as `complete` raises it; many servers that are good for completions answer 404 or 405 here.
+        """
+        try:
+            await self._client().get("/models", cast_to=_http.Response, options={"params": self._query})
+        except openai.OpenAIError as error:
+            raise self._translated(error) from self._secrets.scrub(error)
+
     def redact(self, text: str) -> str:
         """A text without this client's keys."""
         return self._secrets.redact(text)

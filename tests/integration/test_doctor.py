@@ -1,0 +1,96 @@
+"""`rlm doctor` asks the model servers whether they are there, and shows no key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from rlm.doctor import Finding, examine
+from rlm.errors import EngineUnavailable
+from rlm.settings import Settings
+
+ROOT_KEY, SUB_KEY = "sk-of-the-root-000000", "sk-of-the-calls-00000"
+
+
+def no_engine() -> None:
+    raise EngineUnavailable("No engine.")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlm.doctor.default_engine", no_engine)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RLM_SUB_BASE_URL", "RLM_SUB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@asynccontextmanager
+async def serving(status: int, asked: list[str]) -> AsyncIterator[str]:
+    """A server that answers all requests so, and repeats the key that it was sent."""
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        asked.append(head)
+        body = f'{{"error": {{"message": "no {head.partition("Bearer ")[2].split()[0]}"}}}}'
+        lines = [
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+            "content-type: application/json",
+            "connection: close",
+        ]
+        writer.write("\r\n".join([*lines, f"content-length: {len(body)}", "", body]).encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(accepted, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+async def found(part: str) -> Finding:
+    return next(each for each in [each async for each in examine(Settings(), Path())] if each.part == part)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [(200, "ok"), (404, "note"), (405, "note"), (429, "note"), (401, "problem"), (403, "problem"), (503, "problem")],
+)
+async def test_what_a_model_server_answers_decides_whether_a_run_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, status: int, state: str
+) -> None:
+    asked: list[str] = []
+    async with serving(status, asked) as address:
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        monkeypatch.setenv("OPENAI_API_KEY", ROOT_KEY)
+        models = await found("models")
+    assert (models.state, len(asked), asked[0].split()[1]) == (state, 1, "/v1/models")
+    assert ROOT_KEY in asked[0]
+    assert ROOT_KEY not in models.text
+    assert state != "problem" or models.text.endswith(": check OPENAI_API_KEY and OPENAI_BASE_URL")
+
+
+@pytest.mark.anyio
+async def test_the_sub_models_own_server_is_asked_with_its_own_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    async with serving(401, asked) as address:
+        monkeypatch.setenv("OPENAI_API_KEY", ROOT_KEY)
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+        monkeypatch.setenv("RLM_SUB_BASE_URL", address)
+        for key in (SUB_KEY, ""):
+            monkeypatch.setenv("RLM_SUB_API_KEY", key)
+            calls = await found("calls")
+            assert (calls.state, SUB_KEY in calls.text) == ("problem", False)
+    assert [ROOT_KEY in head for head in asked] == [False, False]
+    assert [SUB_KEY in head for head in asked] == [True, False]
+
+
+@pytest.mark.anyio
+async def test_a_model_server_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    models = await found("models")
+    assert models.state == "problem"
+    assert models.text.startswith("The model server 127.0.0.1:9 cannot be reached")
