@@ -30,6 +30,7 @@ Footer = Sequence[Sequence[Styled]]
 
 MIN_CELL_LINES: Final = 5  # two titles, code and output; with less there is no use in showing a cell
 METER_WIDTH: Final = 33
+NAME_WIDTH: Final = 8  # of a meter's name
 CODE_WIDTH: Final = 400  # of a line that is highlighted: wider than any screen
 MARKS: Final[dict[State, Styled]] = {"open": ("●", "cyan"), "done": ("✓", "green"), "failed": ("✗", "red")}
 
@@ -54,6 +55,7 @@ def look(
     *,
     now: float,
     height: int,
+    width: int = 80,
     paused: bool = False,
     footer: int = 1,
     with_cell: bool = True,
@@ -61,7 +63,7 @@ def look(
     """A picture for a screen of `height` lines, `footer` of which are taken. `now` is on the clock of the events."""
     node = tree.focus
     cell = None if node is None or node.loop is None else node.loop.cell
-    room = height - footer - 6  # title, question, headings, and the meters as most terminals have them
+    room = height - footer - 3 - len(_meters(totals, width))  # title, question, headings, and the meters
     whole = not with_cell or cell is None or tree.ended is not None or room < MIN_CELL_LINES + 4
     for_cell = 0 if cell is None or whole else min(_wanted(cell), room * 9 // 20)
     seen = rows(tree, now=now, height=max(1, room - for_cell))
@@ -257,8 +259,11 @@ def _fit(line: Line, width: int) -> Line:
 
 
 def _meters(all_meters: Sequence[Meter], width: int) -> list[Line]:
-    """Bars where there is a limit, numbers where there is none, as many beside each other as there is room for."""
-    a_line = max(2, min(len(all_meters), width // METER_WIDTH))
+    """Bars where there is a limit, numbers where there is none, as many beside each other as there is room for: a number
+    of which a part is seen says something else.
+    """
+    widest = max(NAME_WIDTH + len(meter.told) + 1 for meter in all_meters)
+    a_line = max(1, min(len(all_meters), max(2, width // METER_WIDTH), width // widest))
     size = width // a_line
     lines = []
     for first in range(0, len(all_meters), a_line):
@@ -268,14 +273,13 @@ def _meters(all_meters: Sequence[Meter], width: int) -> list[Line]:
 
 
 def _meter(meter: Meter, size: int) -> list[Styled]:
-    name: Styled = (f"{meter.name:<8}", "dim")
+    name: Styled = (f"{meter.name:<{NAME_WIDTH}}", "dim")
     told = meter.told
     share = meter.share
-    bar = 0 if share is None else min(12, size - 8 - len(told) - 3)
+    bar = 0 if share is None else min(12, size - NAME_WIDTH - len(told) - 3)
     if share is None or bar < 3:
-        room = max(0, size - 8)
-        return [name, (told.ljust(room)[:room], "")]
+        return [name, (told.ljust(size - NAME_WIDTH), "")]
     filled = round(share * bar)
     style = "green" if share < 0.7 else "yellow" if share < 0.9 else "red"
-    rest = f" {told:<{size - 9 - bar}}"
+    rest = f" {told:<{size - NAME_WIDTH - 1 - bar}}"
     return [name, ("━" * filled, style), ("─" * (bar - filled), "dim"), (rest, "")]

@@ -77,7 +77,7 @@ class LiveView:
         totals = self._totals()
         footer: Footer = self._keys.footer(totals) if self._has_keys else []
         with self._lock:
-            picture = look(self._tree, totals, now=now, height=height, paused=paused, footer=len(footer))
+            picture = look(self._tree, totals, now=now, height=height, width=width, paused=paused, footer=len(footer))
         return draw(picture, self._console, width=width, height=height, footer=footer)
 
     def _totals(self) -> list[Meter]:

@@ -50,7 +50,8 @@ def frame(
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
     now = tree.latest + later
     seconds = 0.0 if tree.started is None else now - tree.started
-    picture = look(tree, meters(tree, limits or Limits(), seconds=seconds), now=now, height=height, paused=paused)
+    totals = meters(tree, limits or Limits(), seconds=seconds)
+    picture = look(tree, totals, now=now, height=height, width=width, paused=paused)
     footer = Keys(FakeControls()).footer(picture.meters)
     lines = draw(picture, console, width=width, height=height, footer=footer)
     return ["".join(segment.text for segment in line) for line in lines]
@@ -160,6 +161,23 @@ def test_bars_stand_where_there_are_limits_and_plain_numbers_elsewhere() -> None
     assert "dollars ━━━━━───── $1.33" in text
     assert "$1.33 of $2.66" in text
     assert re.search(r"calls +647  ", text)
+
+
+@pytest.mark.parametrize("width", [30, 36, 40, 60, 80, 100, 140, 200])
+def test_a_number_is_seen_whole_or_not_at_all(width: int) -> None:
+    tree = tree_of(*islice(synthetic_run(), BUSY))
+    limits = Limits(max_cost_usd=1_234_567.5, max_tokens=10_000, max_seconds=1_000_000)
+    totals = meters(tree, limits, seconds=tree.latest - (tree.started or 0.0))
+    lines = frame(tree, width, 40, limits=limits)
+    for meter in totals:
+        assert any(re.search(rf"{meter.name} [ ━─]*{re.escape(meter.told)}( |$)", line) for line in lines), meter
+
+
+def test_totals_that_need_more_lines_cover_no_row_of_the_tree() -> None:
+    tree = tree_of(*islice(synthetic_run(), BUSY))
+    picture = look(tree, meters(tree, Limits(), seconds=1.0), now=tree.latest, height=16, width=30)
+    assert len(picture.rows) == 16 - 3 - len(picture.meters) - 1
+    assert frame(tree, 30, 16)[3 + len(picture.rows)].startswith("calls")
 
 
 def test_a_pause_is_seen_at_once() -> None:
