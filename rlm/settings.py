@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Final, Self
 
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import ConfigError
+
+DOTENV: Final = ".env"
 
 
 @contextmanager
@@ -17,14 +21,27 @@ def dotenv_is_read() -> Iterator[None]:
     """Around what reads `.env`.
 
     Raises:
-        ConfigError: it cannot be read, or is no text.
+        ConfigError: it cannot be read, is no text, or holds a line that sets nothing.
     """
     try:
+        _refuse_broken_lines(Path(DOTENV))
         yield
     except UnicodeDecodeError:
         raise ConfigError(".env is not UTF-8 text: write it anew, or take it away.") from None
     except OSError as error:
         raise ConfigError(f".env cannot be read: {error.strerror}.") from error
+
+
+def _refuse_broken_lines(file: Path) -> None:
+    """What reads the file would leave them out, with a warning that does not name it."""
+    if not file.is_file():
+        return
+    with file.open(encoding="utf-8") as stream:
+        for binding in parse_stream(stream):
+            if binding.error:  # its text is not shown: it may hold a key
+                blank, _, _ = binding.original.string.partition(binding.original.string.strip())
+                number = binding.original.line + blank.count("\n")
+                raise ConfigError(f"Line {number} of .env is not NAME=VALUE: mend it, or take it away.")
 
 
 class Settings(BaseSettings):
@@ -41,7 +58,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_prefix="RLM_", env_nested_delimiter="__", env_ignore_empty=True, extra="ignore"
+        env_file=DOTENV, env_prefix="RLM_", env_nested_delimiter="__", env_ignore_empty=True, extra="ignore"
     )
 
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -69,6 +69,16 @@ class CommandSettings(Settings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)  # `layers` asks the others, one by one
+
+    @field_validator("run_root")
+    @classmethod
+    def _in_a_home(cls, run_root: Path | None) -> Path | None:
+        if run_root is None:
+            return None
+        try:
+            return run_root.expanduser()
+        except RuntimeError:
+            raise ValueError(f"a folder: there is no user whose home is {run_root.parts[0]}") from None
 
     @property
     def runs(self) -> Path:
@@ -165,7 +175,8 @@ def _named(found: Sequence[Layer], key: str) -> str:
         for candidate in (key, key.partition(".")[0]):
             if candidate in layer.values:
                 value = layer.values[candidate]
-                return f"{layer.name(candidate)} is {NO_LIMIT if value is None else value!r}, which"
+                shown = NO_LIMIT if value is None else str(value) if isinstance(value, Path) else value
+                return f"{layer.name(candidate)} is {shown!r}, which"
     return f"{key}, which"
 
 
@@ -280,7 +291,9 @@ def _of_file(file: Path) -> dict[str, Any]:
                 "in .env."
             )
     if isinstance(root := data.get("run_root"), str):
-        data["run_root"] = str(file.parent / Path(root).expanduser())
+        if not root:
+            raise ConfigError(f"run_root in {_shown(file)} is empty: give a folder, or leave it out.")
+        data["run_root"] = root if root.startswith("~") else str(file.parent / root)
     return _flat(data)
 
 

@@ -127,6 +127,7 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
         ),
         ("sub_base_url = 'http://x'", "sub_base_url in rlm.toml is not read"),
         ("depth = ", "rlm.toml is not TOML: "),
+        ("run_root = ''", "run_root in rlm.toml is empty: give a folder"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_one_sentence_that_names_file_and_key(
