@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
 from rlm.config import MIB
 from rlm.errors import ConfigError
 
-from .options import AsJson
+from .options import AsJson, a_path
 
 if TYPE_CHECKING:
     from rlm.execute import Executed
@@ -26,7 +27,8 @@ def exec_(
     put: Annotated[list[str] | None, typer.Option(help="PATH[:NAME]: a file that the script finds as NAME")] = None,
     get: Annotated[list[str] | None, typer.Option(help="NAME: a file that the script leaves; '*' takes all")] = None,
     out_dir: Annotated[
-        Path | None, typer.Option(help="where files that were got are written; default: here; for '*' a new folder")
+        Path | None,
+        typer.Option(help="where files that were got are written; default: here; for '*' a new folder", parser=a_path),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="of the script's own time")] = 60.0,
     memory: Annotated[int | None, typer.Option(min=128, help="in MiB", show_default="512")] = None,
@@ -50,9 +52,9 @@ def exec_(
 
     given = settings(sandbox={"runtime": runtime, "memory_bytes": None if memory is None else memory * MIB})
     if file == "-":
-        name, script = "script.py", sys.stdin.read()
+        name, script = "script.py", _read_script(file, "on standard input")
     else:
-        name, script = Path(file).name, _read_script(Path(file))
+        name, script = Path(file).name, _read_script(file, file)
     inputs = dict(map(_put, put or ()))
     if file == input_ == "-":
         raise ConfigError("Standard input cannot be both the script and its input: give a file for one of them.")
@@ -100,15 +102,16 @@ def exec_(
     raise typer.Exit(done.status)
 
 
-def _read_script(path: Path) -> str:
+def _read_script(said: str, shown: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with _opened(said, "script") as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+            return text.read()
     except OSError as error:
         raise ConfigError(
-            f"The script {path} cannot be read ({error.strerror}): give a Python file, or - for standard input."
+            f"The script {shown} cannot be read ({error.strerror}): give a Python file, or - for standard input."
         ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"The script {path} is not UTF-8 text: give a Python file.") from error
+        raise ConfigError(f"The script {shown} is not UTF-8 text: give a Python file.") from error
 
 
 def _read_input(said: str) -> bytes:
@@ -116,13 +119,22 @@ def _read_input(said: str) -> bytes:
     from rlm.execute import MAX_INPUT_BYTES
 
     try:
-        with sys.stdin.buffer if said == "-" else open(said, "rb") as file:
+        with _opened(said, "input") as file:
             data = file.read(MAX_INPUT_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"The input {said} cannot be read ({error.strerror}): give a file, or -.") from error
     if len(data) > MAX_INPUT_BYTES:
         raise ConfigError(f"The input has more than {MAX_INPUT_BYTES:,} bytes: give the script a part of it.")
     return data
+
+
+def _opened(said: str, what: str) -> BinaryIO:
+    """A file, or standard input. Raises ConfigError where the latter is closed."""
+    if said != "-":
+        return open(said, "rb")
+    if sys.stdin is None:
+        raise ConfigError(f"Standard input is closed: pipe the {what} in, or give a file.")
+    return sys.stdin.buffer
 
 
 def _put(said: str) -> tuple[str, Path]:

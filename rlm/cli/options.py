@@ -10,8 +10,17 @@ from typing import Annotated, Any, Final
 
 import typer
 
+
+def a_path(said: str) -> Path:
+    """What is empty, as a variable of a shell that is not set, would be the working directory."""
+    if not said:
+        raise typer.BadParameter("it is empty: give a path.")
+    return Path(said)
+
+
 Root = Annotated[
-    Path | None, typer.Option("--runs", help="folder of the runs", show_default="run_root, else the user's state")
+    Path | None,
+    typer.Option("--runs", help="folder of the runs", show_default="run_root, else the user's state", parser=a_path),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON value on standard output")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress: errors only")]

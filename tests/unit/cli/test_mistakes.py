@@ -73,6 +73,31 @@ def test_a_closed_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> N
     assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is closed")
 
 
+@pytest.mark.parametrize(("arguments", "what"), [(["-"], "script"), (["x.py", "--input", "-"], "input")])
+def test_a_closed_standard_input_of_rlm_exec(
+    rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], what: str
+) -> None:
+    (here / "x.py").touch()
+    monkeypatch.setattr(sys, "stdin", None)
+    assert is_one_sentence(rlm("exec", *arguments), f"Standard input is closed: pipe the {what} in, or give a file.")
+
+
+def test_a_script_that_is_no_text_wherever_it_comes_from(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "x.py").write_bytes(b"\xff")
+    monkeypatch.setattr(sys, "stdin", Stdin(b"\xff"))
+    assert is_one_sentence(rlm("exec", "x.py"), "The script x.py is not UTF-8 text: give a Python file.")
+    assert is_one_sentence(rlm("exec", "-"), "The script on standard input is not UTF-8 text: give a Python file.")
+
+
+def test_a_home_that_there_is_not(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "'~nobody.here/x', which should be a folder: there is no user whose home is ~nobody.here."
+    assert is_one_sentence(rlm("runs", "--runs", "~nobody.here/x"), f"--runs is {why}")
+    (here / "rlm.toml").write_text('run_root = "~nobody.here/x"')
+    assert is_one_sentence(rlm("runs"), f"run_root in rlm.toml is {why}")
+    monkeypatch.setenv("RLM_RUN_ROOT", "~nobody.here/x")
+    assert is_one_sentence(rlm("doctor"), f"RLM_RUN_ROOT is {why}")
+
+
 def test_an_empty_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Stdin())
     assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is empty")
@@ -168,12 +193,15 @@ def test_a_wrong_rlm_toml_is_one_sentence_whatever_the_command(rlm: RLM, here: P
 def test_a_dotenv_that_cannot_be_read_is_one_sentence_whatever_the_command(
     rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
+    (here / ".env").write_text("A=b\n\n\nsk-1 is my key\n")
+    assert is_one_sentence(rlm(*command), "rlm: Line 4 of .env is not NAME=VALUE: mend it, or take it away.")
     (here / ".env").write_bytes(b"\xff\xfeA=b")
     assert is_one_sentence(rlm(*command), ".env is not UTF-8 text: write it anew, or take it away.")
 
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", ".env")
 
+    (here / ".env").write_text("A=b")
     monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", refuse)
     assert is_one_sentence(rlm(*command), ".env cannot be read: Permission denied.")
 
