@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Root
+from .options import Root, a_path
 from .runs import WHICH, run_ids
 
 
@@ -17,7 +17,9 @@ def export(
         Literal["atif", "rlms", "md", "otel"],
         typer.Option(help="atif: trajectory; rlms: log of the reference implementation; md: Markdown; otel: spans"),
     ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="the file; default: standard output")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the file; default: standard output", parser=a_path)
+    ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -31,7 +33,10 @@ def export(
     ] = None,
     root: Root = None,
 ) -> None:
-    """Write a run in another format. A run that still goes is written as far as it is."""
+    """Write a run in another format. A run that still goes is written as far as it is.
+
+    Exit status: 0 written, 1 the receiver did not take it, 2 the command cannot be.
+    """
     from rlm.export.command import Format, write_export
     from rlm.history.directory import find_run
 

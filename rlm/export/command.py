@@ -32,7 +32,9 @@ def write_export(
     """Write a run in another format, or send its spans; a sentence on what was sent.
 
     Raises:
-        ConfigError: the run cannot be read, the file cannot be written, or OpenTelemetry is not installed.
+        ConfigError: the run cannot be read, the file cannot be written, there cannot be such a receiver, or OpenTelemetry is
+            not installed.
+        RLMError: the receiver does not take the spans.
     """
     record, extras = read_run(directory, with_context=False)
     match to:
@@ -49,7 +51,7 @@ def write_export(
                 raise ConfigError("OpenTelemetry is not installed: pip install 'rlm[otel]'.") from error
             spans = spans_of(events_of(directory), extras, content=content)
             if endpoint is not None and out is None:
-                logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # that it tries again is of no use here
+                logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # what fails is told in our own sentence
                 send(spans, endpoint)
                 return f"{len(spans):,} spans were sent to {endpoint}."
             text = otlp_json(spans)

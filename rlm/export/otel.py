@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from rlm.errors import RLMError
+from rlm.errors import ConfigError, RLMError
 from rlm.events import Event
 from rlm.history.extras import Extras
 from rlm.otel import Tracing
@@ -54,6 +54,7 @@ def send(spans: Sequence[ReadableSpan], endpoint: str) -> None:
     """Send spans to a receiver of OTLP over HTTP. OpenTelemetry's environment variables give headers and certificates.
 
     Raises:
+        ConfigError: there cannot be such a receiver.
         RLMError: it does not take them.
     """
     exporter = OTLPSpanExporter(endpoint=_with_path(endpoint))
@@ -68,8 +69,14 @@ def send(spans: Sequence[ReadableSpan], endpoint: str) -> None:
 
 
 def _with_path(endpoint: str) -> str:
-    """A base address, as OTEL_EXPORTER_OTLP_ENDPOINT has it, gets the path of traces."""
-    parts = urlsplit(endpoint)
+    """A base address, as OTEL_EXPORTER_OTLP_ENDPOINT has it, gets the path of traces. Raises ConfigError."""
+    try:
+        parts = urlsplit(endpoint)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ConfigError(f"The receiver {endpoint!r} cannot be: give an address such as http://127.0.0.1:4318.")
     path = parts.path.rstrip("/")
     return urlunsplit(parts._replace(path=path if path.endswith(PATH) else path + PATH))
 

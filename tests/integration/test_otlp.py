@@ -1,5 +1,7 @@
 """Spans arrive at a receiver of OTLP over HTTP, with the record's times; one that is not there is one sentence."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,3 +95,11 @@ def test_a_live_run_is_sent_by_the_programs_own_provider(tmp_path: Path) -> None
 def test_a_receiver_that_takes_nothing_is_one_sentence(run_dir: Path) -> None:
     with receiving(status=403) as receiver, pytest.raises(RLMError, match="did not take the spans"):
         send(spans_of(events_of(run_dir), Extras()), receiver.address)
+
+
+def test_a_receiver_that_is_not_there_is_one_sentence_and_a_status(run_dir: Path) -> None:
+    rlm = str(Path(sys.executable).with_name("rlm"))
+    command = [rlm, "export", str(run_dir), "--to", "otel", "--endpoint", "http://127.0.0.1:9"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "The receiver at http://127.0.0.1:9 did not take the spans" in done.stderr

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf.json_format import ParseDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from attack_texts import attacked_run
 from rlm import cli
+from rlm.errors import ConfigError
+from rlm.export.command import Format, write_export
 from rlm.export.otel import otlp_json, spans_of
 from rlm.history.directory import events_of, read_run
 from rlm.history.extras import Extras
@@ -72,3 +75,9 @@ def test_texts_that_are_no_unicode_do_not_stop_an_export(tmp_path: Path) -> None
     assert len(spans) > 20
     assert len(encoded) < 4 * 1024**2
     assert otlp_json(spans).isascii()
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "", "ftp://host", "http://", "http://host:99999", "http://["])
+def test_a_receiver_that_cannot_be_is_refused(run_dir: Path, endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be: give an address such as http://"):
+        write_export(run_dir, Format.otel, out=None, endpoint=endpoint, content=None)
