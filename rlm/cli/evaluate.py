@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .options import a_path
+
 if TYPE_CHECKING:
     from rlm.evals.plan import Models, Plan
     from rlm.evals.results import Job, Results
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
 RUN = "run"
 AT_ONCE = 4
 
-Folder = Annotated[Path, typer.Argument(help="of an evaluation, as --out named it", show_default=False)]
+Folder = Annotated[Path, typer.Argument(help="of an evaluation, as --out named it", show_default=False, parser=a_path)]
 
 
 class _WithoutName(TyperGroup):
     """`rlm eval TASK` is `rlm eval run TASK`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] != "--help":
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [RUN, *args]
         return super().parse_args(ctx, args)
 
@@ -59,10 +61,12 @@ def run(
     ] = None,
     lengths: Annotated[list[str] | None, typer.Option(help="in tokens, such as 8k,32k")] = None,
     seed: Annotated[int | None, typer.Option(help="instances are a function of it", show_default="7")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results", parser=a_path)] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="folder of an evaluation that was cut off; all else is as it was, but for more -n"),
+        typer.Option(
+            help="folder of an evaluation that was cut off; all else is as it was, but for more -n", parser=a_path
+        ),
     ] = None,
     redo_failed_calls: Annotated[
         bool, typer.Option("--redo-failed-calls", help="with --resume: also answers in which calls had failed, anew")
@@ -76,10 +80,12 @@ def run(
     ] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="of each RLM run")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="turns of each RLM")] = None,
-    trec: Annotated[Path | None, typer.Option(help="the file of the real TREC questions")] = None,
-    data: Annotated[list[Path] | None, typer.Option(help="a JSONL file of your own instances")] = None,
-    longbench: Annotated[list[Path] | None, typer.Option(help="a data.json of LongBench-v2")] = None,
-    oolong: Annotated[list[Path] | None, typer.Option(help="rows of OOLONG-synth, as JSON or JSONL")] = None,
+    trec: Annotated[Path | None, typer.Option(help="the file of the real TREC questions", parser=a_path)] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="a JSONL file of your own instances", parser=a_path)] = None,
+    longbench: Annotated[list[Path] | None, typer.Option(help="a data.json of LongBench-v2", parser=a_path)] = None,
+    oolong: Annotated[
+        list[Path] | None, typer.Option(help="rows of OOLONG-synth, as JSON or JSONL", parser=a_path)
+    ] = None,
 ) -> None:
     """Answer the instances of tasks by each method, and write results.jsonl, report.md and plots.
 
@@ -106,9 +112,10 @@ def run(
             )
         if n is not None:  # the instances that it has stay the first ones
             plan = replace(plan, n=n)
-            results = replace(results, settings={**results.settings, "n": n})
         plan.check()
         jobs, models = list(plan.jobs()), plan.models()
+        if n is not None:
+            results = results.with_settings({**results.settings, "n": n})
     elif redo_failed_calls:
         raise ConfigError("--redo-failed-calls does answers of an evaluation again: give it with --resume DIR.")
     else:

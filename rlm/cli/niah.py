@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .interrupt import run_until_interrupted
+from .options import a_path
 from .runs import how_to_resume_all
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def niah(
         int, typer.Option(min=0, max=NAMES, help="facts of one more trial, solved with llm_batch; 0: none")
     ] = 5,
     seed: Annotated[int, typer.Option(help="instances are a function of it")] = 7,
-    out: Annotated[Path | None, typer.Option(help="folder for results.jsonl, report.md and the runs")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for results.jsonl, report.md and the runs", parser=a_path)
+    ] = None,
     verbose: Annotated[bool, typer.Option(help="show every turn")] = False,
 ) -> None:
     """Find a needle in a haystack: one number in a million lines of words, then several facts at once."""
@@ -61,7 +64,7 @@ def niah(
         "seed": seed,
         **made_with(),
     }
-    results = Results.create(folder, setting)
+    results = Results.create(folder, setting, goes_on=False)
     began = time.time()
     progress_console = Console(stderr=True)
     progress_console.print(f"Model {model}, calls to {sub_model}, depth {depth}; results in {folder}", highlight=False)

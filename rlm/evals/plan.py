@@ -104,6 +104,8 @@ class Plan:
     def of(cls, settings: Mapping[str, Any]) -> Self:
         """What `as_json` gave. Raises ConfigError where it is something else."""
         try:
+            if "tasks" not in settings:
+                raise ConfigError("The folder is none of `rlm eval`: its eval.json holds no plan.")
             given = {name: value for name, value in settings.items() if name in {field.name for field in fields(cls)}}
             for name in ("tasks", "methods", "lengths"):
                 given[name] = tuple(given[name])
@@ -131,6 +133,10 @@ class Plan:
                 )
         for name in self.tasks:
             known[name].make(length=min(self.lengths), seed=self.seed, index=0)
+        for kind, path in self.files:
+            if next(READERS[kind](Path(path)), None) is None:
+                raise ConfigError(f"There is no instance in {path}: give a file that has one.")
+        self.limits()
 
     def jobs(self) -> Iterator[Job]:
         """In the order in which they are done: all methods of one instance after each other.
@@ -179,9 +185,18 @@ class Plan:
         return found
 
     def limits(self) -> Limits:
-        """Of each RLM run."""
-        given = Limits(max_cost_usd=self.max_cost_usd)
-        return given if self.max_iterations is None else replace(given, max_iterations=self.max_iterations)
+        """Of each RLM run. Raises ConfigError."""
+        limits = Limits()
+        for name in ("max_cost_usd", "max_iterations"):
+            value = getattr(self, name)
+            try:
+                limits = limits if value is None else replace(limits, **{name: value})
+            except ConfigError as error:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{flag} is {value}, which cannot be: give a number above 0, or leave it out."
+                ) from error
+        return limits
 
     def _tasks(self) -> Mapping[str, Task]:
         return tasks(trec=None if self.trec is None else Path(self.trec))

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -116,24 +116,31 @@ class Results:
     rows: Mapping[Key, Row]
 
     @classmethod
-    def create(cls, folder: Path, settings: Mapping[str, Any]) -> Self:
-        """A new one. Raises ConfigError where there is one already, or the folder cannot be written."""
+    def create(cls, folder: Path, settings: Mapping[str, Any], *, goes_on: bool = True) -> Self:
+        """A new one. Raises ConfigError where there is one already, or the folder cannot be written.
+
+        `goes_on`: it is of a kind that `rlm eval --resume` goes on with, which the error then says.
+        """
+        other = "give another folder with --out (OUT=)"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / ROWS).exists():
-                raise ConfigError(
-                    f"There are results in {folder} already: go on with --resume {folder}, or give another folder with "
-                    "OUT= or --out."
-                )
-            new = folder / f"{SETTINGS}.new"
-            new.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-            new.replace(folder / SETTINGS)
+                way = f"go on with --resume {folder}, or {other}" if goes_on else other
+                raise ConfigError(f"There are results in {folder} already: {way}.")
+            _write_settings(folder, settings)
             (folder / ROWS).touch()
         except OSError as error:
-            raise ConfigError(
-                f"No results can be written to {folder} ({error.strerror}): choose another with OUT= or --out."
-            ) from error
+            raise ConfigError(f"No results can be written to {folder} ({error.strerror}): {other}.") from error
         return cls(folder=folder, settings=settings, rows={})
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """The same with other settings, on the disk too. Raises ConfigError where another process is at it."""
+        with appending(self.folder):
+            try:
+                _write_settings(self.folder, settings)
+            except OSError as error:
+                raise ConfigError(f"No results can be written to {self.folder} ({error.strerror}).") from error
+        return replace(self, settings=settings)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -185,14 +192,25 @@ def write_through(descriptor: int, text: str) -> None:
     os.fsync(descriptor)
 
 
+def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    new = folder / f"{SETTINGS}.new"
+    new.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    new.replace(folder / SETTINGS)
+
+
 def _read(path: Path) -> Iterator[Row]:
-    with path.open(encoding="ascii") as file:
-        for text in file:
-            if text.endswith("\n"):  # else a crash cut it off
-                found = json.loads(text)
-                found["expected"] = tuple(found["expected"])
-                found["by_node"] = {node: tuple(used) for node, used in found["by_node"].items()}
-                yield Row(**found)
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
+            if text.endswith(b"\n"):  # else a crash cut it off
+                try:
+                    found = json.loads(text.decode("ascii"))
+                    found["expected"] = tuple(found["expected"])
+                    found["by_node"] = {node: tuple(used) for node, used in found["by_node"].items()}
+                    row = Row(**found)
+                    hash(row.key)
+                except (AttributeError, LookupError, TypeError, ValueError) as error:
+                    raise ValueError(f"line {number} of {path.name} is no row; take it away.") from error
+                yield row
 
 
 def in_order(rows: Iterable[Row], *, tasks: Iterable[str], methods: Iterable[str]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,9 +69,12 @@ def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: 
         (["multihop", "--model", "gpt-5"], "There is no API key"),
         (["ruler/single_1", "--lengths", "8k,100"], "ask for a greater length"),
         (["--data", "gone.jsonl", "--method", "keyword"], "gone.jsonl cannot be read"),
+        (["ruler/single_1", "--data", "empty.jsonl", "--method", "keyword"], "empty.jsonl: give a file that has one"),
+        (["ruler/single_1", "--max-cost-usd", "0"], "--max-cost-usd is 0.0, which cannot be: give a number above 0"),
     ],
 )
 def test_what_is_refused_leaves_its_folder_free(here: Path, rlm: RLM, arguments: list[str], said: str) -> None:
+    (here / "empty.jsonl").touch()
     ended = rlm("eval", *arguments, "--out", "one")
     assert ended.status == 2
     assert said in ended.err
@@ -97,4 +101,55 @@ def test_a_greater_n_adds_instances_and_repeats_none(here: Path, rlm: RLM) -> No
     assert (here / "one" / "results.jsonl").read_text().startswith(before)
     results = Results.load(here / "one")
     assert (len(results.rows), results.settings["n"]) == (5, 5)
+    assert json.loads((here / "one" / "eval.json").read_text())["n"] == 5
     assert "Answers: 5." in (here / "one" / "report.md").read_text()
+
+
+def test_a_folder_of_rlm_niah_is_told_apart_whatever_is_asked_of_it(here: Path, rlm: RLM) -> None:
+    Results.create(here / "one", {"model": "scripted", "depth": 1}, goes_on=False)
+    for command in (["--resume", "one"], ["report", "one"]):
+        ended = rlm("eval", *command)
+        assert ended.status == 2
+        assert ended.err == "rlm: The folder is none of `rlm eval`: its eval.json holds no plan.\n"
+    ended = rlm("niah", "--out", "one")
+    assert (ended.status, ended.err) == (
+        2,
+        "rlm: There are results in one already: give another folder with --out (OUT=).\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ['{"a": 1}', "[]", "7", "{", "ä", '{"expected": 1}', '{"expected": [], "by_node": []}']
+)
+def test_a_line_that_is_no_row_is_named(here: Path, rlm: RLM, line: str) -> None:
+    assert rlm("eval", "multihop", "--method", "keyword", "-n", "1", "--out", "one").status == 0
+    with (here / "one" / "results.jsonl").open("a") as rows:
+        rows.write(f"{line}\n")
+    ended = rlm("eval", "report", "one")
+    assert ended.status == 2
+    assert ended.err == "rlm: The evaluation in one is damaged: line 2 of results.jsonl is no row; take it away.\n"
+
+
+def test_help_is_that_of_the_group_however_it_is_asked_for(rlm: RLM) -> None:
+    asked = [rlm("eval", flag).out for flag in ("-h", "--help")]
+    assert asked[0] == asked[1]
+    assert "compare" in asked[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval", "multihop", "--method", "keyword", "-n", "1", "--out"],
+        ["eval", "--resume"],
+        ["eval", "report"],
+        ["niah", "--out"],
+        ["export", "x", "--to", "md", "-o"],
+        ["exec", "x.py", "--get", "*", "--out-dir"],
+        ["runs", "--runs"],
+    ],
+)
+def test_an_empty_path_is_refused_and_not_the_working_directory(here: Path, rlm: RLM, command: list[str]) -> None:
+    ended = rlm(*command, "")
+    assert (ended.status, ended.out) == (2, "")
+    assert "it is empty: give a path." in ended.err
+    assert not list(here.iterdir())

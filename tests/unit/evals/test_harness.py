@@ -325,6 +325,12 @@ def test_evaluations_of_other_data_are_not_compared(tmp_path: Path) -> None:
         (replace(PLAN, methods=("rlm",)), "no method 'rlm'"),
         (Plan(tasks=("multihop",)), "does not play multihop"),
         (replace(PLAN, methods=("direct",)), "does not play direct"),
+        (
+            replace(PLAN, max_cost_usd=0.0),
+            r"^--max-cost-usd is 0\.0, which cannot be: give a number above 0, or leave it",
+        ),
+        (replace(PLAN, max_cost_usd=float("nan")), "^--max-cost-usd is nan, which cannot be"),
+        (replace(PLAN, max_iterations=0), "^--max-iterations is 0, which cannot be"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_before_anything_is_made(plan: Plan, said: str) -> None:
@@ -335,7 +341,7 @@ def test_a_plan_that_cannot_be_is_refused_before_anything_is_made(plan: Plan, sa
 def test_a_plan_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     plan = replace(PLAN, files=(("data", "/some/file"),), trec="/t", window=100)
     assert Plan.of(json.loads(json.dumps(plan.as_json()))) == plan
-    with pytest.raises(ConfigError, match=r"eval\.json"):
+    with pytest.raises(ConfigError, match=r"^The folder is none of `rlm eval`: its eval\.json holds no plan\.$"):
         Plan.of({})
 
 
