@@ -139,7 +139,7 @@ class Tools:
         return use
 
     async def _read(self, arguments: bytes) -> tuple[Arguments, str]:
-        """The arguments, and how they are shown. Of large ones this takes a tenth of a second, which others need not wait."""
+        """The arguments, and how they are shown. Of large ones this takes a tenth of a second."""
         if len(arguments) <= READ_AT_ONCE_BYTES:
             return _read(arguments)
         return await anyio.to_thread.run_sync(_read, arguments, limiter=self._reading)
