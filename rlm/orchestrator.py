@@ -214,7 +214,10 @@ class Orchestrator:
         if record.state != "finished":
             raise ConfigError(f"The run {record.run_id} is not finished: `rlm resume` goes on with it.")
         contexts = await anyio.to_thread.run_sync(stored_contexts, directory, record)
-        models = {level: ScriptedModel([], name=model.name) for level, model in record.models.items()}
+        models = {
+            level: ScriptedModel([], name=model.name, context_window=model.context_window)
+            for level, model in record.models.items()
+        }
         async with replayed(options=options, models=models, record=record, directory=directory) as tree:
             completions = await tree.ask_again(contexts)
         return completions[-1]

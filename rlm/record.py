@@ -33,10 +33,13 @@ State = Literal["running", "finished", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """The model of a level. `server` is its base URL; None where the model was an object of the caller's, not a name."""
+    """The model of a level. `server` is its base URL; None where the model was an object of the caller's, not a name. A
+    replay shortens conversations and output for the same `context_window`; older versions did not write it.
+    """
 
     name: str
     server: str | None
+    context_window: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ class Play:
     turns: int = 3
     cell: str = "ask"
     room: int | None = None  # in characters, of the root's window, which nobody knows
+    window: int | None = None  # in tokens, of the root's model, which says so
     stop_at: int | None = None  # the turn in which a person wants the answer
     stop_in: int | None = None  # the same, when the reply is there and on its way into the journal
     answer_now: Callable[[], None] = lambda: None
@@ -68,7 +69,7 @@ class Play:
 
     def orchestrator(self, folder: Path, **options) -> Orchestrator:
         return Orchestrator(
-            model=ScriptedModel(self.root, name="root"),
+            model=ScriptedModel(self.root, name="root", context_window=self.window),
             sub_model=ScriptedModel(self.sub, name="sub"),
             sandboxes=FakeSandboxes(self.behaviour),
             run_root=folder,
@@ -95,6 +96,7 @@ ENDS: dict[str, tuple[str, Callable[[], Play]]] = {
     "a person": ("stopped", lambda: Play(stop_at=3, turns=9)),
     "a person as a reply comes": ("stopped", lambda: Play(stop_in=3, turns=9)),
     "a small window": ("final", lambda: Play(room=2_600, turns=6)),
+    "a known window": ("final", lambda: Play(window=2_000, turns=12)),
 }
 LIMITS = ("calls", "tokens", "dollars", "deadline")
 by_end = pytest.mark.parametrize("end", ENDS)
