@@ -69,7 +69,7 @@ class Budget:
 
     Attributes:
         used: what the providers counted.
-        unsettled: calls that were sent and cut off, so that nobody knows what they used.
+        unsettled: calls that were sent and cut off, or whose replies were lost, so that nobody knows what they used.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -148,7 +148,9 @@ class Budget:
         self.used += usage
 
     def abandon(self, estimate: Estimate) -> None:
-        """Nothing is known of a call that was sent and then cancelled: it may be billed, so it counts as estimated."""
+        """Nothing is known of a call that was sent, as it was cancelled or its reply lost: it may be billed, so it counts as
+        estimated.
+        """
         self._close(estimate)
         self._spent += estimate
         self.unsettled += 1
@@ -160,11 +162,11 @@ class Budget:
         self._spent += Estimate(tokens=usage.total_tokens, dollars=dollars)
         self.used += usage
 
-    def count_lost(self, estimate: Estimate, number: int) -> None:
-        """Count calls like this one whose replies were lost with an earlier process: they may be billed, as estimated."""
-        self._calls += number
-        self.unsettled += number
-        self._spent += Estimate(tokens=number * estimate.tokens, dollars=number * estimate.dollars)
+    def count_abandoned(self, estimate: Estimate) -> None:
+        """Count a call that an earlier process of the run has made, as `abandon` did there, or would have done."""
+        self._calls += 1
+        self._spent += estimate
+        self.unsettled += 1
 
     def count_rlms(self, number: int) -> None:
         """Count RLMs that had come to their end in an earlier process of the run."""

@@ -31,6 +31,7 @@ from .models.prices import Price
 from .request import Request
 from .types import Message, ModelReply, StopReason, Usage
 
+BAD_REQUEST: Final = 400  # and from there on: the provider says that it did not do it
 HASHED_AT_ONCE: Final = 1 << 20  # characters; more of them in a thread, as that takes milliseconds
 
 
@@ -91,15 +92,13 @@ class Calls:
         request = await _request(model, messages)
         found = await self.journal.find(node, ordinal, request)
         self._take(found, node=node, ordinal=ordinal)
-        if found.lost:
-            self.budget.count_lost(self.estimate(model, messages, last=last), found.lost)
         replayed = found.outcome is not None
         started = time.perf_counter()
         match found.outcome:
             case ModelReply() as reply:
                 pass
             case Failure() as failure:
-                if failure.state == "failed":
+                if failure.state in ("failed", "lost"):
                     self._tell_failure(model, failure, node=node, role=role, seconds=0.0)
                 raise _as_error(failure)
             case None if self.journal.read_only:
@@ -155,18 +154,22 @@ class Calls:
             raise
         started = time.perf_counter()
         try:
-            call = await self.journal.sent(node, ordinal, request, reserved_usd=estimate.dollars)
+            call = await self.journal.sent(
+                node, ordinal, request, reserved_tokens=estimate.tokens, reserved_usd=estimate.dollars
+            )
             reply = await _reply(model, request.messages, max_tokens, role)
         except ModelError as error:
             usage = None if error.usage is None else self._priced(model, error.usage)
-            self._settle(estimate, Spent(node=node, model=model.name, usage=usage or Usage()))
             failure = _as_failure(error, usage)
+            if failure.state == "lost":
+                self._abandon(estimate)
+            else:
+                self._settle(estimate, Spent(node=node, model=model.name, usage=usage or Usage()))
             await self.journal.ended(call, failure)
             self._tell_failure(model, failure, node=node, role=role, seconds=time.perf_counter() - started)
             raise
         except BaseException:
-            self.budget.abandon(estimate)
-            self._wake()
+            self._abandon(estimate)
             raise
         reply = replace(reply, usage=self._priced(model, reply.usage))
         self._settle(estimate, Spent(node=node, model=model.name, usage=reply.usage))
@@ -217,7 +220,7 @@ class Calls:
         if model.max_tokens is not None:
             reply_tokens = min(reply_tokens, model.max_tokens)
         usage = replace(asked, output_tokens=reply_tokens)
-        cost = self._known_cost(model, usage) if math.isfinite(dollars) else 0.0
+        cost = self.cost(model, usage) or 0.0  # also without a limit on dollars: one may be set when the run is resumed
         return reply_tokens, Estimate(tokens=usage.total_tokens, dollars=cost)
 
     def _known_cost(self, model: Model, usage: Usage) -> float:
@@ -261,6 +264,10 @@ class Calls:
             self._note(spent)
         self._wake()
 
+    def _abandon(self, estimate: Estimate) -> None:
+        self.budget.abandon(estimate)
+        self._wake()
+
     def _wake(self) -> None:
         self._ended.set()
         self._ended = anyio.Event()
@@ -276,6 +283,9 @@ class Calls:
     def count_spent(self, spent: Iterable[Spent]) -> None:
         """Count what an earlier process of the run has paid."""
         for item in spent:
+            if not item.settled:
+                self.budget.count_abandoned(Estimate(tokens=item.reserved_tokens, dollars=item.reserved_usd))
+                continue
             price = self._prices.get(item.model)
             if item.usage.cost_usd is None and price is not None:  # which was not given there
                 item = replace(item, usage=replace(item.usage, cost_usd=price.cost(item.usage)))
@@ -325,8 +335,9 @@ async def _request(model: Model, messages: Sequence[Message]) -> Request:
 
 
 def _as_failure(error: ModelError, usage: Usage | None) -> Failure:
+    refused = isinstance(error, ContextTooLong) or (error.status is not None and error.status >= BAD_REQUEST)
     return Failure(
-        state="failed",
+        state="failed" if refused or usage is not None else "lost",
         text=str(error),
         reason=TOO_LONG if isinstance(error, ContextTooLong) else None,
         status=error.status,

@@ -22,13 +22,14 @@ CREATE TABLE calls (               -- each call that was sent, or that the budge
     model TEXT NOT NULL,
     parameters TEXT NOT NULL,      -- JSON
     messages TEXT NOT NULL,        -- JSON: digests of the messages (in hexadecimal), in order; none where refused
-    state TEXT NOT NULL,           -- sent | answered | failed | refused | abandoned
+    state TEXT NOT NULL,           -- sent | answered | failed | lost | refused | abandoned
     stale INTEGER NOT NULL DEFAULT 0,  -- 1: a later replay took another way
     text, finish_reason, reply_model, request_id,
     status INTEGER,                -- of HTTP, of a call that failed
     usage TEXT,                    -- JSON
     cost_usd REAL,                 -- NULL where the price is unknown
-    reserved_usd REAL,             -- what counts then; 0 where there was no limit on dollars
+    reserved_usd REAL,             -- what counts then; 0 where nothing was set aside
+    reserved_tokens INTEGER,       -- what counts where a call may be billed, and nobody knows what it used
     sent REAL NOT NULL, ended REAL -- seconds since the epoch
 );
 CREATE TABLE messages (            -- each once, however many requests repeat it
@@ -47,10 +48,10 @@ class Failure:
     """How a call ended without a reply.
 
     `reason` is the limit that refused it, or the kind of failure; `status` the HTTP status; `usage` what was billed all the
-    same, if the provider said so.
+    same, if the provider said so. It is `lost` where the provider may have replied, and bill that, but no reply arrived.
     """
 
-    state: Literal["failed", "refused", "abandoned"]
+    state: Literal["failed", "lost", "refused", "abandoned"]
     text: str
     reason: str | None = None
     status: int | None = None
@@ -60,25 +61,27 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What a recorded call used: counted once in every process that replays it. `reserved_usd` had been set aside for it."""
+    """What a recorded call used: counted once in every process that replays it. So much had been set aside for it, which is
+    what counts where it is not `settled`: nobody knows what came of it.
+    """
 
     node: str
     model: str
     usage: Usage
+    reserved_tokens: int = 0
     reserved_usd: float = 0.0
+    settled: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """What the journal has of a call: its outcome, None where it has to be sent; and what now counts as spent.
 
-    `lost`: so many times it was sent before, and nobody knows what came of it. `diverged`: the nodes that take another way
-    than the recorded one.
+    `diverged`: the nodes that take another way than the recorded one.
     """
 
     outcome: ModelReply | Failure | None = None
     spent: Sequence[Spent] = ()
-    lost: int = 0
     diverged: Sequence[str] = ()
 
 
@@ -102,15 +105,12 @@ class FoundAnswer:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Call:
-    """A call that has a row. `counted`: what it used has been counted in this process. `lost`: earlier ones in its place
-    that were sent by processes which ended before the reply.
-    """
+    """A call that has a row. `counted`: what it used has been counted in this process, or is, as it is made there."""
 
     id: int
     node: str
     ordinal: int
     digest: bytes
     parameters: str
-    state: Literal["sent", "answered", "failed", "refused", "abandoned"]
+    state: Literal["sent", "answered", "failed", "lost", "refused", "abandoned"]
     counted: bool = False
-    lost: int = 0

@@ -26,7 +26,8 @@ class ModelError(RLMError):
     Attributes:
         status: the HTTP status, if there was a response.
         request_id: the provider's id of the request, if it gave one.
-        usage: what the provider counted for the reply that cannot be used, if it did: that is billed all the same.
+        usage: what the provider counted for the reply that cannot be used, if it did: that is billed all the same. Where it
+            did not, and gave no status of an error either, the call counts as estimated.
     """
 
     def __init__(

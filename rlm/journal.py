@@ -52,7 +52,9 @@ class Journal:
         self._answers: dict[str, bool] = {}  # of queries: whether it is a good one
         self._calls: dict[tuple[str, int], Call] = {}
         self._reached: dict[str, int] = {}  # by node: the call that was asked for last
+        self._sent_again: list[int] = []  # calls in whose place there is a later one
         self.database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION, oldest=SCHEMA_VERSION, mode=mode)
+        self._set_aside = self._set_aside_columns()
         self._read_calls()
         self._read_queries()
         self._latest: int = self.database.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
@@ -70,8 +72,8 @@ class Journal:
         return len(self._calls)
 
     def wasted(self) -> Sequence[Spent]:
-        """What calls used that an earlier replay has left aside. Before anything else."""
-        return self._spent("stale AND state IN ('answered', 'failed')")
+        """What calls used that an earlier replay has left aside, or sent again. Before anything else."""
+        return [*self._spent("stale"), *self._spent_by(self._sent_again)]
 
     # Calls
 
@@ -90,14 +92,13 @@ class Journal:
         )  # of models that a replay does not have
         if call.digest != request.digest or not same_parameters:
             return Found(spent=await self._diverge(node), diverged=[node])
-        lost = 0 if call.counted or self.read_only else call.lost + (call.state in ("sent", "abandoned"))
         ended_the_work = node == ROOT and call.state != "answered" and not (self._ended or self._goes_on(node))
         if call.state == "sent" or ended_the_work:
             self.paid_twice += call.state == "sent"
-            return Found(spent=await self._count([call]), lost=lost)
+            return Found(spent=await self._count([call]))
         self.replayed += 1
         spent = await self._count([call])
-        return Found(outcome=await self.database.run(lambda: self._read(call)), spent=spent, lost=lost)
+        return Found(outcome=await self.database.run(lambda: self._read(call)), spent=spent)
 
     async def leave(self, node: str) -> Found:
         """Where the record of an RLM ends: queries that it has, and that were not made again, are not what its cells ask."""
@@ -126,7 +127,14 @@ class Journal:
         return await self._drop([call for call in self._below(ROOT) if call.node == ROOT and call.ordinal > requests])
 
     async def sent(
-        self, node: str, ordinal: int, request: Request, *, reserved_usd: float = 0.0, refused: bool = False
+        self,
+        node: str,
+        ordinal: int,
+        request: Request,
+        *,
+        reserved_tokens: int = 0,
+        reserved_usd: float = 0.0,
+        refused: bool = False,
     ) -> Call:
         """Note that a call is about to be sent, for which so much has been set aside.
 
@@ -140,6 +148,7 @@ class Journal:
             digest=request.digest,
             parameters=request.parameters,
             state="sent",
+            counted=True,
         )
         self._calls[node, ordinal] = call
         kept = () if refused else tuple(zip(request.parts, request.messages, strict=True))
@@ -149,11 +158,11 @@ class Journal:
         ]
         digests = json.dumps([part.hex() for part, _ in kept])
         insert = (
-            "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, reserved_usd, sent)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?, ?)",
+            "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, reserved_usd,"
+            " reserved_tokens, sent) VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?, ?, ?)",
             (
                 *(call.id, node, ordinal, request.digest, request.model, request.parameters, digests),
-                *(reserved_usd, time.time()),
+                *(reserved_usd, reserved_tokens, time.time()),
             ),
         )
         await self.database.write(*texts, insert, durable=False)
@@ -164,7 +173,6 @@ class Journal:
         await self.database.write(self._end(call, outcome), durable=True)
 
     def _end(self, call: Call, outcome: ModelReply | Failure) -> Statement:
-        call.counted = True
         row: Sequence[object]
         match outcome:
             case ModelReply(text=text, usage=usage):
@@ -256,13 +264,22 @@ class Journal:
 
     # What is in the record
 
+    def _set_aside_columns(self) -> str:
+        """Those that say what was set aside for a call. Runs of versions that did not write tokens go on all the same."""
+        has_tokens = self.database.rows("SELECT 1 FROM pragma_table_info('calls') WHERE name = 'reserved_tokens'")
+        if not has_tokens and self.read_only:
+            return "0, reserved_usd"
+        if not has_tokens:
+            self.database.rows("ALTER TABLE calls ADD COLUMN reserved_tokens INTEGER")
+        return "reserved_tokens, reserved_usd"
+
     def _read_calls(self) -> None:
         select = "SELECT id, node, ordinal, digest, parameters, state FROM calls WHERE NOT stale ORDER BY id"
         for number, node, ordinal, digest, parameters, state in self.database.rows(select):
-            before, lost = self._calls.get((node, ordinal)), 0
-            if before is not None and before.state == "sent" and before.digest == digest:
-                self.paid_twice += 1
-                lost = before.lost + 1
+            before = self._calls.get((node, ordinal))
+            if before is not None:
+                self.paid_twice += before.state == "sent" and before.digest == digest
+                self._sent_again.append(before.id)
             self._calls[node, ordinal] = Call(
                 id=number,
                 node=node,
@@ -270,7 +287,6 @@ class Journal:
                 digest=digest,
                 parameters=sys.intern(parameters),
                 state=state,
-                lost=lost,
             )
 
     def _read_queries(self) -> None:
@@ -291,7 +307,7 @@ class Journal:
 
     async def _drop(self, calls: Iterable[Call], queries: Iterable[str] = ()) -> Sequence[Spent]:
         """Forget calls, but for those that this process has used. Paid is paid: they count."""
-        unused = [call for call in calls if not call.counted]
+        unused = [call for call in calls if call.state == "sent" or not call.counted]
         for call in unused:
             del self._calls[call.node, call.ordinal]
         spent = await self._count(unused)
@@ -312,23 +328,25 @@ class Journal:
         fresh = [call for call in calls if not call.counted]
         for call in fresh:
             call.counted = True
-        used = [call.id for call in fresh if call.state in ("answered", "failed")]
+        return await self.database.run(lambda: self._spent_by(call.id for call in fresh)) if fresh else ()
 
-        def read() -> list[Spent]:
-            return [spent for number in used for spent in self._spent("id = ?", (number,))]
-
-        return await self.database.run(read) if used else ()
+    def _spent_by(self, ids: Iterable[int]) -> list[Spent]:
+        return [spent for number in ids for spent in self._spent("id = ?", (number,))]
 
     def _spent(self, where: str, values: Sequence[object] = ()) -> list[Spent]:
-        rows = self.database.rows(f"SELECT node, model, usage, reserved_usd FROM calls WHERE {where}", values)  # noqa: S608
+        """What calls used that were sent: what the budget refused was not."""
+        columns = f"node, model, usage, state, {self._set_aside}"
+        rows = self.database.rows(f"SELECT {columns} FROM calls WHERE {where} AND state != 'refused'", values)  # noqa: S608
         return [
             Spent(
                 node=node,
                 model=model,
                 usage=Usage(**json.loads(usage)) if usage else Usage(),
-                reserved_usd=reserved_usd,
+                reserved_tokens=tokens or 0,
+                reserved_usd=dollars or 0.0,
+                settled=state in ("answered", "failed"),
             )
-            for node, model, usage, reserved_usd in rows
+            for node, model, usage, state, tokens, dollars in rows
         ]
 
     def _read(self, call: Call) -> ModelReply | Failure:

@@ -156,6 +156,6 @@ def _refuse_unknown_prices(options: Options, models: Mapping[int, Model]) -> Non
 def _model_record(model: Model, options: Options) -> ModelRecord:
     """A model that was given by its name can be made again."""
     given = [options.model, options.sub_model, *options.level_models.values()]
-    by_name = isinstance(model, OpenAIModel) and not any(model is each for each in given)
-    server = model.base_url if by_name else None
+    by_name = not any(model is each for each in given)
+    server = model.base_url if by_name and isinstance(model, OpenAIModel) else None
     return ModelRecord(name=model.name, server=server, context_window=model.context_window)

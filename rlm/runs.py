@@ -56,7 +56,7 @@ def used(directory: Path) -> Used:
         for node, state, reason, usage, stale in database.rows(_CALLS):
             if usage is not None:
                 by_node[node] = by_node.get(node, Usage()) + Usage(**json.loads(usage))
-            failed += state == "failed" and node != ROOT and reason != TOO_LONG and not stale
+            failed += state in ("failed", "lost") and node != ROOT and reason != TOO_LONG and not stale
     return Used(by_node=by_node, failed=failed)
 
 

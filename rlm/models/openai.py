@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -37,6 +37,7 @@ MAX_SENTENCE_CHARS: Final = 400  # of a server's words in an error: they may be 
 MAX_RESPONSE_BYTES: Final = 64 * MIB  # a thousand times the longest reply; one without end would fill the memory
 TOO_MANY_REQUESTS: Final = 429
 UNAVAILABLE: Final = 503
+NO_CONNECTION: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 RETRIES: Final = "x-stainless-retry-count"  # the openai client's header
 
 _http: Any = import_module("httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx")
@@ -236,12 +237,14 @@ class OpenAIModel:
                 kind = ContextTooLong if is_too_long(status, error.body) else ModelError
                 return kind(sentence, status=status, request_id=error.request_id)
             case openai.APIConnectionError():
-                return ModelError(self._sentence(f"{self._what_broke(error)}{_attempts(error)}"))
+                # Where there was no connection, nothing was sent, and nothing can be billed.
+                unsent = any(isinstance(cause, NO_CONNECTION) for cause in _causes(error))
+                sentence = self._sentence(f"{self._what_broke(error)}{_attempts(error)}")
+                return ModelError(sentence, usage=Usage() if unsent else None)
         return ModelError(self._sentence(f"cannot be asked: {error}"))
 
     def _what_broke(self, error: openai.APIConnectionError) -> str:
-        cause = error.__cause__
-        while cause is not None:
+        for cause in _causes(error):
             match cause:
                 case aiohttp.ConnectionTimeoutError():
                     return f"cannot be reached within {CONNECT_SECONDS:g} s"
@@ -251,7 +254,6 @@ class OpenAIModel:
                     return f"sent more than {MAX_RESPONSE_BYTES // MIB} MiB in one response"
                 case TimeoutError():
                     return f"gave no complete response within {self._timeout:g} s"
-            cause = cause.__cause__
         return "broke the connection off before its response was complete"
 
     def _sentence(self, words: str) -> str:
@@ -394,6 +396,12 @@ def _split(sampling: Mapping[str, object]) -> tuple[dict[str, object], dict[str,
 
 def _is_header_value(text: str) -> bool:
     return text.isascii() and text.isprintable()
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while (cause := error.__cause__) is not None:
+        yield cause
+        error = cause
 
 
 def _attempts(error: openai.APIError) -> str:

@@ -188,6 +188,7 @@ async def test_a_server_that_is_not_there_is_reported_in_words() -> None:
         port = listener.getsockname()[1]
     error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0))
     assert str(error).startswith(f"The model server 127.0.0.1:{port} cannot be reached (")
+    assert error.usage == Usage()  # so that it is known to cost nothing
 
 
 async def test_a_server_that_does_not_speak_http_is_reported_in_words() -> None:

@@ -18,7 +18,7 @@ from fakes import memory_journal
 from rlm.budget import Budget, Estimate, Refused
 from rlm.calls import Calls
 from rlm.config import Limits
-from rlm.errors import ModelError, ReplyCutOff
+from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
 from rlm.events import Event, EventLog, ModelFailed
 from rlm.journal import Journal
 from rlm.models.base import Model
@@ -79,6 +79,31 @@ async def test_a_reply_without_text_that_was_billed_counts() -> None:
     billed = Usage(calls=1, input_tokens=70, cost_usd=0.25)
     assert calls.budget.used == calls.by_model["m"] == calls.by_node["0.1"] == billed
     assert [event.usage for event in seen if isinstance(event, ModelFailed)] == [billed]
+
+
+@pytest.mark.parametrize(
+    ("error", "tokens"),
+    [
+        (ModelError("it broke the connection off"), 2_154),  # or its time was up: the reply may have been on its way
+        (ModelError("its response is no JSON", status=200), 2_154),
+        (ModelError("it was overloaded", status=503), 0),
+        (ModelError("it wants a key", status=401), 0),
+        (ContextTooLong("it is too long"), 0),
+        (ModelError("it cannot be reached", usage=Usage()), 0),
+    ],
+)
+async def test_a_call_whose_reply_may_have_been_lost_on_the_way_counts_as_estimated(
+    error: ModelError, tokens: int
+) -> None:
+    def fails(messages: Sequence[Message]) -> str:
+        raise error
+
+    calls = calls_within(Limits(max_tokens=16_000))
+    with pytest.raises(ModelError, match="it"):
+        await calls.complete(ScriptedModel(fails), ASK, node="0.1", ordinal=1, role="sub")
+    assert calls.budget.left()[0] == 16_000 - tokens
+    assert calls.budget.unsettled == (tokens > 0)
+    assert (calls.budget.used, calls.budget.in_flight) == (Usage(), Estimate())
 
 
 async def test_a_call_that_was_not_billed_leaves_no_usage() -> None:

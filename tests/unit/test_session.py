@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -13,7 +16,7 @@ from rlm import ConfigError, LimitExceeded, Limits, ModelError, Orchestrator, Sc
 from rlm.events import Event, QuestionAsked, RLMFinished, RunFinished, RunResumed
 from rlm.loop import NO_ANSWER
 from rlm.sandbox.base import Answer, SandboxQuery
-from rlm.types import CellResult, Message
+from rlm.types import CellResult, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
 
@@ -243,6 +246,48 @@ async def test_a_question_that_the_clock_ended_is_replayed_to_the_same_place(tmp
         directory(session), limits=Limits(max_seconds=1.0)
     )
     assert replayed.answer == "read 8"
+
+
+@pytest.mark.parametrize("version", ["this", "an earlier"])
+async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path: Path, version: str) -> None:
+    """Of two calls of a cell one reply is lost on the way, and the clock cuts off the other."""
+
+    async def asks_twice(code: str, answer: Answer | None) -> CellResult:
+        if code != "look":
+            return await says_ok(code, answer)
+        assert answer is not None
+        for number, prompt in enumerate(("lost", "slow")):
+            await answer(SandboxQuery(call=number, batch=0, prompt=prompt, context=None, model=None, recurse=False))
+        raise AssertionError
+
+    class Sub(ScriptedModel):
+        async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+            if messages[-1].content == "lost":
+                raise ModelError("it broke the connection off")
+            await anyio.sleep_forever()
+            raise AssertionError
+
+    def used(session: Session) -> tuple[object, ...]:
+        assert session._tree is not None
+        budget = session._tree._calls.budget
+        return budget.left(), budget._calls, budget.unsettled, budget.used
+
+    limits = Limits(max_seconds=0.2, max_tokens=100_000, max_lm_calls=20)
+    options = {"sub_model": Sub([], name="sub"), "sandboxes": FakeSandboxes(asks_twice)}
+    async with orchestrator(Root(), tmp_path, limits=limits, **options).session() as session:
+        first = await session.aask("first?", "text")
+        assert (first.stop_reason, first.unsettled_calls) == ("deadline", 2)
+        before = used(session)
+    if version == "an earlier":  # which did not write what had been set aside
+        with closing(sqlite3.connect(directory(session) / "journal.sqlite")) as database:
+            database.execute("ALTER TABLE calls DROP COLUMN reserved_tokens")
+    replayed = await orchestrator(Root(), tmp_path, **options).areplay(directory(session))
+    assert (replayed.answer, replayed.unsettled_calls) == (first.answer, 2)
+    limits = replace(limits, max_seconds=60.0)
+    async with orchestrator(Root(), tmp_path, **options).session(resume=directory(session), limits=limits) as resumed:
+        assert (resumed.completions[0].answer, resumed.completions[0].unsettled_calls) == (first.answer, 2)
+        assert used(resumed)[1:] == before[1:]
+        assert (used(resumed) == before) is (version == "this")
 
 
 async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_once_it_has_more(tmp_path: Path) -> None:
