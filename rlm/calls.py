@@ -35,6 +35,10 @@ BAD_REQUEST: Final = 400  # and from there on: the provider says that it did not
 HASHED_AT_ONCE: Final = 1 << 20  # characters; more of them in a thread, as that takes milliseconds
 
 
+class CutOff(ModelError):
+    """The recorded call was given up before it was answered."""
+
+
 class Calls:
     """Makes the model calls of one run: what is recorded is not sent, what the budget refuses neither, and what was sent is
     counted and recorded before anyone sees the reply.
@@ -85,7 +89,7 @@ class Calls:
 
         Raises:
             Refused: a limit of the run stands in the way; nothing was sent.
-            ModelError: no usable reply.
+            ModelError: no usable reply. It is CutOff where a recorded call had been cut off.
             JournalError: the record cannot be written; nothing more is sent.
             ReplayDiffers: the call is not in the record, and this is a replay.
         """
@@ -129,6 +133,10 @@ class Calls:
         if isinstance(outcome, Failure):
             raise _as_error(outcome)
         return outcome
+
+    async def cut_off(self, node: str, ordinal: int) -> None:
+        """The time for an RLM's call was up: a replay does not make it either."""
+        await self.journal.cut_off(node, ordinal, "the time for this call was up")
 
     async def leave(self, node: str) -> None:
         """An RLM has its answer: what is recorded beyond that was done otherwise."""
@@ -349,5 +357,5 @@ def _as_failure(error: ModelError, usage: Usage | None) -> Failure:
 def _as_error(failure: Failure) -> ModelError | Refused:
     if failure.state == "refused":
         return Refused(failure.text, reason=cast("StopReason", failure.reason))
-    kind = ContextTooLong if failure.reason == TOO_LONG else ModelError
+    kind = ContextTooLong if failure.reason == TOO_LONG else CutOff if failure.state == "abandoned" else ModelError
     return kind(failure.text, status=failure.status, request_id=failure.request_id, usage=failure.usage)

@@ -172,6 +172,12 @@ class Journal:
         """Make the outcome of a call durable. It is written also where the caller is cancelled meanwhile."""
         await self.database.write(self._end(call, outcome), durable=True)
 
+    async def cut_off(self, node: str, ordinal: int, text: str) -> None:
+        """A call was cancelled, if it was under way: nobody waits for it. A replay is told `text` at once, unpaid."""
+        call = self._calls.get((node, ordinal))
+        if call is not None and call.state == "sent":
+            await self.ended(call, Failure(state="abandoned", text=text))
+
     def _end(self, call: Call, outcome: ModelReply | Failure) -> Statement:
         row: Sequence[object]
         match outcome:

@@ -16,7 +16,7 @@ import anyio
 from . import prompts
 from .broker import Answered, Broker, Task
 from .budget import Refused
-from .calls import Calls
+from .calls import Calls, CutOff
 from .compaction import Room, fitting
 from .config import Limits
 from .errors import ConfigError, ContextTooLong
@@ -173,8 +173,10 @@ class RLM:
         if answered is None:
             stop = stop or _Stop(steering.reason, SENTENCES[steering.reason], at=self._here(steering.reason))
             answer = ""
-            with anyio.move_on_after(steering.last_turn_seconds):
+            with anyio.move_on_after(steering.last_turn_seconds) as scope:
                 answer = await self._last_turn(stop)
+            if scope.cancelled_caught:
+                await self._services.calls.cut_off(self._task.node, self._requests)
             answered = Answered(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=stop.at)
         await self._services.calls.leave(self._task.node)
         self._services.events.emit(
@@ -364,6 +366,8 @@ class RLM:
             except (Refused, ContextTooLong):
                 self._transcript = short
                 turn, _ = await self._ask(last=is_root)
+        except CutOff:  # in the recorded run, by the time for this turn
+            return ""
         except Refused:
             if not is_root:
                 raise

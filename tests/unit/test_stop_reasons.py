@@ -11,17 +11,31 @@ import anyio
 import pytest
 
 from fakes import FakeSandboxes, says_ok
-from rlm import ConfigError, Limits, Orchestrator, Price, ScriptedModel
+from rlm import ConfigError, Limits, Orchestrator, Price, ScriptedModel, steering
 from rlm.errors import ContextTooLong
 from rlm.events import TurnStarted
 from rlm.prompts import SUMMARIZE
 from rlm.sandbox.base import Answer, SandboxQuery
-from rlm.types import CellResult, Completion, Message
+from rlm.types import CellResult, Completion, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
 
 PRICES = {"root": Price(input=1000, output=1000), "sub": Price(input=1000, output=1000)}
 MANY = {"max_lm_calls": 100, "max_tokens": 10**6, "max_cost_usd": 10**6, "max_seconds": 60.0}
+
+
+class Silent(ScriptedModel):
+    """Never replies when it has to stop."""
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        if "have to stop" in messages[-1].content and "And then?" not in messages[-1].content:
+            await anyio.sleep_forever()
+        return await super().complete(messages, max_tokens=max_tokens)
+
+
+@pytest.fixture(autouse=True)
+def short_last_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "LAST_TURN_SECONDS", 0.5)
 
 
 @dataclass
@@ -36,6 +50,7 @@ class Play:
     stop_at: int | None = None  # the turn in which a person wants the answer
     stop_in: int | None = None  # the same, when the reply is there and on its way into the journal
     answer_now: Callable[[], None] = lambda: None
+    silent: bool = False  # its model never replies when it has to stop
     paid: int = 0
 
     def root(self, messages: Sequence[Message]) -> str:
@@ -69,7 +84,7 @@ class Play:
 
     def orchestrator(self, folder: Path, **options) -> Orchestrator:
         return Orchestrator(
-            model=ScriptedModel(self.root, name="root", context_window=self.window),
+            model=(Silent if self.silent else ScriptedModel)(self.root, name="root", context_window=self.window),
             sub_model=ScriptedModel(self.sub, name="sub"),
             sandboxes=FakeSandboxes(self.behaviour),
             run_root=folder,
@@ -92,13 +107,14 @@ ENDS: dict[str, tuple[str, Callable[[], Play]]] = {
     "tokens": ("budget_tokens", lambda: Play(limits=Limits(max_tokens=9_000), turns=9)),
     "dollars": ("budget_cost", lambda: Play(limits=Limits(max_cost_usd=9.0), turns=9)),
     "deadline": ("deadline", lambda: Play(limits=Limits(max_seconds=0.3), cell="hang")),
+    "a last turn cut off": ("budget_calls", lambda: Play(limits=Limits(max_lm_calls=4), silent=True)),
     "errors": ("errors", lambda: Play(limits=Limits(max_consecutive_errors=2), cell="bad")),
     "a person": ("stopped", lambda: Play(stop_at=3, turns=9)),
     "a person as a reply comes": ("stopped", lambda: Play(stop_in=3, turns=9)),
     "a small window": ("final", lambda: Play(room=2_600, turns=6)),
     "a known window": ("final", lambda: Play(window=2_000, turns=12)),
 }
-LIMITS = ("calls", "tokens", "dollars", "deadline")
+LIMITS = ("calls", "tokens", "dollars", "deadline", "a last turn cut off")
 by_end = pytest.mark.parametrize("end", ENDS)
 
 
