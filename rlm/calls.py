@@ -107,8 +107,9 @@ class Calls:
                 raise _as_error(failure)
             case None if self.journal.read_only:
                 raise ReplayDiffers(node=node, ordinal=ordinal)
-            case None if (cached := await self._cached(model, request, node=node, ordinal=ordinal)) is not None:
+            case None if (cached := await self._cached(model, request)) is not None:
                 reply, replayed = cached, True
+                await self._take_cached(model, request, reply, node=node, ordinal=ordinal, last=last)
             case None:
                 async with self._slots:
                     started = time.perf_counter()
@@ -154,12 +155,7 @@ class Calls:
     async def _send(
         self, model: Model, request: Request, *, node: str, ordinal: int, role: Literal["root", "sub"], last: bool
     ) -> ModelReply:
-        try:
-            max_tokens, estimate = await self._reserve(model, request.messages, last=last)
-        except Refused as refused:
-            call = await self.journal.sent(node, ordinal, request, refused=True)
-            await self.journal.ended(call, Failure(state="refused", text=str(refused), reason=refused.reason))
-            raise
+        max_tokens, estimate = await self._reserve(model, request, node=node, ordinal=ordinal, last=last)
         started = time.perf_counter()
         try:
             call = await self.journal.sent(
@@ -241,21 +237,27 @@ class Calls:
         price = self._prices.get(model.name)
         return model.cost(usage) if price is None else price.cost(usage)
 
-    async def _reserve(self, model: Model, messages: Sequence[Message], *, last: bool) -> tuple[int | None, Estimate]:
-        """Reserve, and where only calls under way stand in the way, wait for what they do not use.
+    async def _reserve(
+        self, model: Model, request: Request, *, node: str, ordinal: int, last: bool
+    ) -> tuple[int | None, Estimate]:
+        """Reserve, and where only calls under way stand in the way, wait for what they do not use. A refusal is recorded.
 
         The limit on the reply's tokens, which the model has to be given, and what was set aside.
         """
         async with self._reserving:
             while True:
-                max_tokens, estimate = self._planned(model, messages, last=last)
+                max_tokens, estimate = self._planned(model, request.messages, last=last)
                 try:
                     self.budget.reserve(estimate, last=last)
                     return max_tokens if self.budget.bounds_replies else None, estimate
-                except Refused as refused:
-                    if not refused.may_pass:
-                        raise
+                except Refused as error:
+                    refused = error
+                if not refused.may_pass:
+                    break
                 await self._ended.wait()
+        call = await self.journal.sent(node, ordinal, request, refused=True)
+        await self.journal.ended(call, Failure(state="refused", text=str(refused), reason=refused.reason))
+        raise refused
 
     def _learn(self, model: Model, messages: Sequence[Message], usage: Usage) -> None:
         """Some texts, such as hexadecimal numbers, have more tokens than others: the worst one yet is what is expected."""
@@ -280,13 +282,16 @@ class Calls:
         self._ended.set()
         self._ended = anyio.Event()
 
-    async def _cached(self, model: Model, request: Request, *, node: str, ordinal: int) -> ModelReply | None:
-        """The reply that another run got. It counts as a call, though it used nothing."""
-        reply = None if self._cache is None else await self._cache.get(server_of(model), request)
-        if reply is not None:
-            await self.journal.ended(await self.journal.sent(node, ordinal, request), reply)
-            self.count_spent([Spent(node=node, model=model.name, usage=reply.usage)])
-        return reply
+    async def _cached(self, model: Model, request: Request) -> ModelReply | None:
+        return None if self._cache is None else await self._cache.get(server_of(model), request)
+
+    async def _take_cached(
+        self, model: Model, request: Request, reply: ModelReply, *, node: str, ordinal: int, last: bool
+    ) -> None:
+        """The reply is one that another run got. It counts as a call, and is refused as one, though it used nothing."""
+        _, estimate = await self._reserve(model, request, node=node, ordinal=ordinal, last=last)
+        self._settle(estimate, Spent(node=node, model=model.name, usage=reply.usage))
+        await self.journal.ended(await self.journal.sent(node, ordinal, request), reply)
 
     def count_spent(self, spent: Iterable[Spent]) -> None:
         """Count what an earlier process of the run has paid."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .budget import estimate_tokens
+from .budget import estimate_input, estimate_tokens
 from .config import Limits
 from .transcript import Transcript
 from .types import Usage
@@ -23,11 +23,14 @@ class Room:
     @property
     def part_chars(self) -> int:
         """The most of each part that stays: the summary, the newest exchanges, a cell's output. About an eighth."""
-        return (self.window or self.filled) // 2
+        return max(1, (self.window or self.filled) // 2)
 
-    def after(self, usage: Usage) -> Room:
-        """After a reply, by the provider's count. Reasoning is not sent again."""
-        return replace(self, filled=usage.input_tokens + usage.output_tokens - usage.reasoning_tokens)
+    def after(self, usage: Usage, transcript: Transcript) -> Room:
+        """After a reply, by the provider's count; by an estimate where it did not count, as the reply is a cache's. Reasoning
+        is not sent again.
+        """
+        counted = usage.input_tokens + usage.output_tokens - usage.reasoning_tokens
+        return replace(self, filled=counted or estimate_input(transcript.messages))
 
     def is_short(self, transcript: Transcript) -> bool:
         """Whether the next request nears the window."""
@@ -49,5 +52,5 @@ def fitting(limits: Limits, window: int | None) -> Limits:
     """The limits of an RLM whose model has this window: a small one is shown less of a cell's output."""
     if window is None:
         return limits
-    fits = max(1, Room(window=window).part_chars)
+    fits = Room(window=window).part_chars
     return replace(limits, max_output_chars=min(limits.max_output_chars or fits, fits))

@@ -263,9 +263,9 @@ class RLM:
                 raise
             await self._compact(room)
             reply = await self._reply(self._transcript)
-        self._room = self._room.after(reply.usage)
         if reply.text:  # else it was cut off before its first word
             self._transcript = self._transcript.reply(reply.text)
+        self._room = self._room.after(reply.usage, self._transcript)
         cut_off = reply.finish_reason == "length"
         return parse(reply.text, cut_off=cut_off), cut_off
 

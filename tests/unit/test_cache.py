@@ -1,5 +1,6 @@
 """A cache is off unless asked for, and gives what was paid before to whoever asks the very same."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 
 from fakes import FakeSandboxes
 from rlm import Limits, ModelError, Orchestrator, ScriptedModel
-from rlm.types import Message, ModelReply, Usage
+from rlm.events import Compacted, Event, ModelFailed
+from rlm.prompts import SUMMARIZE
+from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.types import CellResult, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -41,6 +45,60 @@ async def test_a_request_that_another_run_has_made_is_not_paid_again(tmp_path: P
     assert (first.cost, second.cost, second.usage) == (0.5, 0.0, Usage())
     assert (await shared.acompletion("text", "another")).answer == "2 \ud800"
     assert (await shared.areplay(second.run_id)).answer == second.answer
+
+
+async def test_cached_replies_fill_the_window_so_that_the_conversation_is_shortened_and_keeps_its_summary(
+    tmp_path: Path,
+) -> None:
+    def plays(messages: Sequence[Message]) -> str:
+        if messages[-1].content.endswith(SUMMARIZE):
+            return "the key fact"
+        turn = re.search(r"This is turn (\d+) of", messages[-1].content)
+        return f"```repl\n{'x' * 2_000}\n```" if turn is None or int(turn[1]) < 10 else "FINAL(done)"
+
+    seen: list[Event] = []
+    model = ScriptedModel(plays, context_window=4_000)
+    shared = orchestrator(model, tmp_path, cache=tmp_path / "cache.sqlite", on_event=seen.append)
+    for _ in range(3):
+        seen.clear()
+        done = await shared.acompletion("text", "q")
+        assert done.answer == "done"
+        summaries = [event.summary for event in seen if isinstance(event, Compacted)]
+        assert summaries
+        assert all("the key fact" in summary for summary in summaries)
+        assert not any(isinstance(event, ModelFailed) for event in seen)
+        assert (await shared.areplay(done.run_id)).answer == "done"
+
+
+async def test_cached_calls_count_and_leave_the_last_turn_its_call(tmp_path: Path) -> None:
+    async def asks(code: str, answer: Answer | None) -> CellResult:
+        assert answer is not None
+        for number in range(8):
+            query = SandboxQuery(call=number, batch=0, prompt=str(number), context=None, model=None, recurse=False)
+            await answer(query)
+        return CellResult(outcome="ok")
+
+    sent = 0
+
+    def plays(messages: Sequence[Message]) -> str:
+        nonlocal sent
+        sent += 1
+        if messages[0].role == "user":
+            return "a plain answer"
+        if "have to stop" in messages[-1].content:
+            return "FINAL(so far)"
+        return "```repl\nask\n```" if len(messages) == 2 else "FINAL(all)"
+
+    shared = Orchestrator(
+        model=ScriptedModel(plays), sandboxes=FakeSandboxes(asks), run_root=tmp_path, cache=tmp_path / "cache.sqlite"
+    )
+    assert (await shared.acompletion("text", "q")).answer == "all"
+    assert sent == 1 + 8 + 1
+    limited = await shared.acompletion("text", "q", limits=Limits(max_lm_calls=5))
+    assert (limited.answer, limited.stop_reason) == ("so far", "budget_calls")
+    assert (sent, limited.usage.calls, limited.unsettled_calls) == (10 + 2, 2, 0)
+    replayed = await shared.areplay(limited.run_id)
+    assert (replayed.answer, replayed.usage) == (limited.answer, limited.usage)
 
 
 async def test_without_a_cache_every_run_pays(tmp_path: Path) -> None:

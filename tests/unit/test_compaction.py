@@ -215,11 +215,18 @@ def test_a_shorter_conversation_keeps_its_form_its_newest_exchange_and_all_its_h
 
 def test_an_unknown_window_is_never_short_and_small_ones_show_less_output() -> None:
     transcript = Transcript.begin("s", "q").reply("x" * 10**6).say("y" * 10**6)
-    assert not Room(window=None).after(Usage(input_tokens=10**6)).is_short(transcript)
-    assert Room(window=10**5).after(Usage(input_tokens=10**5)).is_short(transcript)
+    assert not Room(window=None).after(Usage(input_tokens=10**6), transcript).is_short(transcript)
+    assert Room(window=10**5).after(Usage(input_tokens=10**5), transcript).is_short(transcript)
     assert fitting(Limits(), None) == fitting(Limits(), 400_000) == Limits()
     assert fitting(Limits(), 4000).max_output_chars == 2000
 
 
 def test_reasoning_does_not_fill_the_window() -> None:
-    assert Room(window=9).after(Usage(input_tokens=5, output_tokens=4, reasoning_tokens=3)).filled == 6
+    usage = Usage(input_tokens=5, output_tokens=4, reasoning_tokens=3)
+    assert Room(window=9).after(usage, Transcript.begin("s", "q")).filled == 6
+
+
+def test_a_reply_that_nobody_counted_fills_the_window_as_estimated() -> None:
+    transcript = Transcript.begin("s", "q").reply("x" * 3_000)
+    assert Room(window=1_000).after(Usage(), transcript).filled > 1_000
+    assert Room(window=None).refused().part_chars > 0
