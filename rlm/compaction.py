@@ -26,9 +26,7 @@ class Room:
         return max(1, (self.window or self.filled) // 2)
 
     def after(self, usage: Usage, transcript: Transcript) -> Room:
-        """After a reply, by the provider's count; by an estimate where it did not count, as the reply is a cache's. Reasoning
-        is not sent again.
-        """
+        """After a reply, by the provider's count; by an estimate where it is a cache's. Reasoning is not sent again."""
         counted = usage.input_tokens + usage.output_tokens - usage.reasoning_tokens
         return replace(self, filled=counted or estimate_input(transcript.messages))
 

@@ -41,18 +41,23 @@ class Steering:
     Attributes:
         limits: as they are now.
         paused: whether RLMs wait before their next turn. The clock of `max_seconds` stands still meanwhile.
-        reason: why the work was stopped, where it was.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.paused = False
-        self.reason: StopReason = "deadline"
+        self._wanted = False  # the answer, now; that may be said before there is a question
+        self._again = False
         self.on_limits: Callable[[Limits], None] = lambda limits: None
         self._ran: tuple[float, float | None] = (0.0, None)  # seconds that the clock has run, and since when it runs
         self._now: Callable[[], float] = time.monotonic
         self._scopes: set[anyio.CancelScope] = set()
         self._go = anyio.Event()
+
+    @property
+    def reason(self) -> StopReason:
+        """Why the work is stopped, where it is."""
+        return "stopped" if self._wanted and not self._again else "deadline"
 
     @property
     def last_turn_seconds(self) -> float:
@@ -61,15 +66,16 @@ class Steering:
         return min(LAST_TURN_SECONDS, max(MIN_LAST_TURN_SECONDS, share))
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """The clock runs while a question is answered."""
-        self.reason = "deadline"
+    def answering(self, *, again: bool = False) -> Iterator[None]:
+        """The clock runs while a question is answered. `again`: it has its answer; that to a later one is wanted now."""
+        self._again = again
         if not self.paused:
             self._start()
         try:
             yield
         finally:
             self._stop()
+            self._wanted = self._wanted and again
 
     @contextmanager
     def working(self) -> Iterator[anyio.CancelScope]:
@@ -111,7 +117,7 @@ class Steering:
     def answer_now(self) -> None:
         """Stop what is under way; the root takes its last turn."""
         self.go_on()
-        self.reason = "stopped"
+        self._wanted = True
         self._move()
 
     def raise_limit(self, **limits: float | None) -> None:

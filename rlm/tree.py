@@ -124,7 +124,7 @@ class Tree:
         cache = None if options.cache is None else self._resources.enter_context(Cache(options.cache))
         self._events = EventLog(self._record.run_id, file, listeners, redact=_redaction(self._models.values()), seq=seq)
         self._calls = Calls(
-            budget=Budget(self._steering.limits),
+            budget=Budget(options.limits),
             journal=self._journal,
             max_concurrent=options.limits.max_concurrent_calls,
             events=self._events,
@@ -132,7 +132,6 @@ class Tree:
             prices=options.prices,
         )
         self._calls.count_spent(self._journal.wasted())
-        self._steering.on_limits = self._raise_limits
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -177,7 +176,8 @@ class Tree:
         """
         number, began = self._asked, time.perf_counter()
         try:
-            with self._steering.answering(), self._told():
+            answered_before = again and number < len(self._record.further)
+            with self._steering.answering(again=answered_before), self._told():
                 if number == 0:
                     self._begin(question, store=not again)
                 stop = self._record.stops.get(number) if again else None
@@ -238,6 +238,9 @@ class Tree:
         if store:
             self._journal.database.begin_with(partial(self._store_first, question.context, question.source))
         self._events.emit(self._start)
+        self._steering.on_limits = self._raise_limits
+        if self._steering.limits != self._options.limits:  # raised before there was a run
+            self._raise_limits(self._steering.limits)
         self._open_root = partial(open_rlm, task, services)
 
     async def _root_rlm(self) -> RLM | None:

@@ -1,5 +1,6 @@
 """A run that was started can be watched, paused, told to answer, given more, and cancelled, from any thread."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -169,6 +170,34 @@ def test_a_resumed_run_is_watched_and_steered_too(tmp_path: Path) -> None:
         kinds = [type(event) for event in run]
     assert (kinds[0], kinds.count(LimitsRaised), kinds[-1]) == (RunResumed, 1, RunFinished)
     assert run.limits.max_seconds is None
+
+
+def test_a_resumed_run_can_be_steered_before_it_has_begun(tmp_path: Path) -> None:
+    gate = Gate()
+    rlm = orchestrator(tmp_path, gate)
+    with rlm.start("text", "q") as first:
+        gate.entered.wait(10)
+    (directory,) = tmp_path.iterdir()
+    with rlm.start_resume(directory) as run:
+        run.raise_limit(max_lm_calls=20_000)
+        run.answer_now()
+        assert run.result(10).stop_reason == "stopped"
+        events = list(run)
+    assert first.done
+    assert json.loads((directory / "run.json").read_text())["raised"] == {"max_lm_calls": 20_000}
+    assert isinstance(events[0], RunResumed)
+    assert [event.limits for event in events if isinstance(event, LimitsRaised)] == [{"max_lm_calls": 20_000}]
+
+
+async def test_an_answer_that_is_wanted_now_is_that_to_a_question_without_one() -> None:
+    steering = Steering(Limits())
+    steering.answer_now()
+    with steering.answering(again=True):
+        assert steering.reason == "deadline"
+    with steering.answering(), steering.working() as scope:
+        assert (steering.reason, scope.cancel_called or scope.deadline < 0) == ("stopped", True)
+    with steering.answering():
+        assert steering.reason == "deadline"
 
 
 async def test_a_run_that_is_paused_before_it_has_a_question_uses_no_time_with_it() -> None:
