@@ -279,9 +279,9 @@ class RLM:
         self._replies += 1
         return reply
 
-    async def _run(self, cell: str) -> CellResult:
+    async def _run(self, cell: str, *, calls: bool = True) -> CellResult:
         await self._stop_where_recorded()
-        result = await self._repl.run(cell)
+        result = await self._repl.run(cell, calls=calls)
         self._cells += 1
         return result
 
@@ -311,7 +311,7 @@ class RLM:
         except ContextTooLong:
             summary = prompts.NO_SUMMARY
         kept = await self._load_history()
-        variables = await self._repl.run("SHOW_VARS()", calls=False)
+        variables = await self._run("SHOW_VARS()", calls=False)
         messages = len(self._transcript.history)
         note = prompts.compaction_message(
             summary=summary, variables=describe(variables, limit=chars // 2), messages=messages, kept=kept
@@ -333,7 +333,7 @@ class RLM:
             case None:
                 return None
             case final if final.kind == "variable":
-                result = await self._repl.run(f"FINAL_VAR({final.value!r})")
+                result = await self._run(f"FINAL_VAR({final.value!r})")
                 results.append(result)
                 return result.answer
             case final:
