@@ -122,9 +122,15 @@ class Journal:
             if call.node in gone or (call.node == node and call.ordinal <= requests)
         )
 
-    async def undo(self, requests: int) -> Sequence[Spent]:
-        """The root goes on after so many requests: what it asked for then, to answer with what it had, is gone."""
-        return await self._drop([call for call in self._below(ROOT) if call.node == ROOT and call.ordinal > requests])
+    async def undo(self, requests: int) -> None:
+        """The root goes on after so many requests: what it asked for then, to answer with what it had, is gone.
+
+        Before anything else.
+        """
+        gone = [call for call in self._below(ROOT) if call.node == ROOT and call.ordinal > requests]
+        for call in gone:
+            del self._calls[call.node, call.ordinal]
+        await self.database.write(*map(_stale, gone), durable=True)
 
     async def sent(
         self,
@@ -319,7 +325,7 @@ class Journal:
         spent = await self._count(unused)
         if not self.read_only:
             await self.database.write(
-                *(("UPDATE calls SET stale = 1 WHERE id = ?", (call.id,)) for call in unused),
+                *map(_stale, unused),
                 *(("UPDATE queries SET stale = 1 WHERE node = ?", (query,)) for query in queries),
                 durable=False,
             )
@@ -376,3 +382,7 @@ class Journal:
             request_id=request_id,
             usage=Usage(**json.loads(usage)) if usage else None,
         )
+
+
+def _stale(call: Call) -> Statement:
+    return "UPDATE calls SET stale = 1 WHERE id = ?", (call.id,)

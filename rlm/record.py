@@ -154,14 +154,17 @@ class RunRecord:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} lacks what it should hold.") from error
 
-    def take_over(self, directory: Path, **changes: Any) -> Self:
-        """Make this process, which holds the run, the one that works on it, and change the record so.
+    def refuse_if_changed(self, directory: Path) -> None:
+        """Before this process, which holds the run, does anything to it.
 
         Raises:
             ConfigError: another has worked on it since this was read.
         """
         if RunRecord.load(directory) != self:
             raise ConfigError(f"The run {self.run_id} has gone on meanwhile: look at it again with `rlm runs`.")
+
+    def take_over(self, directory: Path, **changes: Any) -> Self:
+        """Make this process, which holds the run, the one that works on it, and change the record so."""
         versions = {"rlm": version("rlm"), "python": _python()}
         taken = replace(
             self,

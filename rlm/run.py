@@ -85,6 +85,9 @@ async def resumed(
     _refuse_unknown_prices(options, models)
     ended = record.state == "finished" and undo is None
     with held(directory), Journal(directory / JOURNAL, mode="open", ended=ended) as journal:
+        record.refuse_if_changed(directory)
+        if undo is not None:  # while the record has the stop: a start that fails from here on is tried again
+            await journal.undo(undo.requests)
         taken = record.take_over(
             directory,
             raised={**record.raised, **raised(options.limits, record.limits_now)},
@@ -95,8 +98,6 @@ async def resumed(
         steering = steering or Steering(options.limits)
         numbered = numbered or bool(record.further)
         async with Tree(options, models, taken, directory, journal, start, steering, numbered=numbered) as tree:
-            if undo is not None:
-                await tree.undo(undo)
             yield tree
 
 

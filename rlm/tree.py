@@ -163,10 +163,6 @@ class Tree:
         """Of all questions."""
         return self._calls.budget.used
 
-    async def undo(self, stop: StopPoint) -> None:
-        """The answer that the root gave after this stop is gone; what it cost counts."""
-        self._calls.count_spent(await self._journal.undo(stop.requests))
-
     async def ask(self, question: Question, *, again: bool = False) -> Completion:
         """The answer to a question, the first of the run or a further one.
 

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from fakes import FakeSandboxes, says_ok
-from rlm import ConfigError, Limits, Orchestrator, Price, ScriptedModel, steering
+from rlm import ConfigError, JournalError, Limits, Orchestrator, Price, ScriptedModel, steering
 from rlm.errors import ContextTooLong
 from rlm.events import TurnStarted
 from rlm.prompts import SUMMARIZE
@@ -201,6 +201,18 @@ async def test_a_finished_run_is_resumed_where_the_limit_that_ended_it_is_raised
     assert (await play.orchestrator(tmp_path).areplay(copy)).answer == done.answer
     with pytest.raises(ConfigError, match="is finished"):
         await shared.aresume(copy)
+
+
+@pytest.mark.parametrize("end", ["calls", "deadline"])
+async def test_where_the_limit_is_raised_a_start_that_fails_can_be_tried_again(tmp_path: Path, end: str) -> None:
+    play, whole = await ended(end, tmp_path)
+    limits = replace(play.limits, **MANY)
+    play.behaviour = says_after_asking  # type: ignore[method-assign]
+    with pytest.raises(JournalError, match="cannot be used"):
+        await play.orchestrator(tmp_path, cache=tmp_path).aresume(whole.run_dir, limits=limits)
+    done = await play.orchestrator(tmp_path).aresume(whole.run_dir)  # the raised limit is in the record
+    assert (done.stop_reason, done.iterations, done.diverged) == ("final", play.turns + 1, ())
+    assert done.usage.calls == play.paid
 
 
 async def says_after_asking(code: str, answer: Answer | None) -> CellResult:
