@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal, TypeVar
 from .errors import JournalError, RLMError
 
 BUSY_SECONDS: Final = 30.0  # for another process that writes to the same file
+BUSY_PAUSE: Final = 0.01  # seconds, before that is tried again for which SQLite does not wait
 
 Mode = Literal["create", "open", "read"]
 Statement = tuple[str, Sequence[object]]
@@ -138,8 +140,20 @@ class Database:
         if found == 0 and mode != "create":
             raise JournalError(f"{self._name} is damaged: it is empty.")
         if found == 0:
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._use_wal()
             self._connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {version}; COMMIT;")
+
+    def _use_wal(self) -> None:
+        """SQLite does not wait for the lock that this takes, and another process may be making the same file."""
+        patience = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                    raise
+            time.sleep(BUSY_PAUSE)
 
 
 def _connect(path: Path | None, mode: Mode) -> sqlite3.Connection:

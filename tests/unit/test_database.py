@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ async def test_what_was_written_is_there_for_every_other_process(tmp_path: Path)
     assert other.execute("SELECT * FROM t").fetchall() == [(1, "one")]
     other.close()
     database.close()
+
+
+async def test_a_new_file_that_another_process_is_opening_too_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "x", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # takes a lock, for which SQLite itself does not wait
+    release = threading.Timer(0.1, other.execute, ["COMMIT"])
+    release.start()
+    opened(tmp_path / "x").close()
+    release.join()
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
 
 
 async def test_many_at_once_share_few_transactions(tmp_path: Path) -> None:
