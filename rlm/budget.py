@@ -103,7 +103,8 @@ class Budget:
         )
 
     def reserve(self, estimate: Estimate, *, last: bool = False) -> None:
-        """Set aside one call and what it is expected to use; one of `settle` and `abandon` has to follow.
+        """Set aside one call and what it is expected to use; one of `settle`, `abandon` and
+        `give_back` has to follow.
 
         Raises:
             Refused: a limit would be passed.
@@ -154,6 +155,11 @@ class Budget:
         self._close(estimate)
         self._spent += estimate
         self.unsettled += 1
+
+    def give_back(self, estimate: Estimate) -> None:
+        """The last turn's call was refused as too long, at no cost: it is made again, shorter, from the same reserve."""
+        self._close(estimate)
+        self._calls -= 1
 
     def count(self, usage: Usage, *, reserved_usd: float) -> None:
         """Count a call that an earlier process of the run has made, as `settle` did there: so much had been set aside."""

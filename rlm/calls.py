@@ -167,6 +167,9 @@ class Calls:
             failure = _as_failure(error, usage)
             if failure.state == "lost":
                 self._abandon(estimate)
+            elif last and failure.reason == TOO_LONG and usage is None:
+                self.budget.give_back(estimate)
+                self._wake()
             else:
                 self._settle(estimate, Spent(node=node, model=model.name, usage=usage or Usage()))
             await self.journal.ended(call, failure)

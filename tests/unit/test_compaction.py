@@ -191,6 +191,20 @@ async def test_when_the_conversation_no_longer_fits_into_the_budget_the_last_tur
     assert heard[1] < heard[0] + 3_000
 
 
+@pytest.mark.anyio
+async def test_a_last_turn_that_is_too_long_for_the_model_is_made_again_with_the_same_reserve() -> None:
+    def root(messages: Sequence[Message]) -> str:
+        if sum(len(message.content) for message in messages[1:]) > 9_000:
+            raise ContextTooLong("its window is smaller")
+        return "FINAL(x)" if "have to stop" in messages[-1].content else "```repl\nlook\n```"
+
+    async def long(code: str, answer: Answer | None) -> CellResult:
+        return CellResult(outcome="ok", stdout="x" * 10_000)
+
+    answered = await run(services(ScriptedModel(root), limits=Limits(max_lm_calls=2), sandboxes=FakeSandboxes(long)))
+    assert (answered.answer, answered.stop_reason) == ("x", "budget_calls")
+
+
 CONTENTS = st.lists(st.tuples(st.text(max_size=300), st.text(max_size=300)), max_size=8)
 
 
