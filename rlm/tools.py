@@ -281,7 +281,7 @@ def _bound(name: str, tool: _Tool, given: Arguments) -> inspect.BoundArguments:
             raise ToolError(_clip(f"{name}: {parameter}{place}: {first['msg']}.")) from None
         except RecursionError:
             raise
-        except Exception as error:  # a validator is the host's own code too
+        except (Exception, SystemExit) as error:  # a validator is the host's own code too
             raise _failed(name) from error
     return bound
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Root
+from .options import Root, a_path
 from .runs import WHICH, run_ids
 
 
@@ -17,9 +17,12 @@ def view(
         str | None, typer.Argument(help="a second run, shown beside the first", autocompletion=run_ids)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="the file; default: view.html in the run's directory")
+        Path | None,
+        typer.Option("--out", "-o", help="the file; default: view.html in the run's directory", parser=a_path),
     ] = None,
-    context: Annotated[Path | None, typer.Option(help="the file or folder that was the (first) run's context")] = None,
+    context: Annotated[
+        Path | None, typer.Option(help="the file or folder that was the (first) run's context", parser=a_path)
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="open the page in a browser")] = True,
     root: Root = None,
 ) -> None:

@@ -78,7 +78,7 @@ class Model(BaseModel):
     @field_validator("name")
     @classmethod
     def look_up(cls, value: str) -> str:
-        raise KeyError("the password")
+        raise SystemExit("the password") if value == "exit" else KeyError("the password")
 
 
 Small = Annotated[int, Field(lt=3)]
@@ -179,6 +179,7 @@ async def test_a_validator_that_fails_is_the_hosts_own_and_is_not_told() -> None
         """Takes it."""
 
     assert await use(takes, {"name": "x"}) == "The tool tool failed."
+    assert await use(takes, {"name": "exit"}) == "The tool tool failed."
     assert await use(exits) == "The tool tool failed."
 
 

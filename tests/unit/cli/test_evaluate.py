@@ -146,6 +146,8 @@ def test_help_is_that_of_the_group_however_it_is_asked_for(rlm: RLM) -> None:
         ["export", "x", "--to", "md", "-o"],
         ["exec", "x.py", "--get", "*", "--out-dir"],
         ["runs", "--runs"],
+        ["view", "x", "-o"],
+        ["view", "x", "--context"],
     ],
 )
 def test_an_empty_path_is_refused_and_not_the_working_directory(here: Path, rlm: RLM, command: list[str]) -> None:
