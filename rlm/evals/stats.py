@@ -108,7 +108,7 @@ def paired_permutation(first: Sequence[float], second: Sequence[float]) -> float
     Exact up to 13 pairs that differ; else from seeded draws, where the observed signs count as one of them.
     """
     pairs = [pair for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
-    if not pairs:
+    if len(pairs) < 2:  # either sign of one is as large, which scipy does not take
         return 1.0
     found = stats.permutation_test(
         tuple(zip(*pairs, strict=True)),

@@ -63,6 +63,8 @@ def test_a_permutation_of_pairs_is_exact_for_few_and_near_for_many() -> None:
     assert paired_permutation(MANY, SHIFTED) == pytest.approx(0.00845, abs=0.003)
     assert paired_permutation(MANY, SHIFTED) == paired_permutation(MANY, SHIFTED)
     assert paired_permutation(FIRST, FIRST) == 1
+    assert paired_permutation([0.5, *FIRST], [0.25, *FIRST]) == 1
+    assert paired_permutation([0.5, 0.5], [0.25, 0.0]) == 0.5
 
 
 def test_pairs_of_different_numbers_of_instances_are_refused() -> None:
