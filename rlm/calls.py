@@ -22,7 +22,7 @@ from .budget import (
 )
 from .cache import Cache
 from .config import Limits
-from .entries import TOO_LONG, Failure, Found, Spent
+from .entries import GIVEN_BACK, TOO_LONG, Failure, Found, Spent
 from .errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
 from .journal import Journal
@@ -168,6 +168,7 @@ class Calls:
             if failure.state == "lost":
                 self._abandon(estimate)
             elif last and failure.reason == TOO_LONG and usage is None:
+                failure = replace(failure, reason=GIVEN_BACK)
                 self.budget.give_back(estimate)
                 self._wake()
             else:
@@ -258,8 +259,8 @@ class Calls:
                 if not refused.may_pass:
                     break
                 await self._ended.wait()
-        call = await self.journal.sent(node, ordinal, request, refused=True)
-        await self.journal.ended(call, Failure(state="refused", text=str(refused), reason=refused.reason))
+        failure = Failure(state="refused", text=str(refused), reason=refused.reason)
+        await self.journal.refused(node, ordinal, request, failure)
         raise refused
 
     def _learn(self, model: Model, messages: Sequence[Message], usage: Usage) -> None:
@@ -293,7 +294,9 @@ class Calls:
     ) -> None:
         """The reply is one that another run got. It counts as a call, and is refused as one, though it used nothing."""
         _, estimate = await self._reserve(model, request, node=node, ordinal=ordinal, last=last)
-        self._settle(estimate, Spent(node=node, model=model.name, usage=reply.usage))
+        self.budget.settle(estimate, reply.usage)
+        self._note(Spent(node=node, model=model.name, usage=reply.usage))
+        self._wake()
         await self.journal.ended(await self.journal.sent(node, ordinal, request), reply)
 
     def count_spent(self, spent: Iterable[Spent]) -> None:
@@ -365,5 +368,11 @@ def _as_failure(error: ModelError, usage: Usage | None) -> Failure:
 def _as_error(failure: Failure) -> ModelError | Refused:
     if failure.state == "refused":
         return Refused(failure.text, reason=cast("StopReason", failure.reason))
-    kind = ContextTooLong if failure.reason == TOO_LONG else CutOff if failure.state == "abandoned" else ModelError
+    kind = (
+        ContextTooLong
+        if failure.reason in (TOO_LONG, GIVEN_BACK)
+        else CutOff
+        if failure.state == "abandoned"
+        else ModelError
+    )
     return kind(failure.text, status=failure.status, request_id=failure.request_id, usage=failure.usage)

@@ -9,9 +9,10 @@ from typing import Final, Literal
 from .types import ModelReply, Usage
 
 FILE_NAME: Final = "journal.sqlite"
-SCHEMA_VERSION: Final = 2  # 1 did not say what queries had asked
+SCHEMA_VERSION: Final = 3  # 1 did not say what queries had asked, 2 not which tokens were set aside
 ROOT: Final = "0"
 TOO_LONG: Final = "context_too_long"  # the reason of a failure that a replay has to raise as what it was
+GIVEN_BACK: Final = "given_back"  # the same, of a call that does not count: it was made again, shorter
 
 SCHEMA: Final = """
 CREATE TABLE calls (               -- each call that was sent, or that the budget refused

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from .database import Database, Mode, Statement, text_of
-from .entries import ROOT, SCHEMA, SCHEMA_VERSION, Asked, Call, Failure, Found, FoundAnswer, Spent
+from .entries import GIVEN_BACK, ROOT, SCHEMA, SCHEMA_VERSION, Asked, Call, Failure, Found, FoundAnswer, Spent
 from .queries import Queries
 from .request import Request
 from .types import ModelReply, Usage
@@ -54,7 +54,6 @@ class Journal:
         self._reached: dict[str, int] = {}  # by node: the call that was asked for last
         self._sent_again: list[int] = []  # calls in whose place there is a later one
         self.database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION, oldest=SCHEMA_VERSION, mode=mode)
-        self._set_aside = self._set_aside_columns()
         self._read_calls()
         self._read_queries()
         self._latest: int = self.database.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
@@ -92,7 +91,8 @@ class Journal:
         )  # of models that a replay does not have
         if call.digest != request.digest or not same_parameters:
             return Found(spent=await self._diverge(node), diverged=[node])
-        ended_the_work = node == ROOT and call.state != "answered" and not (self._ended or self._goes_on(node))
+        acted_on = call.state in ("answered", "abandoned")
+        ended_the_work = node == ROOT and not acted_on and not (self._ended or self._goes_on(node))
         if call.state == "sent" or ended_the_work:
             self.paid_twice += call.state == "sent"
             return Found(spent=await self._count([call]))
@@ -140,12 +140,27 @@ class Journal:
         *,
         reserved_tokens: int = 0,
         reserved_usd: float = 0.0,
-        refused: bool = False,
     ) -> Call:
-        """Note that a call is about to be sent, for which so much has been set aside.
+        """Note that a call is about to be sent, for which so much has been set aside."""
+        parts = [part.hex() for part in request.parts]
+        call, insert = self._begin(node, ordinal, request, parts, reserved_tokens, reserved_usd)
+        texts: list[Statement] = [
+            ("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (part, message.role, message.content))
+            for part, message in zip(request.parts, request.messages, strict=True)
+        ]
+        await self.database.write(*texts, insert, durable=False)
+        return call
 
-        Of one that is refused the messages are not kept: it costs a cell nothing, and would fill the disk.
+    async def refused(self, node: str, ordinal: int, request: Request, failure: Failure) -> None:
+        """Make it durable that the budget refused a call. Its messages are not kept: it costs a cell nothing, and would fill
+        the disk.
         """
+        call, insert = self._begin(node, ordinal, request, [])
+        await self.database.write(insert, self._end(call, failure), durable=True)
+
+    def _begin(
+        self, node: str, ordinal: int, request: Request, parts: Sequence[str], tokens: int = 0, dollars: float = 0.0
+    ) -> tuple[Call, Statement]:
         self._latest += 1
         call = Call(
             id=self._latest,
@@ -157,32 +172,30 @@ class Journal:
             counted=True,
         )
         self._calls[node, ordinal] = call
-        kept = () if refused else tuple(zip(request.parts, request.messages, strict=True))
-        texts: list[Statement] = [
-            ("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (part, message.role, message.content))
-            for part, message in kept
-        ]
-        digests = json.dumps([part.hex() for part, _ in kept])
         insert = (
-            "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, reserved_usd,"
-            " reserved_tokens, sent) VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?, ?, ?)",
+            "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, reserved_tokens,"
+            " reserved_usd, sent) VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?, ?, ?)",
             (
-                *(call.id, node, ordinal, request.digest, request.model, request.parameters, digests),
-                *(reserved_usd, reserved_tokens, time.time()),
+                *(call.id, node, ordinal, request.digest, request.model, request.parameters),
+                *(json.dumps(parts), tokens, dollars, time.time()),
             ),
         )
-        await self.database.write(*texts, insert, durable=False)
-        return call
+        return call, insert
 
     async def ended(self, call: Call, outcome: ModelReply | Failure) -> None:
         """Make the outcome of a call durable. It is written also where the caller is cancelled meanwhile."""
         await self.database.write(self._end(call, outcome), durable=True)
 
     async def cut_off(self, node: str, ordinal: int, text: str) -> None:
-        """A call was cancelled, if it was under way: nobody waits for it. A replay is told `text` at once, unpaid."""
+        """The time for a call and what follows from it was up, before its reply or after: a replay is told so at once."""
         call = self._calls.get((node, ordinal))
-        if call is not None and call.state == "sent":
+        if call is None:
+            return
+        if call.state == "sent":
             await self.ended(call, Failure(state="abandoned", text=text))
+        elif call.state == "answered":
+            call.state = "abandoned"
+            await self.database.write(("UPDATE calls SET state = ? WHERE id = ?", (call.state, call.id)), durable=True)
 
     def _end(self, call: Call, outcome: ModelReply | Failure) -> Statement:
         row: Sequence[object]
@@ -276,15 +289,6 @@ class Journal:
 
     # What is in the record
 
-    def _set_aside_columns(self) -> str:
-        """Those that say what was set aside for a call. Runs of versions that did not write tokens go on all the same."""
-        has_tokens = self.database.rows("SELECT 1 FROM pragma_table_info('calls') WHERE name = 'reserved_tokens'")
-        if not has_tokens and self.read_only:
-            return "0, reserved_usd"
-        if not has_tokens:
-            self.database.rows("ALTER TABLE calls ADD COLUMN reserved_tokens INTEGER")
-        return "reserved_tokens, reserved_usd"
-
     def _read_calls(self) -> None:
         select = "SELECT id, node, ordinal, digest, parameters, state FROM calls WHERE NOT stale ORDER BY id"
         for number, node, ordinal, digest, parameters, state in self.database.rows(select):
@@ -346,17 +350,18 @@ class Journal:
         return [spent for number in ids for spent in self._spent("id = ?", (number,))]
 
     def _spent(self, where: str, values: Sequence[object] = ()) -> list[Spent]:
-        """What calls used that were sent: what the budget refused was not."""
-        columns = f"node, model, usage, state, {self._set_aside}"
-        rows = self.database.rows(f"SELECT {columns} FROM calls WHERE {where} AND state != 'refused'", values)  # noqa: S608
+        """What calls used that were sent, as what the budget refused was not, and that count."""
+        select = "SELECT node, model, usage, state, reserved_tokens, reserved_usd FROM calls"
+        counting = f"state != 'refused' AND finish_reason IS NOT '{GIVEN_BACK}'"
+        rows = self.database.rows(f"{select} WHERE {where} AND {counting}", values)
         return [
             Spent(
                 node=node,
                 model=model,
                 usage=Usage(**json.loads(usage)) if usage else Usage(),
-                reserved_tokens=tokens or 0,
-                reserved_usd=dollars or 0.0,
-                settled=state in ("answered", "failed"),
+                reserved_tokens=tokens,
+                reserved_usd=dollars,
+                settled=usage is not None or state in ("answered", "failed"),
             )
             for node, model, usage, state, tokens, dollars in rows
         ]

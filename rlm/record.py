@@ -67,9 +67,9 @@ class RunRecord:
     """`run.json`. Times are seconds since the epoch. A run that is `running` but held by nobody (hold.py) was interrupted.
 
     `context` is None until it has been stored, which is before the first call. `further`: the questions of a session after
-    the first. `stops`: where the work on a question was ended, by its number from 0. `raised`: limits that were raised while
-    the run was under way, or when it was resumed. `prices`: those that the caller gave. `digests`: of the root's system
-    prompt, and of the sources of the sandbox image.
+    the first; `answered`: so many of all. `stops`: where the work on a question was ended, by its number from 0. `raised`:
+    limits that were raised while the run was under way, or when it was resumed. `prices`: those that the caller gave.
+    `digests`: of the root's system prompt, and of the sources of the sandbox image.
     """
 
     run_id: str
@@ -81,6 +81,7 @@ class RunRecord:
     sandbox: SandboxConfig
     context: ContextRecord | None = None
     further: tuple[FurtherQuestion, ...] = ()
+    answered: int = 0
     stops: Mapping[int, StopPoint] = field(default_factory=dict)
     raised: Mapping[str, float | None] = field(default_factory=dict)
     prices: Mapping[str, Price] = field(default_factory=dict)

@@ -93,6 +93,7 @@ async def resumed(
             raised={**record.raised, **raised(options.limits, record.limits_now)},
             prices=options.prices,
             stops={number: stop for number, stop in record.stops.items() if stop is not undo},
+            answered=record.answered if undo is None else len(record.further),
         )
         start = RunResumed(recorded=journal.recorded, in_flight=journal.in_flight)
         steering = steering or Steering(options.limits)

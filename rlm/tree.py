@@ -172,8 +172,7 @@ class Tree:
         """
         number, began = self._asked, time.perf_counter()
         try:
-            answered_before = again and number < len(self._record.further)
-            with self._steering.answering(again=answered_before), self._told():
+            with self._steering.answering(again=again and number < self._record.answered), self._told():
                 if number == 0:
                     self._begin(question, store=not again)
                 stop = self._record.stops.get(number) if again else None
@@ -373,7 +372,9 @@ class Tree:
         self._save()
 
     def _note_end(self, stop_reason: StopReason, stops: Mapping[int, StopPoint]) -> None:
-        self._record = replace(self._record, stop_reason=stop_reason, stops={**self._record.stops, **stops})
+        answered = max(self._record.answered, self._asked)
+        stops = {**self._record.stops, **stops}
+        self._record = replace(self._record, stop_reason=stop_reason, answered=answered, stops=stops)
         self._save()
 
     def _note_limits(self, new: Mapping[str, float | None]) -> None:

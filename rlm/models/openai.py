@@ -10,6 +10,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -39,6 +40,10 @@ TOO_MANY_REQUESTS: Final = 429
 UNAVAILABLE: Final = 503
 NO_CONNECTION: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 RETRIES: Final = "x-stainless-retry-count"  # the openai client's header
+
+_perhaps_billed = ContextVar(
+    "_perhaps_billed", default=False
+)  # whether an attempt at this call was sent, and its reply lost
 
 _http: Any = import_module("httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx")
 
@@ -158,6 +163,7 @@ class OpenAIModel:
             max_tokens=max_tokens,
             max_tokens_field=self._max_tokens_field,
         )
+        _perhaps_billed.set(False)
         try:
             response = await self._client().post(
                 "/chat/completions", cast_to=_http.Response, body=body, options={"params": self._query}
@@ -237,10 +243,8 @@ class OpenAIModel:
                 kind = ContextTooLong if is_too_long(status, error.body) else ModelError
                 return kind(sentence, status=status, request_id=error.request_id)
             case openai.APIConnectionError():
-                # Where there was no connection, nothing was sent, and nothing can be billed.
-                unsent = any(isinstance(cause, NO_CONNECTION) for cause in _causes(error))
                 sentence = self._sentence(f"{self._what_broke(error)}{_attempts(error)}")
-                return ModelError(sentence, usage=Usage() if unsent else None)
+                return ModelError(sentence, usage=None if _perhaps_billed.get() else Usage())
         return ModelError(self._sentence(f"cannot be asked: {error}"))
 
     def _what_broke(self, error: openai.APIConnectionError) -> str:
@@ -282,7 +286,12 @@ class _HttpClient(openai.DefaultAioHttpClient):
         for attempt in count():
             async with self._gate.passing() as sent:
                 began = began or sent
-                response = await self._attempt(request, **options)
+                try:
+                    response = await self._attempt(request, **options)
+                except _http.TransportError as error:
+                    if not any(isinstance(cause, NO_CONNECTION) for cause in _causes(error)):
+                        _perhaps_billed.set(True)
+                    raise
                 status = response.status_code
                 asked = retry_after(response.headers)
                 poor = status == TOO_MANY_REQUESTS and is_out_of_money(response.content)
@@ -405,5 +414,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _attempts(error: openai.APIError) -> str:
-    retries = int(error.request.headers.get("x-stainless-retry-count", 0))
+    retries = int(error.request.headers.get(RETRIES, 0))
     return f" after {retries + 1} attempts" if retries else ""

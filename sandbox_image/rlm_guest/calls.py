@@ -130,7 +130,9 @@ class Calls:
             try:
                 send(number)
             except BaseException:  # it is not on its way, so that no answer would ever free its place
-                self._in_flight.pop(number, None)
+                with self._changed:
+                    self._in_flight.pop(number, None)
+                    self._changed.notify_all()
                 raise
         self._wait_until(lambda: mine.isdisjoint(self._in_flight))
         return [self._answers.pop(number) for number in sent]

@@ -186,9 +186,24 @@ async def test_a_hang_is_retried() -> None:
 async def test_a_server_that_is_not_there_is_reported_in_words() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0))
-    assert str(error).startswith(f"The model server 127.0.0.1:{port} cannot be reached (")
-    assert error.usage == Usage()  # so that it is known to cost nothing
+    for retries in (0, 1):
+        error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=retries))
+        assert str(error).startswith(f"The model server 127.0.0.1:{port} cannot be reached (")
+        assert error.usage == Usage()  # so that it is known to cost nothing
+
+
+async def test_a_reply_that_was_lost_may_be_billed_also_where_the_next_attempt_finds_no_server() -> None:
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        server.close()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+        writer.close()
+
+    server = await asyncio.start_server(dies, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=1))
+    assert "cannot be reached" in str(error)
+    assert error.usage is None
 
 
 async def test_a_server_that_does_not_speak_http_is_reported_in_words() -> None:
