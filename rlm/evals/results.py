@@ -144,11 +144,14 @@ class Results:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What is there; of several rows of one key the last counts. Raises ConfigError where it cannot be read."""
+        """What is there; of several rows of one key the last counts. Raises ConfigError where it cannot be read.
+
+        The rows' settings count where the file of them is missing: a greater n is in that file before it is in a row.
+        """
         try:
             rows = {row.key: row for row in _read(folder / ROWS)}
-            settings = next((row.settings for row in reversed(rows.values()) if row.settings), None)  # n may have grown
-            if settings is None:
+            settings = next((row.settings for row in reversed(rows.values()) if row.settings), None)
+            if settings is None or (folder / SETTINGS).exists():
                 settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"There is no evaluation in {folder}: give the folder that --out named.") from error

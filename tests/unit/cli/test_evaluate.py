@@ -105,6 +105,23 @@ def test_a_greater_n_adds_instances_and_repeats_none(here: Path, rlm: RLM) -> No
     assert "Answers: 5." in (here / "one" / "report.md").read_text()
 
 
+def test_a_greater_n_stays_where_no_instance_of_it_was_answered_yet(here: Path, rlm: RLM) -> None:
+    assert rlm("eval", "multihop", "--method", "keyword", "-n", "2", "--out", "one").status == 0
+    results = Results.load(here / "one")
+    results.with_settings({**results.settings, "n": 5})  # and the process was killed
+    assert rlm("eval", "--resume", "one").status == 0
+    assert len(Results.load(here / "one").rows) == 5
+    assert "| n | 5 |" in (here / "one" / "report.md").read_text()
+
+
+def test_rows_alone_make_a_report(here: Path, rlm: RLM) -> None:
+    assert rlm("eval", "multihop", "--method", "keyword", "-n", "2", "--out", "one").status == 0
+    report = (here / "one" / "report.md").read_text()
+    (here / "one" / "eval.json").unlink()
+    assert rlm("eval", "report", "one").status == 0
+    assert (here / "one" / "report.md").read_text() == report
+
+
 def test_a_folder_of_rlm_niah_is_told_apart_whatever_is_asked_of_it(here: Path, rlm: RLM) -> None:
     Results.create(here / "one", {"model": "scripted", "depth": 1}, goes_on=False)
     for command in (["--resume", "one"], ["report", "one"]):
