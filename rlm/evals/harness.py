@@ -42,8 +42,8 @@ async def run_jobs(
     """Do what is not done yet; each row is on the disk before its place goes to another job.
 
     A failure becomes a row with an error, and the others run; a later run does it again. Without an engine no further job is
-    begun. What makes one impossible from the start (ConfigError) is raised. With `redo_failed_calls`, what was answered
-    without the replies of calls that had failed is done again, from the start.
+    begun. What makes a method impossible (ConfigError) is raised; an instance that cannot be made fails alone.
+    With `redo_failed_calls`, what was answered without the replies of calls that had failed is done again, from the start.
 
     Returns:
         The rows of all jobs, those of before included.
@@ -89,7 +89,10 @@ async def _do(job: Job, answer: Method, means: Means, results: Results, runs: Pa
         method=key.method,
         settings=results.settings,
     )
-    instance = await anyio.to_thread.run_sync(job.make)
+    try:
+        instance = await anyio.to_thread.run_sync(job.make)
+    except ConfigError as error:
+        return replace(row, error=f"{type(error).__name__}: {error}")
     row = replace(row, digest=instance.digest, expected=instance.answers)
     began = time.perf_counter()
     try:

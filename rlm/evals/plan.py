@@ -115,7 +115,7 @@ class Plan:
             raise ConfigError(f"eval.json lacks what it should hold: {error}") from error
 
     def check(self) -> None:
-        """Refuse what cannot be, before anything is written: too short a length too. Raises ConfigError."""
+        """Refuse what cannot be, before anything is written: too short or too great a length too. Raises ConfigError."""
         if not self.tasks and not self.files:
             raise ConfigError(f"There is no task: give some of {', '.join(tasks())}, or --data FILE.")
         known = self._tasks()
@@ -132,7 +132,8 @@ class Plan:
                     f"The scripted model does not play {', '.join([*unplayed, *unplayable])}: give a model with --model."
                 )
         for name in self.tasks:
-            known[name].make(length=min(self.lengths), seed=self.seed, index=0)
+            for length in (min(self.lengths), max(self.lengths)):
+                known[name].make(length=length, seed=self.seed, index=0)
         for kind, path in self.files:
             if next(READERS[kind](Path(path)), None) is None:
                 raise ConfigError(f"There is no instance in {path}: give a file that has one.")

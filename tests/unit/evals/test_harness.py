@@ -138,6 +138,19 @@ async def test_what_cannot_be_is_raised_as_it_is(tmp_path: Path, monkeypatch: py
         await evaluate(Counting(0, error=ConfigError("no key")), created(tmp_path), monkeypatch)
 
 
+async def test_an_instance_that_cannot_be_made_fails_alone_and_for_nothing(tmp_path: Path) -> None:
+    def impossible() -> Instance:
+        raise ConfigError("No question can be asked")
+
+    one, *others = PLAN.jobs()
+    jobs = [replace(one, make=impossible), *others]
+    await run_jobs(jobs, means=MEANS, results=created(tmp_path), cap=Cap(2, tmp_path / "places"))
+    rows = Results.load(tmp_path).rows
+    assert (rows[one.key].error, rows[one.key].cost_usd) == ("ConfigError: No question can be asked", 0.0)
+    assert [key for key, row in rows.items() if row.error] == [one.key]
+    assert len(rows) == 12
+
+
 async def test_the_report_is_a_function_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await evaluate(Counting(2), created(tmp_path), monkeypatch, most=3)
     text = markdown(Results.load(tmp_path))

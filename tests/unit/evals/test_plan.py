@@ -71,6 +71,17 @@ def test_too_short_a_length_is_known_before_anything_is_done(task: str) -> None:
         Plan(tasks=(task,), lengths=(8192, 100)).check()
 
 
+def test_too_great_a_length_is_known_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small:
+        def make(self, *, length: int, seed: int, index: int) -> None:
+            if length > 8192:
+                raise ConfigError("ask for a smaller length")
+
+    monkeypatch.setattr("rlm.evals.plan.tasks", lambda trec: {"ruler/small": Small()})
+    with pytest.raises(ConfigError, match="ask for a smaller length"):
+        Plan(tasks=("ruler/small",), methods=("keyword",), lengths=(8192, 16384, 4096)).check()
+
+
 def test_two_files_whose_instances_have_one_name_are_refused(tmp_path: Path) -> None:
     files = []
     for folder in ("a", "b"):
