@@ -89,9 +89,10 @@ def pairs(output: str, answers: Sequence[str]) -> Score:
 def phrase(output: str, answers: Sequence[str]) -> Score:
     """Strict: the answer alone, or on the last line, after `Answer:` or not. Lax: its words are in the output."""
     said = _final(output)
-    right = any(_plain(said) == _plain(answer) for answer in answers)
+    right = said != "" and any(_plain(said) == _plain(answer) for answer in answers)
     text = f" {_plain(output)} "
-    return Score(strict=float(right), lax=float(any(f" {_plain(answer)} " in text for answer in answers)), read=said)
+    within = right or any(f" {_plain(answer)} " in text for answer in answers)
+    return Score(strict=float(right), lax=float(within), read=said)
 
 
 def number(output: str, answers: Sequence[str]) -> Score:
@@ -193,9 +194,12 @@ def _item(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """In lower case, without articles, signs, and more than one blank."""
-    words = re.sub(r"[^\w\s-]", " ", text.casefold()).split()
-    return " ".join(word for word in words if word not in ("the", "a", "an"))
+    """In lower case, without articles, signs but those of `C++` and `C#`, and more than one blank.
+
+    Where that leaves nothing, the article is what is said, or the sign.
+    """
+    words = re.findall(r"[\w-]+(?:[+#]+(?![\w+#]))?", text.casefold())
+    return " ".join(word for word in words if word not in ("the", "a", "an")) or " ".join(words or text.split())
 
 
 def _numbers(text: str) -> list[float]:

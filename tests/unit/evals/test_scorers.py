@@ -180,6 +180,28 @@ def test_a_phrase_is_right_alone_and_lax_where_its_words_occur(output: str, stri
 
 
 @pytest.mark.parametrize(
+    ("output", "gold", "right"),
+    [
+        ("A", "A", True),
+        ("Answer: a.", "A", True),
+        ("The", "A", False),
+        ("...", "A", False),
+        ("", "A", False),
+        ("", "+", False),
+        ("+", "+", True),
+        ("<", ">", False),
+        ("C++", "C++", True),
+        ("It is C++.\nC++.", "c++", True),
+        ("C#", "C++", False),
+        ("C", "C++", False),
+        ("1 + 1", "1+1", True),
+    ],
+)
+def test_a_phrase_of_an_article_or_a_sign_is_told_from_others(output: str, gold: str, right: bool) -> None:
+    assert scored("phrase", output, gold) == (right, right)
+
+
+@pytest.mark.parametrize(
     ("output", "strict", "lax"),
     [
         ("1234", 1, 1),
