@@ -82,7 +82,7 @@ def pairs(output: str, answers: Sequence[str]) -> Score:
     """F1 over unordered pairs of users. Strict reads `(1, 2)`; lax also `['1', '2']`, `1-2` and `User 1 and User 2`."""
     wanted = set(_pairs(_STRICT_PAIR, "\n".join(answers)))
     found = set(_pairs(_STRICT_PAIR, output))
-    loose = set(_pairs(_LAX_PAIR, output))
+    loose = found.union(_pairs(_LAX_PAIR, output))
     return Score(strict=f1(found, wanted), lax=f1(loose, wanted), read=f"{len(found)} pairs")
 
 
