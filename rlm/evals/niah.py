@@ -70,7 +70,10 @@ def is_correct(answer: str, expected: dict[str, str]) -> bool:
     plain = _without_separators(answer)
     if set(re.findall(r"(?<!\d)\d{7}(?!\d)", plain)) != set(expected.values()):
         return False
-    return all(not name or re.search(rf"\b{name}\b\D*{value}\b", plain) for name, value in expected.items())
+    return all(
+        not name or re.search(rf"\b{re.escape(name)}\b\D*{re.escape(value)}\b", plain)
+        for name, value in expected.items()
+    )
 
 
 def _without_separators(answer: str) -> str:

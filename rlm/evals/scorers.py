@@ -37,6 +37,23 @@ def score(instance: Instance, output: str) -> Score:
     return SCORERS[instance.scorer](output, instance.answers)
 
 
+def readable(scorer: str, answers: Sequence[str]) -> bool:
+    """Whether the scorer can tell these answers: they are right in the form that it asks for, and not found in nonsense."""
+    match scorer:
+        case "phrase":
+            said = list(answers)  # any of them alone
+        case "choice":
+            said = [f"The correct answer is ({', '.join(answers)})"]
+        case "recall" | "pairs" | "lines":
+            said = ["\n".join(answers)]
+        case _:
+            said = [f"Answer: {', '.join(answers) or 'none'}"]
+    rule = SCORERS[scorer]
+    right = [rule(text, answers).strict == 1 for text in said]
+    fooled = [rule("\0", (answer,)).strict == 1 for answer in answers]
+    return bool(right) and all(right) and not any(fooled)
+
+
 def recall(output: str, answers: Sequence[str]) -> Score:
     """RULER: the share of the answers that are part of the output, in whatever case. Lax is the same."""
     text = output.casefold()
@@ -49,7 +66,7 @@ def facts(output: str, answers: Sequence[str]) -> Score:
     expected = {name: value for name, _, value in (answer.rpartition("=") for answer in answers)}
     right = niah.is_correct(output, expected)
     plain = _without_separators(output)
-    stated = sum(re.search(rf"(?<!\d){value}(?!\d)", plain) is not None for value in expected.values())
+    stated = sum(re.search(rf"(?<!\d){re.escape(value)}(?!\d)", plain) is not None for value in expected.values())
     return Score(strict=float(right), lax=stated / len(expected), read=output.strip())
 
 
@@ -104,15 +121,13 @@ def number(output: str, answers: Sequence[str]) -> Score:
 
 def names(output: str, answers: Sequence[str]) -> Score:
     """A set of names, separated by commas or lines. Strict: all of them and no other. Lax: F1."""
-    found = {item for item in map(_item, re.split(r"[,\n]", _listed(output))) if item.casefold() not in NO_ITEMS}
-    wanted = set(answers)
+    found, wanted = _items(_listed(output)), _items("\n".join(answers))
     return Score(strict=float(found == wanted), lax=f1(found, wanted), read=", ".join(sorted(found)))
 
 
 def lines(output: str, answers: Sequence[str]) -> Score:
     """Many lines. Strict: these lines in this order. Lax: F1 over lines, in any order."""
-    found = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("```")]
-    wanted = list(answers)
+    found, wanted = _lines(output), _lines("\n".join(answers))
     both = (Counter(found) & Counter(wanted)).total()
     lax = 2 * both / (len(found) + len(wanted)) if found or wanted else 1.0
     return Score(strict=float(found == wanted), lax=lax, read=f"{len(found)} lines")
@@ -187,6 +202,14 @@ def _final(output: str) -> str:
 def _listed(output: str) -> str:
     """All that follows the last `Answer:`, without the brackets around it."""
     return re.split(r"(?i)\banswer\s*:", output)[-1].strip().strip("*[](){}")
+
+
+def _items(text: str) -> set[str]:
+    return {item for item in map(_item, re.split(r"[,\n]", text)) if item.casefold() not in NO_ITEMS}
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("```")]
 
 
 def _item(text: str) -> str:

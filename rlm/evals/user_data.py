@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from rlm.errors import ConfigError
 
-from .scorers import SCORERS
+from .scorers import SCORERS, readable
 from .task import Instance
 from .tokens import tokens
 
@@ -46,6 +46,8 @@ def read_jsonl(path: Path) -> Iterator[Instance]:
                     f"Line {number} of {path}: there is no scorer {scorer!r}; there are {', '.join(SCORERS)}."
                 )
             given = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
+            if not all(isinstance(answer, str | int | float) for answer in given):
+                raise TypeError(f"its answer is {_shown(record['answer'])}: give a text, a number, or a list of them")
             answers = tuple(map(str, given))
             _check_answers(scorer, answers)
             context = record["context"] if "context" in record else _read(path.parent / _text(record, "context_path"))
@@ -157,11 +159,13 @@ def _text(record: Mapping[str, Any], name: str) -> str:
 
 
 def _check_answers(scorer: str, answers: tuple[str, ...]) -> None:
-    """Refuse what the scorer could score no output against."""
+    """Refuse what the scorer could tell in no output."""
     try:
-        SCORERS[scorer]("0", answers)
-    except _MALFORMED as error:
-        raise ValueError(f"its answer is {_shown(answers)}, which the scorer {scorer!r} has no rule for") from error
+        known = readable(scorer, answers)
+    except _MALFORMED:
+        known = False
+    if not known:
+        raise ValueError(f"its answer is {_shown(answers)}, which the scorer {scorer!r} has no rule for")
 
 
 def _shown(value: object) -> str:

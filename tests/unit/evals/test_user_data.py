@@ -32,7 +32,7 @@ def test_a_record_has_its_context_in_it_or_in_a_file_or_a_folder(tmp_path: Path)
         {"context_path": "text.txt", "query": "How long?", "answer": "long"},
         "",
         {"context_path": "code", "query": "Which names?", "answer": ["a", "b"], "scorer": "names"},
-        {"context": {"a.txt": "1"}, "query": "Which?", "answer": []},
+        {"context": {"a.txt": "1"}, "query": "Which?", "answer": [], "scorer": "names"},
     )
     one, two, three, four = read_jsonl(path)
     assert (one.task, one.index, one.context, one.answers, one.scorer) == ("user/mine", 0, "x is 5", ("5",), "number")
@@ -59,6 +59,16 @@ def test_a_record_has_its_context_in_it_or_in_a_file_or_a_folder(tmp_path: Path)
         ({"context": "x", "query": "y", "answer": "many", "scorer": "number"}, "Record 1 .*the scorer 'number' has no"),
         ({"context": "x", "query": "y", "answer": "many", "scorer": "oolong_number"}, "Record 1 .*has no rule for"),
         ({"context": "x", "query": "y", "answer": [], "scorer": "recall"}, r"Record 1 .*: its answer is \(\)"),
+        ({"context": "x", "query": "y", "answer": None}, "Record 1 .*: its answer is None: give a text, a number"),
+        ({"context": "x", "query": "y", "answer": {"a": 1}}, "Record 1 .*: its answer is {'a': 1}: give a text"),
+        ({"context": "x", "query": "y", "answer": []}, "Record 1 .*'phrase' has no"),
+        ({"context": "x", "query": "y", "answer": ["z", ""]}, "Record 1 .*'phrase' has no"),
+        ({"context": "x", "query": "y", "answer": "", "scorer": "recall"}, "Record 1 .*'recall' has no"),
+        ({"context": "x", "query": "y", "answer": ["(1, 2)", "3-4"], "scorer": "pairs"}, "Record 1 .*'pairs' has no"),
+        ({"context": "x", "query": "y", "answer": "ada=(", "scorer": "facts"}, "Record 1 .*'facts' has no"),
+        ({"context": "x", "query": "y", "answer": "ada=12", "scorer": "facts"}, "Record 1 .*'facts' has no"),
+        ({"context": "x", "query": "y", "answer": "E", "scorer": "choice"}, "Record 1 .*'choice' has no"),
+        ({"context": "x", "query": "y", "answer": [5, 6], "scorer": "number"}, "Record 1 .*'number' has no"),
         ("{", "not JSON"),
         ('"text"', "no record"),
     ],
@@ -66,6 +76,34 @@ def test_a_record_has_its_context_in_it_or_in_a_file_or_a_folder(tmp_path: Path)
 def test_what_a_record_lacks_is_said(tmp_path: Path, record: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         list(read_jsonl(written(tmp_path, record)))
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answer", "output"),
+    [
+        ("names", ["Acme Inc.", "1. FC Union"], "1. FC Union, Acme Inc."),
+        ("names", "Washington, D.C.", "Washington, D.C."),
+        ("names", "none", "There is nothing.\nAnswer: none"),
+        ("names", [], "none"),
+        ("lines", ["  a", "", "b"], " ```\n  a\n\nb\n ```"),
+        ("lines", "a\nb", "a\nb"),
+        ("phrase", ["A", "+"], "A."),
+        ("phrase", "C++", "Answer: C++"),
+        ("pairs", [], "none"),
+        ("oolong", "description and abstract concept", "Label: description and abstract concept"),
+        ("oolong_date", "07/01/2022", "Date: Jul 1, 2022"),
+        ("facts", ["ada=1234567", "ben=7654321"], "ben=7654321, ada=1234567"),
+        ("facts", 1234567, "1234567"),
+        ("choice", "C", "The correct answer is C"),
+        ("recall", ["a", "b"], "b a"),
+    ],
+)
+def test_an_answer_that_is_read_is_right_when_it_is_given(
+    tmp_path: Path, scorer: str, answer: object, output: str
+) -> None:
+    record = {"context": "x", "query": "y", "answer": answer, "scorer": scorer}
+    (instance,) = read_jsonl(written(tmp_path, record))
+    assert score(instance, output).strict == 1
 
 
 @pytest.mark.parametrize(
