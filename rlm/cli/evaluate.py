@@ -114,6 +114,7 @@ def run(
             plan = replace(plan, n=n)
         plan.check()
         jobs, models = list(plan.jobs()), plan.models()
+        plan.check_files(jobs, results.rows.values())
         if n is not None:
             results = results.with_settings({**results.settings, "n": n})
     elif redo_failed_calls:
@@ -156,14 +157,14 @@ def _answered(
 ) -> int:
     """Do all that is not done; the number of failures."""
     from rlm.clients import Clients
-    from rlm.evals.harness import run_jobs
+    from rlm.evals.harness import run_jobs, standing
     from rlm.evals.machine import machine_cap
     from rlm.evals.methods import Means
     from rlm.evals.progress import Progress
 
     from .interrupt import run_until_interrupted
 
-    stand = [row for row in results.rows.values() if row.stands(redo_failed_calls=redo_failed_calls)]
+    stand = standing(jobs, results.rows, redo_failed_calls=redo_failed_calls).values()
     sys.stderr.write(
         f"rlm: {len(jobs):,} instances, {len(stand):,} of them done; model {plan.model}, calls to {plan.sub_model}; results "
         f"in {results.folder}\n"

@@ -46,12 +46,13 @@ async def run_jobs(
     With `redo_failed_calls`, what was answered without the replies of calls that had failed is done again, from the start.
 
     Returns:
-        The rows of all jobs, those of before included.
+        The rows of these jobs, those of before included.
     """
     without_engine = anyio.Event()
     with appending(results.folder) as append:
         before = Results.load(results.folder).rows  # no other process adds to them from here on
-        rows = {key: row for key, row in before.items() if row.stands(redo_failed_calls=redo_failed_calls)}
+        jobs = list(jobs)
+        rows = standing(jobs, before, redo_failed_calls=redo_failed_calls)
         waiting = [job for job in jobs if job.key not in rows]
         methods = {job.key.method: method(job.key.method) for job in waiting}
         next_job = iter(waiting)
@@ -77,6 +78,12 @@ async def run_jobs(
         except* ConfigError as failed:
             raise failed.exceptions[0] from None
     return list(rows.values())
+
+
+def standing(jobs: Iterable[Job], before: Mapping[Key, Row], *, redo_failed_calls: bool = False) -> dict[Key, Row]:
+    """Of rows of before, those of these jobs that are not to be done again."""
+    of_jobs = ((job.key, before[job.key]) for job in jobs if job.key in before)
+    return {key: row for key, row in of_jobs if row.stands(redo_failed_calls=redo_failed_calls)}
 
 
 async def _do(job: Job, answer: Method, means: Means, results: Results, runs: Path) -> Row:

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from .oolong import Oolong
 from .oracle import Oracle
 from .pairs import Pairs
 from .registry import tasks
-from .results import Job, Key
+from .results import Job, Key, Row
 from .task import Instance, Task
 from .user_data import read_jsonl, read_longbench, read_oolong
 
@@ -164,6 +164,21 @@ class Plan:
                 for way in self.methods:
                     key = Key(instance.task, instance.length, instance.seed, instance.index, way)
                     yield Job(key=key, make=partial(_same, instance))
+
+    def check_files(self, jobs: Iterable[Job], rows: Iterable[Row]) -> None:
+        """Refuse to go on where an answered instance of a file is another one by now. Raises ConfigError.
+
+        A changed text has another length, and with it another key: the place in the file says which instance it is.
+        """
+        made = {(job.key.task, job.key.index): job.make for job in jobs if job.key.task not in self.tasks}
+        answered = {(row.task, row.index): row.digest for row in rows if row.task not in self.tasks and row.digest}
+        for place, digest in answered.items():
+            if place not in made or made[place]().digest != digest:
+                task, index = place
+                raise ConfigError(
+                    f"Instance {index} of {task} is not the same as when it was answered: bring its file back as it was, or "
+                    "begin another evaluation."
+                )
 
     def models(self) -> Models:
         """What plays root and sub-model. There are clients only where a method asks them.

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from rlm.evals.harness import run_jobs
 from rlm.evals.plan import Plan
-from rlm.evals.results import Results
+from rlm.evals.results import Results, Row
 
 RLM = Callable[..., Any]  # the fixture
 
@@ -120,6 +121,46 @@ def test_rows_alone_make_a_report(here: Path, rlm: RLM) -> None:
     (here / "one" / "eval.json").unlink()
     assert rlm("eval", "report", "one").status == 0
     assert (here / "one" / "report.md").read_text() == report
+
+
+MINE = [{"context": f"The key is {n}.", "query": "What number is the key?", "answer": n} for n in (4711, 4712)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [MINE[1], MINE[0]],
+        [MINE[0], MINE[1] | {"context": "The key of all the doors is 4712."}],
+        [MINE[0], MINE[1] | {"answer": 4713}],
+        [MINE[0]],
+    ],
+)
+def test_an_evaluation_does_not_go_on_with_other_data(here: Path, rlm: RLM, changed: list[Any]) -> None:
+    data = here / "mine.jsonl"
+    data.write_text("\n".join(map(json.dumps, MINE)))
+    assert rlm("eval", "--data", "mine.jsonl", "--method", "keyword", "--out", "one").status == 0
+    before = (here / "one" / "results.jsonl").read_text()
+    assert rlm("eval", "--resume", "one").status == 0
+    data.write_text("\n".join(map(json.dumps, changed)))
+    ended = rlm("eval", "--resume", "one", "-n", "20")
+    assert ended.status == 2
+    assert "of user/mine is not the same as when it was answered" in ended.err
+    assert (here / "one" / "results.jsonl").read_text() == before
+    assert json.loads((here / "one" / "eval.json").read_text())["n"] == 10
+
+
+def test_rows_that_are_not_in_the_plan_hide_no_failure(here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rlm("eval", "multihop", "--method", "keyword", "-n", "2", "--out", "one").status == 0
+    rows = here / "one" / "results.jsonl"
+    rows.write_text(rows.read_text().replace('"seed": 7, "index"', '"seed": 8, "index"'))
+
+    async def none(jobs: object, **given: Any) -> list[Row]:
+        return await run_jobs([], **given)  # as where there is no engine
+
+    monkeypatch.setattr("rlm.evals.harness.run_jobs", none)
+    ended = rlm("eval", "--resume", "one")
+    assert "2 instances, 0 of them done" in ended.err
+    assert ended.status == 1
 
 
 def test_a_folder_of_rlm_niah_is_told_apart_whatever_is_asked_of_it(here: Path, rlm: RLM) -> None:
