@@ -56,7 +56,7 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
         *(f"![{name.removesuffix('.png').replace('-', ' ').capitalize()}]({name})" for name in plots),
     ]
     parts += ["## Score, strict", *_scores(rows, "strict"), "## Score, lax", *_scores(rows, "lax")]
-    parts += ["## Cost and time", _spent(rows), _costs(rows)]
+    parts += ["## Cost and time", _spent(rows, results.replaced), _costs(rows)]
     if pairs := list(_paired(rows)):
         parts += [
             "## Methods compared on the same instances",
@@ -100,15 +100,16 @@ def _mean(rows: Sequence[Row], score: Literal["strict", "lax"]) -> str:
     return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] n={len(rows)}"
 
 
-def _spent(rows: Sequence[Row]) -> str:
+def _spent(rows: Sequence[Row], replaced: Sequence[Row]) -> str:
     """What all of it cost, and which times are not counted."""
-    known = [row.cost_usd for row in rows if row.cost_usd is not None]
     resumed = sum(row.resumed for row in rows)
+    known = [row.cost_usd for row in (*rows, *replaced) if row.cost_usd is not None]
     parts = [f"${math.fsum(known):.4g} in all."]
-    if unknown := len(rows) - len(known):
-        parts.append(f"The cost of {unknown:,} of {len(rows):,} answers is unknown, and not in it.")
+    for what, paid in (("answers", rows), ("attempts that were done again", replaced)):
+        if unknown := sum(row.cost_usd is None for row in paid):
+            parts.append(f"The cost of {unknown:,} of {len(paid):,} {what} is unknown, and not in it.")
     if resumed:
-        parts.append(f"Times leave out {resumed:,} of them, whose runs were cut off and went on later.")
+        parts.append(f"Times leave out {resumed:,} of the answers, whose runs were cut off and went on later.")
     return " ".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -109,11 +109,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """The folder of an evaluation, opened to go on or to be read."""
+    """The folder of an evaluation, opened to go on or to be read.
+
+    `replaced` are attempts that were done again: paid for, beside those of `rows`.
+    """
 
     folder: Path
     settings: Mapping[str, Any]
     rows: Mapping[Key, Row]
+    replaced: Sequence[Row] = ()
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, Any], *, goes_on: bool = True) -> Self:
@@ -149,7 +153,8 @@ class Results:
         The rows' settings count where the file of them is missing: a greater n is in that file before it is in a row.
         """
         try:
-            rows = {row.key: row for row in _read(folder / ROWS)}
+            found = list(_read(folder / ROWS))
+            rows = {row.key: row for row in found}
             settings = next((row.settings for row in reversed(rows.values()) if row.settings), None)
             if settings is None or (folder / SETTINGS).exists():
                 settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
@@ -157,7 +162,10 @@ class Results:
             raise ConfigError(f"There is no evaluation in {folder}: give the folder that --out named.") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"The evaluation in {folder} is damaged: {error}") from error
-        return cls(folder=folder, settings=settings, rows=rows)
+        # a run that went on has in its last row what it paid before; what leaves no run pays each time
+        attempts = {(row.key, row.run_dir or number): row for number, row in enumerate(found)}
+        replaced = [row for row in attempts.values() if row is not rows[row.key]]
+        return cls(folder=folder, settings=settings, rows=rows, replaced=replaced)
 
 
 def line(row: Row) -> str:

@@ -194,6 +194,25 @@ async def test_calls_that_failed_are_counted_and_done_again_where_one_says_so(tm
     assert untouched.calls == 0
 
 
+async def test_what_is_done_again_is_paid_again_and_what_goes_on_is_not(tmp_path: Path) -> None:
+    await asked(tmp_path, Root(), sub_model(down=True))
+    await asked(tmp_path, Root(failing=3), sub_model(down=False), redo=True)
+    assert (await asked(tmp_path, Root(), sub_model(down=False))).cost_usd == 3.0
+    assert len((tmp_path / ROWS).read_text().splitlines()) == 3
+    assert "$6 in all. Times leave out 1 of the answers" in markdown(Results.load(tmp_path))
+
+
+async def test_an_attempt_of_unknown_cost_that_was_done_again_is_said(tmp_path: Path) -> None:
+    plan = replace(PLAN, methods=("direct",), model="m", sub_model="m")
+    results = Results.create(tmp_path, plan.as_json())
+    for down in (True, True, False):
+        model = sub_model(down=down)
+        means = Means(models=lambda task, model=model: (model, model))
+        await run_jobs(plan.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
+    said = "The cost of 2 of 2 attempts that were done again is unknown, and not in it."
+    assert f"$0 in all. {said}\n" in markdown(Results.load(tmp_path))
+
+
 async def test_an_answer_that_is_done_again_and_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
     await asked(tmp_path, Root(), sub_model(down=True))
     failed = await asked(tmp_path, Root(failing=3), sub_model(down=False), redo=True)

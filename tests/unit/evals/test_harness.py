@@ -206,7 +206,7 @@ def test_a_report_shows_what_limits_stopped_and_which_calls_failed(tmp_path: Pat
 def test_times_of_runs_that_were_cut_off_are_left_out_and_costs_have_percentiles_and_a_sum(tmp_path: Path) -> None:
     rows = [replace(row, seconds=10.0 + row.index, cost_usd=1.0 + row.index) for row in _rows(3)]
     text = _reported(tmp_path, *rows, *_rows(1, index=9, seconds=0.01, resumed=True, cost_usd=None))
-    assert "$6 in all. The cost of 1 of 4 answers is unknown, and not in it. Times leave out 1 of them," in text
+    assert "$6 in all. The cost of 1 of 4 answers is unknown, and not in it. Times leave out 1 of the answers," in text
     assert "| t | rlm:1 | 1k | $2 | $2 | $2.9 | 11.00 | 11.90 |" in text
     assert "| unknown | unknown |" in _reported(tmp_path, *_rows(2, resumed=True))
 
