@@ -21,7 +21,7 @@ from rlm.orchestrator import Orchestrator
 from rlm.prompts import SystemPrompt, default_system_prompt
 from rlm.runs import RunSummary, list_runs
 from rlm.sandbox.base import SandboxFactory
-from rlm.types import Completion, Message, Usage
+from rlm.types import Completion, Message, ModelReply, Usage
 
 from .guessing import guessed
 from .task import Instance
@@ -165,7 +165,7 @@ async def direct(instance: Instance, means: Means, folder: Path) -> Outcome:
     text = instance.text
     size = tokens(text)
     window = means.window or model.context_window
-    room = size if window is None else _room(window, instance)
+    room = size if window is None else max(0, _room(window, instance))
     for attempt in range(1, ATTEMPTS + 1):
         kept = max(0, len(text) * room // size) if size > room else len(text)
         context = text
@@ -192,14 +192,13 @@ async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
     size = min([CHUNK_TOKENS, *(_room(window, instance) for window in windows)])
     if size < 1:
         raise ConfigError(f"A window of {min(windows):,} tokens holds no piece of a text: give a greater --window.")
-    used: dict[str, Usage] = {}
+    replies: dict[str, ModelReply] = {}
     slots = anyio.CapacityLimiter(AT_ONCE)
 
     async def ask(asked: Model, prompt: str, node: str) -> str:
         async with slots:
-            reply = await asked.complete([Message(role="user", content=prompt)])
-        used[node] = reply.usage
-        return reply.text
+            replies[node] = await asked.complete([Message(role="user", content=prompt)])
+        return replies[node].text
 
     async def noted(pieces: Sequence[str], node: str) -> list[str]:
         notes = [""] * len(pieces)
@@ -224,10 +223,13 @@ async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
             break  # a model that repeats what it reads would go on for ever
         notes, rounds = fewer, rounds + 1
     answer = await ask(model, _REDUCE.format(notes=together or "(nothing)", query=instance.query), "0")
+    used = {node: reply.usage for node, reply in replies.items()}
+    cut = any(reply.finish_reason == "length" for reply in replies.values())  # notes too: what they lack, no answer has
     return Outcome(
         answer=answer,
         usage=sum(used.values(), Usage()),
         by_node=used,
+        stop_reason="length" if cut else "final",
         sub_calls=len(used) - 1,
         depth=min(rounds, len(used) - 1),
     )

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.evals.methods import Means, map_reduce
+from rlm.evals.methods import Means, direct, map_reduce
+from rlm.evals.report import LIMITS
 from rlm.evals.task import Instance
 from rlm.evals.tokens import tokens
 from rlm.models.scripted import ScriptedModel
-from rlm.types import Message
+from rlm.types import Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +35,25 @@ async def test_map_reduce_cuts_pieces_that_the_window_holds(tmp_path: Path, wind
     await map_reduce(TEXT, Means(models=lambda task: (played, played), window=window), tmp_path)
     assert max(sizes) < (33_000 if window is None else window - 1_000)
     assert sum(sizes) > tokens(str(TEXT.context))
+
+
+@pytest.mark.parametrize(("cut", "counted"), [("above is part 2", True), ("Notes from", True), ("no prompt", False)])
+async def test_a_reply_of_map_reduce_that_was_cut_is_one_stopped_by_a_limit(
+    tmp_path: Path, cut: str, counted: bool
+) -> None:
+    def model(messages: Sequence[Message]) -> ModelReply:
+        finish = "length" if cut in messages[-1].content else "stop"
+        return ModelReply(text="a note", usage=Usage(), model="m", finish_reason=finish)
+
+    played = ScriptedModel(model)
+    done = await map_reduce(TEXT, Means(models=lambda task: (played, played)), tmp_path)
+    assert (done.stop_reason in LIMITS) == counted
+
+
+async def test_a_window_that_holds_nothing_is_said_without_a_number_below_0(tmp_path: Path) -> None:
+    played = ScriptedModel(["a note"])
+    done = await direct(TEXT, Means(models=lambda task: (played, played), window=900), tmp_path)
+    assert done.note == f"context cut to about 0 of {tokens(str(TEXT.context)):,} tokens"
 
 
 async def test_a_window_that_holds_no_piece_is_refused(tmp_path: Path) -> None:
