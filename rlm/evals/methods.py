@@ -297,14 +297,17 @@ def _room(window: int, instance: Instance) -> int:
 
 
 def _pieces(text: str, size: int) -> list[str]:
-    """Cut at line ends where there are any, into pieces of about so many tokens."""
-    count = -(-tokens(text) // size) or 1
+    """Cut at line ends where there are any, into pieces of so many tokens at most."""
+    count = -(-tokens(text) // size)
+    if count <= 1:
+        return [text] if text else []
     width = -(-len(text) // count)
-    pieces, start = [], 0
+    pieces: list[str] = []
+    start = 0
     while start < len(text):
         end = min(len(text), start + width)
         if end < len(text) and (line_end := text.rfind("\n", start + width // 2, end)) >= 0:
             end = line_end + 1
-        pieces.append(text[start:end])
+        pieces += _pieces(text[start:end], size)  # one that is denser than the whole is cut again
         start = end
     return pieces

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.evals.methods import Means, direct, map_reduce
+from rlm.evals.methods import Means, _pieces, direct, map_reduce
 from rlm.evals.report import LIMITS
 from rlm.evals.task import Instance
 from rlm.evals.tokens import tokens
@@ -35,6 +35,14 @@ async def test_map_reduce_cuts_pieces_that_the_window_holds(tmp_path: Path, wind
     await map_reduce(TEXT, Means(models=lambda task: (played, played), window=window), tmp_path)
     assert max(sizes) < (33_000 if window is None else window - 1_000)
     assert sum(sizes) > tokens(str(TEXT.context))
+
+
+@pytest.mark.parametrize("text", ["7 3 1 9\n" * 2_000 + "responsibility\n" * 8_000, "71" * 9_000, "a\n" * 9, "", " \n"])
+@pytest.mark.parametrize("size", [1, 100, 4_000])
+def test_no_piece_has_more_tokens_than_it_is_cut_for_and_none_is_lost(text: str, size: int) -> None:
+    pieces = _pieces(text, size)
+    assert all(tokens(piece) <= size for piece in pieces)
+    assert "".join(pieces) == text
 
 
 @pytest.mark.parametrize(("cut", "counted"), [("above is part 2", True), ("Notes from", True), ("no prompt", False)])
