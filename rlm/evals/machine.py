@@ -6,8 +6,9 @@ import fcntl
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import anyio
 
@@ -50,25 +51,40 @@ class Cap:
     async def slot(self) -> AsyncIterator[None]:
         """Wait for a place, and keep it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor = self._take()
-        while descriptor is None:
-            await anyio.sleep(POLL_SECONDS)
-            descriptor = self._take()
+        with self._file("waiting") as waiting:
+            fcntl.flock(waiting, fcntl.LOCK_SH)
+            place = self._take()
+            while place is None:
+                await anyio.sleep(POLL_SECONDS)
+                place = self._take()
         try:
             yield
         finally:
-            os.close(descriptor)
+            place.close()
+            with self._file("waiting") as waiting:
+                alone = _locked(waiting)
+            if not alone:
+                await anyio.sleep(2 * POLL_SECONDS)  # who waits looks now and then only, and must find the place free
 
-    def _take(self) -> int | None:
+    def _take(self) -> BinaryIO | None:
         for number in range(self.most):
-            descriptor = os.open(self._folder / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-            else:
-                return descriptor
+            place = self._file(str(number))
+            if _locked(place):
+                return place
+            place.close()
         return None
+
+    def _file(self, name: str) -> BinaryIO:
+        return open(self._folder / f"{name}.lock", "ab", opener=partial(os.open, mode=0o600))
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock it until it is closed; False where another has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def machine_cap(most: int) -> Cap:

@@ -127,6 +127,22 @@ async def test_no_more_are_in_work_at_once_than_there_are_places_whichever_proce
     assert method.most <= 3
 
 
+async def test_a_place_that_is_given_back_goes_to_who_waits_for_it(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    async def works(name: str, times: int) -> None:
+        cap = Cap(1, tmp_path)
+        for _ in range(times):
+            async with cap.slot():
+                order.append(name)
+                await anyio.sleep(0.01)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(works, "many", 3)
+        group.start_soon(works, "one", 1)
+    assert order == ["many", "one", "many", "many"]
+
+
 async def test_without_an_engine_no_further_instance_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = Counting(0, 1, 2, error=EngineUnavailable("no engine"))
     rows = await evaluate(method, created(tmp_path), monkeypatch, most=1)
