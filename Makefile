@@ -12,7 +12,8 @@ NIAH := $(foreach name,MODEL SUB_MODEL DEPTH TRIALS LINES SEED OUT,\
 
 TASKS ?= ruler/single_1 ruler/multivalue seed_niah/facts oolong/trec_coarse oolong_pairs
 METHODS ?= rlm:1 keyword
-EVAL = $(TASKS) $(foreach name,$(METHODS),--method $(name)) $(if $(N),-n $(N)) $(if $(LENGTHS),--lengths '$(LENGTHS)') \
+EVAL = $(if $(RESUME),--resume '$(RESUME)',$(TASKS) $(foreach name,$(METHODS),--method $(name))) \
+    $(if $(N),-n $(N)) $(if $(LENGTHS),--lengths '$(LENGTHS)') \
     $(foreach name,MODEL SUB_MODEL SEED OUT,$(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
 help: ## this list
@@ -31,7 +32,7 @@ niah-local: image ## the needle with a real small model below the scripted root;
 	@LINES='$(LINES)' TRIALS='$(TRIALS)' OUT='$(OUT)' $(PY) scripts/niah_local.py
 
 eval: image ## several tasks by several methods; TASKS= METHODS= N= LENGTHS= MODEL= SUB_MODEL= SEED= OUT= RESUME=
-	@.venv/bin/rlm eval $(if $(RESUME),--resume '$(RESUME)',$(EVAL))
+	@.venv/bin/rlm eval $(EVAL)
 
 test: image check viewer/node_modules ## checks and all tests but the long ones
 	@$(PY) -m pytest

@@ -70,6 +70,8 @@ def _user_of_label(rows: Rows, parts: Parts) -> str | None:
 
 def _user_of_two(rows: Rows, parts: Parts) -> str | None:
     two = (parts["first"], parts["second"])
+    if two[0] == two[1]:  # the window has one user
+        return None
     return _place(Counter(row.user for row in rows if row.label == parts["label"] and row.user in two), 0)
 
 

@@ -45,6 +45,13 @@ def test_niah_passes_on_what_is_set_and_nothing_else() -> None:
     assert " ".join(command.split()) == f".venv/bin/rlm niah {options}"
 
 
+def test_an_evaluation_that_goes_on_is_given_all_that_is_set() -> None:
+    command = run("make", "-n", "eval", "RESUME=a b", "N=50", "METHODS=keyword").stdout.splitlines()[-1]
+    assert " ".join(command.split()) == ".venv/bin/rlm eval --resume 'a b' -n 50"
+    command = run("make", "-n", "eval", "TASKS=multihop", "METHODS=keyword", "SEED=3").stdout.splitlines()[-1]
+    assert " ".join(command.split()) == ".venv/bin/rlm eval multihop --method keyword --seed '3'"
+
+
 def test_a_second_set_up_finds_everything_done_within_two_seconds() -> None:
     assert run("make", "image").returncode == 0
     began = time.monotonic()

@@ -23,6 +23,12 @@ TASKS = tasks()
 ABBR, DESC, ENTY, HUM, LOC, NUM = LABELS
 
 
+def test_a_window_of_one_user_compares_no_user_with_himself() -> None:
+    make = TASKS["oolong/trec_coarse"].make
+    asked = [make(length=800, seed=seed, index=index).query for seed in (1, 5) for index in range(25)]
+    assert not [query for query in asked if re.search(r"User (\d+) or User \1\?", query)]
+
+
 def test_there_are_400_distinct_questions_of_each_class_and_no_question_is_of_two() -> None:
     questions = built_in()
     assert all(len(set(questions.by_label[label])) == len(questions.by_label[label]) >= 400 for label in LABELS)
