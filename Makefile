@@ -10,6 +10,8 @@ endif
 NIAH := $(foreach name,MODEL SUB_MODEL DEPTH TRIALS LINES SEED OUT,\
     $(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
+BESIDE := tests/unit tests/security/test_attacks.py  # tests that may run beside each other: they measure nothing
+
 TASKS ?= ruler/single_1 ruler/multivalue seed_niah/facts oolong/trec_coarse oolong_pairs
 METHODS ?= rlm:1 keyword
 EVAL = $(if $(RESUME),--resume '$(RESUME)',$(TASKS) $(foreach name,$(METHODS),--method $(name))) \
@@ -35,7 +37,8 @@ eval: image ## several tasks by several methods; TASKS= METHODS= N= LENGTHS= MOD
 	@.venv/bin/rlm eval $(EVAL)
 
 test: image check viewer/node_modules ## checks and all tests but the long ones
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --maxprocesses 4 $(BESIDE)
+	@$(PY) -m pytest $(addprefix --ignore=,$(BESIDE))
 
 test-unit: ## tests without Docker
 	@scripts/venv.sh

@@ -57,7 +57,7 @@ def test_an_array_without_its_meaning_a_map_or_an_extension_is_refused(value: ob
         unpack_plain(msgpack.packb(value))
 
 
-@pytest.mark.parametrize("value", [object(), 1 << 70, {1, 2}, [[[object()]]]], ids=repr)
+@pytest.mark.parametrize("value", [object(), 1 << 70, {1, 2}, [[[object()]]]], ids=["object", "large", "set", "nested"])
 def test_what_is_not_plain_is_not_packed(value: object) -> None:
     with pytest.raises((TypeError, ValueError, OverflowError)):
         pack_plain(value)
