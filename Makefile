@@ -10,7 +10,8 @@ endif
 NIAH := $(foreach name,MODEL SUB_MODEL DEPTH TRIALS LINES SEED OUT,\
     $(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
-BESIDE := tests/unit tests/security/test_attacks.py  # tests that may run beside each other: they measure nothing
+# Tests that may run beside each other: they measure nothing.
+BESIDE := tests/unit tests/security/test_attacks.py $(foreach part,repl exec hosting,tests/integration/test_$(part).py)
 
 TASKS ?= ruler/single_1 ruler/multivalue seed_niah/facts oolong/trec_coarse oolong_pairs
 METHODS ?= rlm:1 keyword
