@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -21,6 +21,7 @@ from rlm.errors import ConfigError, RLMError
 from rlm.events import Event
 from rlm.history.extras import Extras
 from rlm.otel import Tracing
+from rlm.urls import http_url
 
 BATCH_SPANS: Final = 512  # in one request, as the SDK has it
 PATH: Final = "/v1/traces"
@@ -70,12 +71,8 @@ def send(spans: Sequence[ReadableSpan], endpoint: str) -> None:
 
 def _with_path(endpoint: str) -> str:
     """A base address, as OTEL_EXPORTER_OTLP_ENDPOINT has it, gets the path of traces. Raises ConfigError."""
-    try:
-        parts = urlsplit(endpoint)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
+    parts = http_url(endpoint)
+    if parts is None:
         raise ConfigError(f"The receiver {endpoint!r} cannot be: give an address such as http://127.0.0.1:4318.")
     path = parts.path.rstrip("/")
     return urlunsplit(parts._replace(path=path if path.endswith(PATH) else path + PATH))

@@ -29,6 +29,7 @@ from rlm.models.prices import Price, Pricing, listed_window
 from rlm.models.redaction import Secrets
 from rlm.settings import Settings
 from rlm.types import Message, ModelReply, Usage
+from rlm.urls import http_url
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # for one connection: a server that is there answers within a few round trips
@@ -367,12 +368,8 @@ def _server_and_key(base_url: str | None, api_key: str | None) -> tuple[str, str
         )
     if not _is_header_value(key):
         raise ConfigError("The API key holds characters that no key has: check OPENAI_API_KEY.")
-    try:
-        url = urlsplit(base_url or OPENAI_URL)
-        url_is_good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        url_is_good = False
-    if not url_is_good:
+    url = http_url(base_url or OPENAI_URL)
+    if url is None:
         raise ConfigError("The base URL must look like https://host/v1: check OPENAI_BASE_URL, or RLM_SUB_BASE_URL.")
     if url.username or url.password or url.query or url.fragment:
         raise ConfigError(
