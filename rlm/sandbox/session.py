@@ -6,8 +6,9 @@ is not legal, too much, or too late is `SandboxMisbehaved`, and the session is o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, NoReturn, Protocol, TypeVar
 
 import anyio
@@ -255,11 +256,13 @@ class Session:
                     case Query():
                         query, size = self._query(message)
                         cell.asked(query.call, size)
-                        answers.start_soon(self._answer, cell, query)
+                        answers.start_soon(self._answer, cell, query.call, partial(_found, cell.answer, query))
                     case ToolCall():
                         arguments = self._bytes(message.arguments)
                         cell.asked(message.call, len(arguments))
-                        answers.start_soon(self._use_tool, cell, message.call, message.name, arguments)
+                        answers.start_soon(
+                            self._answer, cell, message.call, partial(self._used, message.name, arguments)
+                        )
                     case Result():
                         return message
                     case _:
@@ -282,24 +285,19 @@ class Session:
         )
         return query, len(prompt) + (context.size if context is not None else 0)
 
-    async def _answer(self, cell: RunningCell, query: SandboxQuery) -> None:
+    async def _answer(self, cell: RunningCell, call: int, find: Callable[[], Awaitable[tuple[bool, bytes]]]) -> None:
+        """Find the answer to a call for as long as its cell runs, and send it whole."""
         with cell.thinking() as thinking:
-            reply = await cell.answer(query)
+            ok, data = await find()
         if not thinking.cancelled_caught:
-            await self._reply(cell, query.call, ok=reply.ok, data=reply.text.encode("utf-8", "surrogatepass"))
+            await self._send(Reply(call=call, ok=ok, text=await self._send_bytes_ahead(data)))
+            cell.answered(call)
 
-    async def _use_tool(self, cell: RunningCell, call: int, name: str, arguments: bytes) -> None:
+    async def _used(self, name: str, arguments: bytes) -> tuple[bool, bytes]:
         if self._tools is None:
-            await self._reply(cell, call, ok=False, data=b"This sandbox has no tools.")
-            return
-        with cell.thinking() as thinking:
-            used = await self._tools.use(name, arguments)
-        if not thinking.cancelled_caught:
-            await self._reply(cell, call, ok=used.ok, data=used.data)
-
-    async def _reply(self, cell: RunningCell, call: int, *, ok: bool, data: bytes) -> None:
-        await self._send(Reply(call=call, ok=ok, text=await self._send_bytes_ahead(data)))
-        cell.answered(call)
+            return False, b"This sandbox has no tools."
+        used = await self._tools.use(name, arguments)
+        return used.ok, used.data
 
     # Values and messages
 
@@ -411,6 +409,11 @@ def _decoded(data: bytes) -> str:
 
 def _shown(error: str) -> str:
     return error[:MAX_SHOWN_CHARS].rstrip(".")
+
+
+async def _found(answer: Answer, query: SandboxQuery) -> tuple[bool, bytes]:
+    reply = await answer(query)
+    return reply.ok, reply.text.encode("utf-8", "surrogatepass")
 
 
 async def _refuse(query: SandboxQuery) -> QueryReply:
