@@ -103,8 +103,7 @@ class Budget:
         )
 
     def reserve(self, estimate: Estimate, *, last: bool = False) -> None:
-        """Set aside one call and what it is expected to use; one of `settle`, `abandon` and
-        `give_back` has to follow.
+        """Set aside one call and what it is expected to use; one of `settle`, `abandon` and `give_back` follows.
 
         Raises:
             Refused: a limit would be passed.

@@ -67,8 +67,7 @@ def exec_(
 
     def show(stream: Literal["stdout", "stderr"], text: str) -> None:
         target = streams[stream]
-        shown = printable(text) if target.isatty() else text
-        target.write(shown.encode(target.encoding, "backslashreplace").decode(target.encoding))
+        target.write(printable(text) if target.isatty() else text)
         target.flush()
 
     async def work() -> Executed:

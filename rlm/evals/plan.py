@@ -132,7 +132,7 @@ class Plan:
                     f"The scripted model does not play {', '.join([*unplayed, *unplayable])}: give a model with --model."
                 )
         for name in self.tasks:
-            for length in (min(self.lengths), max(self.lengths)):
+            for length in {min(self.lengths), max(self.lengths)}:
                 known[name].make(length=length, seed=self.seed, index=0)
         for kind, path in self.files:
             if next(READERS[kind](Path(path)), None) is None:

@@ -186,10 +186,11 @@ async def test_calls_that_could_not_be_sent_leave_room_for_others() -> None:
         return QueryReply(ok=True, text=query.prompt)
 
     cell = """
+    import errno
     held, failed = [], 0
     try:
         while True: held.append(open('/dev/null'))
-    except OSError: pass
+    except OSError as full: assert full.errno == errno.EMFILE
     for _ in range(5):
         try: llm_query('x' * 40_000)
         except OSError: failed += 1
