@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 
 from . import prompts
+from ._util.logs import bound
 from .broker import Answered, Broker, Task
 from .budget import Refused
 from .calls import Calls, CutOff
@@ -21,7 +22,6 @@ from .compaction import Room, fitting
 from .config import Limits
 from .errors import ConfigError, ContextTooLong
 from .events import Compacted, EventLog, RLMFinished, RLMStarted, ToolUsed, TurnStarted
-from .logs import bound
 from .models.base import Model
 from .prompts import PromptFacts, SystemPrompt
 from .repl import Repl

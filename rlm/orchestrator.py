@@ -13,7 +13,7 @@ from typing import Self, Unpack
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from .blocking import wait_for
+from ._util.portal import wait_for
 from .clients import Clients
 from .errors import ConfigError
 from .events import Event

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
-from .blocking import STOP_SECONDS, keep_notes
+from ._util.portal import STOP_SECONDS, keep_notes
 from .config import Limits
 from .errors import RunCancelled
 from .events import Event

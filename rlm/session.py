@@ -13,7 +13,7 @@ from typing import Self
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from .blocking import wait_for
+from ._util.portal import wait_for
 from .clients import Clients
 from .errors import ConfigError
 from .options import Options

@@ -21,8 +21,8 @@ import anyio
 import msgpack
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
+from ._util.logs import get_logger
 from .errors import ConfigError, ToolError
-from .logs import get_logger
 from .protocol.plain import unpack_plain
 from .threads import Threads
 

@@ -15,7 +15,8 @@ from typing import Final, Self
 
 import anyio
 
-from .blocking import note
+from ._util.logs import bound, get_logger
+from ._util.portal import note
 from .broker import Answered, Task
 from .budget import Budget
 from .cache import Cache
@@ -34,7 +35,6 @@ from .events import (
     mend,
 )
 from .journal import Journal
-from .logs import bound, get_logger
 from .loop import RLM, Services, open_rlm, system_prompt_of
 from .models.base import HoldsKeys, Model
 from .options import Options, slots_of

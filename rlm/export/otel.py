@@ -17,11 +17,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from rlm._util.urls import http_url
 from rlm.errors import ConfigError, RLMError
 from rlm.events import Event
 from rlm.history.extras import Extras
 from rlm.otel import Tracing
-from rlm.urls import http_url
 
 BATCH_SPANS: Final = 512  # in one request, as the SDK has it
 PATH: Final = "/v1/traces"

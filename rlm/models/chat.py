@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from rlm.models.prices import Pricing
 from rlm.types import Message, ModelReply, Usage
+
+from .prices import Pricing
 
 # OpenAI and most who speak its format; vLLM; llama.cpp; Anthropic; Google
 _TOO_LONG: Final = re.compile(r"context[ _](length|window|size)|prompt is too long|input token count", re.IGNORECASE)

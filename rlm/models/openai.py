@@ -21,15 +21,16 @@ from urllib.parse import urlsplit
 import aiohttp
 import openai
 
+from rlm._util.urls import http_url
 from rlm.config import MIB
 from rlm.errors import ConfigError, ContextTooLong, ModelError, ReplyCutOff
-from rlm.models.chat import Unusable, is_out_of_money, is_too_long, read_reply, request_body, said
-from rlm.models.gate import Gate, retry_after
-from rlm.models.prices import Price, Pricing, listed_window
-from rlm.models.redaction import Secrets
 from rlm.settings import Settings
 from rlm.types import Message, ModelReply, Usage
-from rlm.urls import http_url
+
+from .chat import Unusable, is_out_of_money, is_too_long, read_reply, request_body, said
+from .gate import Gate, retry_after
+from .prices import Price, Pricing, listed_window
+from .redaction import Secrets
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # for one connection: a server that is there answers within a few round trips

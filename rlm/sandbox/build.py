@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
 
-from ..errors import EngineUnavailable
+from rlm.errors import EngineUnavailable
+
 from .image import DIGEST_LABEL, Sources, find_sources, image_name
 
 REGISTRY_BASE = "python:3.12-slim"

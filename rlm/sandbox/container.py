@@ -16,9 +16,9 @@ from typing import Final, NoReturn, Self
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
+from rlm._util.logs import get_logger
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
-from rlm.logs import get_logger
 from rlm.tools import Tools
 from rlm.types import CellResult, Context
 

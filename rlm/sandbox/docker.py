@@ -19,8 +19,8 @@ from anyio.lowlevel import RunVar
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
+from rlm._util.logs import get_logger
 from rlm.errors import EngineUnavailable, SandboxStartError
-from rlm.logs import get_logger
 
 from .image import DIGEST_LABEL, IMAGE_LABEL, source_digest
 from .owner import PREFIX, is_orphan

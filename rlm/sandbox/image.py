@@ -11,7 +11,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from ..errors import EngineUnavailable
+from rlm.errors import EngineUnavailable
 
 REPOSITORY = "rlm-sandbox"
 TAG_CHARS = 12  # of the digest

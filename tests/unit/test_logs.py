@@ -11,13 +11,13 @@ import structlog
 from structlog.testing import CapturingLogger, capture_logs
 
 from fakes import FakeSandboxes
-from rlm.logs import bound, get_logger
+from rlm._util.logs import bound, get_logger
 from rlm.sandbox.base import Answer
 from rlm.types import CellResult
 from small_tree import asks, small_tree
 
 TELL = """
-from rlm.logs import get_logger
+from rlm._util.logs import get_logger
 log = get_logger("rlm.test")
 log.info("begun", a=1)
 log.warning("lost", b="x")

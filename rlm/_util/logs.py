@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
-_bound: ContextVar[Mapping[str, object]] = ContextVar("rlm.logs", default=_NOTHING)
+_bound: ContextVar[Mapping[str, object]] = ContextVar("rlm._util.logs", default=_NOTHING)
 
 
 @contextmanager
