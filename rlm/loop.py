@@ -26,10 +26,10 @@ from .models.base import Model
 from .prompts import PromptFacts, SystemPrompt
 from .repl import Repl
 from .sandbox.base import LoadedValue, SandboxFactory
+from .sandbox.slots import LevelSlots
+from .sandbox.tools import Tools, ToolUse
 from .sandbox.values import Value, encode, ends_of
-from .slots import LevelSlots
 from .steering import Steering
-from .tools import Tools, ToolUse
 from .transcript import Transcript, Turn, clip, describe, fenced, observation, parse
 from .types import CellResult, Message, ModelReply, StopPoint, StopReason
 

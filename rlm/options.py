@@ -15,7 +15,7 @@ from .models.base import Model
 from .models.prices import Price
 from .prompts import SystemPrompt, default_system_prompt
 from .sandbox.base import SandboxFactory
-from .slots import LevelSlots
+from .sandbox.slots import LevelSlots
 
 PATHS: Final = ("run_root", "cache")  # options that may be given as text
 

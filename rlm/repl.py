@@ -13,8 +13,8 @@ from .errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved
 from .events import CellFinished, CellOutput, CellStarted, EventLog, SandboxLost
 from .sandbox.base import LoadedValue, Sandbox, SandboxFactory
 from .sandbox.session import MAX_CELL_SECONDS
+from .sandbox.tools import Tools
 from .sandbox.values import Value
-from .tools import Tools
 from .types import CellResult, Outcome
 
 MAX_LOSSES: Final = 3  # of one RLM's sandboxes that are made good; after that they are not accidents

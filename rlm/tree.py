@@ -43,10 +43,10 @@ from .record import FurtherQuestion, RunRecord, State, store_context
 from .request import digest_of
 from .sandbox.container import DockerSandboxes
 from .sandbox.image import source_digest
+from .sandbox.tools import Tools
 from .sandbox.values import Value
 from .steering import RAISABLE, Steering
 from .tally import Counted, Tally
-from .tools import Tools
 from .types import Completion, StopPoint, StopReason, Usage
 
 EVENTS: Final = "events.jsonl"

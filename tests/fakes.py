@@ -21,10 +21,10 @@ from rlm.loop import Services
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
 from rlm.sandbox.base import Answer, LoadedValue, OnOutput
+from rlm.sandbox.slots import LevelSlots
+from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
-from rlm.slots import LevelSlots
 from rlm.steering import Steering
-from rlm.tools import Tools
 from rlm.types import CellResult
 
 journals: list[Journal] = []  # of `services`; closed after each test (conftest.py)

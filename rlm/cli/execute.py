@@ -15,7 +15,7 @@ from rlm.errors import ConfigError
 from .options import AsJson, a_path
 
 if TYPE_CHECKING:
-    from rlm.execute import Executed
+    from rlm.sandbox.script import Executed
 
 
 def exec_(
@@ -45,7 +45,7 @@ def exec_(
     import anyio
 
     from rlm.console import printable
-    from rlm.execute import execute
+    from rlm.sandbox.script import execute
 
     from .output import write_json
     from .settings import settings
@@ -115,7 +115,7 @@ def _read_script(said: str, shown: str) -> str:
 
 def _read_input(said: str) -> bytes:
     """A file's bytes, or those of standard input."""
-    from rlm.execute import MAX_INPUT_BYTES
+    from rlm.sandbox.script import MAX_INPUT_BYTES
 
     try:
         with _opened(said, "input") as file:

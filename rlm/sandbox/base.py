@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rlm.protocol.messages import Kind
-from rlm.tools import Tools
 from rlm.types import CellResult
 
+from .tools import Tools
 from .values import Value
 
 

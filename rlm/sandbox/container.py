@@ -19,7 +19,6 @@ from anyio.abc import SocketAttribute, SocketStream
 from rlm._util.logs import get_logger
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
-from rlm.tools import Tools
 from rlm.types import CellResult, Context
 
 from .attach import AttachedStream
@@ -31,6 +30,7 @@ from .owner import owner_labels
 from .session import Session, Stream
 from .sockets import enlarge
 from .spec import SOCKET_NAME, UIDS, ContainerSpec, container_spec
+from .tools import Tools
 from .values import Value, encode
 
 CELL_SECONDS: Final = 60.0
@@ -49,7 +49,7 @@ class DockerSandbox:
 
     Args:
         config: the container's policy.
-        tools: functions of the host that cells may call by name (see `rlm.tools.Tools`).
+        tools: functions of the host that cells may call by name (see `rlm.sandbox.tools.Tools`).
         run_id: of the run that it belongs to (label `rlm.run`).
         node: of the call tree (label `rlm.node`).
         depth: how many levels may be called below.

@@ -43,13 +43,13 @@ from rlm.protocol.messages import (
     Start,
     ToolCall,
 )
-from rlm.tools import Tools
 from rlm.types import CellResult
 
 from .base import Answer, LoadedValue, OnOutput, QueryReply, SandboxQuery
 from .cell import RunningCell
 from .files import MAX_FILES, Listing, check_path, read_listing
 from .meter import Meter
+from .tools import Tools
 from .values import Piece, Value, opaque
 
 RECEIVE_BYTES: Final = MIB

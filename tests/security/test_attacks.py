@@ -20,8 +20,8 @@ from attacks import ATTACKS, Attack
 from attacks_out import CALLS, OUTPUTS, SECRET, TOOLS
 from containers import offered, ways
 from rlm import Sandbox, SandboxConfig, SandboxDied
-from rlm.execute import take
 from rlm.sandbox.runtimes import GVISOR
+from rlm.sandbox.script import take
 from rlm.sandbox.spec import UIDS
 from rlm.transcript import describe
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.execute import _ended, take
+from rlm.sandbox.script import _ended, take
 from rlm.types import CellResult
 
 

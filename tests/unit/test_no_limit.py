@@ -23,7 +23,7 @@ from rlm.models.openai import OpenAIModel
 from rlm.prompts import PromptFacts, default_system_prompt, first_message, turn_line
 from rlm.sandbox.base import Answer
 from rlm.sandbox.session import MAX_CELL_SECONDS
-from rlm.slots import LevelSlots
+from rlm.sandbox.slots import LevelSlots
 from rlm.transcript import describe
 from rlm.types import CellResult
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm.errors import ConfigError
-from rlm.slots import LevelSlots
+from rlm.sandbox.slots import LevelSlots
 from virtual_time import run_virtually
 
 Tree = list["Tree"]

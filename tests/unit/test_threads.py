@@ -7,7 +7,7 @@ import threading
 import anyio
 import pytest
 
-from rlm.threads import Threads
+from rlm.sandbox.threads import Threads
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from rlm.errors import ConfigError, ToolError
 from rlm.protocol.plain import pack_plain
-from rlm.tools import AT_ONCE, MAX_SHOWN_CHARS, Tools, ToolUse
+from rlm.sandbox.tools import AT_ONCE, MAX_SHOWN_CHARS, Tools, ToolUse
 
 pytestmark = pytest.mark.anyio
 

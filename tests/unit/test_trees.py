@@ -20,8 +20,8 @@ from rlm.config import Limits
 from rlm.loop import rlm_loop
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.values import encode
-from rlm.slots import LevelSlots
 from rlm.types import CellResult, Message, ModelReply
 from virtual_time import Deadlock, run_virtually
 

@@ -21,9 +21,10 @@ import anyio
 import msgpack
 from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from ._util.logs import get_logger
-from .errors import ConfigError, ToolError
-from .protocol.plain import unpack_plain
+from rlm._util.logs import get_logger
+from rlm.errors import ConfigError, ToolError
+from rlm.protocol.plain import unpack_plain
+
 from .threads import Threads
 
 RESERVED: Final = frozenset(
@@ -39,7 +40,7 @@ MAX_ARGUMENT_BYTES: Final = 256 << 10  # of one call: decoded, hostile ones take
 READ_AT_ONCE_BYTES: Final = 4 << 10  # in the thread of the event loop
 STRICT: Final = ConfigDict(strict=True, arbitrary_types_allowed=False)
 
-_log = get_logger("rlm.tools")
+_log = get_logger("rlm.sandbox.tools")
 
 Arguments = tuple[list[object], dict[str, object]]
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from .config import MIB, SandboxConfig
-from .errors import ConfigError, SandboxDied, SandboxMisbehaved
-from .sandbox.base import OnOutput
-from .sandbox.container import DockerSandbox
-from .sandbox.files import check_path, write_below
-from .types import CellResult
+from rlm.config import MIB, SandboxConfig
+from rlm.errors import ConfigError, SandboxDied, SandboxMisbehaved
+from rlm.types import CellResult
+
+from .base import OnOutput
+from .container import DockerSandbox
+from .files import check_path, write_below
 
 FAILED: Final = 1  # as Python ends after an exception
 TIMED_OUT: Final = 124  # as timeout(1) has it

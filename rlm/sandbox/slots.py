@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import anyio
 
-from .errors import ConfigError
+from rlm.errors import ConfigError
 
 
 class LevelSlots:
