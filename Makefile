@@ -26,7 +26,7 @@ setup: ## virtual environment and Docker engine; what is there is used
 	@scripts/setup.sh
 
 image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
-	@$(PY) -m rlm.sandbox.build $(if $(filter undefined,$(origin EXTRA)),,--extra "$(EXTRA)")
+	@$(PY) -m rlm.sandbox.docker.build $(if $(filter undefined,$(origin EXTRA)),,--extra "$(EXTRA)")
 
 niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
 	@.venv/bin/rlm niah $(NIAH) $(if $(VERBOSE),--verbose)

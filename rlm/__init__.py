@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .prompts import PromptFacts as PromptFacts
     from .running import Run as Run
     from .sandbox.blocking import BlockingSandbox as BlockingSandbox
-    from .sandbox.container import DockerSandbox
+    from .sandbox.docker.container import DockerSandbox
     from .session import Session as Session
 
     Sandbox = DockerSandbox
@@ -63,7 +63,7 @@ _HOMES = {
     "RLMError": "rlm.errors",
     "Run": "rlm.running",
     "RunCancelled": "rlm.errors",
-    "Sandbox": "rlm.sandbox.container",
+    "Sandbox": "rlm.sandbox.docker.container",
     "ReplayDiffers": "rlm.errors",
     "SandboxConfig": "rlm.config",
     "SandboxDied": "rlm.errors",

@@ -22,8 +22,8 @@ from .hold import FILE_NAME as LOCK
 from .hold import is_held
 from .record import RunRecord
 from .runs import RunSummary, list_runs
-from .sandbox.docker import Engine
-from .sandbox.image import image_name
+from .sandbox.docker.engine import Engine
+from .sandbox.docker.image import image_name
 
 DAY: Final = 86_400.0
 IMAGE_SECONDS: Final = 7 * DAY  # for the other checkouts and versions on this machine, as after a build

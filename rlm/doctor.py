@@ -17,10 +17,10 @@ from pydantic import SecretStr
 from .config import GIB, SandboxConfig
 from .errors import ConfigError, EngineUnavailable, ModelError, RLMError
 from .models.openai import OpenAIModel
-from .sandbox.container import DockerSandbox
-from .sandbox.docker import HOW_TO_ADD_GVISOR, Engine, default_engine
-from .sandbox.image import image_name
-from .sandbox.runtimes import GVISOR, known_holes
+from .sandbox.docker.container import DockerSandbox
+from .sandbox.docker.engine import HOW_TO_ADD_GVISOR, Engine, default_engine
+from .sandbox.docker.image import image_name
+from .sandbox.docker.runtimes import GVISOR, known_holes
 from .settings import Settings
 
 LOW_DISK_BYTES: Final = 1 * GIB

@@ -41,8 +41,8 @@ from .options import Options, slots_of
 from .prompts import PromptFacts
 from .record import FurtherQuestion, RunRecord, State, store_context
 from .request import digest_of
-from .sandbox.container import DockerSandboxes
-from .sandbox.image import source_digest
+from .sandbox.docker.container import DockerSandboxes
+from .sandbox.docker.image import source_digest
 from .sandbox.tools import Tools
 from .sandbox.values import Value
 from .steering import RAISABLE, Steering

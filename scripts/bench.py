@@ -26,8 +26,8 @@ from rich.table import Table
 
 from rlm import Limits, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
 from rlm.events import CellFinished, CellStarted, Event, TurnStarted
-from rlm.sandbox.image import find_sources, image_name
-from rlm.sandbox.spec import container_spec
+from rlm.sandbox.docker.image import find_sources, image_name
+from rlm.sandbox.docker.spec import container_spec
 from rlm.sandbox.values import encode
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

@@ -15,7 +15,7 @@ import atheris
 with atheris.instrument_imports():
     from rlm.protocol.connection import Connection, Role
     from rlm.protocol.messages import ProtocolError, pack, unpack
-    from rlm.sandbox.attach import Demultiplexer
+    from rlm.sandbox.docker.attach import Demultiplexer
 
 
 def look(data: bytes) -> None:

@@ -12,7 +12,7 @@ from functools import cache
 import pytest
 
 from rlm import SandboxConfig, SandboxDied
-from rlm.sandbox.runtimes import GVISOR, is_gvisor
+from rlm.sandbox.docker.runtimes import GVISOR, is_gvisor
 
 
 def containers(label: str, *, status: str | None = None) -> list[str]:

@@ -16,8 +16,8 @@ from typing import Self
 
 import pytest
 
-from rlm.sandbox.docker import default_engine
-from rlm.sandbox.image import image_name
+from rlm.sandbox.docker.engine import default_engine
+from rlm.sandbox.docker.image import image_name
 
 UP_SECONDS = 30.0
 

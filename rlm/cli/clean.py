@@ -44,7 +44,7 @@ def clean(
 
     from rlm.cleaning import engine_leftovers, old_runs, remove
     from rlm.console import printable
-    from rlm.sandbox.docker import default_engine
+    from rlm.sandbox.docker.engine import default_engine
 
     from .output import write_json
     from .settings import settings

@@ -21,8 +21,8 @@ def build(
 
     Exit status: 0 it is there, 2 there is no engine, or it cannot be built.
     """
-    from rlm.sandbox.build import ensure_image, say
-    from rlm.sandbox.image import image_name
+    from rlm.sandbox.docker.build import ensure_image, say
+    from rlm.sandbox.docker.image import image_name
 
     built = ensure_image(extra, force=force)
     say(f"The image {image_name()} is {'ready' if built else 'up to date'}.")

@@ -53,8 +53,8 @@ def run(
     no key, no Docker), 130 interrupted.
     """
     from rlm.orchestrator import Orchestrator
-    from rlm.sandbox.docker import default_engine
-    from rlm.sandbox.image import image_name
+    from rlm.sandbox.docker.engine import default_engine
+    from rlm.sandbox.docker.image import image_name
 
     from .output import show
     from .progress import followed, progress

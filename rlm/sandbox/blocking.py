@@ -13,10 +13,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from rlm.config import SandboxConfig
 from rlm.errors import ConfigError
+from rlm.sandbox.docker.container import GET_BYTES, DockerSandbox
 from rlm.types import CellResult, Context
 
 from .base import LoadedValue, OnOutput, QueryReply, SandboxQuery
-from .container import GET_BYTES, DockerSandbox
 from .files import Listing
 from .threads import Threads
 from .values import Value

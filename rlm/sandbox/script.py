@@ -10,10 +10,10 @@ from typing import Final
 
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError, SandboxDied, SandboxMisbehaved
+from rlm.sandbox.docker.container import DockerSandbox
 from rlm.types import CellResult
 
 from .base import OnOutput
-from .container import DockerSandbox
 from .files import check_path, write_below
 
 FAILED: Final = 1  # as Python ends after an exception

@@ -18,7 +18,7 @@ from containers import containers
 from measured import DESCRIPTORS, MEMORY_OF_CALLS, MEMORY_OF_RUNS, Record, count, rows
 from rlm import Limits, Message, ModelReply, OpenAIModel, Orchestrator, ScriptedModel
 from rlm.events import Event, SubCallFinished
-from rlm.sandbox.docker import LOOKS, REMOVALS, STARTS
+from rlm.sandbox.docker.engine import LOOKS, REMOVALS, STARTS
 from support import FakeProvider
 
 pytestmark = pytest.mark.anyio

@@ -17,9 +17,9 @@ import anyio
 import pytest
 
 from containers import containers
-from rlm.sandbox.docker import default_engine
-from rlm.sandbox.image import image_name
-from rlm.sandbox.owner import owner_labels
+from rlm.sandbox.docker.engine import default_engine
+from rlm.sandbox.docker.image import image_name
+from rlm.sandbox.docker.owner import owner_labels
 from support import FakeProvider, Fault
 
 CELL = "```repl\nprint(llm_query('what is in ' + context[:10]))\n```"

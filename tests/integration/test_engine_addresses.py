@@ -17,8 +17,8 @@ from anyio.streams.tls import TLSListener
 
 from rlm import Sandbox
 from rlm.sandbox.base import QueryReply, SandboxQuery
-from rlm.sandbox.docker import default_engine
-from rlm.sandbox.sockets import ThreadedStream, adopt
+from rlm.sandbox.docker.engine import default_engine
+from rlm.sandbox.docker.sockets import ThreadedStream, adopt
 
 pytestmark = pytest.mark.anyio
 

@@ -23,7 +23,7 @@ from rlm import (
     ToolError,
 )
 from rlm.events import Event, ToolUsed
-from rlm.sandbox.runtimes import is_gvisor
+from rlm.sandbox.docker.runtimes import is_gvisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

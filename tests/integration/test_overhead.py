@@ -22,7 +22,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from rlm import Limits, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
 from rlm.events import CellFinished, CellStarted, Event, TurnStarted
-from rlm.sandbox.image import image_name
+from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.values import encode
 from support import FakeProvider
 

@@ -31,11 +31,11 @@ from rlm import (
     SandboxStartError,
 )
 from rlm.sandbox.base import QueryReply, SandboxQuery
-from rlm.sandbox.docker import Engine, default_engine
-from rlm.sandbox.image import image_name
-from rlm.sandbox.owner import owner_labels
-from rlm.sandbox.runtimes import is_gvisor
-from rlm.sandbox.spec import UIDS
+from rlm.sandbox.docker.engine import Engine, default_engine
+from rlm.sandbox.docker.image import image_name
+from rlm.sandbox.docker.owner import owner_labels
+from rlm.sandbox.docker.runtimes import is_gvisor
+from rlm.sandbox.docker.spec import UIDS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

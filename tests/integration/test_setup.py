@@ -14,8 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
-from rlm.sandbox.build import ensure_image
-from rlm.sandbox.image import DIGEST_LABEL, image_name, source_digest
+from rlm.sandbox.docker.build import ensure_image
+from rlm.sandbox.docker.image import DIGEST_LABEL, image_name, source_digest
 
 REPOSITORY = Path(__file__).parents[2]
 TARGETS = {"help", "setup", "image", "niah", "test", "test-unit", "test-long", "check", "format", "bench", "clean"}
@@ -72,7 +72,7 @@ def test_an_engine_that_was_named_and_does_not_answer_is_never_replaced(tmp_path
 
 
 def test_a_build_without_an_engine_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    done = run(".venv/bin/python", "-m", "rlm.sandbox.build", DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
+    done = run(".venv/bin/python", "-m", "rlm.sandbox.docker.build", DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "No Docker engine answers" in done.stderr

@@ -20,9 +20,9 @@ from attacks import ATTACKS, Attack
 from attacks_out import CALLS, OUTPUTS, SECRET, TOOLS
 from containers import offered, ways
 from rlm import Sandbox, SandboxConfig, SandboxDied
-from rlm.sandbox.runtimes import GVISOR
+from rlm.sandbox.docker.runtimes import GVISOR
+from rlm.sandbox.docker.spec import UIDS
 from rlm.sandbox.script import take
-from rlm.sandbox.spec import UIDS
 from rlm.transcript import describe
 
 pytestmark = pytest.mark.anyio

@@ -38,7 +38,7 @@ from rlm.protocol.messages import (
     unpack,
 )
 from rlm.protocol.plain import unpack_plain
-from rlm.sandbox.attach import STDERR_TAIL_BYTES, Demultiplexer
+from rlm.sandbox.docker.attach import STDERR_TAIL_BYTES, Demultiplexer
 
 FRAMES = int(os.environ.get("RLM_FUZZ_FRAMES", "100000"))
 MEMORY_FACTOR = 4  # of a frame's size, for all that is made of it

@@ -23,7 +23,7 @@ from rlm.errors import EngineUnavailable
 from rlm.hold import held
 from rlm.record import ModelRecord, RunRecord, State, default_root, store_context
 from rlm.runs import list_runs
-from rlm.sandbox.image import image_name
+from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.values import encode
 
 DAY = 86_400
@@ -76,7 +76,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
         containers=[{"Id": "c" * 64, "Names": ["/rlm-lost"]}],
         images=[image(image_name(), 30), image("rlm-sandbox:new", 6), image("rlm-sandbox:old", 8)],
     )
-    monkeypatch.setattr("rlm.sandbox.docker.default_engine", lambda: engine)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.default_engine", lambda: engine)
     return engine
 
 

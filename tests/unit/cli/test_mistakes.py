@@ -233,7 +233,7 @@ def test_a_missing_key_is_said_before_there_is_a_run(rlm: RLM, here: Path, monke
         async def check_image(self, image: str) -> None:
             """It is there."""
 
-    monkeypatch.setattr("rlm.sandbox.docker.default_engine", Engine)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.default_engine", Engine)
     (here / "context.txt").write_text("text")
     assert is_one_sentence(rlm("run", "why?", "context.txt"), "There is no API key: set OPENAI_API_KEY")
     assert not default_root().exists()

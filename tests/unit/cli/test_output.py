@@ -16,7 +16,7 @@ from rlm.cli.run import Watch
 from rlm.cli.runs import run_ids
 from rlm.console import ConsoleView
 from rlm.events import Event, ModelFailed, ModelReplied, RLMStarted, TurnStarted
-from rlm.sandbox.image import image_name
+from rlm.sandbox.docker.image import image_name
 from rlm.types import Completion, StopReason, Usage
 
 
@@ -131,7 +131,7 @@ def test_image_build_says_what_it_did(
         asked.append((extra, force))
         return built
 
-    monkeypatch.setattr("rlm.sandbox.build.ensure_image", ensure)
+    monkeypatch.setattr("rlm.sandbox.docker.build.ensure_image", ensure)
     ended = rlm("image", "build", "--extra", "numpy pandas", "--force")
     assert (ended.status, ended.out, ended.err) == (0, "", f"The image {image_name()} is {said}.\n")
     assert asked == [("numpy pandas", True)]

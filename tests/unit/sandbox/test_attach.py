@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_guest import MemoryStream
 
-from rlm.sandbox.attach import MAX_STDERR_BYTES, STDERR_TAIL_BYTES, AttachedStream, Demultiplexer
+from rlm.sandbox.docker.attach import MAX_STDERR_BYTES, STDERR_TAIL_BYTES, AttachedStream, Demultiplexer
 
 
 def frame(stream: int, data: bytes) -> bytes:

@@ -14,10 +14,10 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from rlm.config import SandboxConfig
 from rlm.errors import EngineUnavailable, SandboxStartError
-from rlm.sandbox.docker import Engine
-from rlm.sandbox.image import source_digest
-from rlm.sandbox.owner import owner_labels
-from rlm.sandbox.spec import container_spec
+from rlm.sandbox.docker.engine import Engine
+from rlm.sandbox.docker.image import source_digest
+from rlm.sandbox.docker.owner import owner_labels
+from rlm.sandbox.docker.spec import container_spec
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +85,7 @@ async def test_an_engine_that_the_user_may_not_use_is_told_apart() -> None:
 async def test_an_engine_that_restarts_is_waited_for_and_one_that_never_was_there_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rlm.sandbox.docker.RETURN_POLL_SECONDS", 0.0)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.RETURN_POLL_SECONDS", 0.0)
     down = requests.ConnectionError("down")
     restarted = engine(start=[None, down], ping=[down, refusal(503), True])
     assert not await restarted.has_come_back()
@@ -96,8 +96,8 @@ async def test_an_engine_that_restarts_is_waited_for_and_one_that_never_was_ther
 
 
 async def test_an_engine_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlm.sandbox.docker.RETURN_POLL_SECONDS", 0.001)
-    monkeypatch.setattr("rlm.sandbox.docker.RETURN_SECONDS", 0.02)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.RETURN_POLL_SECONDS", 0.001)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.RETURN_SECONDS", 0.02)
     gone = engine(start=[None], ping=[requests.ConnectionError("down")] * 1000)
     await gone.start("x")
     assert not await gone.has_come_back()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import EngineUnavailable
-from rlm.sandbox.image import Sources, find_sources, source_digest
+from rlm.sandbox.docker.image import Sources, find_sources, source_digest
 
 REPOSITORY = Path(__file__).parents[3]
 

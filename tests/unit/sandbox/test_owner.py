@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.sandbox.owner import is_orphan, owner_labels
+from rlm.sandbox.docker.owner import is_orphan, owner_labels
 
 
 def labels(**changes: str) -> dict[str, str]:
@@ -22,7 +22,7 @@ def test_a_living_process_has_no_orphans() -> None:
 
 
 def test_a_process_that_has_ended_leaves_orphans() -> None:
-    code = "from rlm.sandbox.owner import owner_labels; print(owner_labels())"
+    code = "from rlm.sandbox.docker.owner import owner_labels; print(owner_labels())"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     ended = ast.literal_eval(said)
     assert ended["rlm.owner.pid"] != str(os.getpid())

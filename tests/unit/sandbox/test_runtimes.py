@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlm.sandbox.runtimes import is_gvisor, known_holes
+from rlm.sandbox.docker.runtimes import is_gvisor, known_holes
 
 
 def components(version: str) -> list[dict[str, str]]:

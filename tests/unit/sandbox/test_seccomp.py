@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from rlm.sandbox.image import seccomp_profile
+from rlm.sandbox.docker.image import seccomp_profile
 
 PR_SET_SECCOMP, PR_SET_MM, PR_SCHED_CORE = 22, 35, 62  # linux/prctl.h
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "make_seccomp.py"

@@ -10,7 +10,7 @@ import pytest
 
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError
-from rlm.sandbox.spec import CLOSED, ContainerSpec, container_spec
+from rlm.sandbox.docker.spec import CLOSED, ContainerSpec, container_spec
 
 PROFILE = '{"syscalls": []}'
 

@@ -18,7 +18,7 @@ TAG_CHARS = 12  # of the digest
 DIGEST_LABEL = "rlm.digest"
 IMAGE_LABEL = "rlm.image"  # of all images that are built from the Dockerfile, those of its stages too
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

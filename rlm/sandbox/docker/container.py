@@ -19,19 +19,19 @@ from anyio.abc import SocketAttribute, SocketStream
 from rlm._util.logs import get_logger
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
+from rlm.sandbox.base import Answer, LoadedValue, OnOutput
+from rlm.sandbox.files import Listing
+from rlm.sandbox.session import Session, Stream
+from rlm.sandbox.tools import Tools
+from rlm.sandbox.values import Value, encode
 from rlm.types import CellResult, Context
 
 from .attach import AttachedStream
-from .base import Answer, LoadedValue, OnOutput
-from .docker import Engine, default_engine
-from .files import Listing
+from .engine import Engine, default_engine
 from .image import image_name, seccomp_profile, source_digest
 from .owner import owner_labels
-from .session import Session, Stream
 from .sockets import enlarge
 from .spec import SOCKET_NAME, UIDS, ContainerSpec, container_spec
-from .tools import Tools
-from .values import Value, encode
 
 CELL_SECONDS: Final = 60.0
 GET_BYTES: Final = 64 * MIB  # of a file, unless said: as much as a sandbox can write by default

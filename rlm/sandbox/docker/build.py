@@ -1,4 +1,4 @@
-"""Builds the sandbox image: `python -m rlm.sandbox.build [--extra "numpy pandas"] [--force]`.
+"""Builds the sandbox image: `python -m rlm.sandbox.docker.build [--extra "numpy pandas"] [--force]`.
 
 Done already when the image has the right digest. Else the Dockerfile is built on `python:3.12-slim` where a registry
 answers, or on a base that mmdebstrap makes from the packages of this Debian system. The build itself has no network:
@@ -203,7 +203,7 @@ def ensure_image(extra: str | None = None, *, force: bool = False) -> bool:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m rlm.sandbox.build", description="Build the sandbox image.")
+    parser = argparse.ArgumentParser(prog="python -m rlm.sandbox.docker.build", description="Build the sandbox image.")
     parser.add_argument(
         "--extra", metavar="PACKAGES", help='more packages, as in --extra "numpy pandas"; else as before'
     )
