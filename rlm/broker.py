@@ -18,8 +18,8 @@ from .calls import HASHED_AT_ONCE, Calls
 from .errors import ConfigError, ModelError, ReplayDiffers, SandboxError
 from .events import AnswerReplayed, EventLog, ReplayDiverged, SubCallFinished, SubCallStarted
 from .models.base import Model
+from .models.request import digest_of
 from .prompts import question_from
-from .request import digest_of
 from .sandbox.base import Answer, QueryReply, SandboxQuery
 from .sandbox.values import Value, encode
 from .transcript import clip

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from .database import Database, text_of
-from .request import Request, digest_of
+from .models.request import Request, digest_of
 from .types import ModelReply, Usage
 
 SCHEMA_VERSION: Final = 1

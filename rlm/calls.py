@@ -28,7 +28,7 @@ from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
 from .journal import Journal
 from .models.base import Model, parameters_of, server_of
 from .models.prices import Price
-from .request import Request
+from .models.request import Request
 from .types import Message, ModelReply, StopReason, Usage
 
 BAD_REQUEST: Final = 400  # and from there on: the provider says that it did not do it

@@ -16,9 +16,9 @@ import anyio
 from .errors import ConfigError
 from .models.base import Model
 from .models.openai import OpenAIModel
+from .models.settings import Settings
 from .options import Options, slots_of
 from .record import ModelRecord
-from .settings import Settings
 
 CLOSE_SECONDS: Final = 5.0  # for the connections to a provider
 

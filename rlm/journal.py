@@ -18,8 +18,8 @@ from typing import Self
 
 from .database import Database, Mode, Statement, text_of
 from .entries import GIVEN_BACK, ROOT, SCHEMA, SCHEMA_VERSION, Asked, Call, Failure, Found, FoundAnswer, Spent
+from .models.request import Request
 from .queries import Queries
-from .request import Request
 from .types import ModelReply, Usage
 
 

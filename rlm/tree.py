@@ -37,10 +37,10 @@ from .events import (
 from .journal import Journal
 from .loop import RLM, Services, open_rlm, system_prompt_of
 from .models.base import HoldsKeys, Model
+from .models.request import digest_of
 from .options import Options, slots_of
 from .prompts import PromptFacts
 from .record import FurtherQuestion, RunRecord, State, store_context
-from .request import digest_of
 from .sandbox.docker.container import DockerSandboxes
 from .sandbox.docker.image import source_digest
 from .sandbox.tools import Tools

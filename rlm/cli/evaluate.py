@@ -98,7 +98,7 @@ def run(
     from rlm.errors import ConfigError
     from rlm.evals.plan import SCRIPTED, Plan, lengths_of, made_with
     from rlm.evals.results import Results
-    from rlm.settings import Settings
+    from rlm.models.settings import Settings
 
     if resume is not None:
         lists = [tasks, method, model, sub_model, sub_base_url, lengths, data, longbench, oolong]

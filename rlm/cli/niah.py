@@ -49,7 +49,7 @@ def niah(
     from rlm.evals.plan import made_with
     from rlm.evals.results import Results
     from rlm.models.policies import playing
-    from rlm.settings import Settings
+    from rlm.models.settings import Settings
 
     settings = Settings()
     endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None

@@ -1,6 +1,6 @@
 """What the command line is set to: by flags, else the environment, else `.env`, else `rlm.toml`; and where each came from.
 
-The library reads the environment and `.env` alone (`rlm.settings`): a program says itself what it wants.
+The library reads the environment and `.env` alone (`rlm.models.settings`): a program says itself what it wants.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pydantic_settings import (
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.models.prices import Price
+from rlm.models.settings import Settings, dotenv_is_read
 from rlm.record import default_root
-from rlm.settings import Settings, dotenv_is_read
 
 FILE: Final = "rlm.toml"
 TABLES: Final = ("limits", "sandbox", "prices")

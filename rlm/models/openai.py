@@ -24,13 +24,13 @@ import openai
 from rlm._util.urls import http_url
 from rlm.config import MIB
 from rlm.errors import ConfigError, ContextTooLong, ModelError, ReplyCutOff
-from rlm.settings import Settings
 from rlm.types import Message, ModelReply, Usage
 
 from .chat import Unusable, is_out_of_money, is_too_long, read_reply, request_body, said
 from .gate import Gate, retry_after
 from .prices import Price, Pricing, listed_window
 from .redaction import Secrets
+from .settings import Settings
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # for one connection: a server that is there answers within a few round trips

@@ -12,7 +12,7 @@ import pytest
 
 from rlm.doctor import Finding, examine
 from rlm.errors import EngineUnavailable
-from rlm.settings import Settings
+from rlm.models.settings import Settings
 
 ROOT_KEY, SUB_KEY = "sk-of-the-root-000000", "sk-of-the-calls-00000"
 

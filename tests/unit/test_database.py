@@ -10,7 +10,7 @@ import pytest
 from rlm.database import Database, text_of
 from rlm.errors import ConfigError, JournalError
 from rlm.journal import Journal
-from rlm.request import Request
+from rlm.models.request import Request
 from rlm.types import Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.settings import Settings
+from rlm.models.settings import Settings
 
 NAMES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RLM_MODEL", "RLM_SUB_MODEL")
 

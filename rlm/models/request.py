@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
-from .types import Message
+from rlm.types import Message
 
 
 class Request:

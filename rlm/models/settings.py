@@ -11,7 +11,7 @@ from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from .errors import ConfigError
+from rlm.errors import ConfigError
 
 DOTENV: Final = ".env"
 
