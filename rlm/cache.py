@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Self
 
-from .database import Database, text_of
 from .models.request import Request, digest_of
+from .store.database import Database, text_of
 from .types import ModelReply, Usage
 
 SCHEMA_VERSION: Final = 1

@@ -22,13 +22,13 @@ from .budget import (
 )
 from .cache import Cache
 from .config import Limits
-from .entries import GIVEN_BACK, TOO_LONG, Failure, Found, Spent
 from .errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
 from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
-from .journal import Journal
 from .models.base import Model, parameters_of, server_of
 from .models.prices import Price
 from .models.request import Request
+from .store.entries import GIVEN_BACK, TOO_LONG, Failure, Found, Spent
+from .store.journal import Journal
 from .types import Message, ModelReply, StopReason, Usage
 
 BAD_REQUEST: Final = 400  # and from there on: the provider says that it did not do it

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from .entries import FILE_NAME as JOURNAL
 from .errors import JournalError, RLMError
-from .hold import FILE_NAME as LOCK
-from .hold import is_held
-from .record import RunRecord
-from .runs import RunSummary, list_runs
 from .sandbox.docker.engine import Engine
 from .sandbox.docker.image import image_name
+from .store.entries import FILE_NAME as JOURNAL
+from .store.lock import FILE_NAME as LOCK
+from .store.lock import is_held
+from .store.record import RunRecord
+from .store.runs import RunSummary, list_runs
 
 DAY: Final = 86_400.0
 IMAGE_SECONDS: Final = 7 * DAY  # for the other checkouts and versions on this machine, as after a build

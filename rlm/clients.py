@@ -18,7 +18,7 @@ from .models.base import Model
 from .models.openai import OpenAIModel
 from .models.settings import Settings
 from .options import Options, slots_of
-from .record import ModelRecord
+from .store.record import ModelRecord
 
 CLOSE_SECONDS: Final = 5.0  # for the connections to a provider
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from .config import Limits
-from .entries import FILE_NAME as JOURNAL
 from .errors import ConfigError, LimitExceeded
 from .events import RunResumed, RunStarted
-from .hold import held
-from .journal import Journal
 from .models.base import Model
 from .models.openai import OpenAIModel
 from .options import Options
-from .record import ModelRecord, RunRecord, new_directory
 from .steering import LIMIT_OF, Steering, raised
+from .store.entries import FILE_NAME as JOURNAL
+from .store.journal import Journal
+from .store.lock import held
+from .store.record import ModelRecord, RunRecord, new_directory
 from .tree import Question, Tree, tools_of
 from .types import Completion, StopPoint, Usage
 

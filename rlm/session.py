@@ -17,9 +17,9 @@ from ._util.portal import wait_for
 from .clients import Clients
 from .errors import ConfigError
 from .options import Options
-from .record import RunRecord, stored_contexts
 from .run import begun, or_raise, resumed
 from .sandbox.values import encode
+from .store.record import RunRecord, stored_contexts
 from .tree import Question, Tree
 from .types import Completion, Context, Usage
 

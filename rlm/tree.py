@@ -34,18 +34,18 @@ from .events import (
     appending,
     mend,
 )
-from .journal import Journal
 from .loop import RLM, Services, open_rlm, system_prompt_of
 from .models.base import HoldsKeys, Model
 from .models.request import digest_of
 from .options import Options, slots_of
 from .prompts import PromptFacts
-from .record import FurtherQuestion, RunRecord, State, store_context
 from .sandbox.docker.container import DockerSandboxes
 from .sandbox.docker.image import source_digest
 from .sandbox.tools import Tools
 from .sandbox.values import Value
 from .steering import RAISABLE, Steering
+from .store.journal import Journal
+from .store.record import FurtherQuestion, RunRecord, State, store_context
 from .tally import Counted, Tally
 from .types import Completion, StopPoint, StopReason, Usage
 

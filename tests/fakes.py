@@ -16,7 +16,6 @@ from rlm.budget import Budget
 from rlm.calls import Calls
 from rlm.config import Limits
 from rlm.events import Event, EventLog
-from rlm.journal import Journal
 from rlm.loop import Services
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
@@ -25,6 +24,7 @@ from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
 from rlm.steering import Steering
+from rlm.store.journal import Journal
 from rlm.types import CellResult
 
 journals: list[Journal] = []  # of `services`; closed after each test (conftest.py)

@@ -17,7 +17,7 @@ from .interrupt import how_to_resume
 from .options import AsJson, Quiet, Root, Verbose, with_limits
 
 if TYPE_CHECKING:
-    from rlm.runs import RunSummary
+    from rlm.store.runs import RunSummary
     from rlm.types import Completion
 
 
@@ -42,7 +42,7 @@ Run = Annotated[str, typer.Argument(help=WHICH, autocompletion=run_ids)]
 def runs(root: Root = None, as_json: AsJson = False) -> None:
     """List the runs: state, model calls paid, cost, question. On a terminal, questions are cut where a line ends."""
     from rlm.console import printable
-    from rlm.runs import list_runs
+    from rlm.store.runs import list_runs
 
     from .output import aligned, write_json
     from .settings import settings
@@ -93,7 +93,7 @@ def resume(
     Exit status: as that of `rlm run`.
     """
     from rlm.orchestrator import Orchestrator
-    from rlm.record import RunRecord, find
+    from rlm.store.record import RunRecord, find
 
     from .interrupt import how_to_resume, run_until_interrupted
     from .output import show
@@ -120,7 +120,7 @@ def resume(
 def replay(run: Run, root: Root = None, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Go through a finished run again without any model, and compare its answer: exit status 1 where it is another."""
     from rlm.orchestrator import Orchestrator
-    from rlm.record import find
+    from rlm.store.record import find
 
     from .interrupt import run_until_interrupted
     from .progress import progress
@@ -141,7 +141,7 @@ def replay(run: Run, root: Root = None, quiet: Quiet = False, verbose: Verbose =
 def _recorded_answer(directory: Path) -> bytes:
     """That of a finished run; nothing of one that has none yet. Raises JournalError where it is missing."""
     from rlm.errors import JournalError
-    from rlm.record import RunRecord
+    from rlm.store.record import RunRecord
 
     try:
         return (directory / "answer.txt").read_bytes()
@@ -155,7 +155,7 @@ def _recorded_answer(directory: Path) -> bytes:
 
 def how_to_resume_all(root: Path, *, since: float) -> str:
     """A line for each run in a folder that was worked on after that time, and can be resumed from its names alone."""
-    from rlm.runs import list_runs
+    from rlm.store.runs import list_runs
 
     left = (run for run in list_runs(root) if run.state in ("interrupted", "running") and run.by_name)
     return "".join(how_to_resume(run.directory) for run in left if run.ended is None or run.ended >= since)

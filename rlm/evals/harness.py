@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 
 from rlm.errors import ConfigError, EngineUnavailable, JournalError, RLMError
-from rlm.runs import list_runs, used
+from rlm.store.runs import list_runs, used
 from rlm.types import Usage
 
 from .machine import Places

@@ -19,8 +19,8 @@ from rlm.errors import ConfigError, ContextTooLong, JournalError, ModelError, Re
 from rlm.models.base import Model
 from rlm.orchestrator import Orchestrator
 from rlm.prompts import SystemPrompt, default_system_prompt
-from rlm.runs import RunSummary, list_runs
 from rlm.sandbox.base import SandboxFactory
+from rlm.store.runs import RunSummary, list_runs
 from rlm.types import Completion, Message, ModelReply, Usage
 
 from .guessing import guessed

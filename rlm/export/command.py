@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlm.errors import ConfigError
 from rlm.history.directory import events_of, read_run
-from rlm.record import private
+from rlm.store.record import private
 
 from .atif import trajectory
 from .markdown import markdown

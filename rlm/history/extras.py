@@ -14,8 +14,8 @@ from typing import Any, Final
 import msgpack
 
 from rlm.errors import ConfigError
-from rlm.record import is_context_file
 from rlm.sandbox.values import Value, encode, from_file
+from rlm.store.record import is_context_file
 from rlm.types import Message
 
 from .context import Context

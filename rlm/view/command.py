@@ -7,7 +7,7 @@ from pathlib import Path
 from rlm.errors import ConfigError
 from rlm.history.extras import Extras
 from rlm.history.record import Record
-from rlm.record import private
+from rlm.store.record import private
 
 from .page import page
 

@@ -20,10 +20,10 @@ from rlm.calls import Calls
 from rlm.config import Limits
 from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
 from rlm.events import Event, EventLog, ModelFailed
-from rlm.journal import Journal
 from rlm.models.base import Model
 from rlm.models.prices import Price
 from rlm.models.scripted import ScriptedModel
+from rlm.store.journal import Journal
 from rlm.types import Message, ModelReply, Usage
 from virtual_time import run_virtually
 

@@ -11,7 +11,7 @@ from rlm.clients import Clients
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.options import Options
-from rlm.record import ModelRecord
+from rlm.store.record import ModelRecord
 
 ROOT, SUB = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
 ROOT_KEY, SUB_KEY = "sk-of-the-root-000000", "sk-of-the-calls-00000"

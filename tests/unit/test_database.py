@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rlm.database import Database, text_of
 from rlm.errors import ConfigError, JournalError
-from rlm.journal import Journal
 from rlm.models.request import Request
+from rlm.store.database import Database, text_of
+from rlm.store.journal import Journal
 from rlm.types import Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import get_args
 
 import rlm.otel
-from rlm.entries import SCHEMA
 from rlm.events import Event
 from rlm.export.command import Format
 from rlm.history.reading import KINDS
 from rlm.otel.attributes import MAX_TEXT_CHARS
+from rlm.store.entries import SCHEMA
 from rlm.types import CellResult, Outcome, Usage
 from small_tree import small_tree
 

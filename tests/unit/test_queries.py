@@ -14,9 +14,9 @@ from rlm.broker import Task
 from rlm.errors import SandboxDied
 from rlm.events import Event, ReplayDiverged, SandboxLost
 from rlm.loop import rlm_loop
-from rlm.queries import Queries
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
+from rlm.store.queries import Queries
 from rlm.types import CellResult, Completion, Message
 
 pytestmark = pytest.mark.anyio

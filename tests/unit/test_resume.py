@@ -19,9 +19,9 @@ from fakes import FakeSandboxes, says_ok
 from journals import crash, states
 from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, Price, ReplayDiffers, ScriptedModel
 from rlm.events import Event, ReplayDiverged, RunResumed
-from rlm.runs import list_runs
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
+from rlm.store.runs import list_runs
 from rlm.types import CellResult, Completion, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio

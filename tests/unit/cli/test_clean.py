@@ -16,15 +16,15 @@ import pytest
 
 from rlm import cleaning
 from rlm.config import Limits, SandboxConfig
-from rlm.database import Database
-from rlm.entries import FILE_NAME as JOURNAL
-from rlm.entries import SCHEMA, SCHEMA_VERSION
 from rlm.errors import EngineUnavailable
-from rlm.hold import held
-from rlm.record import ModelRecord, RunRecord, State, default_root, store_context
-from rlm.runs import list_runs
 from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.values import encode
+from rlm.store.database import Database
+from rlm.store.entries import FILE_NAME as JOURNAL
+from rlm.store.entries import SCHEMA, SCHEMA_VERSION
+from rlm.store.lock import held
+from rlm.store.record import ModelRecord, RunRecord, State, default_root, store_context
+from rlm.store.runs import list_runs
 
 DAY = 86_400
 RLM = Callable[..., Any]  # the fixture

@@ -15,7 +15,7 @@ import pytest
 from rlm import cli
 from rlm.cli import run
 from rlm.errors import ConfigError, EngineUnavailable, JournalError, ModelError
-from rlm.record import default_root
+from rlm.store.record import default_root
 
 RLM = Callable[..., Any]  # the fixture
 

@@ -8,12 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlm.errors import RLMError
+from rlm.types import Usage
+
 from .database import Database
 from .entries import FILE_NAME, ROOT, SCHEMA, SCHEMA_VERSION, TOO_LONG
-from .errors import RLMError
-from .hold import is_held
+from .lock import is_held
 from .record import RunRecord
-from .types import Usage
 
 _PAID = "SELECT count(*), sum(cost_usd), count(*) - count(cost_usd) FROM calls WHERE state = 'answered'"
 _CALLS = "SELECT node, state, finish_reason, usage, stale FROM calls ORDER BY id"

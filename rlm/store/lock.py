@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from .errors import ConfigError, JournalError
+from rlm.errors import ConfigError, JournalError
 
 FILE_NAME: Final = "lock"
 PATIENCE_SECONDS: Final = 0.1  # whoever looks whether a run is held holds it for some microseconds

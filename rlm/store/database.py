@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from .errors import JournalError, RLMError
+from rlm.errors import JournalError, RLMError
 
 BUSY_SECONDS: Final = 30.0  # for another process that writes to the same file
 BUSY_PAUSE: Final = 0.01  # seconds, before that is tried again for which SQLite does not wait

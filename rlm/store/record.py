@@ -17,12 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from .config import Limits, SandboxConfig
-from .errors import ConfigError, JournalError
-from .models.prices import Price
-from .protocol.messages import Kind
-from .sandbox.values import Value, encode, from_file
-from .types import StopPoint, StopReason
+from rlm.config import Limits, SandboxConfig
+from rlm.errors import ConfigError, JournalError
+from rlm.models.prices import Price
+from rlm.protocol.messages import Kind
+from rlm.sandbox.values import Value, encode, from_file
+from rlm.types import StopPoint, StopReason
 
 FILE_NAME: Final = "run.json"
 FORMAT: Final = 1  # of run.json

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from .types import ModelReply, Usage
+from rlm.types import ModelReply, Usage
 
 FILE_NAME: Final = "journal.sqlite"
 SCHEMA_VERSION: Final = 3  # 1 did not say what queries had asked, 2 not which tokens were set aside

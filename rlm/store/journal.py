@@ -16,11 +16,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Self
 
+from rlm.models.request import Request
+from rlm.types import ModelReply, Usage
+
 from .database import Database, Mode, Statement, text_of
 from .entries import GIVEN_BACK, ROOT, SCHEMA, SCHEMA_VERSION, Asked, Call, Failure, Found, FoundAnswer, Spent
-from .models.request import Request
 from .queries import Queries
-from .types import ModelReply, Usage
 
 
 class Journal:

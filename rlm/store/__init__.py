@@ -1,0 +1,1 @@
+"""On the disk: journal, run records, contexts, event log, locks. Imports sandbox, models, prompts and what is below."""
