@@ -13,8 +13,8 @@ from typing import Final
 
 import anyio
 
-from .budget import Refused
-from .calls import HASHED_AT_ONCE, Calls
+from .calls.budget import Refused
+from .calls.gateway import HASHED_AT_ONCE, Calls
 from .errors import ConfigError, ModelError, ReplayDiffers, SandboxError
 from .events import AnswerReplayed, EventLog, ReplayDiverged, SubCallFinished, SubCallStarted
 from .models.base import Model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .budget import estimate_input, estimate_tokens
+from .calls.budget import estimate_input, estimate_tokens
 from .config import Limits
 from .transcript import Transcript
 from .types import Usage

@@ -16,8 +16,8 @@ import anyio
 from . import prompts
 from ._util.logs import bound
 from .broker import Answered, Broker, Task
-from .budget import Refused
-from .calls import Calls, CutOff
+from .calls.budget import Refused
+from .calls.gateway import Calls, CutOff
 from .compaction import Room, fitting
 from .config import Limits
 from .errors import ConfigError, ContextTooLong

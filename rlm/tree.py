@@ -18,9 +18,9 @@ import anyio
 from ._util.logs import bound, get_logger
 from ._util.portal import note
 from .broker import Answered, Task
-from .budget import Budget
-from .cache import Cache
-from .calls import Calls
+from .calls.budget import Budget
+from .calls.cache import Cache
+from .calls.gateway import Calls
 from .config import Limits
 from .console import ConsoleView
 from .errors import JournalError

@@ -12,8 +12,8 @@ from typing import Any
 
 import anyio
 
-from rlm.budget import Budget
-from rlm.calls import Calls
+from rlm.calls.budget import Budget
+from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.events import Event, EventLog
 from rlm.loop import Services

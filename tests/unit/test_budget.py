@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.budget import Budget, Estimate, Refused, estimate_input, estimate_tokens
+from rlm.calls.budget import Budget, Estimate, Refused, estimate_input, estimate_tokens
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.types import Message, Usage

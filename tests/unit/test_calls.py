@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import memory_journal
-from rlm.budget import Budget, Estimate, Refused
-from rlm.calls import Calls
+from rlm.calls.budget import Budget, Estimate, Refused
+from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
 from rlm.events import Event, EventLog, ModelFailed

@@ -13,8 +13,8 @@ import pytest
 
 from fakes import FakeSandboxes, memory_journal
 from rlm import Limits, Message, Orchestrator, ScriptedModel
-from rlm.budget import Budget
-from rlm.calls import Calls
+from rlm.calls.budget import Budget
+from rlm.calls.gateway import Calls
 from rlm.cli import run as command
 from rlm.cli.settings import settings
 from rlm.compaction import fitting

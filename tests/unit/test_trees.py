@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fakes import FakeSandboxes, services
 from rlm.broker import Task
-from rlm.budget import Estimate, Refused
+from rlm.calls.budget import Estimate, Refused
 from rlm.config import Limits
 from rlm.loop import rlm_loop
 from rlm.models.scripted import ScriptedModel

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .config import Limits
-from .errors import RLMError
-from .types import Message, StopReason, Usage
+from rlm.config import Limits
+from rlm.errors import RLMError
+from rlm.types import Message, StopReason, Usage
 
 BYTES_PER_TOKEN: Final = 3  # English runs at about 4: the estimate is to be on the high side
 TOKENS_PER_MESSAGE: Final = 4  # with which a provider marks where a message begins and ends

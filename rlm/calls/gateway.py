@@ -11,6 +11,16 @@ from typing import Final, Literal, cast
 
 import anyio
 
+from rlm.config import Limits
+from rlm.errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
+from rlm.events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
+from rlm.models.base import Model, parameters_of, server_of
+from rlm.models.prices import Price
+from rlm.models.request import Request
+from rlm.store.entries import GIVEN_BACK, TOO_LONG, Failure, Found, Spent
+from rlm.store.journal import Journal
+from rlm.types import Message, ModelReply, StopReason, Usage
+
 from .budget import (
     CALLS_AT_ONCE,
     MAX_REPLY_TOKENS,
@@ -21,15 +31,6 @@ from .budget import (
     estimate_input,
 )
 from .cache import Cache
-from .config import Limits
-from .errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
-from .events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
-from .models.base import Model, parameters_of, server_of
-from .models.prices import Price
-from .models.request import Request
-from .store.entries import GIVEN_BACK, TOO_LONG, Failure, Found, Spent
-from .store.journal import Journal
-from .types import Message, ModelReply, StopReason, Usage
 
 BAD_REQUEST: Final = 400  # and from there on: the provider says that it did not do it
 HASHED_AT_ONCE: Final = 1 << 20  # characters; more of them in a thread, as that takes milliseconds

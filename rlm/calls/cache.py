@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Self
 
-from .models.request import Request, digest_of
-from .store.database import Database, text_of
-from .types import ModelReply, Usage
+from rlm.models.request import Request, digest_of
+from rlm.store.database import Database, text_of
+from rlm.types import ModelReply, Usage
 
 SCHEMA_VERSION: Final = 1
 SCHEMA: Final = """
