@@ -33,7 +33,7 @@ from .events import (
     ToolUsed,
     TurnStarted,
 )
-from .transcript import clip, describe
+from .loop.transcript import clip, describe
 
 SHOWN_CHARS: Final = 2_000  # of one output or answer: enough to follow a run; events.jsonl holds all
 

@@ -17,6 +17,7 @@ from ._util.portal import wait_for
 from .clients import Clients
 from .errors import ConfigError
 from .events import Event
+from .loop.steering import Steering
 from .models.scripted import ScriptedModel
 from .options import Options, OptionsDict
 from .prompts import question_from
@@ -24,7 +25,6 @@ from .run import begun, or_raise, replayed, resumed, stop_to_undo
 from .running import Run
 from .sandbox.values import encode
 from .session import Recorded, Session
-from .steering import Steering
 from .store.lock import refuse_if_held
 from .store.record import RunRecord, default_root, find, stored_contexts
 from .tree import Question

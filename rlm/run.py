@@ -10,10 +10,10 @@ from pathlib import Path
 from .config import Limits
 from .errors import ConfigError, LimitExceeded
 from .events import RunResumed, RunStarted
+from .loop.steering import LIMIT_OF, Steering, raised
 from .models.base import Model
 from .models.openai import OpenAIModel
 from .options import Options
-from .steering import LIMIT_OF, Steering, raised
 from .store.entries import FILE_NAME as JOURNAL
 from .store.journal import Journal
 from .store.lock import held

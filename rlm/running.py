@@ -21,7 +21,7 @@ from ._util.portal import STOP_SECONDS, keep_notes
 from .config import Limits
 from .errors import RunCancelled
 from .events import Event
-from .steering import Steering
+from .loop.steering import Steering
 from .types import Completion
 
 QUEUE: Final = (

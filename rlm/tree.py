@@ -17,7 +17,6 @@ import anyio
 
 from ._util.logs import bound, get_logger
 from ._util.portal import note
-from .broker import Answered, Task
 from .calls.budget import Budget
 from .calls.cache import Cache
 from .calls.gateway import Calls
@@ -34,7 +33,9 @@ from .events import (
     appending,
     mend,
 )
-from .loop import RLM, Services, open_rlm, system_prompt_of
+from .loop.broker import Answered, Task
+from .loop.rlm import RLM, Services, open_rlm, system_prompt_of
+from .loop.steering import RAISABLE, Steering
 from .models.base import HoldsKeys, Model
 from .models.request import digest_of
 from .options import Options, slots_of
@@ -43,7 +44,6 @@ from .sandbox.docker.container import DockerSandboxes
 from .sandbox.docker.image import source_digest
 from .sandbox.tools import Tools
 from .sandbox.values import Value
-from .steering import RAISABLE, Steering
 from .store.journal import Journal
 from .store.record import FurtherQuestion, RunRecord, State, store_context
 from .tally import Counted, Tally

@@ -2,7 +2,7 @@
 
 from rlm.config import Limits
 from rlm.errors import ConfigError
-from rlm.steering import Steering
+from rlm.loop.steering import Steering
 
 
 class FakeControls:

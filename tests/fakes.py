@@ -16,14 +16,14 @@ from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.events import Event, EventLog
-from rlm.loop import Services
+from rlm.loop.rlm import Services
+from rlm.loop.steering import Steering
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
 from rlm.sandbox.base import Answer, LoadedValue, OnOutput
 from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
-from rlm.steering import Steering
 from rlm.store.journal import Journal
 from rlm.types import CellResult
 

@@ -13,7 +13,7 @@ from rlm.config import Limits
 from rlm.events import Compacted, LimitsRaised, ModelFailed, ModelReplied, QuestionAsked, ReplayDiverged, SandboxLost
 from rlm.history.extras import Extras
 from rlm.history.record import Cell, Entry, Node, Record
-from rlm.transcript import describe
+from rlm.loop.transcript import describe
 from rlm.types import Usage
 
 SCHEMA_VERSION: Final = "ATIF-v1.7"  # the first in which trajectories may be nested; nothing newer is used

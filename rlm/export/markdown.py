@@ -23,7 +23,7 @@ from rlm.events import (
 )
 from rlm.history.extras import Extras
 from rlm.history.record import Cell, Entry, Node, Record
-from rlm.transcript import clip, fenced, parse
+from rlm.loop.transcript import clip, fenced, parse
 from rlm.types import Usage
 
 from .atif import iso

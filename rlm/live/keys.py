@@ -7,7 +7,7 @@ from typing import Final, Literal, Protocol
 
 from rlm.config import Limits
 from rlm.errors import ConfigError
-from rlm.steering import RAISABLE
+from rlm.loop.steering import RAISABLE
 
 from .meters import Meter
 

@@ -17,7 +17,7 @@ from rlm.events import (
 )
 from rlm.history.extras import Extras
 from rlm.history.record import ROOT, Cell, Entry, Node, Record, Turn
-from rlm.transcript import parse
+from rlm.loop.transcript import parse
 from rlm.types import Usage
 
 from .origin import origin_of, slices_of

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pytest
 
 from fakes import services
-from rlm.broker import Answered, Broker, Task
 from rlm.config import Limits
 from rlm.errors import ModelError, SandboxStartError
 from rlm.events import Event, SubCallFinished, SubCallStarted
+from rlm.loop.broker import Answered, Broker, Task
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import SandboxQuery
 from rlm.sandbox.values import Value, encode

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import FakeSandboxes, services
-from rlm.broker import Answered, Task
-from rlm.compaction import Room, fitting
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong, SandboxDied
 from rlm.events import Compacted, Event, ModelFailed, SandboxLost
-from rlm.loop import Services, rlm_loop
+from rlm.loop.broker import Answered, Task
+from rlm.loop.compaction import Room, fitting
+from rlm.loop.rlm import Services, rlm_loop
+from rlm.loop.transcript import Transcript
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue
 from rlm.sandbox.values import Value, encode
-from rlm.transcript import Transcript
 from rlm.types import CellResult, Message, Usage
 
 TURNS = 200

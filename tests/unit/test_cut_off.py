@@ -12,9 +12,10 @@ import pytest
 
 from fakes import FakeSandboxes, says_ok
 from journals import crash, states
-from rlm import Limits, Orchestrator, ScriptedModel, steering
+from rlm import Limits, Orchestrator, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import Event, ModelFailed
+from rlm.loop import steering
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.types import CellResult, Message, ModelReply
 

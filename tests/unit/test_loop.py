@@ -6,11 +6,11 @@ import anyio
 import pytest
 
 from fakes import FakeSandbox, FakeSandboxes, says_ok, services
-from rlm.broker import Answered, Task
 from rlm.config import Limits
 from rlm.errors import ModelError, ReplyCutOff, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
-from rlm.loop import Services, rlm_loop
+from rlm.loop.broker import Answered, Task
+from rlm.loop.rlm import Services, rlm_loop
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue, SandboxQuery
 from rlm.sandbox.values import Value, encode

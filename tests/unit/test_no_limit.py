@@ -17,14 +17,14 @@ from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls
 from rlm.cli import run as command
 from rlm.cli.settings import settings
-from rlm.compaction import fitting
 from rlm.events import Event, EventLog, TurnStarted
+from rlm.loop.compaction import fitting
+from rlm.loop.transcript import describe
 from rlm.models.openai import OpenAIModel
 from rlm.prompts import PromptFacts, default_system_prompt, first_message, turn_line
 from rlm.sandbox.base import Answer
 from rlm.sandbox.session import MAX_CELL_SECONDS
 from rlm.sandbox.slots import LevelSlots
-from rlm.transcript import describe
 from rlm.types import CellResult
 
 pytestmark = pytest.mark.anyio

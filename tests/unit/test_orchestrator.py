@@ -12,13 +12,13 @@ import pytest
 
 from fakes import FakeSandboxes, services
 from rlm import ConfigError, LimitExceeded, Limits, Orchestrator, Price
-from rlm.broker import Task
 from rlm.events import Event, RunFinished
-from rlm.loop import rlm_loop
+from rlm.loop.broker import Task
+from rlm.loop.rlm import rlm_loop
+from rlm.loop.steering import Steering
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
-from rlm.steering import Steering
 from rlm.types import CellResult, Message, ModelReply, Usage
 from virtual_time import run_virtually
 

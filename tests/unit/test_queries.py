@@ -10,10 +10,10 @@ import pytest
 from fakes import FakeSandboxes, says_ok, services
 from journals import crash, states
 from rlm import Limits, Orchestrator, ReplayDiffers, ScriptedModel
-from rlm.broker import Task
 from rlm.errors import SandboxDied
 from rlm.events import Event, ReplayDiverged, SandboxLost
-from rlm.loop import rlm_loop
+from rlm.loop.broker import Task
+from rlm.loop.rlm import rlm_loop
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.store.queries import Queries

@@ -13,8 +13,8 @@ import pytest
 from fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, Limits, Orchestrator, Price, Run, RunCancelled, ScriptedModel
 from rlm.events import Event, LimitsRaised, RunFinished, RunResumed, RunStarted, TurnStarted
+from rlm.loop.steering import Steering
 from rlm.sandbox.base import Answer
-from rlm.steering import Steering
 from rlm.types import CellResult, Message
 
 pytestmark = pytest.mark.anyio

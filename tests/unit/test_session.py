@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, LimitExceeded, Limits, ModelError, Orchestrator, ScriptedModel, Session
 from rlm.events import Event, QuestionAsked, RLMFinished, RunFinished, RunResumed
-from rlm.loop import NO_ANSWER
+from rlm.loop.rlm import NO_ANSWER
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.types import CellResult, Message, ModelReply
 

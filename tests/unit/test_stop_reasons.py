@@ -11,9 +11,10 @@ import anyio
 import pytest
 
 from fakes import FakeSandboxes, says_ok
-from rlm import ConfigError, JournalError, Limits, Orchestrator, Price, ScriptedModel, steering
+from rlm import ConfigError, JournalError, Limits, Orchestrator, Price, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import TurnStarted
+from rlm.loop import steering
 from rlm.prompts import SUMMARIZE
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.types import CellResult, Completion, Message, ModelReply

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.transcript import FinalAnswer, Transcript, clip, describe, fenced, observation, parse
+from rlm.loop.transcript import FinalAnswer, Transcript, clip, describe, fenced, observation, parse
 from rlm.types import CellResult
 
 

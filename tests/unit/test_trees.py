@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import FakeSandboxes, services
-from rlm.broker import Task
 from rlm.calls.budget import Estimate, Refused
 from rlm.config import Limits
-from rlm.loop import rlm_loop
+from rlm.loop.broker import Task
+from rlm.loop.rlm import rlm_loop
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.slots import LevelSlots

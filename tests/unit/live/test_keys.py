@@ -7,7 +7,7 @@ from rlm.config import Limits
 from rlm.live.keys import Keys, limited, split
 from rlm.live.meters import Meter, meters
 from rlm.live.tree import Tree
-from rlm.steering import RAISABLE
+from rlm.loop.steering import RAISABLE
 from synthetic_run import synthetic_run
 
 

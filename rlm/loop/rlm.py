@@ -13,25 +13,26 @@ from typing import Final
 
 import anyio
 
-from . import prompts
-from ._util.logs import bound
+from rlm import prompts
+from rlm._util.logs import bound
+from rlm.calls.budget import Refused
+from rlm.calls.gateway import Calls, CutOff
+from rlm.config import Limits
+from rlm.errors import ConfigError, ContextTooLong
+from rlm.events import Compacted, EventLog, RLMFinished, RLMStarted, ToolUsed, TurnStarted
+from rlm.models.base import Model
+from rlm.prompts import PromptFacts, SystemPrompt
+from rlm.sandbox.base import LoadedValue, SandboxFactory
+from rlm.sandbox.slots import LevelSlots
+from rlm.sandbox.tools import Tools, ToolUse
+from rlm.sandbox.values import Value, encode, ends_of
+from rlm.types import CellResult, Message, ModelReply, StopPoint, StopReason
+
 from .broker import Answered, Broker, Task
-from .calls.budget import Refused
-from .calls.gateway import Calls, CutOff
 from .compaction import Room, fitting
-from .config import Limits
-from .errors import ConfigError, ContextTooLong
-from .events import Compacted, EventLog, RLMFinished, RLMStarted, ToolUsed, TurnStarted
-from .models.base import Model
-from .prompts import PromptFacts, SystemPrompt
 from .repl import Repl
-from .sandbox.base import LoadedValue, SandboxFactory
-from .sandbox.slots import LevelSlots
-from .sandbox.tools import Tools, ToolUse
-from .sandbox.values import Value, encode, ends_of
 from .steering import Steering
 from .transcript import Transcript, Turn, clip, describe, fenced, observation, parse
-from .types import CellResult, Message, ModelReply, StopPoint, StopReason
 
 SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from outside
     "deadline": "the time of the run is used up",

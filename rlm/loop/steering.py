@@ -15,9 +15,9 @@ from typing import Final
 
 import anyio
 
-from .config import Limits
-from .errors import ConfigError
-from .types import StopReason
+from rlm.config import Limits
+from rlm.errors import ConfigError
+from rlm.types import StopReason
 
 LIMIT_OF: Final[Mapping[StopReason, str]] = {  # by what each ends a run with; models act on the other limits
     "budget_calls": "max_lm_calls",

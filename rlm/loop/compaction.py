@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .calls.budget import estimate_input, estimate_tokens
-from .config import Limits
+from rlm.calls.budget import estimate_input, estimate_tokens
+from rlm.config import Limits
+from rlm.types import Usage
+
 from .transcript import Transcript
-from .types import Usage
 
 COMPACT_AT: Final = 0.65  # of the window; the rest is for the reply (gpt-5 keeps 32 % for it) and what estimates miss
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from .types import CellResult, Message
+from rlm.types import CellResult, Message
 
 CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3"})
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved
+from rlm.events import CellFinished, CellOutput, CellStarted, EventLog, SandboxLost
+from rlm.sandbox.base import LoadedValue, Sandbox, SandboxFactory
+from rlm.sandbox.session import MAX_CELL_SECONDS
+from rlm.sandbox.tools import Tools
+from rlm.sandbox.values import Value
+from rlm.types import CellResult, Outcome
+
 from .broker import Broker, NotRemembered, Task
-from .errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved
-from .events import CellFinished, CellOutput, CellStarted, EventLog, SandboxLost
-from .sandbox.base import LoadedValue, Sandbox, SandboxFactory
-from .sandbox.session import MAX_CELL_SECONDS
-from .sandbox.tools import Tools
-from .sandbox.values import Value
-from .types import CellResult, Outcome
 
 MAX_LOSSES: Final = 3  # of one RLM's sandboxes that are made good; after that they are not accidents
 

@@ -13,17 +13,18 @@ from typing import Final
 
 import anyio
 
-from .calls.budget import Refused
-from .calls.gateway import HASHED_AT_ONCE, Calls
-from .errors import ConfigError, ModelError, ReplayDiffers, SandboxError
-from .events import AnswerReplayed, EventLog, ReplayDiverged, SubCallFinished, SubCallStarted
-from .models.base import Model
-from .models.request import digest_of
-from .prompts import question_from
-from .sandbox.base import Answer, QueryReply, SandboxQuery
-from .sandbox.values import Value, encode
+from rlm.calls.budget import Refused
+from rlm.calls.gateway import HASHED_AT_ONCE, Calls
+from rlm.errors import ConfigError, ModelError, ReplayDiffers, SandboxError
+from rlm.events import AnswerReplayed, EventLog, ReplayDiverged, SubCallFinished, SubCallStarted
+from rlm.models.base import Model
+from rlm.models.request import digest_of
+from rlm.prompts import question_from
+from rlm.sandbox.base import Answer, QueryReply, SandboxQuery
+from rlm.sandbox.values import Value, encode
+from rlm.types import Message, ModelReply, StopPoint, StopReason
+
 from .transcript import clip
-from .types import Message, ModelReply, StopPoint, StopReason
 
 MAX_SHOWN_CHARS: Final = 300  # of what a cell gave that comes to nothing
 TOO_LATE: Final = "The cell ended before this call was answered."
