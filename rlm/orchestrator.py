@@ -97,7 +97,7 @@ class Orchestrator:
         Raises:
             ConfigError: an option cannot be. All else is raised by the run's `result()`.
         """
-        return self._start(partial(self._complete, context, query), self._options.changed(overrides))
+        return self._start(partial(self._complete, context, query), self._changed(overrides))
 
     def start_resume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Run:
         """As `resume`, but does not wait; see `start`.
@@ -126,7 +126,7 @@ class Orchestrator:
             ConfigError: something asked for cannot be.
         """
         if resume is None:
-            return Session(self._options.changed(overrides), self._clients, portal=self._borrowed_portal)
+            return Session(self._changed(overrides), self._clients, portal=self._borrowed_portal)
         options, recorded = self._recorded(resume, overrides)
         refuse_if_held(recorded.directory)
         return Session(options, self._clients, portal=self._borrowed_portal, recorded=recorded)
@@ -168,7 +168,7 @@ class Orchestrator:
         self, context: Context, query: str | None = None, **overrides: Unpack[OptionsDict]
     ) -> Completion:
         """As `completion`, on the running asyncio event loop. Cancelling it removes the run's containers."""
-        return await self._complete(context, query, self._options.changed(overrides))
+        return await self._complete(context, query, self._changed(overrides))
 
     async def _complete(
         self, context: Context, query: str | None, options: Options, steering: Steering | None = None
@@ -222,6 +222,9 @@ class Orchestrator:
             completions = await tree.ask_again(contexts)
         return completions[-1]
 
+    def _changed(self, overrides: OptionsDict) -> Options:
+        return _with_view(self._options.changed(overrides))
+
     def _recorded(self, run: str | Path, overrides: OptionsDict) -> tuple[Options, Recorded]:
         """A run of which the directory is left, and its options, but for what is given now."""
         given: OptionsDict = {**self._given, **overrides}
@@ -235,7 +238,7 @@ class Orchestrator:
                 raise ConfigError(f"The run {record.run_id} has {name}={getattr(record.limits, name)}: leave it so.")
         given.setdefault("sandbox", record.sandbox)
         given["prices"] = {**record.prices, **given.get("prices", {})}
-        return Options().changed(given), Recorded(directory=directory, record=record)
+        return _with_view(Options().changed(given)), Recorded(directory=directory, record=record)
 
     def __enter__(self) -> Self:
         self._portal = self._entered.enter_context(start_blocking_portal())
@@ -266,6 +269,15 @@ class Orchestrator:
         else:
             with start_blocking_portal() as portal:
                 yield portal
+
+
+def _with_view(options: Options) -> Options:
+    """With a view of the run on the terminal, where `verbose` asks for one."""
+    if not options.verbose:
+        return options
+    from rlm.live.verbose import ConsoleView
+
+    return replace(options, on_event=_both(ConsoleView(), options.on_event))
 
 
 def _both(first: Callable[[Event], None], second: Callable[[Event], None] | None) -> Callable[[Event], None]:

@@ -21,7 +21,6 @@ from .calls.budget import Budget
 from .calls.cache import Cache
 from .calls.gateway import Calls
 from .config import Limits
-from .console import ConsoleView
 from .errors import JournalError
 from .events import (
     Event,
@@ -115,8 +114,6 @@ class Tree:
     def _open(self) -> None:
         options = self._options
         listeners: list[OnEvent] = [self._tally]
-        if options.verbose:
-            listeners.append(ConsoleView())
         if options.on_event is not None:
             listeners.append(options.on_event)
         seq = mend(self._directory / EVENTS)

@@ -43,7 +43,7 @@ def clean(
     import anyio
 
     from rlm.cleaning import engine_leftovers, old_runs, remove
-    from rlm.console import printable
+    from rlm.live.verbose import printable
     from rlm.sandbox.docker.engine import default_engine
 
     from .output import write_json

@@ -58,7 +58,7 @@ def _show(finding: Finding) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from rlm.console import printable
+    from rlm.live.verbose import printable
 
     mark, style = MARKS[finding.state]
     if not sys.stdout.isatty():  # what reads it takes whole lines
@@ -75,7 +75,7 @@ def _show_settings(shown: list[Setting]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from rlm.console import printable
+    from rlm.live.verbose import printable
 
     from .output import aligned
 

@@ -44,7 +44,7 @@ def exec_(
     """
     import anyio
 
-    from rlm.console import printable
+    from rlm.live.verbose import printable
     from rlm.sandbox.script import execute
 
     from .output import write_json

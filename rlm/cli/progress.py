@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from rlm.console import ConsoleView
 from rlm.errors import ConfigError
 from rlm.events import Event, ModelFailed, ModelReplied, OnEvent, RLMStarted, SandboxLost, TurnStarted
+from rlm.live.verbose import ConsoleView
 from rlm.types import Usage
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ Run = Annotated[str, typer.Argument(help=WHICH, autocompletion=run_ids)]
 
 def runs(root: Root = None, as_json: AsJson = False) -> None:
     """List the runs: state, model calls paid, cost, question. On a terminal, questions are cut where a line ends."""
-    from rlm.console import printable
+    from rlm.live.verbose import printable
     from rlm.store.runs import list_runs
 
     from .output import aligned, write_json

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rlm.console import printable
+from rlm.live.verbose import printable
 
 from . import tables
 from .plan import SYSTEM_ONLY

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from rlm.console import printable
 from rlm.events import (
     Compacted,
     LimitsRaised,
@@ -23,6 +22,7 @@ from rlm.events import (
 )
 from rlm.history.extras import Extras
 from rlm.history.record import Cell, Entry, Node, Record
+from rlm.live.verbose import printable
 from rlm.loop.transcript import clip, fenced, parse
 from rlm.types import Usage
 

@@ -6,7 +6,6 @@ import json
 import pytest
 from rich.console import Console
 
-from rlm.console import ConsoleView, printable
 from rlm.events import (
     CellFinished,
     CellOutput,
@@ -17,6 +16,7 @@ from rlm.events import (
     RunStarted,
     SubCallStarted,
 )
+from rlm.live.verbose import ConsoleView, printable
 from rlm.types import CellResult
 
 

@@ -14,8 +14,8 @@ from rlm.cli.output import aligned, show
 from rlm.cli.progress import Lines, progress
 from rlm.cli.run import Watch
 from rlm.cli.runs import run_ids
-from rlm.console import ConsoleView
 from rlm.events import Event, ModelFailed, ModelReplied, RLMStarted, TurnStarted
+from rlm.live.verbose import ConsoleView
 from rlm.sandbox.docker.image import image_name
 from rlm.types import Completion, StopReason, Usage
 

@@ -13,7 +13,7 @@ from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.text import Text
 
-from .events import (
+from rlm.events import (
     AnswerReplayed,
     CellFinished,
     CellStarted,
@@ -33,7 +33,7 @@ from .events import (
     ToolUsed,
     TurnStarted,
 )
-from .loop.transcript import clip, describe
+from rlm.loop.transcript import clip, describe
 
 SHOWN_CHARS: Final = 2_000  # of one output or answer: enough to follow a run; events.jsonl holds all
 
