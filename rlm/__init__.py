@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from .models.scripted import ScriptedModel as ScriptedModel
     from .orchestrator import Orchestrator as Orchestrator
     from .prompts import PromptFacts as PromptFacts
-    from .running import Run as Run
+    from .run.handle import Run as Run
+    from .run.session import Session as Session
     from .sandbox.blocking import BlockingSandbox as BlockingSandbox
     from .sandbox.docker.container import DockerSandbox
-    from .session import Session as Session
 
     Sandbox = DockerSandbox
     from .types import CellResult as CellResult
@@ -61,7 +61,7 @@ _HOMES = {
     "Price": "rlm.models.prices",
     "PromptFacts": "rlm.prompts",
     "RLMError": "rlm.errors",
-    "Run": "rlm.running",
+    "Run": "rlm.run.handle",
     "RunCancelled": "rlm.errors",
     "Sandbox": "rlm.sandbox.docker.container",
     "ReplayDiffers": "rlm.errors",
@@ -71,7 +71,7 @@ _HOMES = {
     "SandboxMisbehaved": "rlm.errors",
     "SandboxStartError": "rlm.errors",
     "ScriptedModel": "rlm.models.scripted",
-    "Session": "rlm.session",
+    "Session": "rlm.run.session",
     "ToolError": "rlm.errors",
     "Usage": "rlm.types",
 }

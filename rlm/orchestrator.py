@@ -14,20 +14,20 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ._util.portal import wait_for
-from .clients import Clients
 from .errors import ConfigError
 from .events import Event
 from .loop.steering import Steering
 from .models.scripted import ScriptedModel
-from .options import Options, OptionsDict
 from .prompts import question_from
-from .run import begun, or_raise, replayed, resumed, stop_to_undo
-from .running import Run
+from .run.active import Question
+from .run.clients import Clients
+from .run.handle import Run
+from .run.lifecycle import begun, or_raise, replayed, resumed, stop_to_undo
+from .run.options import Options, OptionsDict
+from .run.session import Recorded, Session
 from .sandbox.values import encode
-from .session import Recorded, Session
 from .store.lock import refuse_if_held
 from .store.record import RunRecord, default_root, find, stored_contexts
-from .tree import Question
 from .types import Completion, Context
 
 

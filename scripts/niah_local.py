@@ -22,7 +22,6 @@ from rich.console import Console
 
 from rlm import Limits, OpenAIModel, RLMError
 from rlm.cli.evaluate import written
-from rlm.clients import Clients
 from rlm.evals import niah_report as report
 from rlm.evals import seed_niah
 from rlm.evals.harness import run_jobs
@@ -33,6 +32,7 @@ from rlm.evals.results import ROWS, Results, Row
 from rlm.models.base import Model
 from rlm.models.policies import playing
 from rlm.prompts import default_system_prompt, worked_example_prompt
+from rlm.run.clients import Clients
 from rlm.types import Message
 
 CACHE = Path(__file__).parents[1] / ".cache" / "local"

@@ -156,11 +156,11 @@ def _answered(
     plan: Plan, jobs: list[Job], models: Models, results: Results, at_once: int, *, redo_failed_calls: bool
 ) -> int:
     """Do all that is not done; the number of failures."""
-    from rlm.clients import Clients
     from rlm.evals.harness import run_jobs, standing
     from rlm.evals.machine import machine_cap
     from rlm.evals.methods import Means
     from rlm.evals.progress import Progress
+    from rlm.run.clients import Clients
 
     from .interrupt import run_until_interrupted
 

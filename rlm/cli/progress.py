@@ -15,7 +15,7 @@ from rlm.live.verbose import ConsoleView
 from rlm.types import Usage
 
 if TYPE_CHECKING:
-    from rlm.running import Run
+    from rlm.run.handle import Run
     from rlm.types import Completion
 
 

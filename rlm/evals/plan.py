@@ -13,13 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Self
 
-from rlm.clients import named
 from rlm.config import Limits
 from rlm.errors import ConfigError
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.models.policies import playing
 from rlm.models.scripted import ScriptedModel
+from rlm.run.clients import named
 
 from . import policies
 from .methods import asks_models, method

@@ -26,8 +26,8 @@ from inspect_ai.solver import Generate, TaskState, solver
 from inspect_ai.util import LimitExceededError
 
 from rlm.errors import ConfigError, ModelError
-from rlm.options import OptionsDict
 from rlm.orchestrator import Orchestrator
+from rlm.run.options import OptionsDict
 from rlm.types import Completion, Context, Message, ModelReply, Usage
 
 CONTEXT: Final = "context"  # the key of a sample's metadata

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from rlm import ConfigError
-from rlm.clients import Clients
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
-from rlm.options import Options
+from rlm.run.clients import Clients
+from rlm.run.options import Options
 from rlm.store.record import ModelRecord
 
 ROOT, SUB = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"

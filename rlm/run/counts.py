@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .events import AnswerReplayed, Event, RLMStarted, SandboxLost, SubCallStarted
-from .types import Usage
+from rlm.events import AnswerReplayed, Event, RLMStarted, SandboxLost, SubCallStarted
+from rlm.types import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

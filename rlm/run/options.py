@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
 
-from .config import Limits, SandboxConfig
-from .errors import ConfigError
-from .events import OnEvent
-from .models.base import Model
-from .models.prices import Price
-from .prompts import SystemPrompt, default_system_prompt
-from .sandbox.base import SandboxFactory
-from .sandbox.slots import LevelSlots
+from rlm.config import Limits, SandboxConfig
+from rlm.errors import ConfigError
+from rlm.events import OnEvent
+from rlm.models.base import Model
+from rlm.models.prices import Price
+from rlm.prompts import SystemPrompt, default_system_prompt
+from rlm.sandbox.base import SandboxFactory
+from rlm.sandbox.slots import LevelSlots
 
 PATHS: Final = ("run_root", "cache")  # options that may be given as text
 

@@ -17,12 +17,12 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
-from ._util.portal import STOP_SECONDS, keep_notes
-from .config import Limits
-from .errors import RunCancelled
-from .events import Event
-from .loop.steering import Steering
-from .types import Completion
+from rlm._util.portal import STOP_SECONDS, keep_notes
+from rlm.config import Limits
+from rlm.errors import RunCancelled
+from rlm.events import Event
+from rlm.loop.steering import Steering
+from rlm.types import Completion
 
 QUEUE: Final = (
     100_000  # events that nobody has taken; the oldest are dropped beyond, and are in events.jsonl all the same

@@ -13,15 +13,16 @@ from typing import Self
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from ._util.portal import wait_for
+from rlm._util.portal import wait_for
+from rlm.errors import ConfigError
+from rlm.sandbox.values import encode
+from rlm.store.record import RunRecord, stored_contexts
+from rlm.types import Completion, Context, Usage
+
+from .active import Question, Tree
 from .clients import Clients
-from .errors import ConfigError
+from .lifecycle import begun, or_raise, resumed
 from .options import Options
-from .run import begun, or_raise, resumed
-from .sandbox.values import encode
-from .store.record import RunRecord, stored_contexts
-from .tree import Question, Tree
-from .types import Completion, Context, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,14 +15,14 @@ from typing import Final, Self
 
 import anyio
 
-from ._util.logs import bound, get_logger
-from ._util.portal import note
-from .calls.budget import Budget
-from .calls.cache import Cache
-from .calls.gateway import Calls
-from .config import Limits
-from .errors import JournalError
-from .events import (
+from rlm._util.logs import bound, get_logger
+from rlm._util.portal import note
+from rlm.calls.budget import Budget
+from rlm.calls.cache import Cache
+from rlm.calls.gateway import Calls
+from rlm.config import Limits
+from rlm.errors import JournalError
+from rlm.events import (
     Event,
     EventLog,
     LimitsRaised,
@@ -32,21 +32,22 @@ from .events import (
     appending,
     mend,
 )
-from .loop.broker import Answered, Task
-from .loop.rlm import RLM, Services, open_rlm, system_prompt_of
-from .loop.steering import RAISABLE, Steering
-from .models.base import HoldsKeys, Model
-from .models.request import digest_of
+from rlm.loop.broker import Answered, Task
+from rlm.loop.rlm import RLM, Services, open_rlm, system_prompt_of
+from rlm.loop.steering import RAISABLE, Steering
+from rlm.models.base import HoldsKeys, Model
+from rlm.models.request import digest_of
+from rlm.prompts import PromptFacts
+from rlm.sandbox.docker.container import DockerSandboxes
+from rlm.sandbox.docker.image import source_digest
+from rlm.sandbox.tools import Tools
+from rlm.sandbox.values import Value
+from rlm.store.journal import Journal
+from rlm.store.record import FurtherQuestion, RunRecord, State, store_context
+from rlm.types import Completion, StopPoint, StopReason, Usage
+
+from .counts import Counted, Tally
 from .options import Options, slots_of
-from .prompts import PromptFacts
-from .sandbox.docker.container import DockerSandboxes
-from .sandbox.docker.image import source_digest
-from .sandbox.tools import Tools
-from .sandbox.values import Value
-from .store.journal import Journal
-from .store.record import FurtherQuestion, RunRecord, State, store_context
-from .tally import Counted, Tally
-from .types import Completion, StopPoint, StopReason, Usage
 
 EVENTS: Final = "events.jsonl"
 

@@ -7,19 +7,20 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from .config import Limits
-from .errors import ConfigError, LimitExceeded
-from .events import RunResumed, RunStarted
-from .loop.steering import LIMIT_OF, Steering, raised
-from .models.base import Model
-from .models.openai import OpenAIModel
+from rlm.config import Limits
+from rlm.errors import ConfigError, LimitExceeded
+from rlm.events import RunResumed, RunStarted
+from rlm.loop.steering import LIMIT_OF, Steering, raised
+from rlm.models.base import Model
+from rlm.models.openai import OpenAIModel
+from rlm.store.entries import FILE_NAME as JOURNAL
+from rlm.store.journal import Journal
+from rlm.store.lock import held
+from rlm.store.record import ModelRecord, RunRecord, new_directory
+from rlm.types import Completion, StopPoint, Usage
+
+from .active import Question, Tree, tools_of
 from .options import Options
-from .store.entries import FILE_NAME as JOURNAL
-from .store.journal import Journal
-from .store.lock import held
-from .store.record import ModelRecord, RunRecord, new_directory
-from .tree import Question, Tree, tools_of
-from .types import Completion, StopPoint, Usage
 
 
 @asynccontextmanager

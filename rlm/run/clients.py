@@ -13,12 +13,13 @@ from weakref import WeakKeyDictionary
 
 import anyio
 
-from .errors import ConfigError
-from .models.base import Model
-from .models.openai import OpenAIModel
-from .models.settings import Settings
+from rlm.errors import ConfigError
+from rlm.models.base import Model
+from rlm.models.openai import OpenAIModel
+from rlm.models.settings import Settings
+from rlm.store.record import ModelRecord
+
 from .options import Options, slots_of
-from .store.record import ModelRecord
 
 CLOSE_SECONDS: Final = 5.0  # for the connections to a provider
 
