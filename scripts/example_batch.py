@@ -9,7 +9,7 @@ import os
 
 from rlm import Orchestrator
 from rlm.evals.niah import is_correct, make_trial
-from rlm.models.policies import playing
+from rlm.testing.policies import playing
 
 
 def main() -> None:

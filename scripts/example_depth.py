@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from rlm import Orchestrator
 from rlm.events import Event, RLMStarted, SubCallStarted
-from rlm.models.policies import playing
+from rlm.testing.policies import playing
 
 
 class Nodes:

@@ -30,9 +30,9 @@ from rlm.evals.methods import Means
 from rlm.evals.plan import SCRIPTED, Plan, made_with
 from rlm.evals.results import ROWS, Results, Row
 from rlm.models.base import Model
-from rlm.models.policies import playing
 from rlm.prompts import default_system_prompt, worked_example_prompt
 from rlm.run.clients import Clients
+from rlm.testing.policies import playing
 from rlm.types import Message
 
 CACHE = Path(__file__).parents[1] / ".cache" / "local"

@@ -48,8 +48,8 @@ def niah(
     from rlm.evals.methods import Means
     from rlm.evals.plan import made_with
     from rlm.evals.results import Results
-    from rlm.models.policies import playing
     from rlm.models.settings import Settings
+    from rlm.testing.policies import playing
 
     settings = Settings()
     endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None

@@ -17,9 +17,9 @@ from rlm.config import Limits
 from rlm.errors import ConfigError
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
-from rlm.models.policies import playing
 from rlm.models.scripted import ScriptedModel
 from rlm.run.clients import named
+from rlm.testing.policies import playing
 
 from . import policies
 from .methods import asks_models, method

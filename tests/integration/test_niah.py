@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.models.policies import POLICIES
+from rlm.testing.policies import POLICIES
 from rlm.types import Message
 from support import FakeProvider, Fault, in_turn
 

@@ -35,7 +35,7 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.history.directory import read_run
-from rlm.models.policies import playing
+from rlm.testing.policies import playing
 from rlm.types import CellResult, Usage
 from rlm.view.command import write_page
 

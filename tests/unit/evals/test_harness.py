@@ -488,7 +488,7 @@ def test_a_small_models_inventions_are_not_believed() -> None:
     """The policy of `make niah-local`: a number counts only where its own piece holds it."""
     import builtins
 
-    from rlm.models.policies import POLICIES
+    from rlm.testing.policies import POLICIES
 
     cell = POLICIES["needle by pieces"]([Message(role="system", content=""), *_said("look")])
     code = cell.partition("```repl\n")[2].removesuffix("```")

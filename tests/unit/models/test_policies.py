@@ -3,8 +3,8 @@
 import pytest
 
 from rlm.errors import ConfigError, ModelError
-from rlm.models.policies import playing
 from rlm.models.scripted import ScriptedModel
+from rlm.testing.policies import playing
 from rlm.types import Message
 
 pytestmark = pytest.mark.anyio

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from rlm.errors import ConfigError
+from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
-
-from .scripted import ScriptedModel
 
 _LOOK: Final = """First I look at what there is.
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .models.scripted import ScriptedModel as ScriptedModel
+from rlm.models.scripted import ScriptedModel as ScriptedModel
 
 __all__ = ["ScriptedModel"]
