@@ -29,7 +29,7 @@ def view(
     """Write a run as one HTML file that needs no network, and open it. A run that still goes is shown as far as it is."""
     import webbrowser
 
-    from rlm.history.directory import find_run, read_run
+    from rlm.trajectory.directory import find_run, read_run
     from rlm.view.command import write_page
 
     from .settings import settings

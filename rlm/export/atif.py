@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from rlm.config import Limits
 from rlm.events import Compacted, LimitsRaised, ModelFailed, ModelReplied, QuestionAsked, ReplayDiverged, SandboxLost
-from rlm.history.extras import Extras
-from rlm.history.record import Cell, Entry, Node, Record
 from rlm.loop.transcript import describe
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import Cell, Entry, Node, Record
 from rlm.types import Usage
 
 SCHEMA_VERSION: Final = "ATIF-v1.7"  # the first in which trajectories may be nested; nothing newer is used

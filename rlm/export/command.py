@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from rlm.errors import ConfigError
-from rlm.history.directory import events_of, read_run
 from rlm.store.record import private
+from rlm.trajectory.directory import events_of, read_run
 
 from .atif import trajectory
 from .markdown import markdown

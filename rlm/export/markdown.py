@@ -20,10 +20,10 @@ from rlm.events import (
     SandboxLost,
     ToolUsed,
 )
-from rlm.history.extras import Extras
-from rlm.history.record import Cell, Entry, Node, Record
 from rlm.live.verbose import printable
 from rlm.loop.transcript import clip, fenced, parse
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import Cell, Entry, Node, Record
 from rlm.types import Usage
 
 from .atif import iso

@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from rlm._util.urls import http_url
 from rlm.errors import ConfigError, RLMError
 from rlm.events import Event
-from rlm.history.extras import Extras
 from rlm.otel import Tracing
+from rlm.trajectory.extras import Extras
 
 BATCH_SPANS: Final = 512  # in one request, as the SDK has it
 PATH: Final = "/v1/traces"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlm.events import ModelReplied
-from rlm.history.extras import Extras
-from rlm.history.record import Cell, Node, Record, Turn
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import Cell, Node, Record, Turn
 
 from .atif import iso
 

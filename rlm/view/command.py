@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlm.errors import ConfigError
-from rlm.history.extras import Extras
-from rlm.history.record import Record
 from rlm.store.record import private
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import Record
 
 from .page import page
 

@@ -15,9 +15,9 @@ from rlm.events import (
     SandboxLost,
     ToolUsed,
 )
-from rlm.history.extras import Extras
-from rlm.history.record import ROOT, Cell, Entry, Node, Record, Turn
 from rlm.loop.transcript import parse
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import ROOT, Cell, Entry, Node, Record, Turn
 from rlm.types import Usage
 
 from .origin import origin_of, slices_of

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm.events import ModelReplied
-from rlm.history.context import Context, Slice
-from rlm.history.record import Cell, Node, Record
+from rlm.trajectory.context import Context, Slice
+from rlm.trajectory.trajectory import Cell, Node, Record
 
 MAX_PIECES: Final = 12  # of an answer that are looked for
 

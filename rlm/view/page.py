@@ -12,9 +12,9 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Final
 
-from rlm.history.extras import Extras
-from rlm.history.record import Record
 from rlm.live.verbose import printable
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import Record
 
 from .data import run_data
 from .texts import Texts, packed

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from rlm import RLMError, cli
 from rlm.export.otel import send, spans_of
-from rlm.history.directory import events_of
-from rlm.history.extras import Extras
 from rlm.otel import Tracing
+from rlm.trajectory.directory import events_of
+from rlm.trajectory.extras import Extras
 from small_tree import small_tree
 
 

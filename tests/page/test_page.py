@@ -34,8 +34,8 @@ from rlm.events import (
     ToolUsed,
     TurnStarted,
 )
-from rlm.history.directory import read_run
 from rlm.testing.policies import playing
+from rlm.trajectory.directory import read_run
 from rlm.types import CellResult, Usage
 from rlm.view.command import write_page
 

@@ -24,9 +24,9 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.export.atif import trajectory
-from rlm.history.directory import read_run
-from rlm.history.extras import Extras
-from rlm.history.record import record_of
+from rlm.trajectory.directory import read_run
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import record_of
 from rlm.types import CellResult
 
 

@@ -10,7 +10,7 @@ from markdown_it.token import Token
 
 from attack_texts import ATTACKS, attacked_run
 from rlm.export.markdown import MAX_CALLS, MAX_TEXT_CHARS, block, inline, markdown
-from rlm.history.directory import read_run
+from rlm.trajectory.directory import read_run
 
 OURS = {
     "bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close", "paragraph_open", "paragraph_close",

@@ -16,8 +16,8 @@ from rlm import cli
 from rlm.errors import ConfigError
 from rlm.export.command import Format, write_export
 from rlm.export.otel import otlp_json, spans_of
-from rlm.history.directory import events_of, read_run
-from rlm.history.extras import Extras
+from rlm.trajectory.directory import events_of, read_run
+from rlm.trajectory.extras import Extras
 
 
 def request_of(text: str) -> ExportTraceServiceRequest:

@@ -6,9 +6,9 @@ from typing import Any
 
 from rlm.events import RunStarted
 from rlm.export.rlms import log_lines
-from rlm.history.directory import read_run
-from rlm.history.extras import Extras
-from rlm.history.record import record_of
+from rlm.trajectory.directory import read_run
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import record_of
 
 # Of `to_dict` in rlms 0.1.3, rlm/core/types.py.
 METADATA = {

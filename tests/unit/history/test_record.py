@@ -31,8 +31,8 @@ from rlm.events import (
     TurnStarted,
     to_json,
 )
-from rlm.history.reading import read_events
-from rlm.history.record import Cell, record_of
+from rlm.trajectory.reading import read_events
+from rlm.trajectory.trajectory import Cell, record_of
 from rlm.types import CellResult, Usage
 
 ONE = Usage(calls=1, input_tokens=10, output_tokens=1, cost_usd=0.5)

@@ -35,10 +35,10 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.export.otel import spans_of
-from rlm.history.directory import events_of
-from rlm.history.extras import Extras
 from rlm.otel import Tracing
 from rlm.otel.tracing import CAPTURE
+from rlm.trajectory.directory import events_of
+from rlm.trajectory.extras import Extras
 from rlm.types import CellResult, Message, Usage
 from small_tree import plays, small_tree
 

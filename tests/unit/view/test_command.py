@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from rlm import cli
 from rlm.errors import ConfigError
 from rlm.events import RunStarted, to_json
-from rlm.history.directory import find_run, read_run
-from rlm.history.extras import read_extras
-from rlm.history.flat import flat
 from rlm.sandbox.values import encode
+from rlm.trajectory.directory import find_run, read_run
+from rlm.trajectory.extras import read_extras
+from rlm.trajectory.flat import flat
 from rlm.types import Message
 from rlm.view.command import write_page
 
@@ -180,5 +180,5 @@ def test_a_context_that_is_no_text_or_too_large_becomes_a_note(
     file = tmp_path / "context"
     file.write_bytes(b"\xff\xff\xff\xff")
     assert "not text" in read_extras(run, file).notes[0]
-    monkeypatch.setattr("rlm.history.extras.MAX_CONTEXT_BYTES", 3)
+    monkeypatch.setattr("rlm.trajectory.extras.MAX_CONTEXT_BYTES", 3)
     assert "larger" in read_extras(run, file).notes[0]

@@ -16,8 +16,8 @@ from rlm.events import (
     SubCallStarted,
     TurnStarted,
 )
-from rlm.history.context import Context, Slice, common_length, common_length_before
-from rlm.history.record import record_of
+from rlm.trajectory.context import Context, Slice, common_length, common_length_before
+from rlm.trajectory.trajectory import record_of
 from rlm.types import CellResult
 from rlm.view.origin import origin_of, pieces_of, slices_of
 
@@ -147,7 +147,7 @@ def test_a_line_that_stands_in_many_places_is_taken_where_the_most_around_it_agr
 
 
 def test_searching_ends_where_it_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlm.history.context.MAX_SEARCHED_CHARS", 3 * len(TEXT))
+    monkeypatch.setattr("rlm.trajectory.context.MAX_SEARCHED_CHARS", 3 * len(TEXT))
     context = Context(TEXT)
     assert context.slices("\n".join(f"this line number {number} is not in the context" for number in range(9))) == []
     assert context.exhausted

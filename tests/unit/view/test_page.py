@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.events import Event, RLMStarted, RunStarted, SubCallFinished, SubCallStarted
-from rlm.history.context import Context
-from rlm.history.extras import Extras
-from rlm.history.record import record_of
+from rlm.trajectory.context import Context
+from rlm.trajectory.extras import Extras
+from rlm.trajectory.trajectory import record_of
 from rlm.types import Message
 from rlm.view.data import CONTEXT_PART_CHARS
 from rlm.view.page import page

@@ -12,7 +12,7 @@ from rlm.store.record import default_root, find
 
 from .extras import Extras, read_extras
 from .reading import read_events
-from .record import Record, record_of
+from .trajectory import Record, record_of
 
 EVENTS: Final = "events.jsonl"
 
