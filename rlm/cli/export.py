@@ -37,8 +37,8 @@ def export(
 
     Exit status: 0 written, 1 the receiver did not take it, 2 the command cannot be.
     """
-    from rlm.export.command import Format, write_export
     from rlm.trajectory.directory import find_run
+    from rlm.trajectory.export.command import Format, write_export
 
     from .settings import settings
 

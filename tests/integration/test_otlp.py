@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from typer.testing import CliRunner
 
 from rlm import RLMError, cli
-from rlm.export.otel import send, spans_of
 from rlm.otel import Tracing
 from rlm.trajectory.directory import events_of
+from rlm.trajectory.export.otel import send, spans_of
 from rlm.trajectory.extras import Extras
 from small_tree import small_tree
 

@@ -7,9 +7,9 @@ from typing import get_args
 
 import rlm.otel
 from rlm.events import Event
-from rlm.export.command import Format
 from rlm.otel.attributes import MAX_TEXT_CHARS
 from rlm.store.entries import SCHEMA
+from rlm.trajectory.export.command import Format
 from rlm.trajectory.reading import KINDS
 from rlm.types import CellResult, Outcome, Usage
 from small_tree import small_tree

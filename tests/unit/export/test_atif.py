@@ -23,8 +23,8 @@ from rlm.events import (
     ToolUsed,
     TurnStarted,
 )
-from rlm.export.atif import trajectory
 from rlm.trajectory.directory import read_run
+from rlm.trajectory.export.atif import trajectory
 from rlm.trajectory.extras import Extras
 from rlm.trajectory.trajectory import record_of
 from rlm.types import CellResult

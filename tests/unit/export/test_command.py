@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from rlm import cli
 from rlm.errors import ConfigError
-from rlm.export.command import write
+from rlm.trajectory.export.command import write
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 def test_without_the_extra_spans_are_one_sentence_and_all_else_is_there(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("rlm.otel", "rlm.export.otel"))]:
+    for name in [name for name in sys.modules if name.startswith(("rlm.otel", "rlm.trajectory.export.otel"))]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("opentelemetry.trace", "google.protobuf.json_format"):
         monkeypatch.setitem(sys.modules, name, None)

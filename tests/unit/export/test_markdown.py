@@ -9,8 +9,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from attack_texts import ATTACKS, attacked_run
-from rlm.export.markdown import MAX_CALLS, MAX_TEXT_CHARS, block, inline, markdown
 from rlm.trajectory.directory import read_run
+from rlm.trajectory.export.markdown import MAX_CALLS, MAX_TEXT_CHARS, block, inline, markdown
 
 OURS = {
     "bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close", "paragraph_open", "paragraph_close",

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from attack_texts import attacked_run
 from rlm import cli
 from rlm.errors import ConfigError
-from rlm.export.command import Format, write_export
-from rlm.export.otel import otlp_json, spans_of
 from rlm.trajectory.directory import events_of, read_run
+from rlm.trajectory.export.command import Format, write_export
+from rlm.trajectory.export.otel import otlp_json, spans_of
 from rlm.trajectory.extras import Extras
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from rlm.events import RunStarted
-from rlm.export.rlms import log_lines
 from rlm.trajectory.directory import read_run
+from rlm.trajectory.export.rlms import log_lines
 from rlm.trajectory.extras import Extras
 from rlm.trajectory.trajectory import record_of
 

@@ -34,10 +34,10 @@ from rlm.events import (
     ToolUsed,
     TurnStarted,
 )
-from rlm.export.otel import spans_of
 from rlm.otel import Tracing
 from rlm.otel.tracing import CAPTURE
 from rlm.trajectory.directory import events_of
+from rlm.trajectory.export.otel import spans_of
 from rlm.trajectory.extras import Extras
 from rlm.types import CellResult, Message, Usage
 from small_tree import plays, small_tree
