@@ -1,10 +1,10 @@
-// One script and one style, without any file beside them: rlm/view/page.py puts both into the page.
+// One script and one style, without any file beside them: rlm/trajectory/view/page.py puts both into the page.
 import { defineConfig } from "vite";
 
 export default defineConfig({
   build: {
     target: "es2022",
-    outDir: "../rlm/view/assets",
+    outDir: "../rlm/trajectory/view/assets",
     emptyOutDir: true,
     modulePreload: false,
     assetsInlineLimit: 0,

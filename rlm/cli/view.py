@@ -30,7 +30,7 @@ def view(
     import webbrowser
 
     from rlm.trajectory.directory import find_run, read_run
-    from rlm.view.command import write_page
+    from rlm.trajectory.view.command import write_page
 
     from .settings import settings
 

@@ -141,7 +141,7 @@ def test_a_wheel_holds_the_page_and_all_that_builds_the_image(tmp_path: Path) ->
     subprocess.run([*command, "--wheel-dir", str(tmp_path)], cwd=REPOSITORY, check=True, timeout=50)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(ZipFile(wheel).namelist())
-    assert {"rlm/view/assets/viewer.js", "rlm/view/assets/viewer.css"} <= names
+    assert {"rlm/trajectory/view/assets/viewer.js", "rlm/trajectory/view/assets/viewer.css"} <= names
     sources = {
         path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "sandbox_image").rglob("*") if path.is_file()
     }

@@ -36,8 +36,8 @@ from rlm.events import (
 )
 from rlm.testing.policies import playing
 from rlm.trajectory.directory import read_run
+from rlm.trajectory.view.command import write_page
 from rlm.types import CellResult, Usage
-from rlm.view.command import write_page
 
 VIEWER = Path(__file__).parents[2] / "viewer"
 ASSETS = Path(__file__).parents[2] / "rlm" / "view" / "assets"

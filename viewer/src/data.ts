@@ -1,4 +1,4 @@
-// The data of the page as rlm/view/data.py makes it, and the texts, which are unpacked when they are looked at.
+// The data of the page as rlm/trajectory/view/data.py makes it, and the texts, which are unpacked when they are looked at.
 
 export type Ref = [piece: number, place: number, length: number];
 export type Usage = [

@@ -31,7 +31,7 @@ async function start(): Promise<void> {
     h(
       "header",
       { class: "top" },
-      h("span", { class: "brand" }, "rlm view"),
+      h("span", { class: "brand" }, "rlm.trajectory.view"),
       h("span", { class: "spacer" }),
       button("Light or dark", switchTheme),
       button("Keys", () => help.showModal(), { "aria-keyshortcuts": "?" }),

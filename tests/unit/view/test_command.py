@@ -18,8 +18,8 @@ from rlm.sandbox.values import encode
 from rlm.trajectory.directory import find_run, read_run
 from rlm.trajectory.extras import read_extras
 from rlm.trajectory.flat import flat
+from rlm.trajectory.view.command import write_page
 from rlm.types import Message
-from rlm.view.command import write_page
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from rlm.events import (
 )
 from rlm.trajectory.context import Context, Slice, common_length, common_length_before
 from rlm.trajectory.trajectory import record_of
+from rlm.trajectory.view.origin import origin_of, pieces_of, slices_of
 from rlm.types import CellResult
-from rlm.view.origin import origin_of, pieces_of, slices_of
 
 LINES = [f"line {number} of the context says nothing at all" for number in range(100)]
 LINES[70] = "the magic number of this context is 8553239, they say"

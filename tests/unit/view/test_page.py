@@ -17,10 +17,10 @@ from rlm.events import Event, RLMStarted, RunStarted, SubCallFinished, SubCallSt
 from rlm.trajectory.context import Context
 from rlm.trajectory.extras import Extras
 from rlm.trajectory.trajectory import record_of
+from rlm.trajectory.view.data import CONTEXT_PART_CHARS
+from rlm.trajectory.view.page import page
+from rlm.trajectory.view.texts import PIECE_CHARS, Texts
 from rlm.types import Message
-from rlm.view.data import CONTEXT_PART_CHARS
-from rlm.view.page import page
-from rlm.view.texts import PIECE_CHARS, Texts
 
 texts = st.text(st.characters() | st.sampled_from("<>&'\"/!-\x00\ud800\u202e")) | st.sampled_from(
     ["</script>", "<!--", "</style><img src=x onerror=x>", "__proto__"]

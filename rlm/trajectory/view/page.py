@@ -45,7 +45,7 @@ def page(*runs: tuple[Record, Extras]) -> str:
     texts = Texts()
     data = {"v": FORMAT, "runs": [run_data(record, extras, texts) for record, extras in runs]}
     texts.close()
-    assets = files("rlm.view") / "assets"
+    assets = files("rlm.trajectory.view") / "assets"
     script = (assets / "viewer.js").read_text("utf-8")
     style = (assets / "viewer.css").read_text("utf-8")
     head = _PAGE.format(
