@@ -21,7 +21,7 @@ import anyio
 from rich.console import Console
 
 from rlm import Limits, OpenAIModel, RLMError
-from rlm.cli.evaluate import written
+from rlm.cli.commands.evaluate import written
 from rlm.evals import niah_report as report
 from rlm.evals import seed_niah
 from rlm.evals.harness import run_jobs

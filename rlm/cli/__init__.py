@@ -19,7 +19,7 @@ import typer
 
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 
-from . import clean, doctor, evaluate, execute, export, image, niah, run, runs, view
+from .commands import clean, doctor, evaluate, execute, export, image, niah, run, runs, view
 from .streams import Sentences, mind_streams, silence
 
 EXIT = "Exit status: 0 done, 1 failed, 2 the command cannot be; what a command has beyond these is in its own help."

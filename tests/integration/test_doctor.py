@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.doctor import Finding, examine
+from rlm.cli.commands.checks import Finding, examine
 from rlm.errors import EngineUnavailable
 from rlm.models.settings import Settings
 
@@ -24,7 +24,7 @@ def no_engine() -> None:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlm.doctor.default_engine", no_engine)
+    monkeypatch.setattr("rlm.cli.commands.checks.default_engine", no_engine)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RLM_SUB_BASE_URL", "RLM_SUB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -15,7 +15,7 @@ from fakes import FakeSandboxes, memory_journal
 from rlm import Limits, Message, Orchestrator, ScriptedModel
 from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls
-from rlm.cli import run as command
+from rlm.cli.commands import run as command
 from rlm.cli.settings import settings
 from rlm.events import Event, EventLog, TurnStarted
 from rlm.loop.compaction import fitting

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rlm import cleaning
+from rlm.cli.commands import leftovers as cleaning
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import EngineUnavailable
 from rlm.sandbox.docker.image import image_name

@@ -20,7 +20,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise EngineUnavailable("No engine.")
 
-    monkeypatch.setattr("rlm.doctor.default_engine", refuse)
+    monkeypatch.setattr("rlm.cli.commands.checks.default_engine", refuse)
 
 
 def found(rlm: RLM, part: str) -> tuple[str, str]:
@@ -79,7 +79,7 @@ def test_on_a_narrow_terminal_what_does_not_fit_goes_on_in_the_next_line(
 ) -> None:
     monkeypatch.setenv("RLM_RUN_ROOT", str(here / ("x" * 100)))
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr("rlm.cli.doctor.sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("rlm.cli.commands.doctor.sys.stdout.isatty", lambda: True)
     lines = rlm("doctor").out
     assert "…" not in lines
     assert lines.count("x") >= 200  # in the settings, and as a finding

@@ -43,7 +43,9 @@ def test_what_would_change_an_evaluation_is_refused_and_not_ignored(here: Path, 
 def test_without_the_extra_nothing_is_answered_that_could_not_be_reported(
     here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlm.cli.evaluate.find_spec", lambda name: None if name == "scipy" else find_spec(name))
+    monkeypatch.setattr(
+        "rlm.cli.commands.evaluate.find_spec", lambda name: None if name == "scipy" else find_spec(name)
+    )
     ended = rlm("eval", "ruler/single_1", "--method", "keyword", "--out", "one")
     assert (ended.status, ended.err) == (2, "rlm: Evaluations need scipy and matplotlib: pip install 'rlm[eval]'.\n")
     assert not (here / "one").exists()
@@ -52,7 +54,7 @@ def test_without_the_extra_nothing_is_answered_that_could_not_be_reported(
 def test_answering_needs_no_extra() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'numpy', 'scipy')));"
-        "import rlm.cli.niah, rlm.evals.harness, rlm.evals.niah_report, rlm.evals.plan, rlm.evals.progress"
+        "import rlm.cli.commands.niah, rlm.evals.harness, rlm.evals.niah_report, rlm.evals.plan, rlm.evals.progress"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rlm import cli
-from rlm.cli import run
+from rlm.cli.commands import run
 from rlm.errors import ConfigError, EngineUnavailable, JournalError, ModelError
 from rlm.store.record import default_root
 

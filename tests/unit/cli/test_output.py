@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import typer
 
+from rlm.cli.commands.run import Watch
+from rlm.cli.commands.runs import run_ids
 from rlm.cli.output import aligned, show
 from rlm.cli.progress import Lines, progress
-from rlm.cli.run import Watch
-from rlm.cli.runs import run_ids
 from rlm.events import Event, ModelFailed, ModelReplied, RLMStarted, TurnStarted
 from rlm.live.verbose import ConsoleView
 from rlm.sandbox.docker.image import image_name

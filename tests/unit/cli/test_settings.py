@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from rlm.cli.runs import run_ids
+from rlm.cli.commands.checks import settings_shown
+from rlm.cli.commands.runs import run_ids
 from rlm.cli.settings import layers, origins, settings, settle
 from rlm.config import Limits
-from rlm.doctor import settings_shown
 from rlm.errors import ConfigError
 from rlm.models.prices import Price
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .options import a_path
+from rlm.cli.options import a_path
 
 if TYPE_CHECKING:
     from rlm.evals.plan import Models, Plan
@@ -156,13 +156,12 @@ def _answered(
     plan: Plan, jobs: list[Job], models: Models, results: Results, at_once: int, *, redo_failed_calls: bool
 ) -> int:
     """Do all that is not done; the number of failures."""
+    from rlm.cli.interrupt import run_until_interrupted
     from rlm.evals.harness import run_jobs, standing
     from rlm.evals.machine import machine_cap
     from rlm.evals.methods import Means
     from rlm.evals.progress import Progress
     from rlm.run.clients import Clients
-
-    from .interrupt import run_until_interrupted
 
     stand = standing(jobs, results.rows, redo_failed_calls=redo_failed_calls).values()
     sys.stderr.write(

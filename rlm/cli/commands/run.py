@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlm.cli.interrupt import how_to_resume, run_until_interrupted
+from rlm.cli.options import AsJson, Quiet, Root, Verbose, with_limits
 from rlm.errors import ConfigError
-
-from .interrupt import how_to_resume, run_until_interrupted
-from .options import AsJson, Quiet, Root, Verbose, with_limits
 
 if TYPE_CHECKING:
     from rlm.events import Event
@@ -52,13 +51,12 @@ def run(
     reached, 1 failed, 2 the command cannot be (a wrong option, no context,
     no key, no Docker), 130 interrupted.
     """
+    from rlm.cli.output import show
+    from rlm.cli.progress import followed, progress
+    from rlm.cli.settings import settings
     from rlm.orchestrator import Orchestrator
     from rlm.sandbox.docker.engine import default_engine
     from rlm.sandbox.docker.image import image_name
-
-    from .output import show
-    from .progress import followed, progress
-    from .settings import settings
 
     if not question.strip():
         raise ConfigError(f"There is no question: give it first, {HOW}.")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .interrupt import how_to_resume
-from .options import AsJson, Quiet, Root, Verbose, with_limits
+from rlm.cli.interrupt import how_to_resume
+from rlm.cli.options import AsJson, Quiet, Root, Verbose, with_limits
 
 if TYPE_CHECKING:
     from rlm.store.runs import RunSummary
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 def run_ids(incomplete: str) -> list[str]:
     """For the shell's completion: the runs in the folder of the settings, the newest first."""
+    from rlm.cli.settings import settings
     from rlm.errors import ConfigError
-
-    from .settings import settings
 
     try:
         with redirect_stderr(io.StringIO()):  # there is a command on the terminal that is not done
@@ -41,11 +40,10 @@ Run = Annotated[str, typer.Argument(help=WHICH, autocompletion=run_ids)]
 
 def runs(root: Root = None, as_json: AsJson = False) -> None:
     """List the runs: state, model calls paid, cost, question. On a terminal, questions are cut where a line ends."""
+    from rlm.cli.output import aligned, write_json
+    from rlm.cli.settings import settings
     from rlm.live.verbose import printable
     from rlm.store.runs import list_runs
-
-    from .output import aligned, write_json
-    from .settings import settings
 
     folder = settings(run_root=root).runs
     if as_json:
@@ -92,13 +90,12 @@ def resume(
 
     Exit status: as that of `rlm run`.
     """
+    from rlm.cli.interrupt import how_to_resume, run_until_interrupted
+    from rlm.cli.output import show
+    from rlm.cli.progress import followed, progress
+    from rlm.cli.settings import settings
     from rlm.orchestrator import Orchestrator
     from rlm.store.record import RunRecord, find
-
-    from .interrupt import how_to_resume, run_until_interrupted
-    from .output import show
-    from .progress import followed, progress
-    from .settings import settings
 
     given = settings(run_root=root, limits=limits)
     listener = progress(quiet=quiet, verbose=verbose)
@@ -119,12 +116,11 @@ def resume(
 
 def replay(run: Run, root: Root = None, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Go through a finished run again without any model, and compare its answer: exit status 1 where it is another."""
+    from rlm.cli.interrupt import run_until_interrupted
+    from rlm.cli.progress import progress
+    from rlm.cli.settings import settings
     from rlm.orchestrator import Orchestrator
     from rlm.store.record import find
-
-    from .interrupt import run_until_interrupted
-    from .progress import progress
-    from .settings import settings
 
     folder = settings(run_root=root).runs
     directory = find(run, folder)

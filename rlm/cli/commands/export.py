@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Root, a_path
+from rlm.cli.options import Root, a_path
+
 from .runs import WHICH, run_ids
 
 
@@ -37,10 +38,9 @@ def export(
 
     Exit status: 0 written, 1 the receiver did not take it, 2 the command cannot be.
     """
+    from rlm.cli.settings import settings
     from rlm.trajectory.directory import find_run
     from rlm.trajectory.export.command import Format, write_export
-
-    from .settings import settings
 
     directory = find_run(run, settings(run_root=root).runs)
     if said := write_export(directory, Format(to), out=out, endpoint=endpoint, content=content):

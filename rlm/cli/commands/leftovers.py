@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from .errors import JournalError, RLMError
-from .sandbox.docker.engine import Engine
-from .sandbox.docker.image import image_name
-from .store.entries import FILE_NAME as JOURNAL
-from .store.lock import FILE_NAME as LOCK
-from .store.lock import is_held
-from .store.record import RunRecord
-from .store.runs import RunSummary, list_runs
+from rlm.errors import JournalError, RLMError
+from rlm.sandbox.docker.engine import Engine
+from rlm.sandbox.docker.image import image_name
+from rlm.store.entries import FILE_NAME as JOURNAL
+from rlm.store.lock import FILE_NAME as LOCK
+from rlm.store.lock import is_held
+from rlm.store.record import RunRecord
+from rlm.store.runs import RunSummary, list_runs
 
 DAY: Final = 86_400.0
 IMAGE_SECONDS: Final = 7 * DAY  # for the other checkouts and versions on this machine, as after a build

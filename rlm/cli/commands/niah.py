@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .interrupt import run_until_interrupted
-from .options import a_path
+from rlm.cli.interrupt import run_until_interrupted
+from rlm.cli.options import a_path
+
 from .runs import how_to_resume_all
 
 if TYPE_CHECKING:

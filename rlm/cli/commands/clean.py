@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from rlm.cli.options import AsJson, Quiet, Root
 from rlm.errors import ConfigError, EngineUnavailable
 
-from .options import AsJson, Quiet, Root
-
 if TYPE_CHECKING:
-    from rlm.cleaning import Leftover
+    from .leftovers import Leftover
 
 UNITS: Final = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -42,12 +41,12 @@ def clean(
     """
     import anyio
 
-    from rlm.cleaning import engine_leftovers, old_runs, remove
+    from rlm.cli.output import write_json
+    from rlm.cli.settings import settings
     from rlm.live.verbose import printable
     from rlm.sandbox.docker.engine import default_engine
 
-    from .output import write_json
-    from .settings import settings
+    from .leftovers import engine_leftovers, old_runs, remove
 
     age = None if older_than is None else _seconds(older_than)
     folder = settings(run_root=root).runs
@@ -96,7 +95,7 @@ def _seconds(age: str) -> float:
 
 
 def _summary(found: list[Leftover]) -> str:
-    from .progress import counted
+    from rlm.cli.progress import counted
 
     counts = Counter(each.kind for each in found)
     things = [counted(count, kind) for kind, count in counts.items()]

@@ -14,14 +14,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from .config import GIB, SandboxConfig
-from .errors import ConfigError, EngineUnavailable, ModelError, RLMError
-from .models.openai import OpenAIModel
-from .models.settings import Settings
-from .sandbox.docker.container import DockerSandbox
-from .sandbox.docker.engine import HOW_TO_ADD_GVISOR, Engine, default_engine
-from .sandbox.docker.image import image_name
-from .sandbox.docker.runtimes import GVISOR, known_holes
+from rlm.config import GIB, SandboxConfig
+from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
+from rlm.models.openai import OpenAIModel
+from rlm.models.settings import Settings
+from rlm.sandbox.docker.container import DockerSandbox
+from rlm.sandbox.docker.engine import HOW_TO_ADD_GVISOR, Engine, default_engine
+from rlm.sandbox.docker.image import image_name
+from rlm.sandbox.docker.runtimes import GVISOR, known_holes
 
 LOW_DISK_BYTES: Final = 1 * GIB
 SHOWN_KEY_CHARS: Final = 4

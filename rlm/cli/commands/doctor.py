@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .options import AsJson, Quiet
+from rlm.cli.options import AsJson, Quiet
 
 if TYPE_CHECKING:
-    from rlm.doctor import Finding, Setting
+    from .checks import Finding, Setting
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
 
@@ -24,10 +24,10 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
     """
     import anyio
 
-    from rlm.doctor import examine, settings_shown
+    from rlm.cli.output import write_json
+    from rlm.cli.settings import layers, origins, settle
 
-    from .output import write_json
-    from .settings import layers, origins, settle
+    from .checks import examine, settings_shown
 
     logging.getLogger("rlm").setLevel(logging.ERROR)  # its warnings are among the findings
     found = layers({})
@@ -75,9 +75,8 @@ def _show_settings(shown: list[Setting]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from rlm.cli.output import aligned
     from rlm.live.verbose import printable
-
-    from .output import aligned
 
     rows = [
         (setting.key, printable(setting.value), printable(setting.origin))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import Root, a_path
+from rlm.cli.options import Root, a_path
+
 from .runs import WHICH, run_ids
 
 
@@ -29,10 +30,9 @@ def view(
     """Write a run as one HTML file that needs no network, and open it. A run that still goes is shown as far as it is."""
     import webbrowser
 
+    from rlm.cli.settings import settings
     from rlm.trajectory.directory import find_run, read_run
     from rlm.trajectory.view.command import write_page
-
-    from .settings import settings
 
     folder = settings(run_root=root).runs
     directories = [find_run(name, folder) for name in (run, other) if name is not None]

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
+from rlm.cli.options import AsJson, a_path
 from rlm.config import MIB
 from rlm.errors import ConfigError
-
-from .options import AsJson, a_path
 
 if TYPE_CHECKING:
     from rlm.sandbox.script import Executed
@@ -44,11 +43,10 @@ def exec_(
     """
     import anyio
 
+    from rlm.cli.output import write_json
+    from rlm.cli.settings import settings
     from rlm.live.verbose import printable
     from rlm.sandbox.script import execute
-
-    from .output import write_json
-    from .settings import settings
 
     given = settings(sandbox={"runtime": runtime, "memory_bytes": None if memory is None else memory * MIB})
     if file == "-":
