@@ -18,9 +18,9 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from rlm.evals.concurrency import Cap
 from rlm.evals.guessing import counted
 from rlm.evals.harness import run_jobs
-from rlm.evals.machine import Cap
 from rlm.evals.methods import Means
 from rlm.evals.oolong import QUESTIONS_OF_A_WINDOW
 from rlm.evals.oracle import Oracle

@@ -15,7 +15,7 @@ from rlm.errors import ConfigError, EngineUnavailable, JournalError, RLMError
 from rlm.store.runs import list_runs, used
 from rlm.types import Usage
 
-from .machine import Places
+from .concurrency import Places
 from .methods import Means, Method, Outcome, method
 from .results import Job, Key, Results, Row, appending, line
 from .scorers import score

@@ -157,8 +157,8 @@ def _answered(
 ) -> int:
     """Do all that is not done; the number of failures."""
     from rlm.cli.interrupt import run_until_interrupted
+    from rlm.evals.concurrency import machine_cap
     from rlm.evals.harness import run_jobs, standing
-    from rlm.evals.machine import machine_cap
     from rlm.evals.methods import Means
     from rlm.evals.progress import Progress
     from rlm.run.clients import Clients

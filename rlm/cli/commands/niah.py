@@ -44,8 +44,8 @@ def niah(
 
     from rlm.evals import niah_report as report
     from rlm.evals import seed_niah
+    from rlm.evals.concurrency import OneByOne
     from rlm.evals.harness import RUNS, run_jobs
-    from rlm.evals.machine import OneByOne
     from rlm.evals.methods import Means
     from rlm.evals.plan import made_with
     from rlm.evals.results import Results

@@ -14,8 +14,8 @@ import pytest
 from fakes import FakeSandboxes
 from rlm import ConfigError, ModelError, ScriptedModel
 from rlm.errors import ContextTooLong, EngineUnavailable
+from rlm.evals.concurrency import Cap
 from rlm.evals.harness import run_jobs
-from rlm.evals.machine import Cap
 from rlm.evals.methods import Means
 from rlm.evals.plan import Plan
 from rlm.evals.report import markdown

@@ -16,8 +16,8 @@ from rich.console import Console
 from rlm.errors import ConfigError, ContextTooLong, EngineUnavailable, ModelError
 from rlm.evals import harness, plots
 from rlm.evals.comparison import differences
+from rlm.evals.concurrency import Cap
 from rlm.evals.harness import run_jobs
-from rlm.evals.machine import Cap
 from rlm.evals.methods import Means, Outcome, direct, keyword, map_reduce
 from rlm.evals.plan import Plan, lengths_of
 from rlm.evals.progress import Progress
