@@ -19,6 +19,8 @@ import anyio
 import anyio.to_thread
 
 from rlm.evals.concurrency import Cap
+from rlm.evals.corpus.questions import built_in
+from rlm.evals.corpus.tokens import tokens
 from rlm.evals.guessing import counted
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods import Means
@@ -27,11 +29,9 @@ from rlm.evals.oracle import Oracle
 from rlm.evals.pairs import CONDITIONS
 from rlm.evals.plan import Plan
 from rlm.evals.policies import ruler_model
-from rlm.evals.questions import built_in
 from rlm.evals.registry import tasks
 from rlm.evals.results import Results
 from rlm.evals.scorers import score
-from rlm.evals.tokens import tokens
 
 LONG = 1 << 20
 GENERATION_SECONDS, HARNESS_SHARE, MEMORY_MB = 2.0, 0.01, 1500.0  # the goals

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from rlm.evals.corpus.questions import ABBR, DESC, ENTY, HUM, LOC, NAMES, NUM, Questions
+from rlm.evals.corpus.templates import parts_of
+from rlm.evals.corpus.windows import read_window
+
 from .oolong_forms import TEMPLATES, in_scope
 from .pairs import CONDITIONS, pairs_of, query_of
-from .questions import ABBR, DESC, ENTY, HUM, LOC, NAMES, NUM, Questions
 from .task import Instance
-from .templates import parts_of
-from .windows import read_window
 
 _RULES: Final = (
     tuple(  # the first one that fits decides; they were written from what the labels mean, not from our questions

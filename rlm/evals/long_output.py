@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 from rlm.errors import ConfigError
+from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.questions import NAMES, built_in
+from rlm.evals.corpus.tokens import tokens
+from rlm.evals.corpus.words import FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
 
-from .chance import Chance
-from .questions import NAMES, built_in
 from .task import Instance
-from .tokens import tokens
-from .words import FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
 
 Variant = Literal["sort", "join", "label"]
 Item = TypeVar("Item")

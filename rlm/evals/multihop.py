@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm.errors import ConfigError
+from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.prose import passage
+from rlm.evals.corpus.tokens import tokens
+from rlm.evals.corpus.words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
 
-from .chance import Chance
-from .prose import passage
 from .task import Instance
-from .tokens import tokens
-from .words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
 
 MAX_DOCUMENTS: Final = 1000
 DOCUMENT_TOKENS: Final = 160  # at least, so that a short length has fewer documents

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .chance import Chance
+from rlm.evals.corpus.chance import Chance
 
 WORDS: Final = """
 acorn amble anchor apple april arrow autumn badge bamboo basin beacon berry birch blanket bloom border bottle branch

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .chance import Chance
-from .dates import MONTHS
+from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.dates import MONTHS
+from rlm.evals.corpus.questions import LABELS, Questions
+from rlm.evals.corpus.templates import parts_of
+from rlm.evals.corpus.windows import make_window, read_window, render, show_day
+
 from .oolong_forms import TEMPLATES, Rows, in_scope
-from .questions import LABELS, Questions
 from .task import Instance
-from .templates import parts_of
-from .windows import make_window, read_window, render, show_day
 
 QUESTIONS_OF_A_WINDOW: Final = 25
 MOST_USERS: Final = 20  # named in a scope

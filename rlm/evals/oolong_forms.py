@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from .dates import MONTHS, read_date
-from .questions import LABELS
-from .windows import Row
+from rlm.evals.corpus.dates import MONTHS, read_date
+from rlm.evals.corpus.questions import LABELS
+from rlm.evals.corpus.windows import Row
 
 FAIR: Final = 0.02  # a difference in shares that is smaller, and not 0, is too close to ask about
 

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.questions import LABELS, Questions
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
-
-from .chance import Chance
-from .questions import LABELS, Questions
 
 MAX_HEAD_BYTES: Final = 64 * 1024  # of a request line and its headers
 CHARS_OF_A_TOKEN: Final = 4  # in the usage that the server reports

@@ -13,9 +13,10 @@ from datetime import date
 from itertools import combinations
 from typing import Final, Literal
 
-from .questions import ABBR, DESC, ENTY, HUM, LABELS, LOC, NAMES, NUM, Questions
+from rlm.evals.corpus.questions import ABBR, DESC, ENTY, HUM, LABELS, LOC, NAMES, NUM, Questions
+from rlm.evals.corpus.windows import Row, make_window, read_window, render, show_day
+
 from .task import Instance
-from .windows import Row, make_window, read_window, render, show_day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

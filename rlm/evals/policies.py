@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from rlm.evals.corpus.dates import MONTHS, read_date
+from rlm.evals.corpus.questions import LABELS, NAMES
+from rlm.evals.corpus.templates import parts_of
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
 
-from .dates import MONTHS, read_date
 from .oolong_forms import TEMPLATES
 from .pairs import CONDITIONS, Both, OneAndOther, query_of
-from .questions import LABELS, NAMES
-from .templates import parts_of
 
 CHUNK_LINES: Final = 50
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rlm.evals.corpus.questions import built_in, read_trec
+
 from . import long_output, ruler, seed_niah
 from .multihop import Multihop
 from .oolong import Oolong
 from .pairs import Pairs
-from .questions import built_in, read_trec
 from .repo_qa import RepoQA
 from .task import Task
 

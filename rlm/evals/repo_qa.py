@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm.errors import ConfigError
+from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.code import Code, Definition, read_code
+from rlm.evals.corpus.prose import passage
+from rlm.evals.corpus.templates import parts_of
+from rlm.evals.corpus.tokens import tokens
+from rlm.evals.corpus.words import NOUNS, listed
 
-from .chance import Chance
-from .code import Code, Definition, read_code
-from .prose import passage
 from .task import Instance
-from .templates import parts_of
-from .tokens import tokens
-from .words import NOUNS, listed
 
 VERBS: Final = listed(
     """add apply build check clean close collect copy count drop fetch filter find fold gather join keep link list load

@@ -1,7 +1,7 @@
 """The needle tasks of RULER (arXiv 2404.06654): eight variants over three haystacks, with haystack texts of our own.
 
 What is asked, where needles go, how sizes are found and how answers are scored follow RULER. Ours are the words, the
-noise line, the prose and the estimate of tokens (see `rlm.evals.tokens`).
+noise line, the prose and the estimate of tokens (see `rlm.evals.corpus.tokens`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from itertools import accumulate
 from typing import Final, Literal
 
 from rlm.errors import ConfigError
+from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.prose import first_words, first_words_tokens
+from rlm.evals.corpus.tokens import tokens
+from rlm.evals.corpus.words import ADJECTIVES, NOUNS
 
-from .chance import Chance
-from .prose import first_words, first_words_tokens
 from .task import Instance
-from .tokens import tokens
-from .words import ADJECTIVES, NOUNS
 
 Kind = Literal["words", "numbers", "uuids"]
 

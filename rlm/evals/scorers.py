@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from rlm.evals.corpus.dates import read_date
+
 from . import niah
-from .dates import read_date
 from .task import Instance
 
 PHRASES: Final = ("more common", "less common", "same frequency")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm.errors import ConfigError
+from rlm.evals.corpus.tokens import tokens
 
 from . import niah
 from .results import Job, Key
 from .task import Instance
-from .tokens import tokens
 
 FACTS: Final = 5
 MIN_LINES: Final = 20

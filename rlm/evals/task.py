@@ -17,7 +17,7 @@ class Instance:
 
     Attributes:
         task: the task's name in the registry, such as `ruler/multikey_2`.
-        length: tokens asked for, an estimate by `rlm.evals.tokens`.
+        length: tokens asked for, an estimate by `rlm.evals.corpus.tokens`.
         seed, index: which instance of the task and length it is; index counts from 0.
         context: a text, or the files of a folder by their path.
         query: what is asked, with the form that the answer shall have.

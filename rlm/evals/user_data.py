@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlm.errors import ConfigError
+from rlm.evals.corpus.tokens import tokens
 
 from .scorers import SCORERS, readable
 from .task import Instance
-from .tokens import tokens
 
 _OOLONG_SCORERS: Final = {"NUMERIC": "oolong_number", "DATE": "oolong_date"}
 _DATE: Final = re.compile(r"datetime\.date\((\d+), (\d+), (\d+)\)")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.evals.questions import NAMES
+from rlm.evals.corpus.questions import NAMES
 from support import FakeProvider
 
 RLM = str(Path(sys.executable).with_name("rlm"))

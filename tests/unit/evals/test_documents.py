@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-from rlm.evals.code import read_code
+from rlm.evals.corpus.code import read_code
+from rlm.evals.corpus.tokens import tokens
 from rlm.evals.long_output import LongOutput
 from rlm.evals.multihop import Multihop
 from rlm.evals.repo_qa import FORMS, RepoQA
 from rlm.evals.task import Instance
-from rlm.evals.tokens import tokens
 
 
 def text_of(instance: Instance) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
+from rlm.evals.corpus.tokens import tokens
 from rlm.evals.methods import Means, _pieces, direct, map_reduce
 from rlm.evals.report import LIMITS
 from rlm.evals.task import Instance
-from rlm.evals.tokens import tokens
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message, ModelReply, Usage
 

@@ -10,15 +10,15 @@ from statistics import mean
 
 import pytest
 
+from rlm.evals.corpus.questions import built_in
+from rlm.evals.corpus.templates import parts_of
 from rlm.evals.guessing import counted
 from rlm.evals.oolong_forms import TEMPLATES
 from rlm.evals.oracle import Oracle
 from rlm.evals.policies import root_model
-from rlm.evals.questions import built_in
 from rlm.evals.registry import tasks
 from rlm.evals.scorers import score
 from rlm.evals.task import Instance
-from rlm.evals.templates import parts_of
 from rlm.prompts import first_message
 from rlm.types import Message
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
+from rlm.evals.corpus.questions import LABELS, NAMES, read_trec
 from rlm.evals.plan import Plan
-from rlm.evals.questions import LABELS, NAMES, read_trec
 from rlm.models.openai import OpenAIModel
 from rlm.types import Message
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.evals.dates import read_date
+from rlm.evals.corpus.dates import read_date
 from rlm.evals.scorers import SCORERS, f1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlm.evals.chance import Chance
+from rlm.evals.corpus.chance import Chance
 from rlm.evals.stats import (
     Interval,
     bootstrap,

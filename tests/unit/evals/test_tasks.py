@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.evals.chance import Chance
+from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.tokens import tokens
 from rlm.evals.registry import tasks
 from rlm.evals.scorers import SCORERS, score
 from rlm.evals.task import Instance
-from rlm.evals.tokens import tokens
 
 TASKS = tasks()
 SHORT = 4096
