@@ -21,9 +21,9 @@ import anyio.to_thread
 from rlm.evals.concurrency import Cap
 from rlm.evals.corpus.questions import built_in
 from rlm.evals.corpus.tokens import tokens
-from rlm.evals.guessing import counted
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods import Means
+from rlm.evals.methods.guessing import counted
+from rlm.evals.methods.lookup import Means
 from rlm.evals.oolong import QUESTIONS_OF_A_WINDOW
 from rlm.evals.oracle import Oracle
 from rlm.evals.pairs import CONDITIONS

@@ -26,7 +26,7 @@ from rlm.evals import niah_report as report
 from rlm.evals import seed_niah
 from rlm.evals.concurrency import OneByOne
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods import Means
+from rlm.evals.methods.lookup import Means
 from rlm.evals.plan import SCRIPTED, Plan, made_with
 from rlm.evals.results import ROWS, Results, Row
 from rlm.models.base import Model

@@ -12,11 +12,11 @@ from typing import Any, Final
 import anyio
 
 from rlm.errors import ConfigError, EngineUnavailable, JournalError, RLMError
+from rlm.evals.methods.lookup import Means, Method, Outcome, method
 from rlm.store.runs import list_runs, used
 from rlm.types import Usage
 
 from .concurrency import Places
-from .methods import Means, Method, Outcome, method
 from .results import Job, Key, Results, Row, appending, line
 from .scorers import score
 from .task import Instance

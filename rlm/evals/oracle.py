@@ -47,7 +47,7 @@ class Oracle:
         return chance.choice([label for label in LABELS if label != right])
 
     def labelled(self) -> Questions:
-        """The questions with the labels that it gives: `rlm.evals.guessing.counted` says what they come to."""
+        """The questions with the labels that it gives: `rlm.evals.methods.guessing.counted` says what they come to."""
         return Questions(by_label={}, label_of={question: self.label(question) for question in self.questions.label_of})
 
     def reply(self, prompt: str) -> str:

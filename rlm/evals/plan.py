@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from rlm.config import Limits
 from rlm.errors import ConfigError
+from rlm.evals.methods.lookup import asks_models, method
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.models.scripted import ScriptedModel
@@ -22,7 +23,6 @@ from rlm.run.clients import named
 from rlm.testing.policies import playing
 
 from . import policies
-from .methods import asks_models, method
 from .oolong import Oolong
 from .oracle import Oracle
 from .pairs import Pairs

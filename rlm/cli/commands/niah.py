@@ -46,7 +46,7 @@ def niah(
     from rlm.evals import seed_niah
     from rlm.evals.concurrency import OneByOne
     from rlm.evals.harness import RUNS, run_jobs
-    from rlm.evals.methods import Means
+    from rlm.evals.methods.lookup import Means
     from rlm.evals.plan import made_with
     from rlm.evals.results import Results
     from rlm.models.settings import Settings

@@ -18,7 +18,7 @@ from rlm.evals import harness, plots
 from rlm.evals.comparison import differences
 from rlm.evals.concurrency import Cap
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods import Means, Outcome, direct, keyword, map_reduce
+from rlm.evals.methods.lookup import Means, Outcome, direct, keyword, map_reduce
 from rlm.evals.plan import Plan, lengths_of
 from rlm.evals.progress import Progress
 from rlm.evals.registry import tasks

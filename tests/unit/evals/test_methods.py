@@ -9,7 +9,7 @@ import pytest
 
 from rlm.errors import ConfigError
 from rlm.evals.corpus.tokens import tokens
-from rlm.evals.methods import Means, _pieces, direct, map_reduce
+from rlm.evals.methods.lookup import Means, _pieces, direct, map_reduce
 from rlm.evals.report import LIMITS
 from rlm.evals.task import Instance
 from rlm.models.scripted import ScriptedModel

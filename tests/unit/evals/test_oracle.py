@@ -12,7 +12,7 @@ import pytest
 
 from rlm.evals.corpus.questions import built_in
 from rlm.evals.corpus.templates import parts_of
-from rlm.evals.guessing import counted
+from rlm.evals.methods.guessing import counted
 from rlm.evals.oolong_forms import TEMPLATES
 from rlm.evals.oracle import Oracle
 from rlm.evals.policies import root_model

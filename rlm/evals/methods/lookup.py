@@ -17,6 +17,7 @@ import anyio
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError, ContextTooLong, JournalError, ModelError, ReplayDiffers
 from rlm.evals.corpus.tokens import tokens
+from rlm.evals.task import Instance
 from rlm.models.base import Model
 from rlm.orchestrator import Orchestrator
 from rlm.prompts import SystemPrompt, default_system_prompt
@@ -25,7 +26,6 @@ from rlm.store.runs import RunSummary, list_runs
 from rlm.types import Completion, Message, ModelReply, Usage
 
 from .guessing import guessed
-from .task import Instance
 
 CHUNK_TOKENS: Final = 32_000  # of a piece that map_reduce reads, where the windows hold so much
 REPLY_TOKENS: Final = 2_000  # left free in a window for the reply

@@ -1,0 +1,1 @@
+"""Ways to answer a task: RLMs, plain models, and baselines without any model."""
