@@ -218,7 +218,7 @@ def compare(
 
     Exit status: 0, 2.
     """
-    from rlm.evals.comparison import differences
+    from rlm.evals.report.comparison import differences
     from rlm.evals.results import Results
     from rlm.live.verbose import printable
 
@@ -229,8 +229,8 @@ def compare(
 def written(folder: Path) -> list[str]:
     """Write the report and the plots; the names of the files."""
     from rlm.errors import ConfigError
-    from rlm.evals import plots
-    from rlm.evals.report import markdown, ordered
+    from rlm.evals.report import plots
+    from rlm.evals.report.report import markdown, ordered
     from rlm.evals.results import Results
 
     results = Results.load(folder)

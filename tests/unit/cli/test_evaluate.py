@@ -54,7 +54,7 @@ def test_without_the_extra_nothing_is_answered_that_could_not_be_reported(
 def test_answering_needs_no_extra() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'numpy', 'scipy')));"
-        "import rlm.cli.commands.niah, rlm.evals.harness, rlm.evals.niah_report, rlm.evals.plan, rlm.evals.progress"
+        "import rlm.cli.commands.niah, rlm.evals.harness, rlm.evals.report.niah_report, rlm.evals.plan, rlm.evals.progress"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 

@@ -18,7 +18,7 @@ from rlm.evals.concurrency import Cap
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods.lookup import Means
 from rlm.evals.plan import Plan
-from rlm.evals.report import markdown
+from rlm.evals.report.report import markdown
 from rlm.evals.results import ROWS, Results, Row
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.types import CellResult, Message, ModelReply, Usage

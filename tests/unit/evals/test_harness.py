@@ -14,15 +14,16 @@ import pytest
 from rich.console import Console
 
 from rlm.errors import ConfigError, ContextTooLong, EngineUnavailable, ModelError
-from rlm.evals import harness, plots
-from rlm.evals.comparison import differences
+from rlm.evals import harness
 from rlm.evals.concurrency import Cap
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods.lookup import Means, Outcome, direct, keyword, map_reduce
 from rlm.evals.plan import Plan, lengths_of
 from rlm.evals.progress import Progress
 from rlm.evals.registry import tasks
-from rlm.evals.report import markdown
+from rlm.evals.report import plots
+from rlm.evals.report.comparison import differences
+from rlm.evals.report.report import markdown
 from rlm.evals.results import Job, Key, Results, Row
 from rlm.evals.scorers import score
 from rlm.evals.task import Instance

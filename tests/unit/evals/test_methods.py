@@ -10,7 +10,7 @@ import pytest
 from rlm.errors import ConfigError
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.methods.lookup import Means, _pieces, direct, map_reduce
-from rlm.evals.report import LIMITS
+from rlm.evals.report.report import LIMITS
 from rlm.evals.task import Instance
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message, ModelReply, Usage

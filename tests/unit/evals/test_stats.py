@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlm.evals.corpus.chance import Chance
-from rlm.evals.stats import (
+from rlm.evals.report.stats import (
     Interval,
     bootstrap,
     compare,

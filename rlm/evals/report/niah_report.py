@@ -10,11 +10,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from rlm.evals.plan import SYSTEM_ONLY
+from rlm.evals.results import Row
 from rlm.live.verbose import printable
 
 from . import tables
-from .plan import SYSTEM_ONLY
-from .results import Row
 from .tables import escaped
 
 __all__ = ["SYSTEM_ONLY", "failures", "markdown", "summary", "table"]

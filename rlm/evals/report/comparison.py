@@ -9,9 +9,9 @@ from statistics import pstdev
 from typing import Final
 
 from rlm.errors import ConfigError
+from rlm.evals.results import Results, Row
 
 from .report import TELLS_AT, of_difference
-from .results import Results, Row
 from .stats import Comparison, compare, holm
 
 ALL: Final = "all tasks"

@@ -11,8 +11,9 @@ from functools import partial
 from itertools import combinations, zip_longest
 from typing import Final, Literal
 
-from .plan import Plan, length_name
-from .results import Results, Row, in_order
+from rlm.evals.plan import Plan, length_name
+from rlm.evals.results import Results, Row, in_order
+
 from .stats import APART, Comparison, compare, holm, interval, percentile
 from .tables import escaped, table
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .plan import length_name
+from rlm.evals.plan import length_name
+from rlm.evals.results import Row
+
 from .report import grouped
-from .results import Row
 from .stats import interval
 
 CURVES = "score-by-length.png"

@@ -1,0 +1,1 @@
+"""What results amount to: tables, statistics, plots, comparisons."""
