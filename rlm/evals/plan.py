@@ -16,18 +16,18 @@ from typing import Any, Final, Self
 from rlm.config import Limits
 from rlm.errors import ConfigError
 from rlm.evals.methods.lookup import asks_models, method
+from rlm.evals.scripted.oracle import Oracle
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.models.scripted import ScriptedModel
 from rlm.run.clients import named
 from rlm.testing.policies import playing
 
-from . import policies
 from .oolong import Oolong
-from .oracle import Oracle
 from .pairs import Pairs
 from .registry import tasks
 from .results import Job, Key, Row
+from .scripted import policies
 from .task import Instance, Task
 from .user_data import read_jsonl, read_longbench, read_oolong
 

@@ -10,10 +10,10 @@ import pytest
 
 from rlm import Orchestrator
 from rlm.evals.corpus.questions import built_in
-from rlm.evals.oracle import Oracle, OracleServer
-from rlm.evals.policies import root_model
 from rlm.evals.registry import tasks
 from rlm.evals.scorers import score
+from rlm.evals.scripted.oracle import Oracle, OracleServer
+from rlm.evals.scripted.policies import root_model
 from rlm.models.openai import OpenAIModel
 from rlm.types import Message
 

@@ -14,10 +14,10 @@ from rlm.evals.corpus.questions import built_in
 from rlm.evals.corpus.templates import parts_of
 from rlm.evals.methods.guessing import counted
 from rlm.evals.oolong_forms import TEMPLATES
-from rlm.evals.oracle import Oracle
-from rlm.evals.policies import root_model
 from rlm.evals.registry import tasks
 from rlm.evals.scorers import score
+from rlm.evals.scripted.oracle import Oracle
+from rlm.evals.scripted.policies import root_model
 from rlm.evals.task import Instance
 from rlm.prompts import first_message
 from rlm.types import Message

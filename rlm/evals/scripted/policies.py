@@ -1,7 +1,7 @@
 """Scripted root models that play OOLONG and OOLONG-Pairs: label chunks by sub-calls, then aggregate in code.
 
 They read the question and write the code that a careful model would; they never see a label or an answer. Their code is
-a second implementation of every template, so with a perfect labeller (`rlm.evals.oracle`) a score of 1 says that tasks,
+a second implementation of every template, so with a perfect labeller (`oracle`) a score of 1 says that tasks,
 scorers, loop and sandbox agree, and what a weaker labeller loses is the labeller's.
 """
 
@@ -14,11 +14,10 @@ from typing import Final
 from rlm.evals.corpus.dates import MONTHS, read_date
 from rlm.evals.corpus.questions import LABELS, NAMES
 from rlm.evals.corpus.templates import parts_of
+from rlm.evals.oolong_forms import TEMPLATES
+from rlm.evals.pairs import CONDITIONS, Both, OneAndOther, query_of
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
-
-from .oolong_forms import TEMPLATES
-from .pairs import CONDITIONS, Both, OneAndOther, query_of
 
 CHUNK_LINES: Final = 50
 

@@ -1,0 +1,1 @@
+"""Models and policies that play tasks without a provider."""
