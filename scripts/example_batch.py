@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from rlm import Orchestrator
-from rlm.evals.niah import is_correct, make_trial
+from rlm.evals.tasks.niah import is_correct, make_trial
 from rlm.testing.policies import playing
 
 

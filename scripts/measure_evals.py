@@ -24,14 +24,14 @@ from rlm.evals.corpus.tokens import tokens
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods.guessing import counted
 from rlm.evals.methods.lookup import Means
-from rlm.evals.oolong import QUESTIONS_OF_A_WINDOW
-from rlm.evals.pairs import CONDITIONS
 from rlm.evals.plan import Plan
 from rlm.evals.registry import tasks
 from rlm.evals.results import Results
 from rlm.evals.scorers import score
 from rlm.evals.scripted.oracle import Oracle
 from rlm.evals.scripted.policies import ruler_model
+from rlm.evals.tasks.oolong import QUESTIONS_OF_A_WINDOW
+from rlm.evals.tasks.pairs import CONDITIONS
 
 LONG = 1 << 20
 GENERATION_SECONDS, HARNESS_SHARE, MEMORY_MB = 2.0, 0.01, 1500.0  # the goals

@@ -22,13 +22,13 @@ from rich.console import Console
 
 from rlm import Limits, OpenAIModel, RLMError
 from rlm.cli.commands.evaluate import written
-from rlm.evals import seed_niah
 from rlm.evals.concurrency import OneByOne
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods.lookup import Means
 from rlm.evals.plan import SCRIPTED, Plan, made_with
 from rlm.evals.report import niah_report as report
 from rlm.evals.results import ROWS, Results, Row
+from rlm.evals.tasks import seed_niah
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt, worked_example_prompt
 from rlm.run.clients import Clients

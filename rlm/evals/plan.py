@@ -17,14 +17,14 @@ from rlm.config import Limits
 from rlm.errors import ConfigError
 from rlm.evals.methods.lookup import asks_models, method
 from rlm.evals.scripted.oracle import Oracle
+from rlm.evals.tasks.oolong import Oolong
+from rlm.evals.tasks.pairs import Pairs
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.models.scripted import ScriptedModel
 from rlm.run.clients import named
 from rlm.testing.policies import playing
 
-from .oolong import Oolong
-from .pairs import Pairs
 from .registry import tasks
 from .results import Job, Key, Row
 from .scripted import policies

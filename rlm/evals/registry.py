@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlm.evals.corpus.questions import built_in, read_trec
+from rlm.evals.tasks.multihop import Multihop
+from rlm.evals.tasks.oolong import Oolong
+from rlm.evals.tasks.pairs import Pairs
+from rlm.evals.tasks.repo_qa import RepoQA
 
-from . import long_output, ruler, seed_niah
-from .multihop import Multihop
-from .oolong import Oolong
-from .pairs import Pairs
-from .repo_qa import RepoQA
 from .task import Task
+from .tasks import long_output, ruler, seed_niah
 
 
 def tasks(*, trec: Path | None = None) -> dict[str, Task]:

@@ -15,8 +15,8 @@ from typing import Final
 
 from rlm.evals.corpus.dates import read_date
 
-from . import niah
 from .task import Instance
+from .tasks import niah
 
 PHRASES: Final = ("more common", "less common", "same frequency")
 SHORT_CHARS: Final = 20  # below it, OOLONG takes an answer without a colon as a whole

@@ -14,7 +14,7 @@ import pytest
 
 from attack_texts import ATTACKS, attacked_run
 from rlm import Orchestrator
-from rlm.evals.niah import make_trial
+from rlm.evals.tasks.niah import make_trial
 from rlm.events import (
     AnswerReplayed,
     CellFinished,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlm.models.base import Model
 
 SCRIPTED = "scripted"
-NAMES = 12  # of rlm.evals.niah: so many facts there can be
+NAMES = 12  # of rlm.evals.tasks.niah: so many facts there can be
 
 
 def niah(
@@ -42,13 +42,13 @@ def niah(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from rlm.evals import seed_niah
     from rlm.evals.concurrency import OneByOne
     from rlm.evals.harness import RUNS, run_jobs
     from rlm.evals.methods.lookup import Means
     from rlm.evals.plan import made_with
     from rlm.evals.report import niah_report as report
     from rlm.evals.results import Results
+    from rlm.evals.tasks import seed_niah
     from rlm.models.settings import Settings
     from rlm.testing.policies import playing
 

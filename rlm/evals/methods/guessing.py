@@ -9,9 +9,9 @@ from typing import Final
 from rlm.evals.corpus.questions import ABBR, DESC, ENTY, HUM, LOC, NAMES, NUM, Questions
 from rlm.evals.corpus.templates import parts_of
 from rlm.evals.corpus.windows import read_window
-from rlm.evals.oolong_forms import TEMPLATES, in_scope
-from rlm.evals.pairs import CONDITIONS, pairs_of, query_of
 from rlm.evals.task import Instance
+from rlm.evals.tasks.oolong_forms import TEMPLATES, in_scope
+from rlm.evals.tasks.pairs import CONDITIONS, pairs_of, query_of
 
 _RULES: Final = (
     tuple(  # the first one that fits decides; they were written from what the labels mean, not from our questions

@@ -14,8 +14,8 @@ from typing import Final
 from rlm.evals.corpus.dates import MONTHS, read_date
 from rlm.evals.corpus.questions import LABELS, NAMES
 from rlm.evals.corpus.templates import parts_of
-from rlm.evals.oolong_forms import TEMPLATES
-from rlm.evals.pairs import CONDITIONS, Both, OneAndOther, query_of
+from rlm.evals.tasks.oolong_forms import TEMPLATES
+from rlm.evals.tasks.pairs import CONDITIONS, Both, OneAndOther, query_of
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
 

@@ -9,10 +9,10 @@ import pytest
 
 from rlm.evals.corpus.code import read_code
 from rlm.evals.corpus.tokens import tokens
-from rlm.evals.long_output import LongOutput
-from rlm.evals.multihop import Multihop
-from rlm.evals.repo_qa import FORMS, RepoQA
 from rlm.evals.task import Instance
+from rlm.evals.tasks.long_output import LongOutput
+from rlm.evals.tasks.multihop import Multihop
+from rlm.evals.tasks.repo_qa import FORMS, RepoQA
 
 
 def text_of(instance: Instance) -> str:

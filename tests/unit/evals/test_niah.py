@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm.evals.niah import NAMES, gold, is_correct, make_trial
 from rlm.evals.report import niah_report as report
 from rlm.evals.results import Row
+from rlm.evals.tasks.niah import NAMES, gold, is_correct, make_trial
 
 
 @settings(max_examples=30)

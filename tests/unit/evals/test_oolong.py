@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.evals import pairs
 from rlm.evals.corpus.questions import LABELS, NAMES, built_in, read_trec
 from rlm.evals.corpus.windows import FIRST_DAY, LINES_OF_A_USER, Row, line_count, make_window, read_window, render
-from rlm.evals.oolong import QUESTIONS_OF_A_WINDOW, window_questions
-from rlm.evals.oolong_forms import SCOPES, TEMPLATES, in_scope
 from rlm.evals.registry import tasks
+from rlm.evals.tasks import pairs
+from rlm.evals.tasks.oolong import QUESTIONS_OF_A_WINDOW, window_questions
+from rlm.evals.tasks.oolong_forms import SCOPES, TEMPLATES, in_scope
 
 TASKS = tasks()
 ABBR, DESC, ENTY, HUM, LOC, NUM = LABELS

@@ -13,12 +13,12 @@ import pytest
 from rlm.evals.corpus.questions import built_in
 from rlm.evals.corpus.templates import parts_of
 from rlm.evals.methods.guessing import counted
-from rlm.evals.oolong_forms import TEMPLATES
 from rlm.evals.registry import tasks
 from rlm.evals.scorers import score
 from rlm.evals.scripted.oracle import Oracle
 from rlm.evals.scripted.policies import root_model
 from rlm.evals.task import Instance
+from rlm.evals.tasks.oolong_forms import TEMPLATES
 from rlm.prompts import first_message
 from rlm.types import Message
 

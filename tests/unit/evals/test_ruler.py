@@ -7,9 +7,9 @@ import uuid
 
 import pytest
 
-from rlm.evals import ruler
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.registry import tasks
+from rlm.evals.tasks import ruler
 
 TASKS = tasks()
 NEEDLE = re.compile(r"One of the special magic (\w+) for ([\w-]+) is: ([\w-]+)\.")

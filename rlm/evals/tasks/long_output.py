@@ -15,8 +15,7 @@ from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.questions import NAMES, built_in
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
-
-from .task import Instance
+from rlm.evals.task import Instance
 
 Variant = Literal["sort", "join", "label"]
 Item = TypeVar("Item")

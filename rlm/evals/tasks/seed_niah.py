@@ -1,4 +1,4 @@
-"""The needle in a million random lines (`rlm.evals.niah`, `make niah`) as tasks of the harness."""
+"""The needle in a million random lines (`rlm.evals.tasks.niah`, `make niah`) as tasks of the harness."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 
 from rlm.errors import ConfigError
 from rlm.evals.corpus.tokens import tokens
+from rlm.evals.results import Job, Key
+from rlm.evals.task import Instance
 
 from . import niah
-from .results import Job, Key
-from .task import Instance
 
 FACTS: Final = 5
 MIN_LINES: Final = 20

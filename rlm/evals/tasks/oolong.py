@@ -13,9 +13,9 @@ from rlm.evals.corpus.dates import MONTHS
 from rlm.evals.corpus.questions import LABELS, Questions
 from rlm.evals.corpus.templates import parts_of
 from rlm.evals.corpus.windows import make_window, read_window, render, show_day
+from rlm.evals.task import Instance
 
 from .oolong_forms import TEMPLATES, Rows, in_scope
-from .task import Instance
 
 QUESTIONS_OF_A_WINDOW: Final = 25
 MOST_USERS: Final = 20  # named in a scope

@@ -18,8 +18,7 @@ from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.prose import first_words, first_words_tokens
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import ADJECTIVES, NOUNS
-
-from .task import Instance
+from rlm.evals.task import Instance
 
 Kind = Literal["words", "numbers", "uuids"]
 

@@ -17,8 +17,7 @@ from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.prose import passage
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
-
-from .task import Instance
+from rlm.evals.task import Instance
 
 MAX_DOCUMENTS: Final = 1000
 DOCUMENT_TOKENS: Final = 160  # at least, so that a short length has fewer documents

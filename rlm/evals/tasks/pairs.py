@@ -1,6 +1,6 @@
 """OOLONG-Pairs (RLM paper, arXiv 2512.24601): all pairs of users for which a condition on their lines holds.
 
-The windows are those of `rlm.evals.oolong`, and the twenty conditions those of the paper. The answer grows with the square
+The windows are those of `oolong`, and the twenty conditions those of the paper. The answer grows with the square
 of the number of users, so it has to be worked out in code from labels that have to be found out by reading.
 """
 
@@ -15,8 +15,7 @@ from typing import Final, Literal
 
 from rlm.evals.corpus.questions import ABBR, DESC, ENTY, HUM, LABELS, LOC, NAMES, NUM, Questions
 from rlm.evals.corpus.windows import Row, make_window, read_window, render, show_day
-
-from .task import Instance
+from rlm.evals.task import Instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,7 @@ from rlm.evals.corpus.prose import passage
 from rlm.evals.corpus.templates import parts_of
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import NOUNS, listed
-
-from .task import Instance
+from rlm.evals.task import Instance
 
 VERBS: Final = listed(
     """add apply build check clean close collect copy count drop fetch filter find fold gather join keep link list load
