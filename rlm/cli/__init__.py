@@ -75,7 +75,7 @@ def main() -> NoReturn:
         sys.stderr.writelines([f"rlm: {line}\n" for line in [sentence, *getattr(error, "__notes__", ())]])
         sys.exit(status)
     except OSError as error:
-        from rlm.live.verbose import printable
+        from rlm._util.text import printable
 
         sentence, status = _told_of_a_file(error)
         sys.stderr.write(f"rlm: {printable(sentence)}\n")

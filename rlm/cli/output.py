@@ -10,8 +10,8 @@ from collections.abc import Container, Iterator, Sequence
 import typer
 from rich.cells import cell_len, set_cell_size
 
+from rlm._util.text import printable
 from rlm.errors import RLMError
-from rlm.live.verbose import printable
 from rlm.types import Completion
 
 from .progress import counted, used

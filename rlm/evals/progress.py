@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from rlm.live.verbose import printable
+from rlm._util.text import printable
 
 from .plan import length_name
 from .results import Job, Key, Row

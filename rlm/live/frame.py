@@ -17,11 +17,12 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.syntax import Syntax
 
+from rlm._util.text import printable
+
 from .meters import Meter, at_least, duration, short
 from .nodes import Cell, State
 from .rows import Row, one_line, rows
 from .tree import Tree
-from .verbose import printable
 
 Line = list[Segment]
 Styled = tuple[str, str]  # a text and the name of its style

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from rlm._util.text import printable
+
 from .nodes import Cell, Group, Loop, Node, State, Used
 from .tree import Tree
-from .verbose import printable
 
 MOST: Final = 15  # nodes shown of a group, if the tree fits then
 PLAIN_SHOWN: Final = 5  # plain calls of one group: more of them tell no more

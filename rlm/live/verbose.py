@@ -4,7 +4,6 @@ never interpreted.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.text import Text
 
+from rlm._util.text import clip, printable
 from rlm.events import (
     AnswerReplayed,
     CellFinished,
@@ -33,16 +33,9 @@ from rlm.events import (
     ToolUsed,
     TurnStarted,
 )
-from rlm.loop.transcript import clip, describe
+from rlm.loop.observation import describe
 
 SHOWN_CHARS: Final = 2_000  # of one output or answer: enough to follow a run; events.jsonl holds all
-
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """The text with control characters, direction overrides and lone surrogates shown as escapes."""
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class ConsoleView:

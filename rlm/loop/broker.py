@@ -13,6 +13,7 @@ from typing import Final
 
 import anyio
 
+from rlm._util.text import clip
 from rlm.calls.budget import Refused
 from rlm.calls.gateway import HASHED_AT_ONCE, Calls
 from rlm.errors import ConfigError, ModelError, ReplayDiffers, SandboxError
@@ -23,8 +24,6 @@ from rlm.prompts import question_from
 from rlm.sandbox.base import Answer, QueryReply, SandboxQuery
 from rlm.sandbox.values import Value, encode
 from rlm.types import Message, ModelReply, StopPoint, StopReason
-
-from .transcript import clip
 
 MAX_SHOWN_CHARS: Final = 300  # of what a cell gave that comes to nothing
 TOO_LATE: Final = "The cell ended before this call was answered."

@@ -15,6 +15,7 @@ import anyio
 
 from rlm import prompts
 from rlm._util.logs import bound
+from rlm._util.text import clip, fenced
 from rlm.calls.budget import Refused
 from rlm.calls.gateway import Calls, CutOff
 from rlm.config import Limits
@@ -30,9 +31,11 @@ from rlm.types import CellResult, Message, ModelReply, StopPoint, StopReason
 
 from .broker import Answered, Broker, Task
 from .compaction import Room, fitting
+from .observation import describe, observation
 from .repl import Repl
+from .reply import Turn, parse
 from .steering import Steering
-from .transcript import Transcript, Turn, clip, describe, fenced, observation, parse
+from .transcript import Transcript
 
 SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from outside
     "deadline": "the time of the run is used up",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from rlm.loop.transcript import clip
+from rlm._util.text import clip
 from rlm.types import Message, Usage
 
 MAX_TEXT_CHARS: Final = 8_000  # of one text: receivers take batches of a few megabytes

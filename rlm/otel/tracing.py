@@ -31,7 +31,7 @@ from rlm.events import (
     ToolUsed,
     TurnStarted,
 )
-from rlm.loop.transcript import describe
+from rlm.loop.observation import describe
 from rlm.types import Message, Usage
 
 from .attributes import (

@@ -20,7 +20,7 @@ from attacks import ATTACKS, Attack
 from attacks_out import CALLS, OUTPUTS, SECRET, TOOLS
 from containers import offered, ways
 from rlm import Sandbox, SandboxConfig, SandboxDied
-from rlm.loop.transcript import describe
+from rlm.loop.observation import describe
 from rlm.sandbox.docker.runtimes import GVISOR
 from rlm.sandbox.docker.spec import UIDS
 from rlm.sandbox.script import take

@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from rlm._util.text import printable
 from rlm.events import (
     CellFinished,
     CellOutput,
@@ -16,7 +17,7 @@ from rlm.events import (
     RunStarted,
     SubCallStarted,
 )
-from rlm.live.verbose import ConsoleView, printable
+from rlm.live.verbose import ConsoleView
 from rlm.types import CellResult
 
 

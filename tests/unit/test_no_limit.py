@@ -19,7 +19,7 @@ from rlm.cli.commands import run as command
 from rlm.cli.settings import settings
 from rlm.events import Event, EventLog, TurnStarted
 from rlm.loop.compaction import fitting
-from rlm.loop.transcript import describe
+from rlm.loop.observation import describe
 from rlm.models.openai import OpenAIModel
 from rlm.prompts import PromptFacts, default_system_prompt, first_message, turn_line
 from rlm.sandbox.base import Answer

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.loop.transcript import FinalAnswer, Transcript, clip, describe, fenced, observation, parse
+from rlm._util.text import clip, fenced
+from rlm.loop.observation import describe, observation
+from rlm.loop.reply import FinalAnswer, parse
+from rlm.loop.transcript import Transcript
 from rlm.types import CellResult
 
 

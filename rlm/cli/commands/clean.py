@@ -41,9 +41,9 @@ def clean(
     """
     import anyio
 
+    from rlm._util.text import printable
     from rlm.cli.output import write_json
     from rlm.cli.settings import settings
-    from rlm.live.verbose import printable
     from rlm.sandbox.docker.engine import default_engine
 
     from .leftovers import engine_leftovers, old_runs, remove

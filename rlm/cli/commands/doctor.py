@@ -58,7 +58,7 @@ def _show(finding: Finding) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from rlm.live.verbose import printable
+    from rlm._util.text import printable
 
     mark, style = MARKS[finding.state]
     if not sys.stdout.isatty():  # what reads it takes whole lines
@@ -75,8 +75,8 @@ def _show_settings(shown: list[Setting]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from rlm._util.text import printable
     from rlm.cli.output import aligned
-    from rlm.live.verbose import printable
 
     rows = [
         (setting.key, printable(setting.value), printable(setting.origin))

@@ -218,9 +218,9 @@ def compare(
 
     Exit status: 0, 2.
     """
+    from rlm._util.text import printable
     from rlm.evals.report.comparison import differences
     from rlm.evals.results import Results
-    from rlm.live.verbose import printable
 
     for line in differences(Results.load(first), Results.load(second), method=method):
         typer.echo(printable(str(line)))

@@ -43,9 +43,9 @@ def exec_(
     """
     import anyio
 
+    from rlm._util.text import printable
     from rlm.cli.output import write_json
     from rlm.cli.settings import settings
-    from rlm.live.verbose import printable
     from rlm.sandbox.script import execute
 
     given = settings(sandbox={"runtime": runtime, "memory_bytes": None if memory is None else memory * MIB})

@@ -40,9 +40,9 @@ Run = Annotated[str, typer.Argument(help=WHICH, autocompletion=run_ids)]
 
 def runs(root: Root = None, as_json: AsJson = False) -> None:
     """List the runs: state, model calls paid, cost, question. On a terminal, questions are cut where a line ends."""
+    from rlm._util.text import printable
     from rlm.cli.output import aligned, write_json
     from rlm.cli.settings import settings
-    from rlm.live.verbose import printable
     from rlm.store.runs import list_runs
 
     folder = settings(run_root=root).runs

@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from rlm._util.text import printable
 from rlm.evals.plan import SYSTEM_ONLY
 from rlm.evals.results import Row
-from rlm.live.verbose import printable
 
 from . import tables
 from .tables import escaped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rlm.live.verbose import printable
+from rlm._util.text import printable
 
 
 def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from rlm.config import Limits
 from rlm.events import Compacted, LimitsRaised, ModelFailed, ModelReplied, QuestionAsked, ReplayDiverged, SandboxLost
-from rlm.loop.transcript import describe
+from rlm.loop.observation import describe
 from rlm.trajectory.extras import Extras
 from rlm.trajectory.trajectory import Cell, Entry, Node, Record
 from rlm.types import Usage

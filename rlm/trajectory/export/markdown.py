@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from rlm._util.text import clip, fenced, printable
 from rlm.events import (
     Compacted,
     LimitsRaised,
@@ -20,8 +21,7 @@ from rlm.events import (
     SandboxLost,
     ToolUsed,
 )
-from rlm.live.verbose import printable
-from rlm.loop.transcript import clip, fenced, parse
+from rlm.loop.reply import parse
 from rlm.trajectory.extras import Extras
 from rlm.trajectory.trajectory import Cell, Entry, Node, Record
 from rlm.types import Usage

@@ -15,7 +15,7 @@ from rlm.events import (
     SandboxLost,
     ToolUsed,
 )
-from rlm.loop.transcript import parse
+from rlm.loop.reply import parse
 from rlm.trajectory.extras import Extras
 from rlm.trajectory.trajectory import ROOT, Cell, Entry, Node, Record, Turn
 from rlm.types import Usage

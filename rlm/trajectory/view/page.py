@@ -12,7 +12,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Final
 
-from rlm.live.verbose import printable
+from rlm._util.text import printable
 from rlm.trajectory.extras import Extras
 from rlm.trajectory.trajectory import Record
 

@@ -1,0 +1,43 @@
+"""What the model is shown of its cells. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlm._util.text import clip, fenced
+from rlm.types import CellResult
+
+
+def observation(results: Sequence[CellResult], *, limit: int | None) -> str:
+    """What the model is shown of a turn's cells; `limit` bounds the characters of each cell's output, where there is one."""
+    many = len(results) > 1
+    return "\n\n".join(
+        (f"Cell {number} of {len(results)}:\n" if many else "") + describe(result, limit=limit)
+        for number, result in enumerate(results, 1)
+    )
+
+
+def describe(result: CellResult, *, limit: int | None) -> str:
+    """One cell's result as the model reads it: output, errors, and whether its variables are kept.
+
+    What the cell could choose stands between fences that it cannot close: there a forged order is seen to be data.
+    """
+    parts = []
+    if result.stdout:
+        parts.append("Output:\n" + fenced(clip(result.stdout, limit)))
+    if result.stderr:
+        parts.append("Standard error:\n" + fenced(clip(result.stderr, limit)))
+    match result.outcome:
+        case "ok":
+            if not parts:
+                parts.append("The cell ran and printed nothing.")
+        case "error":
+            parts.append(
+                "The cell ended with an exception; what it assigned before is kept:\n"
+                + fenced(clip(result.error, limit))
+            )
+        case "timeout" | "died":
+            parts.append(f"{clip(result.error, limit)}\nAll variables are as they were before this cell.")
+        case "lost":
+            parts.append(clip(result.error, limit))
+    return "\n".join(parts)
