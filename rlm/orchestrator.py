@@ -13,6 +13,9 @@ from typing import Self, Unpack
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from rlm.store.contexts import stored_contexts
+from rlm.store.directory import default_root, find
+
 from ._util.portal import wait_for
 from .errors import ConfigError
 from .events import Event
@@ -27,7 +30,7 @@ from .run.options import Options, OptionsDict
 from .run.session import Recorded, Session
 from .sandbox.values import encode
 from .store.lock import refuse_if_held
-from .store.record import RunRecord, default_root, find, stored_contexts
+from .store.record import RunRecord
 from .types import Completion, Context
 
 

@@ -24,10 +24,11 @@ from typing import Final
 from rich.console import Console
 
 from rlm.config import Limits
-from rlm.events import CellFinished, CellStarted, Event, EventLog
+from rlm.events import CellFinished, CellStarted, Event
 from rlm.live.terminal import Terminal, pause_after
 from rlm.live.tree import ROOT
 from rlm.live.view import LiveView
+from rlm.store.event_log import EventLog
 from rlm.types import CellResult
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

@@ -15,7 +15,7 @@ import anyio
 from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
-from rlm.events import Event, EventLog
+from rlm.events import Event
 from rlm.loop.rlm import Services
 from rlm.loop.steering import Steering
 from rlm.models.base import Model
@@ -24,6 +24,7 @@ from rlm.sandbox.base import Answer, LoadedValue, OnOutput
 from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
+from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
 from rlm.types import CellResult
 

@@ -13,11 +13,12 @@ import anyio
 
 from rlm.config import Limits
 from rlm.errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
-from rlm.events import EventLog, ModelFailed, ModelReplied, ReplayDiverged
+from rlm.events import ModelFailed, ModelReplied, ReplayDiverged
 from rlm.models.base import Model, parameters_of, server_of
 from rlm.models.prices import Price
 from rlm.models.request import Request
 from rlm.store.entries import GIVEN_BACK, TOO_LONG, Failure, Found, Spent
+from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
 from rlm.types import Message, ModelReply, StopReason, Usage
 

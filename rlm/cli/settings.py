@@ -28,7 +28,7 @@ from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.models.prices import Price
 from rlm.models.settings import Settings, dotenv_is_read
-from rlm.store.record import default_root
+from rlm.store.directory import default_root
 
 FILE: Final = "rlm.toml"
 TABLES: Final = ("limits", "sandbox", "prices")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from rlm.errors import ConfigError
-from rlm.events import mend
+from rlm.store.event_log import mend
 
 from .task import Instance
 

@@ -1,7 +1,7 @@
 """RLMs in Inspect AI (extra `inspect`): a solver and an agent whose models are Inspect's, so that its limits, logs and
 providers hold.
 
-    from rlm.integrations.inspect_ai import rlm_solver
+    from .inspect_ai import rlm_solver
 
     Task(dataset=[Sample(input="Which ...?", metadata={"context": long_text})], solver=rlm_solver(depth=1), scorer=match())
 """

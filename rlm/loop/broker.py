@@ -17,12 +17,13 @@ from rlm._util.text import clip
 from rlm.calls.budget import Refused
 from rlm.calls.gateway import HASHED_AT_ONCE, Calls
 from rlm.errors import ConfigError, ModelError, ReplayDiffers, SandboxError
-from rlm.events import AnswerReplayed, EventLog, ReplayDiverged, SubCallFinished, SubCallStarted
+from rlm.events import AnswerReplayed, ReplayDiverged, SubCallFinished, SubCallStarted
 from rlm.models.base import Model
 from rlm.models.request import digest_of
 from rlm.prompts import question_from
 from rlm.sandbox.base import Answer, QueryReply, SandboxQuery
 from rlm.sandbox.values import Value, encode
+from rlm.store.event_log import EventLog
 from rlm.types import Message, ModelReply, StopPoint, StopReason
 
 MAX_SHOWN_CHARS: Final = 300  # of what a cell gave that comes to nothing

@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Final, Self
 
 from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved
-from rlm.events import CellFinished, CellOutput, CellStarted, EventLog, SandboxLost
+from rlm.events import CellFinished, CellOutput, CellStarted, SandboxLost
 from rlm.sandbox.base import LoadedValue, Sandbox, SandboxFactory
 from rlm.sandbox.session import MAX_CELL_SECONDS
 from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
+from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Outcome
 
 from .broker import Broker, NotRemembered, Task

@@ -20,13 +20,14 @@ from rlm.calls.budget import Refused
 from rlm.calls.gateway import Calls, CutOff
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong
-from rlm.events import Compacted, EventLog, RLMFinished, RLMStarted, ToolUsed, TurnStarted
+from rlm.events import Compacted, RLMFinished, RLMStarted, ToolUsed, TurnStarted
 from rlm.models.base import Model
 from rlm.prompts import PromptFacts, SystemPrompt
 from rlm.sandbox.base import LoadedValue, SandboxFactory
 from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.tools import Tools, ToolUse
 from rlm.sandbox.values import Value, encode, ends_of
+from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Message, ModelReply, StopPoint, StopReason
 
 from .broker import Answered, Broker, Task

@@ -22,16 +22,7 @@ from rlm.calls.cache import Cache
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.errors import JournalError
-from rlm.events import (
-    Event,
-    EventLog,
-    LimitsRaised,
-    OnEvent,
-    QuestionAsked,
-    RunFinished,
-    appending,
-    mend,
-)
+from rlm.events import Event, LimitsRaised, OnEvent, QuestionAsked, RunFinished
 from rlm.loop.broker import Answered, Task
 from rlm.loop.rlm import RLM, Services, open_rlm, system_prompt_of
 from rlm.loop.steering import RAISABLE, Steering
@@ -42,8 +33,10 @@ from rlm.sandbox.docker.container import DockerSandboxes
 from rlm.sandbox.docker.image import source_digest
 from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
+from rlm.store.contexts import store_context
+from rlm.store.event_log import EventLog, appending, mend
 from rlm.store.journal import Journal
-from rlm.store.record import FurtherQuestion, RunRecord, State, store_context
+from rlm.store.record import FurtherQuestion, RunRecord, State
 from rlm.types import Completion, StopPoint, StopReason, Usage
 
 from .counts import Counted, Tally

@@ -13,10 +13,11 @@ from rlm.events import RunResumed, RunStarted
 from rlm.loop.steering import LIMIT_OF, Steering, raised
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
+from rlm.store.directory import new_directory
 from rlm.store.entries import FILE_NAME as JOURNAL
 from rlm.store.journal import Journal
 from rlm.store.lock import held
-from rlm.store.record import ModelRecord, RunRecord, new_directory
+from rlm.store.record import ModelRecord, RunRecord
 from rlm.types import Completion, StopPoint, Usage
 
 from .active import Question, Tree, tools_of

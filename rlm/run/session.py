@@ -16,7 +16,8 @@ from anyio.from_thread import BlockingPortal
 from rlm._util.portal import wait_for
 from rlm.errors import ConfigError
 from rlm.sandbox.values import encode
-from rlm.store.record import RunRecord, stored_contexts
+from rlm.store.contexts import stored_contexts
+from rlm.store.record import RunRecord
 from rlm.types import Completion, Context, Usage
 
 from .active import Question, Tree

@@ -8,7 +8,7 @@ from typing import Final
 
 from rlm.errors import ConfigError
 from rlm.events import Event
-from rlm.store.record import default_root, find
+from rlm.store.directory import default_root, find
 
 from .extras import Extras, read_extras
 from .reading import read_events

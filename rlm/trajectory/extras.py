@@ -15,7 +15,7 @@ import msgpack
 
 from rlm.errors import ConfigError
 from rlm.sandbox.values import Value, encode, from_file
-from rlm.store.record import is_context_file
+from rlm.store.contexts import is_context_file
 from rlm.types import Message
 
 from .context import Context

@@ -23,9 +23,10 @@ from rich.console import Console
 
 from fake_controls import FakeControls
 from rlm.config import Limits
-from rlm.events import Event, EventLog
+from rlm.events import Event
 from rlm.live.terminal import FRAME_SHARE, MAX_FRAME_SECONDS, Terminal, pause_after
 from rlm.live.view import LiveView
+from rlm.store.event_log import EventLog
 from synthetic_run import synthetic_run
 
 TESTS = Path(__file__).resolve().parent.parent

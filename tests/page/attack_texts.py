@@ -11,7 +11,6 @@ from rlm.events import (
     CellStarted,
     Compacted,
     Event,
-    EventLog,
     LimitsRaised,
     ModelFailed,
     ModelReplied,
@@ -28,6 +27,7 @@ from rlm.events import (
     ToolUsed,
     TurnStarted,
 )
+from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Usage
 
 ATTACKS = [

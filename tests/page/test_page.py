@@ -19,7 +19,6 @@ from rlm.events import (
     AnswerReplayed,
     CellFinished,
     CellStarted,
-    EventLog,
     LimitsRaised,
     ModelReplied,
     QuestionAsked,
@@ -34,6 +33,7 @@ from rlm.events import (
     ToolUsed,
     TurnStarted,
 )
+from rlm.store.event_log import EventLog
 from rlm.testing.policies import playing
 from rlm.trajectory.directory import read_run
 from rlm.trajectory.view.command import write_page

@@ -19,10 +19,11 @@ from rlm.calls.budget import Budget, Estimate, Refused
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
-from rlm.events import Event, EventLog, ModelFailed
+from rlm.events import Event, ModelFailed
 from rlm.models.base import Model
 from rlm.models.prices import Price
 from rlm.models.scripted import ScriptedModel
+from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
 from rlm.types import Message, ModelReply, Usage
 from virtual_time import run_virtually

@@ -7,17 +7,9 @@ import pytest
 from rich.console import Console
 
 from rlm._util.text import printable
-from rlm.events import (
-    CellFinished,
-    CellOutput,
-    CellStarted,
-    Event,
-    EventLog,
-    RLMFinished,
-    RunStarted,
-    SubCallStarted,
-)
+from rlm.events import CellFinished, CellOutput, CellStarted, Event, RLMFinished, RunStarted, SubCallStarted
 from rlm.live.verbose import ConsoleView
+from rlm.store.event_log import EventLog
 from rlm.types import CellResult
 
 

@@ -17,7 +17,7 @@ from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls
 from rlm.cli.commands import run as command
 from rlm.cli.settings import settings
-from rlm.events import Event, EventLog, TurnStarted
+from rlm.events import Event, TurnStarted
 from rlm.loop.compaction import fitting
 from rlm.loop.observation import describe
 from rlm.models.openai import OpenAIModel
@@ -25,6 +25,7 @@ from rlm.prompts import PromptFacts, default_system_prompt, first_message, turn_
 from rlm.sandbox.base import Answer
 from rlm.sandbox.session import MAX_CELL_SECONDS
 from rlm.sandbox.slots import LevelSlots
+from rlm.store.event_log import EventLog
 from rlm.types import CellResult
 
 pytestmark = pytest.mark.anyio

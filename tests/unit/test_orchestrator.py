@@ -293,7 +293,7 @@ async def test_200_completions_at_once_each_stay_within_their_own_limits_and_lea
 
 async def test_jumps_of_the_wall_clock_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hours = itertools.cycle([0.0, 1e9, -1e9])
-    monkeypatch.setattr("rlm.events.time.time", lambda: next(hours))
+    monkeypatch.setattr("rlm.store.event_log.time.time", lambda: next(hours))
     model = ScriptedModel(["```repl\nlook\n```", "FINAL(ok)"], latency=0.01)
     limits = Limits(max_seconds=30.0)
     done = await Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path, limits=limits).acompletion(

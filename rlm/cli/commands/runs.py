@@ -95,7 +95,8 @@ def resume(
     from rlm.cli.progress import followed, progress
     from rlm.cli.settings import settings
     from rlm.orchestrator import Orchestrator
-    from rlm.store.record import RunRecord, find
+    from rlm.store.directory import find
+    from rlm.store.record import RunRecord
 
     given = settings(run_root=root, limits=limits)
     listener = progress(quiet=quiet, verbose=verbose)
@@ -120,7 +121,7 @@ def replay(run: Run, root: Root = None, quiet: Quiet = False, verbose: Verbose =
     from rlm.cli.progress import progress
     from rlm.cli.settings import settings
     from rlm.orchestrator import Orchestrator
-    from rlm.store.record import find
+    from rlm.store.directory import find
 
     folder = settings(run_root=root).runs
     directory = find(run, folder)

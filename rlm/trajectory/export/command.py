@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from rlm.errors import ConfigError
-from rlm.store.record import private
+from rlm.store.directory import private
 from rlm.trajectory.directory import events_of, read_run
 
 from .atif import trajectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlm.errors import ConfigError
-from rlm.store.record import private
+from rlm.store.directory import private
 from rlm.trajectory.extras import Extras
 from rlm.trajectory.trajectory import Record
 

@@ -19,11 +19,13 @@ from rlm.config import Limits, SandboxConfig
 from rlm.errors import EngineUnavailable
 from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.values import encode
+from rlm.store.contexts import store_context
 from rlm.store.database import Database
+from rlm.store.directory import default_root
 from rlm.store.entries import FILE_NAME as JOURNAL
 from rlm.store.entries import SCHEMA, SCHEMA_VERSION
 from rlm.store.lock import held
-from rlm.store.record import ModelRecord, RunRecord, State, default_root, store_context
+from rlm.store.record import ModelRecord, RunRecord, State
 from rlm.store.runs import list_runs
 
 DAY = 86_400

@@ -15,7 +15,7 @@ import pytest
 from rlm import cli
 from rlm.cli.commands import run
 from rlm.errors import ConfigError, EngineUnavailable, JournalError, ModelError
-from rlm.store.record import default_root
+from rlm.store.directory import default_root
 
 RLM = Callable[..., Any]  # the fixture
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlm.store.record import default_root
+from rlm.store.directory import default_root
 from small_tree import small_tree
 
 RLM = Callable[..., Any]  # the fixture

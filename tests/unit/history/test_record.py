@@ -29,8 +29,8 @@ from rlm.events import (
     SubCallStarted,
     ToolUsed,
     TurnStarted,
-    to_json,
 )
+from rlm.store.event_log import to_json
 from rlm.trajectory.reading import read_events
 from rlm.trajectory.trajectory import Cell, record_of
 from rlm.types import CellResult, Usage

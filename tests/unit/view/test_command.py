@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from rlm import cli
 from rlm.errors import ConfigError
-from rlm.events import RunStarted, to_json
+from rlm.events import RunStarted
 from rlm.sandbox.values import encode
+from rlm.store.event_log import to_json
 from rlm.trajectory.directory import find_run, read_run
 from rlm.trajectory.extras import read_extras
 from rlm.trajectory.flat import flat

@@ -1,0 +1,99 @@
+"""The contexts of a run's questions, as they were given."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from hashlib import sha256
+from pathlib import Path
+
+from rlm.errors import ConfigError, JournalError
+from rlm.sandbox.values import Value, encode, from_file
+
+from .directory import private
+from .record import ContextRecord, RunRecord
+
+
+def store_context(
+    directory: Path, value: Value, source: Path | None, stop: threading.Event, *, number: int = 0
+) -> ContextRecord | None:
+    """Keep a context, piece by piece; of a `Path` only where it is and what it holds. None where it was stopped.
+
+    `number` is that of the question it comes with.
+
+    Raises:
+        JournalError: the disk does not take it.
+        ConfigError: the path cannot be read.
+    """
+    total = sha256()
+    kept = directory / (f"context_{number}.{value.kind}" if number else f"context.{value.kind}")
+    try:
+        with open(os.devnull if source is not None else kept, "wb", opener=private) as file:
+            for piece in value.pieces():
+                if stop.is_set():
+                    return None
+                total.update(piece)
+                file.write(piece)
+            if source is None:
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise JournalError(
+            f"The run's context cannot be stored in {directory} ({error.strerror}): make room."
+        ) from error
+    return ContextRecord(
+        kind=value.kind,
+        size=value.size,
+        digest=total.hexdigest(),
+        file=kept.name if source is None else None,
+        path=None if source is None else str(source.absolute()),
+        mtime_ns=None if source is None else source.stat().st_mtime_ns,
+    )
+
+
+def is_context_file(name: str) -> bool:
+    """Whether `store_context` gives a file such a name."""
+    return re.fullmatch(r"context(_[0-9]+)?\.(text|bytes|data)", name) is not None
+
+
+def stored_contexts(directory: Path, record: RunRecord) -> list[Value | None]:
+    """The contexts of a run's questions, as they were.
+
+    Raises:
+        ConfigError: the file or folder that one was given as has changed, or the run had not begun.
+        JournalError: what was stored is damaged.
+    """
+    if record.context is None:
+        raise ConfigError(f"The run {record.run_id} was interrupted before its first model call: start it again.")
+    contexts = [record.context, *(question.context for question in record.further)]
+    return [None if context is None else _stored(directory, record, context) for context in contexts]
+
+
+def _stored(directory: Path, record: RunRecord, context: ContextRecord) -> Value:
+    if context.path is not None:
+        try:
+            value = encode(Path(context.path))
+            same = value.kind == context.kind and value.size == context.size and _digest(value) == context.digest
+        except ConfigError as error:
+            raise ConfigError(f"The context of the run {record.run_id} is gone: {error}") from error
+        if not same:
+            raise ConfigError(
+                f"The context {context.path} has changed since the run {record.run_id}: put it back as it was, or start "
+                "a new run."
+            )
+        return value
+    value = from_file(context.kind, directory / str(context.file), context.size)
+    try:
+        same = _digest(value) == context.digest
+    except ConfigError as error:
+        raise JournalError(f"The run in {directory} is damaged: {error}") from error
+    if not same:
+        raise JournalError(f"The run in {directory} is damaged: {context.file} is not what was stored.")
+    return value
+
+
+def _digest(value: Value) -> str:
+    total = sha256()
+    for piece in value.pieces():
+        total.update(piece)
+    return total.hexdigest()
