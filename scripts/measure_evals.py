@@ -22,8 +22,8 @@ from rlm.evals.concurrency import Cap
 from rlm.evals.corpus.questions import built_in
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.harness import run_jobs
+from rlm.evals.methods.base import Means
 from rlm.evals.methods.guessing import counted
-from rlm.evals.methods.lookup import Means
 from rlm.evals.plan import Plan
 from rlm.evals.registry import tasks
 from rlm.evals.results import Results

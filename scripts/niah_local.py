@@ -24,7 +24,7 @@ from rlm import Limits, OpenAIModel, RLMError
 from rlm.cli.commands.evaluate import written
 from rlm.evals.concurrency import OneByOne
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods.lookup import Means
+from rlm.evals.methods.base import Means
 from rlm.evals.plan import SCRIPTED, Plan, made_with
 from rlm.evals.report import niah_report as report
 from rlm.evals.results import ROWS, Results, Row

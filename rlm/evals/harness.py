@@ -12,7 +12,8 @@ from typing import Any, Final
 import anyio
 
 from rlm.errors import ConfigError, EngineUnavailable, JournalError, RLMError
-from rlm.evals.methods.lookup import Means, Method, Outcome, method
+from rlm.evals.methods.base import Means, Method, Outcome
+from rlm.evals.methods.lookup import method
 from rlm.store.runs import list_runs, used
 from rlm.types import Usage
 

@@ -159,7 +159,7 @@ def _answered(
     from rlm.cli.interrupt import run_until_interrupted
     from rlm.evals.concurrency import machine_cap
     from rlm.evals.harness import run_jobs, standing
-    from rlm.evals.methods.lookup import Means
+    from rlm.evals.methods.base import Means
     from rlm.evals.progress import Progress
     from rlm.run.clients import Clients
 

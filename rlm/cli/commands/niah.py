@@ -44,7 +44,7 @@ def niah(
 
     from rlm.evals.concurrency import OneByOne
     from rlm.evals.harness import RUNS, run_jobs
-    from rlm.evals.methods.lookup import Means
+    from rlm.evals.methods.base import Means
     from rlm.evals.plan import made_with
     from rlm.evals.report import niah_report as report
     from rlm.evals.results import Results

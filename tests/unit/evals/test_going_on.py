@@ -16,7 +16,7 @@ from rlm import ConfigError, ModelError, ScriptedModel
 from rlm.errors import ContextTooLong, EngineUnavailable
 from rlm.evals.concurrency import Cap
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods.lookup import Means
+from rlm.evals.methods.base import Means
 from rlm.evals.plan import Plan
 from rlm.evals.report.report import markdown
 from rlm.evals.results import ROWS, Results, Row

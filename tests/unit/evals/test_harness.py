@@ -17,7 +17,9 @@ from rlm.errors import ConfigError, ContextTooLong, EngineUnavailable, ModelErro
 from rlm.evals import harness
 from rlm.evals.concurrency import Cap
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods.lookup import Means, Outcome, direct, keyword, map_reduce
+from rlm.evals.methods.base import Means, Outcome
+from rlm.evals.methods.keyword import keyword
+from rlm.evals.methods.plain import direct, map_reduce
 from rlm.evals.plan import Plan, lengths_of
 from rlm.evals.progress import Progress
 from rlm.evals.registry import tasks

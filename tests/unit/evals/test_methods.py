@@ -9,7 +9,8 @@ import pytest
 
 from rlm.errors import ConfigError
 from rlm.evals.corpus.tokens import tokens
-from rlm.evals.methods.lookup import Means, _pieces, direct, map_reduce
+from rlm.evals.methods.base import Means
+from rlm.evals.methods.plain import _pieces, direct, map_reduce
 from rlm.evals.report.report import LIMITS
 from rlm.evals.task import Instance
 from rlm.models.scripted import ScriptedModel
