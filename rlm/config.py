@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from .errors import ConfigError
 
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+
+RAISABLE: Final = (
+    "max_lm_calls",
+    "max_tokens",
+    "max_cost_usd",
+    "max_seconds",
+)  # limits a running run can be given more of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

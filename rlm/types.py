@@ -12,11 +12,12 @@ Outcome = Literal["ok", "error", "timeout", "died", "lost"]
 StopReason = Literal[
     "final",
     "max_iterations",
-    "budget_calls",
-    "budget_tokens",
-    "budget_cost",
-    "deadline",
-    "errors",
+    "max_lm_calls",
+    "max_tokens",
+    "max_cost_usd",
+    "max_seconds",
+    "max_rlms",
+    "max_consecutive_errors",
     "stopped",
     "cancelled",
 ]

@@ -117,7 +117,7 @@ class Budget:
         """Raises Refused where such a call cannot be reserved now."""
         limits = self.limits
         if limits.max_lm_calls is not None and self._calls + 1 + (not last) > limits.max_lm_calls:
-            raise Refused(f"the run's limit of {limits.max_lm_calls:,} model calls is reached", reason="budget_calls")
+            raise Refused(f"the run's limit of {limits.max_lm_calls:,} model calls is reached", reason="max_lm_calls")
         gone = self._spent if last else self._spent + self._last_turn
         wanted = gone + estimate
         if limits.max_tokens is not None and wanted.tokens + self._in_flight.tokens > limits.max_tokens:
@@ -125,7 +125,7 @@ class Budget:
             raise Refused(
                 f"of the run's limit of {limits.max_tokens:,} tokens {left:,} are left, and up to {estimate.tokens:,} are "
                 "needed",
-                reason="budget_tokens",
+                reason="max_tokens",
                 may_pass=self._open > 0 and wanted.tokens <= limits.max_tokens,
             )
         if limits.max_cost_usd is not None and wanted.dollars + self._in_flight.dollars > limits.max_cost_usd:
@@ -133,7 +133,7 @@ class Budget:
             raise Refused(
                 f"of the run's limit of ${limits.max_cost_usd:g} ${left_usd:.4g} are left, and up to "
                 f"${estimate.dollars:.4g} are needed",
-                reason="budget_cost",
+                reason="max_cost_usd",
                 may_pass=self._open > 0 and wanted.dollars <= limits.max_cost_usd,
             )
 
@@ -198,4 +198,4 @@ class Budget:
         """Raises Refused where another RLM cannot be started."""
         limit = self.limits.max_rlms
         if limit is not None and self._rlms >= limit:
-            raise Refused(f"the run's limit of {limit:,} recursive calls is reached", reason="budget_calls")
+            raise Refused(f"the run's limit of {limit:,} RLMs is reached", reason="max_rlms")

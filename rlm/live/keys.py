@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol
 
-from rlm.config import Limits
+from rlm.config import RAISABLE, Limits
 from rlm.errors import ConfigError
-from rlm.loop.steering import RAISABLE
 
 from .meters import Meter
 

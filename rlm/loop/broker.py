@@ -32,10 +32,10 @@ _CUT: Final = "\n[This reply was cut off at the model's token limit.]"
 _PARTIAL: Final = "\n[This answer is what there was when the work on it was stopped: {why}.]"
 _STOPPED: Final[Mapping[StopReason, str]] = {
     "max_iterations": "all its turns were used",
-    "errors": "its code failed in turn after turn",
-    "budget_calls": "the run's limit on model calls was reached",
-    "budget_tokens": "the run's limit on tokens was reached",
-    "budget_cost": "the run's limit on dollars was reached",
+    "max_consecutive_errors": "its code failed in turn after turn",
+    "max_lm_calls": "the run's limit on model calls was reached",
+    "max_tokens": "the run's limit on tokens was reached",
+    "max_cost_usd": "the run's limit on dollars was reached",
 }
 
 

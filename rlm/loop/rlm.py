@@ -39,7 +39,7 @@ from .steering import Steering
 from .transcript import Transcript
 
 SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from outside
-    "deadline": "the time of the run is used up",
+    "max_seconds": "the time of the run is used up",
     "stopped": "your user asks for the answer now",
 }
 NO_ANSWER: Final = "{'content': '', 'ready': False}"  # what `answer` is at the beginning
@@ -251,7 +251,7 @@ class RLM:
             succeeded = any(result.outcome == "ok" for result in results)
             errors = 0 if succeeded else errors + 1
             if limits.max_consecutive_errors is not None and errors >= limits.max_consecutive_errors:
-                raise _Stop("errors", f"{errors} turns in a row did not run any code without an error")
+                raise _Stop("max_consecutive_errors", f"{errors} turns in a row did not run any code without an error")
             self._show(turn, results, cut_off=cut_off)
         raise _Stop("max_iterations", f"all {limits.max_iterations} turns are used")
 

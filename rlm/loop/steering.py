@@ -8,24 +8,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
 import anyio
 
-from rlm.config import Limits
+from rlm.config import RAISABLE, Limits
 from rlm.errors import ConfigError
 from rlm.types import StopReason
 
-LIMIT_OF: Final[Mapping[StopReason, str]] = {  # by what each ends a run with; models act on the other limits
-    "budget_calls": "max_lm_calls",
-    "budget_tokens": "max_tokens",
-    "budget_cost": "max_cost_usd",
-    "deadline": "max_seconds",
-}
-RAISABLE: Final = tuple(LIMIT_OF.values())
 LAST_TURN_SECONDS: Final = 60.0  # at most, for the answer with what there is, once a limit is reached
 MIN_LAST_TURN_SECONDS: Final = 5.0  # in which a model can reply at all
 LAST_TURN_SHARE: Final = 0.1  # of the run's own time, so that this stays a bound
@@ -57,7 +50,7 @@ class Steering:
     @property
     def reason(self) -> StopReason:
         """Why the work is stopped, where it is."""
-        return "stopped" if self._wanted and not self._again else "deadline"
+        return "stopped" if self._wanted and not self._again else "max_seconds"
 
     @property
     def last_turn_seconds(self) -> float:

@@ -20,12 +20,12 @@ from rlm._util.portal import note
 from rlm.calls.budget import Budget
 from rlm.calls.cache import Cache
 from rlm.calls.gateway import Calls
-from rlm.config import Limits
+from rlm.config import RAISABLE, Limits
 from rlm.errors import JournalError
 from rlm.events import Event, LimitsRaised, OnEvent, QuestionAsked, RunFinished
 from rlm.loop.broker import Answered, Task
 from rlm.loop.rlm import RLM, Services, open_rlm, system_prompt_of
-from rlm.loop.steering import RAISABLE, Steering
+from rlm.loop.steering import Steering
 from rlm.models.base import HoldsKeys, Model
 from rlm.models.request import digest_of
 from rlm.prompts import PromptFacts

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rlm.config import Limits
+from rlm.config import RAISABLE, Limits
 from rlm.errors import ConfigError, LimitExceeded
 from rlm.events import RunResumed, RunStarted
-from rlm.loop.steering import LIMIT_OF, Steering, raised
+from rlm.loop.steering import Steering, raised
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.store.directory import new_directory
@@ -126,7 +126,7 @@ def stop_to_undo(record: RunRecord, limits: Limits, directory: Path) -> StopPoin
     """
     if record.state != "finished":
         return None
-    limit = LIMIT_OF.get(record.stop_reason or "final")
+    limit = record.stop_reason if record.stop_reason in RAISABLE else None
     stop = record.stops.get(len(record.further))
     if limit is not None and stop is not None and limit in raised(limits, record.limits_now):
         return stop

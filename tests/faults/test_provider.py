@@ -251,7 +251,7 @@ async def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run(
             run_root=tmp_path,
             limits=Limits(max_seconds=1.0),
         ).acompletion("text", "go")
-    assert (done.answer, done.stop_reason) == ("what there is", "deadline")
+    assert (done.answer, done.stop_reason) == ("what there is", "max_seconds")
     assert 1.0 <= done.seconds < 4.0
     assert asked.count(who) == (1 if who == "leaf" else 2)
     count(record_property, faults=1)

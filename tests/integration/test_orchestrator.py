@@ -284,7 +284,7 @@ async def test_a_run_whose_time_is_up_while_its_sandbox_starts_ends_in_time_and_
     hangs = ScriptedModel(["FINAL(1)"], latency=60)
     with anyio.fail_after(20):
         done = await orchestrator(hangs, tmp_path, limits=Limits(max_seconds=seconds)).acompletion("text", "question")
-    assert (done.answer, done.stop_reason, done.usage.calls) == ("", "deadline", 0)
+    assert (done.answer, done.stop_reason, done.usage.calls) == ("", "max_seconds", 0)
     assert containers(done.run_id) == []
 
 

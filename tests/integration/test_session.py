@@ -105,7 +105,7 @@ async def test_the_clock_of_a_question_leaves_a_sandbox_that_answers_the_next(tm
     rlm = Orchestrator(model=root, sub_model=SUB, run_root=tmp_path)
     async with rlm.session(limits=Limits(max_seconds=3.0)) as session:
         first = await session.aask("first?", "text")
-        assert (first.stop_reason, first.answer) == ("deadline", "late")
+        assert (first.stop_reason, first.answer) == ("max_seconds", "late")
         directory = first.run_dir
         session._tree._steering.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
         assert (await session.aask("second?")).answer == "[7, False, '<q>']"

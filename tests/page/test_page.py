@@ -123,8 +123,8 @@ def test_a_run_that_was_stopped_before_it_had_an_answer_says_so(tmp_path: Path) 
         log.emit(RunStarted(query="How much?", depth=1, models={0: "m"}, context_bytes=1))
         log.emit(RLMStarted(level=0, depth=1, model="m", sandbox="s", context_type="str", context_size=1))
         log.emit(TurnStarted(turn=1, of=9))
-        log.emit(RLMFinished(answer="", stop_reason="budget_tokens", iterations=1))
-        log.emit(RunFinished(stop_reason="budget_tokens", usage=Usage(), seconds=0.3))
+        log.emit(RLMFinished(answer="", stop_reason="max_tokens", iterations=1))
+        log.emit(RunFinished(stop_reason="max_tokens", usage=Usage(), seconds=0.3))
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     lasting = [json.dumps(event | {"ts": 1_000 + 0.076 * number}) for number, event in enumerate(events)]
     (tmp_path / "events.jsonl").write_text("\n".join(lasting))  # 304 ms: the timeline's last label is near its end

@@ -144,7 +144,7 @@ async def test_every_call_is_told_as_events_under_its_own_node() -> None:
 
 @pytest.mark.parametrize(
     ("stop_reason", "why"),
-    [("max_iterations", "all its turns were used"), ("budget_tokens", "the run's limit on tokens was reached")],
+    [("max_iterations", "all its turns were used"), ("max_tokens", "the run's limit on tokens was reached")],
 )
 async def test_an_answer_of_a_child_that_was_stopped_says_so_and_an_empty_one_is_none(
     stop_reason: StopReason, why: str

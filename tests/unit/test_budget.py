@@ -28,7 +28,7 @@ def test_one_call_stays_in_reserve_for_the_last_turn() -> None:
     budget.reserve(tokens(1))
     with pytest.raises(Refused, match="3 model calls") as refused:
         budget.reserve(tokens(1))
-    assert refused.value.reason == "budget_calls"
+    assert refused.value.reason == "max_lm_calls"
     budget.reserve(tokens(1), last=True)
     with pytest.raises(Refused):
         budget.reserve(tokens(1), last=True)
@@ -50,7 +50,7 @@ def test_dollars_of_calls_in_flight_count_until_they_are_settled() -> None:
         Refused, match=r"of the run's limit of \$1 \$0.2 are left, and up to \$0.3 are needed"
     ) as refused:
         budget.reserve(dollars(0.3))
-    assert refused.value.reason == "budget_cost"
+    assert refused.value.reason == "max_cost_usd"
     budget.settle(dollars(0.8), Usage(calls=1, cost_usd=0.1))
     budget.reserve(dollars(0.8))
 

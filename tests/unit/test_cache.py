@@ -95,7 +95,7 @@ async def test_cached_calls_count_and_leave_the_last_turn_its_call(tmp_path: Pat
     assert (await shared.acompletion("text", "q")).answer == "all"
     assert sent == 1 + 8 + 1
     limited = await shared.acompletion("text", "q", limits=Limits(max_lm_calls=5))
-    assert (limited.answer, limited.stop_reason) == ("so far", "budget_calls")
+    assert (limited.answer, limited.stop_reason) == ("so far", "max_lm_calls")
     assert (sent, limited.usage.calls, limited.unsettled_calls) == (10 + 2, 2, 0)
     replayed = await shared.areplay(limited.run_id)
     assert (replayed.answer, replayed.usage) == (limited.answer, limited.usage)

@@ -123,7 +123,7 @@ async def test_a_summary_is_paid_from_the_budget() -> None:
             model, limits=Limits(max_iterations=TURNS, max_lm_calls=calls), sandboxes=FakeSandboxes(cell), seen=seen
         )
         answered = await run(shared)
-        assert answered.stop_reason == "budget_calls"
+        assert answered.stop_reason == "max_lm_calls"
         assert shared.calls.budget.used.calls == calls
         turns = calls - 1 - sum(isinstance(event, Compacted) for event in seen)
         # Where the call that was refused is that of a summary, the turn that it was for has begun too.
@@ -187,7 +187,7 @@ async def test_when_the_conversation_no_longer_fits_into_the_budget_the_last_tur
         return CellResult(outcome="ok", stdout="x" * 19_000)
 
     answered = await run(services(ScriptedModel(root), limits=Limits(max_tokens=9_000), sandboxes=FakeSandboxes(long)))
-    assert (answered.answer, answered.stop_reason) == ("x", "budget_tokens")
+    assert (answered.answer, answered.stop_reason) == ("x", "max_tokens")
     assert heard[1] < heard[0] + 3_000
 
 
@@ -202,7 +202,7 @@ async def test_a_last_turn_that_is_too_long_for_the_model_is_made_again_with_the
         return CellResult(outcome="ok", stdout="x" * 10_000)
 
     answered = await run(services(ScriptedModel(root), limits=Limits(max_lm_calls=2), sandboxes=FakeSandboxes(long)))
-    assert (answered.answer, answered.stop_reason) == ("x", "budget_calls")
+    assert (answered.answer, answered.stop_reason) == ("x", "max_lm_calls")
 
 
 CONTENTS = st.lists(st.tuples(st.text(max_size=300), st.text(max_size=300)), max_size=8)

@@ -68,7 +68,7 @@ async def test_a_model_that_only_reasons_comes_to_its_end_without_an_answer() ->
         raise ReplyCutOff("it has only reasoned", usage=Usage(calls=1, output_tokens=2_000))
 
     answered = await run(services(ScriptedModel(root), limits=Limits(max_consecutive_errors=3)))
-    assert answered == Answered(answer="", stop_reason="errors", iterations=3)
+    assert answered == Answered(answer="", stop_reason="max_consecutive_errors", iterations=3)
 
 
 async def test_a_text_answer_beside_code_with_unseen_output_is_not_taken() -> None:
@@ -138,7 +138,7 @@ async def test_the_last_turn_is_paid_from_the_reserve() -> None:
     model = ScriptedModel(lambda messages: "FINAL(x)" if "have to stop" in messages[-1].content else cell("look"))
     shared = services(model, limits=Limits(max_lm_calls=4))
     answered = await run(shared)
-    assert (answered.answer, answered.stop_reason) == ("x", "budget_calls")
+    assert (answered.answer, answered.stop_reason) == ("x", "max_lm_calls")
     assert shared.calls.budget.used.calls == 4
 
 
@@ -148,7 +148,7 @@ async def test_turns_that_only_fail_end_the_work() -> None:
 
     model = ScriptedModel(lambda messages: "FINAL(no)" if "have to stop" in messages[-1].content else cell("1/0"))
     shared = services(model, sandboxes=FakeSandboxes(behaviour), limits=Limits(max_consecutive_errors=2))
-    assert await run(shared) == Answered(answer="no", stop_reason="errors", iterations=2)
+    assert await run(shared) == Answered(answer="no", stop_reason="max_consecutive_errors", iterations=2)
 
 
 async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
@@ -158,8 +158,8 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
 
     model = ScriptedModel(lambda messages: "FINAL(late)" if "have to stop" in messages[-1].content else cell("wait"))
     shared = services(model, sandboxes=FakeSandboxes(behaviour), seconds=0.3)
-    stop = StopPoint(reason="deadline", replies=1, cells=0, requests=1, queries=0)  # for a replay to stop there too
-    assert await run(shared) == Answered(answer="late", stop_reason="deadline", iterations=1, stop=stop)
+    stop = StopPoint(reason="max_seconds", replies=1, cells=0, requests=1, queries=0)  # for a replay to stop there too
+    assert await run(shared) == Answered(answer="late", stop_reason="max_seconds", iterations=1, stop=stop)
 
 
 async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> None:

@@ -136,11 +136,11 @@ async def test_a_limit_raises_where_that_is_asked_for_and_the_error_holds_the_co
     orchestrator = Orchestrator(
         model=model, sandboxes=FakeSandboxes(), run_root=tmp_path, limits=Limits(max_lm_calls=2), on_limit="raise"
     )
-    with pytest.raises(LimitExceeded, match="budget_calls") as caught:
+    with pytest.raises(LimitExceeded, match="max_lm_calls") as caught:
         await orchestrator.acompletion("text", "q")
     assert caught.value.partial is not None
     assert (caught.value.partial.answer, caught.value.partial.usage.calls) == ("so far", 2)
-    assert (await orchestrator.acompletion("text", "q", on_limit="answer")).stop_reason == "budget_calls"
+    assert (await orchestrator.acompletion("text", "q", on_limit="answer")).stop_reason == "max_lm_calls"
     assert (
         await orchestrator.acompletion("text", "q", limits=Limits(), model=ScriptedModel(["FINAL(x)"]))
     ).answer == "x"
@@ -150,10 +150,10 @@ async def test_a_limit_raises_where_that_is_asked_for_and_the_error_holds_the_co
     ("limits", "reason"),
     [
         (Limits(max_iterations=2), "max_iterations"),
-        (Limits(max_lm_calls=3), "budget_calls"),
-        (Limits(max_tokens=12_000), "budget_tokens"),
-        (Limits(max_cost_usd=0.012), "budget_cost"),
-        (Limits(max_seconds=0.2), "deadline"),
+        (Limits(max_lm_calls=3), "max_lm_calls"),
+        (Limits(max_tokens=12_000), "max_tokens"),
+        (Limits(max_cost_usd=0.012), "max_cost_usd"),
+        (Limits(max_seconds=0.2), "max_seconds"),
     ],
 )
 async def test_every_limit_stops_the_work_with_its_own_reason_and_a_last_answer(
@@ -180,10 +180,10 @@ async def test_the_start_of_the_root_takes_of_the_runs_time(tmp_path: Path) -> N
     orchestrator = Orchestrator(model=model, sandboxes=sandboxes, run_root=tmp_path)
     with anyio.fail_after(10):
         done = await orchestrator.acompletion("text", "q", limits=Limits(max_seconds=0.2))
-    assert (done.answer, done.stop_reason, done.iterations, done.usage.calls) == ("", "deadline", 0, 0)
+    assert (done.answer, done.stop_reason, done.iterations, done.usage.calls) == ("", "max_seconds", 0, 0)
     assert sandboxes.alive == 0
     replayed = await orchestrator.areplay(done.run_dir, sandboxes=FakeSandboxes())
-    assert (replayed.answer, replayed.stop_reason) == ("", "deadline")
+    assert (replayed.answer, replayed.stop_reason) == ("", "max_seconds")
     with pytest.raises(LimitExceeded):
         await orchestrator.acompletion("text", "q", limits=Limits(max_seconds=0.2), on_limit="raise")
 
@@ -194,7 +194,7 @@ def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run_by_a_minute() -
         shared = services(ScriptedModel(["FINAL(ok)"], latency=1e6), seconds=1.0)
         task = Task(node="0", level=0, depth=0, context=encode("text"), query="?", model=shared.model_at(0))
         answered = await rlm_loop(task, shared)
-        assert (answered.answer, answered.stop_reason) == ("", "deadline")
+        assert (answered.answer, answered.stop_reason) == ("", "max_seconds")
         assert anyio.current_time() - began == pytest.approx(1 + 5)
 
     run_virtually(main)
@@ -230,7 +230,7 @@ async def test_calls_that_the_deadline_cut_off_are_counted_apart(tmp_path: Path)
         run_root=tmp_path,
         limits=Limits(max_seconds=0.3),
     ).acompletion("text", "q")
-    assert (done.answer, done.stop_reason) == ("so far", "deadline")
+    assert (done.answer, done.stop_reason) == ("so far", "max_seconds")
     assert (done.usage.calls, done.unsettled_calls) == (2 + 3, 3)
 
 
@@ -267,7 +267,7 @@ async def test_200_completions_at_once_each_stay_within_their_own_limits_and_lea
         calls = 3 + number % 10
         sandboxes = FakeSandboxes(ask_often)
         done = await orchestrator.acompletion("text", "q", limits=Limits(max_lm_calls=calls), sandboxes=sandboxes)
-        assert (done.stop_reason, done.usage.calls, done.answer) == ("budget_calls", calls, "so far")
+        assert (done.stop_reason, done.usage.calls, done.answer) == ("max_lm_calls", calls, "so far")
         assert sandboxes.alive == 0
 
     async def at_once(completions: int) -> None:

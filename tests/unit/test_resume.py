@@ -266,7 +266,7 @@ async def test_what_was_used_before_the_crash_counts(tmp_path: Path) -> None:
     copy = paid.copies[-1]
     again = Paid(ROOT, CHILD, copy.parent)
     done = await orchestrator(again, tmp_path).aresume(copy, limits=Limits(max_lm_calls=paid.calls))
-    assert done.stop_reason == "budget_calls"
+    assert done.stop_reason == "max_lm_calls"
 
 
 async def test_a_call_that_was_in_flight_at_the_crash_may_be_billed_and_counts_against_the_limits(
@@ -277,7 +277,7 @@ async def test_a_call_that_was_in_flight_at_the_crash_may_be_billed_and_counts_a
     with_both = await orchestrator(paid, tmp_path).aresume(crash_again(paid.copies[0]), limits=Limits(max_lm_calls=4))
     assert (with_both.answer, with_both.stop_reason, with_both.paid_twice) == (whole.answer, "final", 1)
     done = await orchestrator(paid, tmp_path).aresume(paid.copies[0], limits=Limits(max_lm_calls=3))
-    assert (done.stop_reason, done.usage.calls, done.paid_twice) == ("budget_calls", 2, 1)
+    assert (done.stop_reason, done.usage.calls, done.paid_twice) == ("max_lm_calls", 2, 1)
 
 
 async def test_a_call_that_was_in_flight_at_every_crash_counts_each_time(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ async def test_a_call_that_was_in_flight_at_every_crash_counts_each_time(tmp_pat
     await orchestrator(again, tmp_path).aresume(paid.copies[0])
     assert states(again.copies[0]) == ["sent", "sent"]
     done = await orchestrator(paid, tmp_path).aresume(again.copies[0], limits=Limits(max_lm_calls=3))
-    assert (done.stop_reason, done.usage.calls, done.paid_twice) == ("budget_calls", 1, 2)
+    assert (done.stop_reason, done.usage.calls, done.paid_twice) == ("max_lm_calls", 1, 2)
 
 
 async def test_a_replay_asks_no_model_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:

@@ -193,11 +193,11 @@ async def test_an_answer_that_is_wanted_now_is_that_to_a_question_without_one() 
     steering = Steering(Limits())
     steering.answer_now()
     with steering.answering(again=True):
-        assert steering.reason == "deadline"
+        assert steering.reason == "max_seconds"
     with steering.answering(), steering.working() as scope:
         assert (steering.reason, scope.cancel_called or scope.deadline < 0) == ("stopped", True)
     with steering.answering():
-        assert steering.reason == "deadline"
+        assert steering.reason == "max_seconds"
 
 
 async def test_a_run_that_is_paused_before_it_has_a_question_uses_no_time_with_it() -> None:

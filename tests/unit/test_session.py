@@ -204,7 +204,7 @@ async def test_the_budget_is_that_of_all_questions_together(tmp_path: Path) -> N
     async with orchestrator(Root(), tmp_path, limits=limits).session() as session:
         assert (await session.aask("first?", "text")).stop_reason == "final"
         second = await session.aask("second?")
-        assert (second.stop_reason, second.answer) == ("budget_calls", "stopped after 8")
+        assert (second.stop_reason, second.answer) == ("max_lm_calls", "stopped after 8")
     assert session.usage.calls == 4
 
 
@@ -233,7 +233,7 @@ async def test_a_question_that_the_clock_ended_is_replayed_to_the_same_place(tmp
     rlm = orchestrator(root, tmp_path, sandboxes=FakeSandboxes(asks_and_hangs), limits=Limits(max_seconds=0.2))
     async with rlm.session() as session:
         first = await session.aask("first?", "text")
-        assert (first.stop_reason, first.answer, first.usage.calls) == ("deadline", "stopped after 4", 3)
+        assert (first.stop_reason, first.answer, first.usage.calls) == ("max_seconds", "stopped after 4", 3)
     again = Root(cell="quick")
     rlm = orchestrator(again, tmp_path, sandboxes=FakeSandboxes(asks_and_hangs))
     async with rlm.session(resume=directory(session)) as resumed:
@@ -273,7 +273,7 @@ async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path
     options = {"sub_model": Sub([], name="sub"), "sandboxes": FakeSandboxes(asks_twice)}
     async with orchestrator(Root(), tmp_path, limits=limits, **options).session() as session:
         first = await session.aask("first?", "text")
-        assert (first.stop_reason, first.unsettled_calls) == ("deadline", 2)
+        assert (first.stop_reason, first.unsettled_calls) == ("max_seconds", 2)
         before = used(session)
     replayed = await orchestrator(Root(), tmp_path, **options).areplay(directory(session))
     assert (replayed.answer, replayed.unsettled_calls) == (first.answer, 2)
@@ -289,7 +289,7 @@ async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_on
     async with rlm.session() as session:
         for question in ("first?", "second?"):
             done = await session.aask(question, "text")
-            assert (done.answer, done.stop_reason, done.usage.calls) == ("", "deadline", 0)
+            assert (done.answer, done.stop_reason, done.usage.calls) == ("", "max_seconds", 0)
         assert sandboxes.alive == 0
         sandboxes.latency = 0.0
         session._tree._steering.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
@@ -297,7 +297,7 @@ async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_on
         assert sandboxes.alive == 1
     again = Root()
     async with orchestrator(again, tmp_path).session(resume=directory(session)) as resumed:
-        assert [done.stop_reason for done in resumed.completions] == ["deadline", "deadline", "final"]
+        assert [done.stop_reason for done in resumed.completions] == ["max_seconds", "max_seconds", "final"]
         assert again.paid == 0
 
 

@@ -112,12 +112,12 @@ class Play:
 ENDS: dict[str, tuple[str, Callable[[], Play]]] = {
     "final": ("final", Play),
     "turns": ("max_iterations", lambda: Play(limits=Limits(max_iterations=2))),
-    "calls": ("budget_calls", lambda: Play(limits=Limits(max_lm_calls=4))),
-    "tokens": ("budget_tokens", lambda: Play(limits=Limits(max_tokens=9_000), turns=9)),
-    "dollars": ("budget_cost", lambda: Play(limits=Limits(max_cost_usd=9.0), turns=9)),
-    "deadline": ("deadline", lambda: Play(limits=Limits(max_seconds=0.3), cell="hang")),
-    "a last turn cut off": ("budget_calls", lambda: Play(limits=Limits(max_lm_calls=4), silent=True)),
-    "errors": ("errors", lambda: Play(limits=Limits(max_consecutive_errors=2), cell="bad")),
+    "calls": ("max_lm_calls", lambda: Play(limits=Limits(max_lm_calls=4))),
+    "tokens": ("max_tokens", lambda: Play(limits=Limits(max_tokens=9_000), turns=9)),
+    "dollars": ("max_cost_usd", lambda: Play(limits=Limits(max_cost_usd=9.0), turns=9)),
+    "deadline": ("max_seconds", lambda: Play(limits=Limits(max_seconds=0.3), cell="hang")),
+    "a last turn cut off": ("max_lm_calls", lambda: Play(limits=Limits(max_lm_calls=4), silent=True)),
+    "errors": ("max_consecutive_errors", lambda: Play(limits=Limits(max_consecutive_errors=2), cell="bad")),
     "a person": ("stopped", lambda: Play(stop_at=3, turns=9)),
     "a person as a reply comes": ("stopped", lambda: Play(stop_in=3, turns=9)),
     "a person in a variable": ("stopped", lambda: Play(stop_in_cell="FINAL_VAR", final="FINAL_VAR(v)")),
@@ -226,7 +226,7 @@ async def says_after_asking(code: str, answer: Answer | None) -> CellResult:
 async def test_a_limit_that_was_raised_stays_so(tmp_path: Path) -> None:
     play, whole = await ended("calls", tmp_path)
     done = await play.orchestrator(tmp_path).aresume(whole.run_dir, limits=Limits(max_lm_calls=6))
-    assert done.stop_reason == "budget_calls"
+    assert done.stop_reason == "max_lm_calls"
     record = json.loads((whole.run_dir / "run.json").read_text())
     assert (record["limits"]["max_lm_calls"], record["raised"]) == (4, {"max_lm_calls": 6})
     with pytest.raises(ConfigError, match="is finished"):

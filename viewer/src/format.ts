@@ -53,11 +53,11 @@ export function state(node: Node, run: Run): { word: string; kind: "ok" | "bad" 
 const REASONS = new Map([
   ["final", "answered"],
   ["max_iterations", "out of turns"],
-  ["budget_calls", "limit on calls"],
-  ["budget_tokens", "limit on tokens"],
-  ["budget_cost", "limit on cost"],
-  ["deadline", "limit on time"],
-  ["errors", "too many errors"],
+  ["max_lm_calls", "limit on calls"],
+  ["max_tokens", "limit on tokens"],
+  ["max_cost_usd", "limit on cost"],
+  ["max_seconds", "limit on time"],
+  ["max_consecutive_errors", "too many errors"],
   ["stopped", "stopped by a person"],
   ["cancelled", "cancelled"],
 ]);

@@ -30,7 +30,7 @@ SPENT: Final = (
 )  # fmt: skip
 TELLS_AT: Final = 0.05  # the adjusted p-value below which a difference is said to be one
 LIMITS: Final = frozenset(  # stop reasons of runs that had no time or means to end, and of a plain reply that was cut
-    ("max_iterations", "budget_calls", "budget_tokens", "budget_cost", "deadline", "errors", "length")
+    ("max_iterations", "max_lm_calls", "max_tokens", "max_cost_usd", "max_seconds", "max_consecutive_errors", "length")
 )
 _NUMBER: Final = re.compile(r"\d+(?:,\d+)*")
 

@@ -62,17 +62,17 @@ def test_an_answer_that_a_limit_cut_short_has_a_status_of_its_own(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
-        show(completion("so far", "budget_cost"), as_json=as_json, quiet=True)
+        show(completion("so far", "max_cost_usd"), as_json=as_json, quiet=True)
     said = capsys.readouterr()
     assert ended.value.exit_code == 3
     assert "so far" in said.out
-    assert "(budget_cost): the answer is the best" in said.err
+    assert "(max_cost_usd): the answer is the best" in said.err
 
 
 def test_where_there_is_no_answer_it_is_not_called_the_best(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit):
-        show(completion(" ", "budget_tokens"), as_json=False, quiet=True)
-    assert capsys.readouterr().err == "rlm: the run was stopped (budget_tokens): it had no answer yet.\n"
+        show(completion(" ", "max_tokens"), as_json=False, quiet=True)
+    assert capsys.readouterr().err == "rlm: the run was stopped (max_tokens): it had no answer yet.\n"
 
 
 def test_progress_is_nothing_or_a_line_a_turn_or_everything() -> None:

@@ -3,11 +3,10 @@
 import pytest
 
 from fake_controls import FakeControls
-from rlm.config import Limits
+from rlm.config import RAISABLE, Limits
 from rlm.live.keys import Keys, limited, split
 from rlm.live.meters import Meter, meters
 from rlm.live.tree import Tree
-from rlm.loop.steering import RAISABLE
 from synthetic_run import synthetic_run
 
 

@@ -273,7 +273,7 @@ def test_what_else_happened_is_told_by_spans_of_functions_and_events_of_spans(tr
         Compacted(messages=3, summary="short", **ids),
         LimitsRaised(limits={"max_tokens": 9.0}, **ids),
         QuestionAsked(query="and?", context_bytes=7, **ids),
-        RunFinished(stop_reason="deadline", usage=Usage(), seconds=1.0, **ids),
+        RunFinished(stop_reason="max_seconds", usage=Usage(), seconds=1.0, **ids),
     )
     chat, function, cell, root = (
         only(spans, name) for name in ("chat m", "execute_tool f", "execute_tool python", "invoke_agent rlm")
@@ -290,7 +290,7 @@ def test_what_else_happened_is_told_by_spans_of_functions_and_events_of_spans(tr
         "rlm.limits_raised",
         "rlm.question_asked",
     ]
-    assert (attributes(root)["rlm.stop_reason"], attributes(root)["gen_ai.usage.input_tokens"]) == ("deadline", 7)
+    assert (attributes(root)["rlm.stop_reason"], attributes(root)["gen_ai.usage.input_tokens"]) == ("max_seconds", 7)
 
 
 def test_a_run_that_was_resumed_has_a_span_for_each_attempt(traced: Traced) -> None:
