@@ -32,8 +32,8 @@ from rlm.store.event_log import EventLog
 from rlm.types import CellResult
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from fake_controls import FakeControls
-from synthetic_run import BATCH, Clock, ask, batch, synthetic_run
+from helpers.fake_controls import FakeControls
+from helpers.synthetic_run import BATCH, Clock, ask, batch, synthetic_run
 
 EVENTS_PER_SECOND: Final = 5_000
 TICK: Final = 0.01  # events come in bursts, as they do from a batch

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fakes import journals
+from helpers.fakes import journals
 
 # A busy machine is no failure; every test has a timeout. In CI (by its environment) hypothesis draws the same every time.
 settings.register_profile("rlm", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import measured
-from containers import no_container_is_left
-from own_engine import module_engine, own_engine
+from helpers import measured
+from helpers.containers import no_container_is_left
+from helpers.own_engine import module_engine, own_engine
 
 __all__ = ["module_engine", "no_container_is_left", "own_engine"]
 

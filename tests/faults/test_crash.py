@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import pytest
 
-from containers import containers
-from measured import Record, count, rows
+from helpers.containers import containers
+from helpers.measured import Record, count, rows
+from helpers.support import FakeProvider
 from rlm import Completion, Limits, Orchestrator
-from support import FakeProvider
 
 KILLS: Final = 20  # random moments of a run
 ROOT = """```repl

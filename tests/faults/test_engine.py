@@ -15,12 +15,12 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from batch_tree import CALLS, right_answer, run_batch_tree
-from measured import Record, count, rows
-from own_engine import OwnEngine
+from helpers.batch_tree import CALLS, right_answer, run_batch_tree
+from helpers.measured import Record, count, rows
+from helpers.own_engine import OwnEngine
+from helpers.support import FakeProvider, Fault
 from rlm import EngineUnavailable, OpenAIModel, Orchestrator, ScriptedModel
 from rlm.events import CellStarted, Event, SandboxLost
-from support import FakeProvider, Fault
 
 pytestmark = [
     pytest.mark.anyio,

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import pytest
 
-from measured import Record, count
+from helpers.measured import Record, count
+from helpers.support import FakeProvider, Fault, Reply
 from rlm import Limits, ModelError, OpenAIModel, Orchestrator, Price
-from support import FakeProvider, Fault, Reply
 
 pytestmark = pytest.mark.anyio
 

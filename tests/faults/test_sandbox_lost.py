@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from batch_tree import right_answer, run_batch_tree
-from containers import containers
-from measured import Record, count
+from helpers.batch_tree import right_answer, run_batch_tree
+from helpers.containers import containers
+from helpers.measured import Record, count
+from helpers.support import FakeProvider, Fault
 from rlm import Message, OpenAIModel, Orchestrator, SandboxConfig, ScriptedModel
 from rlm.config import MIB
-from support import FakeProvider, Fault
 
 pytestmark = pytest.mark.anyio
 

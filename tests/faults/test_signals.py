@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import pytest
 
-from containers import containers
-from measured import Record, count, rows
+from helpers.containers import containers
+from helpers.measured import Record, count, rows
+from helpers.support import FakeProvider, Fault
 from rlm import Orchestrator
-from support import FakeProvider, Fault
 
 MAKE: Final = """
 import sys

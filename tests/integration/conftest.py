@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from containers import no_container_is_left, offered, ways
+from helpers.containers import no_container_is_left, offered, ways
 from rlm import SandboxConfig
 
 __all__ = ["config", "no_container_is_left"]

@@ -10,10 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
-from containers import containers
+from helpers.containers import containers
+from helpers.support import FakeProvider, Reply
 from rlm import Limits, Message, OpenAIModel, Orchestrator, Price, ScriptedModel
 from rlm.events import Compacted, Event, RLMStarted, RunFinished
-from support import FakeProvider, Reply
 
 pytestmark = pytest.mark.anyio
 

@@ -16,11 +16,11 @@ from typing import Any
 import anyio
 import pytest
 
-from containers import containers
+from helpers.containers import containers
+from helpers.support import FakeProvider, Fault
 from rlm.sandbox.docker.engine import default_engine
 from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.docker.owner import owner_labels
-from support import FakeProvider, Fault
 
 CELL = "```repl\nprint(llm_query('what is in ' + context[:10]))\n```"
 RLM = str(Path(sys.executable).with_name("rlm"))

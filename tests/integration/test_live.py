@@ -21,24 +21,24 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fake_controls import FakeControls
+from helpers.fake_controls import FakeControls
+from helpers.synthetic_run import synthetic_run
 from rlm.config import Limits
 from rlm.events import Event
 from rlm.live.terminal import FRAME_SHARE, MAX_FRAME_SECONDS, Terminal, pause_after
 from rlm.live.view import LiveView
 from rlm.store.event_log import EventLog
-from synthetic_run import synthetic_run
 
 TESTS = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import os, signal, sys, threading, time
 import anyio
 from itertools import islice
-from fake_controls import FakeControls
+from helpers.fake_controls import FakeControls
 from rlm.config import Limits
 from rlm.errors import RLMError
 from rlm.live import live_view
-from synthetic_run import synthetic_run
+from helpers.synthetic_run import synthetic_run
 
 controls = FakeControls(Limits(max_cost_usd=3.0))
 

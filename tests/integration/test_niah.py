@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.support import FakeProvider, Fault, in_turn
 from rlm.testing.policies import POLICIES
 from rlm.types import Message
-from support import FakeProvider, Fault, in_turn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RLM = str(Path(sys.executable).with_name("rlm"))

@@ -17,12 +17,12 @@ import anyio
 import openai
 import pytest
 
+from helpers.support import FakeProvider, Fault, RateLimited, Reply, in_turn
 from rlm.config import MIB
 from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
 from rlm.models.openai import OpenAIModel
 from rlm.models.prices import Price
 from rlm.types import Message, ModelReply, Usage
-from support import FakeProvider, Fault, RateLimited, Reply, in_turn
 
 KEY = "sk-proj-0123456789abcdef/+"
 HELLO = [Message(role="user", content="hello")]

@@ -16,12 +16,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from typer.testing import CliRunner
 
+from helpers.small_tree import small_tree
 from rlm import RLMError, cli
 from rlm.otel import Tracing
 from rlm.trajectory.directory import events_of
 from rlm.trajectory.export.otel import send, spans_of
 from rlm.trajectory.extras import Extras
-from small_tree import small_tree
 
 
 class Receiver:

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import pytest
 
-from containers import containers, its_own_cost, ways
+from helpers.containers import containers, its_own_cost, ways
 from rlm import (
     BlockingSandbox,
     CellResult,

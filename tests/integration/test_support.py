@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support import FakeProvider, Fault, Reply, in_turn
+from helpers.support import FakeProvider, Fault, Reply, in_turn
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from attack_texts import ATTACKS, attacked_run
+from helpers.attack_texts import ATTACKS, attacked_run
 from rlm import Orchestrator
 from rlm.evals.tasks.niah import make_trial
 from rlm.events import (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import results
-from containers import no_container_is_left
+from helpers import results
+from helpers.containers import no_container_is_left
 
 __all__ = ["no_container_is_left"]
 

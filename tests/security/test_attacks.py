@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from attacks import ATTACKS, Attack
-from attacks_out import CALLS, OUTPUTS, SECRET, TOOLS
-from containers import offered, ways
+from helpers.attacks import ATTACKS, Attack
+from helpers.attacks_out import CALLS, OUTPUTS, SECRET, TOOLS
+from helpers.containers import offered, ways
 from rlm import Sandbox, SandboxConfig, SandboxDied
 from rlm.loop.observation import describe
 from rlm.sandbox.docker.runtimes import GVISOR

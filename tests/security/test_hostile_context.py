@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks import BOMBS, DEATHS, DISKS, FLOODS, HANGS, KERNEL, PROCESSES, PYTHON, SECRETS, Attack
+from helpers.attacks import BOMBS, DEATHS, DISKS, FLOODS, HANGS, KERNEL, PROCESSES, PYTHON, SECRETS, Attack
 from rlm import Limits, Message, Orchestrator, ScriptedModel
 from rlm.events import CellFinished, Event, ModelReplied
 

@@ -14,7 +14,7 @@ from textwrap import dedent
 import anyio
 import pytest
 
-from attacks import BOMBS, DEATHS, FLOODS, HANGS
+from helpers.attacks import BOMBS, DEATHS, FLOODS, HANGS
 from rlm import Sandbox, SandboxError
 from rlm.sandbox.base import QueryReply, SandboxQuery
 

@@ -12,8 +12,8 @@ from tempfile import gettempdir
 
 import pytest
 
-from attacks import ATTACKS
-from containers import containers
+from helpers.attacks import ATTACKS
+from helpers.containers import containers
 from rlm import Sandbox, SandboxConfig, SandboxError
 
 pytestmark = pytest.mark.anyio

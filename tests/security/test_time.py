@@ -8,7 +8,7 @@ from textwrap import dedent
 import anyio
 import pytest
 
-from containers import offered, ways
+from helpers.containers import offered, ways
 from rlm import CellResult, Sandbox, SandboxConfig
 from rlm.sandbox.base import QueryReply, SandboxQuery
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from fakes import services
+from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ModelError, SandboxStartError
 from rlm.events import Event, SubCallFinished, SubCallStarted

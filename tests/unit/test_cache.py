@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import FakeSandboxes
+from helpers.fakes import FakeSandboxes
 from rlm import Limits, ModelError, Orchestrator, ScriptedModel
 from rlm.events import Compacted, Event, ModelFailed
 from rlm.prompts import SUMMARIZE

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import memory_journal
+from helpers.fakes import memory_journal
+from helpers.virtual_time import run_virtually
 from rlm.calls.budget import Budget, Estimate, Refused
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
@@ -26,7 +27,6 @@ from rlm.models.scripted import ScriptedModel
 from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
 from rlm.types import Message, ModelReply, Usage
-from virtual_time import run_virtually
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import FakeSandboxes, services
+from helpers.fakes import FakeSandboxes, services
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong, SandboxDied
 from rlm.events import Compacted, Event, ModelFailed, SandboxLost
@@ -155,7 +155,7 @@ async def test_a_sandbox_without_memory_for_the_history_is_no_end(monkeypatch: p
             raise ConfigError("there is not enough memory")
         return LoadedValue(type="str", size=value.size)
 
-    monkeypatch.setattr("fakes.FakeSandbox.load", load)
+    monkeypatch.setattr("helpers.fakes.FakeSandbox.load", load)
     heard: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from fakes import FakeSandboxes, says_ok
-from journals import crash, states
+from helpers.fakes import FakeSandboxes, says_ok
+from helpers.journals import crash, states
 from rlm import Limits, Orchestrator, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import Event, ModelFailed

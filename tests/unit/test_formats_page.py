@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import get_args
 
 import rlm.otel
+from helpers.small_tree import small_tree
 from rlm.events import Event
 from rlm.otel.attributes import MAX_TEXT_CHARS
 from rlm.store.entries import SCHEMA
 from rlm.trajectory.export.command import Format
 from rlm.trajectory.reading import KINDS
 from rlm.types import CellResult, Outcome, Usage
-from small_tree import small_tree
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events-and-formats.md").read_text()
 ROOT = Path(__file__).parents[2]

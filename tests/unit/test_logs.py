@@ -10,11 +10,11 @@ import pytest
 import structlog
 from structlog.testing import CapturingLogger, capture_logs
 
-from fakes import FakeSandboxes
+from helpers.fakes import FakeSandboxes
+from helpers.small_tree import asks, small_tree
 from rlm._util.logs import bound, get_logger
 from rlm.sandbox.base import Answer
 from rlm.types import CellResult
-from small_tree import asks, small_tree
 
 TELL = """
 from rlm._util.logs import get_logger

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from fakes import FakeSandbox, FakeSandboxes, says_ok, services
+from helpers.fakes import FakeSandbox, FakeSandboxes, says_ok, services
 from rlm.config import Limits
 from rlm.errors import ModelError, ReplyCutOff, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from fakes import FakeSandboxes, memory_journal
+from helpers.fakes import FakeSandboxes, memory_journal
 from rlm import Limits, Message, Orchestrator, ScriptedModel
 from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls

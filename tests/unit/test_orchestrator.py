@@ -10,7 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fakes import FakeSandboxes, services
+from helpers.fakes import FakeSandboxes, services
+from helpers.virtual_time import run_virtually
 from rlm import ConfigError, LimitExceeded, Limits, Orchestrator, Price
 from rlm.events import Event, RunFinished
 from rlm.loop.broker import Task
@@ -20,7 +21,6 @@ from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.types import CellResult, Message, ModelReply, Usage
-from virtual_time import run_virtually
 
 pytestmark = pytest.mark.anyio
 

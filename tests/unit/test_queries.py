@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fakes import FakeSandboxes, says_ok, services
-from journals import crash, states
+from helpers.fakes import FakeSandboxes, says_ok, services
+from helpers.journals import crash, states
 from rlm import Limits, Orchestrator, ReplayDiffers, ScriptedModel
 from rlm.errors import SandboxDied
 from rlm.events import Event, ReplayDiverged, SandboxLost

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import FakeSandboxes, says_ok
-from journals import crash, states
+from helpers.fakes import FakeSandboxes, says_ok
+from helpers.journals import crash, states
 from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, Price, ReplayDiffers, ScriptedModel
 from rlm.events import Event, ReplayDiverged, RunResumed
 from rlm.sandbox.base import Answer, SandboxQuery

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from fakes import FakeSandboxes, says_ok
+from helpers.fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, Limits, Orchestrator, Price, Run, RunCancelled, ScriptedModel
 from rlm.events import Event, LimitsRaised, RunFinished, RunResumed, RunStarted, TurnStarted
 from rlm.loop.steering import Steering

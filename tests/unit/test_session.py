@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fakes import FakeSandboxes, says_ok
+from helpers.fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, LimitExceeded, Limits, ModelError, Orchestrator, ScriptedModel, Session
 from rlm.events import Event, QuestionAsked, RLMFinished, RunFinished, RunResumed
 from rlm.loop.rlm import NO_ANSWER

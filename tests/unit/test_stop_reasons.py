@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fakes import FakeSandboxes, says_ok
+from helpers.fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, JournalError, Limits, Orchestrator, Price, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import TurnStarted

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import FakeSandboxes, services
+from helpers.fakes import FakeSandboxes, services
+from helpers.virtual_time import Deadlock, run_virtually
 from rlm.calls.budget import Estimate, Refused
 from rlm.config import Limits
 from rlm.loop.broker import Task
@@ -23,7 +24,6 @@ from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.values import encode
 from rlm.types import CellResult, Message, ModelReply
-from virtual_time import Deadlock, run_virtually
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from helpers.small_tree import small_tree
 from rlm.store.directory import default_root
-from small_tree import small_tree
 
 RLM = Callable[..., Any]  # the fixture
 

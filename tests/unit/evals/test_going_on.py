@@ -11,7 +11,7 @@ from typing import NoReturn
 import anyio
 import pytest
 
-from fakes import FakeSandboxes
+from helpers.fakes import FakeSandboxes
 from rlm import ConfigError, ModelError, ScriptedModel
 from rlm.errors import ContextTooLong, EngineUnavailable
 from rlm.evals.concurrency import Cap

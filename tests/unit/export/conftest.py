@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from small_tree import small_tree
+from helpers.small_tree import small_tree
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 from atif import Trajectory
 from typer.testing import CliRunner
 
-from attack_texts import attacked_run
+from helpers.attack_texts import attacked_run
 from rlm import cli
 from rlm.events import (
     CellFinished,

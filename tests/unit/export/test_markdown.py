@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from attack_texts import ATTACKS, attacked_run
+from helpers.attack_texts import ATTACKS, attacked_run
 from rlm.trajectory.directory import read_run
 from rlm.trajectory.export.markdown import MAX_CALLS, MAX_TEXT_CHARS, block, inline, markdown
 

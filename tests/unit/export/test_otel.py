@@ -11,7 +11,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from typer.testing import CliRunner
 
-from attack_texts import attacked_run
+from helpers.attack_texts import attacked_run
 from rlm import cli
 from rlm.errors import ConfigError
 from rlm.trajectory.directory import events_of, read_run

@@ -9,7 +9,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from fake_controls import FakeControls
+from helpers.fake_controls import FakeControls
+from helpers.synthetic_run import Clock, answered, batch, call, rlm, synthetic_run
 from rlm.config import Limits
 from rlm.events import (
     CellFinished,
@@ -26,7 +27,6 @@ from rlm.live.keys import Keys
 from rlm.live.meters import Meter, dollars, duration, meters, short
 from rlm.live.tree import Tree
 from rlm.types import CellResult
-from synthetic_run import Clock, answered, batch, call, rlm, synthetic_run
 
 BUSY = 2_050  # events, after which most of the batch of the synthetic run is done
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from fake_controls import FakeControls
+from helpers.fake_controls import FakeControls
+from helpers.synthetic_run import synthetic_run
 from rlm.config import RAISABLE, Limits
 from rlm.live.keys import Keys, limited, split
 from rlm.live.meters import Meter, meters
 from rlm.live.tree import Tree
-from synthetic_run import synthetic_run
 
 
 def totals(limits: Limits) -> list[Meter]:

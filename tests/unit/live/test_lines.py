@@ -7,11 +7,11 @@ import anyio
 import pytest
 from rich.console import Console
 
-from fake_controls import FakeControls
+from helpers.fake_controls import FakeControls
+from helpers.synthetic_run import Clock, batch, call, rlm, synthetic_run
 from rlm.events import CellStarted, RLMFinished, SubCallFinished
 from rlm.live import live_view
 from rlm.live.lines import PlainView
-from synthetic_run import Clock, batch, call, rlm, synthetic_run
 
 
 def lines(events: object, width: int = 80) -> list[str]:

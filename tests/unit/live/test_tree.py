@@ -3,6 +3,7 @@
 import dataclasses
 from itertools import islice
 
+from helpers.synthetic_run import Clock, answered, ask, batch, call, cell, replied, rlm, synthetic_run
 from rlm.events import (
     CellFinished,
     CellOutput,
@@ -16,7 +17,6 @@ from rlm.events import (
 from rlm.live.nodes import OUTPUT_CHARS, Group
 from rlm.live.tree import KEPT_GROUPS, Tree
 from rlm.types import CellResult, Usage
-from synthetic_run import Clock, answered, ask, batch, call, cell, replied, rlm, synthetic_run
 
 
 def tree_of(*events: Event) -> Tree:

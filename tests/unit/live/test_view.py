@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rich.console import Console
 
-from fake_controls import FakeControls
+from helpers.fake_controls import FakeControls
+from helpers.synthetic_run import rlm, synthetic_run
 from rlm.config import Limits
 from rlm.live.view import AT_ONCE, LiveView, logs_held_back
-from synthetic_run import rlm, synthetic_run
 
 
 class Tty(io.StringIO):

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from helpers.small_tree import plays, small_tree
 from rlm import ConfigError, ModelError, ScriptedModel
 from rlm.events import (
     CellFinished,
@@ -40,7 +41,6 @@ from rlm.trajectory.directory import events_of
 from rlm.trajectory.export.otel import spans_of
 from rlm.trajectory.extras import Extras
 from rlm.types import CellResult, Message, Usage
-from small_tree import plays, small_tree
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,8 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_guest import MemoryStream
 
+from helpers.scripted_guest import MemoryStream
 from rlm.sandbox.docker.attach import MAX_STDERR_BYTES, STDERR_TAIL_BYTES, AttachedStream, Demultiplexer
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import anyio
 import pytest
-from scripted_guest import DIGEST, Guest, Script, connected, query, result
 
+from helpers.scripted_guest import DIGEST, Guest, Script, connected, query, result
 from rlm.config import SandboxConfig
 from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
 from rlm.protocol.messages import (

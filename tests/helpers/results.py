@@ -32,7 +32,7 @@ def page(reports: Iterable[pytest.TestReport]) -> str:
         [
             "# What the attacks came to",
             "",
-            "Written by `make security`. Each attack is a program of `attacks.py` or `attacks_out.py` in `tests/security`, "
+            "Written by `make security`. Each attack is a program of `attacks.py` or `attacks_out.py` in `tests/helpers`, "
             "run as a cell in a real container. `ok`: it ran and was harmless. `error`: an exception. `timeout`, `died`: "
             "undone, earlier variables kept. `lost`: it cost its own sandbox, and the host said so. In every case the host "
             "was unchanged.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from attacks import KILLED, STOPPED, Attack
+from .attacks import KILLED, STOPPED, Attack
 
 SECRET = "sk-of-the-host"
 

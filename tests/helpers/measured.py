@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from results import versions
+from .results import versions
 
 Record = Callable[[str, object], None]
 

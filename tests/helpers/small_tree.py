@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fakes import FakeSandboxes
 from rlm import Orchestrator, ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.types import CellResult, Message
+
+from .fakes import FakeSandboxes
 
 
 async def asks(code: str, answer: Answer | None) -> CellResult:

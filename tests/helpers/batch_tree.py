@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from rlm import Completion, OpenAIModel, Orchestrator
 from rlm.events import Event, SandboxLost
-from support import FakeProvider, Fault
+
+from .support import FakeProvider, Fault
 
 ROOT: Final = """```repl
 kept = context.upper()

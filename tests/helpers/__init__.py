@@ -1,0 +1,1 @@
+"""What tests share: fakes, fixtures, servers and engines of their own, the attacks."""
