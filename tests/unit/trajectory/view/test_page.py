@@ -137,7 +137,7 @@ def test_a_reply_has_the_messages_that_were_sent_for_it() -> None:
 
 
 def test_the_packages_of_the_viewer_are_pinned_by_hash_and_name_no_registry() -> None:
-    lock = json.loads((Path(__file__).parents[3] / "viewer" / "package-lock.json").read_text())
+    lock = json.loads((Path(__file__).parents[4] / "viewer" / "package-lock.json").read_text())
     packages = [package for name, package in lock["packages"].items() if name]
     assert all(package["integrity"].startswith("sha512-") for package in packages)
     assert not any("resolved" in package for package in packages)

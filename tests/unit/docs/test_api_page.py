@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_api.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "make_api.py"
 
 
 def test_the_page_of_the_api_is_what_the_docstrings_say() -> None:

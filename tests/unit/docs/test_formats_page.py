@@ -14,8 +14,8 @@ from rlm.trajectory.export.command import Format
 from rlm.trajectory.reading import KINDS
 from rlm.types import CellResult, Outcome, Usage
 
-PAGE = (Path(__file__).parents[2] / "docs" / "events-and-formats.md").read_text()
-ROOT = Path(__file__).parents[2]
+PAGE = (Path(__file__).parents[3] / "docs" / "events-and-formats.md").read_text()
+ROOT = Path(__file__).parents[3]
 
 
 def names_in(text: str) -> list[str]:
