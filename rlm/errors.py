@@ -83,7 +83,7 @@ class RunCancelled(RLMError):
         super().__init__("The run was cancelled; `rlm resume` goes on with it.")
 
 
-class ReplayDiffers(RLMError):
+class ReplayDivergedError(RLMError):
     """A replay asked a model for something that the run had not asked: prompts, code or image are not the run's.
 
     Attributes:

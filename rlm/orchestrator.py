@@ -19,17 +19,17 @@ from rlm.store.directory import default_root, find
 from ._util.portal import wait_for
 from .errors import ConfigError
 from .events import Event
-from .loop.steering import Steering
+from .loop.control import RunControl
 from .models.scripted import ScriptedModel
 from .prompts import question_from
-from .run.active import Question
+from .run.active import RunQuestion
 from .run.clients import Clients
 from .run.handle import Run
-from .run.lifecycle import begun, or_raise, replayed, resumed, stop_to_undo
+from .run.lifecycle import raise_if_limited, replay_run, resumable_stop, resume_run, start_run
 from .run.options import Options, OptionsDict
-from .run.session import Recorded, Session
+from .run.session import Session, StoredRun
 from .sandbox.values import encode
-from .store.lock import refuse_if_held
+from .store.lock import ensure_unlocked
 from .store.record import RunRecord
 from .types import Completion, Context
 
@@ -53,7 +53,7 @@ class Orchestrator:
             or `raise` LimitExceeded, which holds that completion.
         prices: of models, by name. They come before what a provider reports and before the price list.
         sandbox: the policy of the containers.
-        sandboxes: makes the sandboxes, where they are not to be Docker containers (tests).
+        sandbox_factory: makes the sandboxes, where they are not to be Docker containers (tests).
         system_prompt: makes the system prompt of an RLM from its facts: the hook for wording of one's own, by model.
         tools: functions of the host that cells may call by name. They are described to the model by signature and docstring,
             and get plain data, checked strictly against their types. Coroutine functions run on the event loop, others in a
@@ -111,11 +111,11 @@ class Orchestrator:
         options, recorded = self._recorded(run, overrides)
         return self._start(partial(self._go_on, recorded), options)
 
-    def _start(self, make: Callable[[Options, Steering], Awaitable[Completion]], options: Options) -> Run:
-        async def work(steering: Steering, take: Callable[[Event], None]) -> Completion:
-            return await make(replace(options, on_event=_both(take, options.on_event)), steering)
+    def _start(self, make: Callable[[Options, RunControl], Awaitable[Completion]], options: Options) -> Run:
+        async def work(control: RunControl, take: Callable[[Event], None]) -> Completion:
+            return await make(replace(options, on_event=_both(take, options.on_event)), control)
 
-        return Run(work, Steering(options.limits), portal=self._borrowed_portal)
+        return Run(work, RunControl(options.limits), portal=self._borrowed_portal)
 
     def session(self, *, resume: str | Path | None = None, **overrides: Unpack[OptionsDict]) -> Session:
         """Several questions in one sandbox and one conversation; see `Session`.
@@ -131,7 +131,7 @@ class Orchestrator:
         if resume is None:
             return Session(self._changed(overrides), self._clients, portal=self._borrowed_portal)
         options, recorded = self._recorded(resume, overrides)
-        refuse_if_held(recorded.directory)
+        ensure_unlocked(recorded.directory)
         return Session(options, self._clients, portal=self._borrowed_portal, recorded=recorded)
 
     def resume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
@@ -158,7 +158,7 @@ class Orchestrator:
         Its answer is to be compared with the run's `answer.txt`. The replay's events are in the run's `replays`.
 
         Raises:
-            ReplayDiffers: a model would be asked for something else; it says where.
+            ReplayDivergedError: a model would be asked for something else; it says where.
             and what `resume` raises.
         """
         return self._block(partial(self.areplay, run, **overrides))
@@ -174,41 +174,41 @@ class Orchestrator:
         return await self._complete(context, query, self._changed(overrides))
 
     async def _complete(
-        self, context: Context, query: str | None, options: Options, steering: Steering | None = None
+        self, context: Context, query: str | None, options: Options, control: RunControl | None = None
     ) -> Completion:
         if query is not None and not isinstance(query, str):
             raise ConfigError(f"The query is a {type(query).__name__}: give a str, or None if the context holds it.")
         value = encode(context, max_bytes=options.limits.max_context_bytes)
         if query is None and isinstance(context, str):
             query = question_from(context)
-        question = Question(query=query, context=value, source=context if isinstance(context, Path) else None)
+        question = RunQuestion(query=query, context=value, source=context if isinstance(context, Path) else None)
         models = self._clients.models(options)
         async with (
-            self._clients.using(models.values()),
-            begun(options=options, models=models, question=question, steering=steering) as tree,
+            self._clients.connections(models.values()),
+            start_run(options=options, models=models, question=question, control=control) as tree,
         ):
             completion = await tree.ask(question)
-        return or_raise(completion, options)
+        return raise_if_limited(completion, options)
 
     async def aresume(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
         """As `resume`, on the running asyncio event loop."""
         options, recorded = self._recorded(run, overrides)
         return await self._go_on(recorded, options)
 
-    async def _go_on(self, recorded: Recorded, options: Options, steering: Steering | None = None) -> Completion:
+    async def _go_on(self, recorded: StoredRun, options: Options, control: RunControl | None = None) -> Completion:
         record, directory = recorded.record, recorded.directory
-        undo = stop_to_undo(record, options.limits, directory)
-        refuse_if_held(directory)
+        undo = resumable_stop(record, options.limits, directory)
+        ensure_unlocked(directory)
         contexts = await anyio.to_thread.run_sync(stored_contexts, directory, record)
-        models = {level: self._clients.again(level, model, options) for level, model in record.models.items()}
+        models = {level: self._clients.restore_model(level, model, options) for level, model in record.models.items()}
         async with (
-            self._clients.using(models.values()),
-            resumed(
-                options=options, models=models, record=record, directory=directory, steering=steering, undo=undo
+            self._clients.connections(models.values()),
+            resume_run(
+                options=options, models=models, record=record, directory=directory, control=control, undo=undo
             ) as tree,
         ):
             completions = await tree.ask_again(contexts)
-        return or_raise(completions[-1], options)
+        return raise_if_limited(completions[-1], options)
 
     async def areplay(self, run: str | Path, **overrides: Unpack[OptionsDict]) -> Completion:
         """As `replay`, on the running asyncio event loop."""
@@ -221,14 +221,14 @@ class Orchestrator:
             level: ScriptedModel([], name=model.name, context_window=model.context_window)
             for level, model in record.models.items()
         }
-        async with replayed(options=options, models=models, record=record, directory=directory) as tree:
+        async with replay_run(options=options, models=models, record=record, directory=directory) as tree:
             completions = await tree.ask_again(contexts)
         return completions[-1]
 
     def _changed(self, overrides: OptionsDict) -> Options:
         return _with_view(self._options.changed(overrides))
 
-    def _recorded(self, run: str | Path, overrides: OptionsDict) -> tuple[Options, Recorded]:
+    def _recorded(self, run: str | Path, overrides: OptionsDict) -> tuple[Options, StoredRun]:
         """A run of which the directory is left, and its options, but for what is given now."""
         given: OptionsDict = {**self._given, **overrides}
         directory = find(run, Options().changed(given).run_root or default_root())
@@ -241,7 +241,7 @@ class Orchestrator:
                 raise ConfigError(f"The run {record.run_id} has {name}={getattr(record.limits, name)}: leave it so.")
         given.setdefault("sandbox", record.sandbox)
         given["prices"] = {**record.prices, **given.get("prices", {})}
-        return _with_view(Options().changed(given)), Recorded(directory=directory, record=record)
+        return _with_view(Options().changed(given)), StoredRun(directory=directory, record=record)
 
     def __enter__(self) -> Self:
         self._portal = self._entered.enter_context(start_blocking_portal())
@@ -256,7 +256,7 @@ class Orchestrator:
         self._entered.close()
 
     async def __aenter__(self) -> Self:
-        await self._staying.enter_async_context(self._clients.using(()))
+        await self._staying.enter_async_context(self._clients.connections(()))
         return self
 
     async def __aexit__(

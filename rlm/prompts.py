@@ -13,7 +13,7 @@ from .config import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptFacts:
+class PromptContext:
     """What a system prompt is made from.
 
     `depth` is how many levels may be called below this RLM; `model` drives it, `sub_model` answers its calls;
@@ -29,7 +29,7 @@ class PromptFacts:
     tools: tuple[str, ...] = ()
 
 
-SystemPrompt = Callable[[PromptFacts], str]
+SystemPrompt = Callable[[PromptContext], str]
 
 _REPL: Final = """\
 You answer a question about data that is too large to read at once. The data is not in this conversation: it is the \
@@ -83,7 +83,7 @@ variable. Do not write FINAL(...) in the same reply as code whose output you hav
 in the form that the question asks for, not a plan or a description of it."""
 
 
-def default_system_prompt(facts: PromptFacts) -> str:
+def default_system_prompt(facts: PromptContext) -> str:
     """The prompt for models that follow instructions well."""
     parts = [_REPL]
     if facts.depth > 0:
@@ -113,7 +113,7 @@ def default_system_prompt(facts: PromptFacts) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def worked_example_prompt(facts: PromptFacts) -> str:
+def worked_example_prompt(facts: PromptContext) -> str:
     """For weak models: the default prompt and one worked example whose last step filters replies by what the text holds."""
     if facts.depth == 0:
         return default_system_prompt(facts)

@@ -136,11 +136,11 @@ class Completion:
 
     `usage` is the whole tree's, `by_model` and `by_node` break it down. `cost` is in dollars, None when a price is
     unknown. `iterations` counts the root's turns, `depth_reached` the deepest level at which something was called
-    (0: the root alone), `sub_calls` the model calls below the root, `sandboxes` the containers. `unsettled_calls` were sent
-    and cut off, by a deadline or a cell's end say, or their replies were lost on the way: they are not in `usage`, as nobody
-    knows what they used; they may be billed, and count against the limits as estimated.
+    (0: the root alone), `sub_calls` the model calls below the root, `sandboxes` the containers. `unaccounted_calls` were
+    sent, then cut off or their replies lost: they are not in `usage`, as nobody knows what they used. They may be billed,
+    and count against the limits as estimated.
 
-    Of a run that was resumed: `replayed_calls` were served from its journal; `paid_twice` were sent a second time, as they
+    Of a run that was resumed: `replayed_calls` were served from its journal; `resent_calls` were sent a second time, as they
     were in flight when it was interrupted; `diverged` are the nodes that took another way than the journal's.
     """
 
@@ -156,9 +156,9 @@ class Completion:
     sandboxes: int
     run_id: str
     run_dir: Path
-    unsettled_calls: int = 0
+    unaccounted_calls: int = 0
     replayed_calls: int = 0
-    paid_twice: int = 0
+    resent_calls: int = 0
     diverged: tuple[str, ...] = ()
 
     @property

@@ -9,13 +9,13 @@ import os
 
 from rlm import Orchestrator
 from rlm.evals.tasks.niah import is_correct, make_trial
-from rlm.testing.policies import playing
+from rlm.testing.policies import scripted_model_for
 
 
 def main() -> None:
     trial = make_trial(number=1, lines=200_000, seed=1, facts=4)
     print(f"A text of {len(trial.context):,} characters. {trial.query}")
-    model = None if os.environ.get("RLM_MODEL") else playing("facts")
+    model = None if os.environ.get("RLM_MODEL") else scripted_model_for("facts")
     done = Orchestrator(depth=1, model=model).completion(trial.context, trial.query)
     print(f"Answer: {done}")
     print(f"Right: {is_correct(done.answer, trial.expected)}. {done.sub_calls} calls, {done.seconds:.2f} s.")

@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from rlm import Orchestrator
 from rlm.events import Event, RLMStarted, SubCallStarted
-from rlm.testing.policies import playing
+from rlm.testing.policies import scripted_model_for
 
 
 class Nodes:
@@ -33,7 +33,7 @@ class Nodes:
 def main() -> None:
     numbers = list(range(64))
     nodes = Nodes()
-    orchestrator = Orchestrator(depth=3, model=playing("tree"), on_event=nodes)
+    orchestrator = Orchestrator(depth=3, model=scripted_model_for("tree"), on_event=nodes)
     done = orchestrator.completion(numbers, "What is the sum of these numbers? Reply with the number only.")
     Console().print(nodes.root)
     print(f"Answer: {done} (expected {sum(numbers)}). {done.sandboxes} containers, {done.seconds:.2f} s.")

@@ -8,7 +8,7 @@ compile() {
     uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-annotate --no-header "$@"
 }
-echo "hatchling>=1.26" | compile pyproject.toml - --extra dev --output-file requirements.lock
+echo "hatchling>=1.26" | compile pyproject.toml - --extra eval --extra otel --group dev --output-file requirements.lock
 pinned() { sed -n 's/^\([a-z0-9].*==.*\) \\$/\1/p' requirements.lock; }  # with markers, without hashes
 # The older major of openai, installed over the first file in an environment of its own (test_openai2.sh).
 echo "openai[aiohttp]>=2.54,<3" | compile - --constraints <(pinned | grep -v '^openai==') \

@@ -18,11 +18,11 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from rlm.evals.concurrency import Cap
+from rlm.evals.concurrency import MachineSlots
 from rlm.evals.corpus.questions import built_in
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods.base import Means
+from rlm.evals.methods.base import MethodContext
 from rlm.evals.methods.guessing import counted
 from rlm.evals.plan import Plan
 from rlm.evals.registry import tasks
@@ -65,9 +65,9 @@ def harness_share() -> float:
         async def work() -> None:
             await run_jobs(
                 plan.jobs(),
-                means=Means(models=lambda task: (model, model)),
+                means=MethodContext(models=lambda task: (model, model)),
                 results=results,
-                cap=Cap(1, Path(folder) / "places"),
+                cap=MachineSlots(1, Path(folder) / "places"),
                 on_start=start,
                 on_row=lambda row: shares.append((time.perf_counter() - began - row.seconds) / row.seconds),
             )
@@ -91,8 +91,8 @@ def sixteen() -> None:
     plan = Plan(tasks=("ruler/multikey_1", "ruler/multiquery"), lengths=(LONG,), n=8)
     with tempfile.TemporaryDirectory() as folder:
         results = Results.create(Path(folder), plan.as_json())
-        means = Means(models=lambda task: (model, model))
-        cap = Cap(16, Path(folder) / "places")
+        means = MethodContext(models=lambda task: (model, model))
+        cap = MachineSlots(16, Path(folder) / "places")
 
         async def work() -> None:
             rows = await run_jobs(plan.jobs(), means=means, results=results, cap=cap)

@@ -22,17 +22,17 @@ from rich.console import Console
 
 from rlm import Limits, OpenAIModel, RLMError
 from rlm.cli.commands.evaluate import written
-from rlm.evals.concurrency import OneByOne
+from rlm.evals.concurrency import SingleSlot
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods.base import Means
-from rlm.evals.plan import SCRIPTED, Plan, made_with
+from rlm.evals.methods.base import MethodContext
+from rlm.evals.plan import SCRIPTED, Plan, environment_info
 from rlm.evals.report import niah_report as report
 from rlm.evals.results import ROWS, Results, Row
 from rlm.evals.tasks import seed_niah
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt, worked_example_prompt
 from rlm.run.clients import Clients
-from rlm.testing.policies import playing
+from rlm.testing.policies import scripted_model_for
 from rlm.types import Message
 
 CACHE = Path(__file__).parents[1] / ".cache" / "local"
@@ -135,7 +135,7 @@ def serving() -> Iterator[tuple[str, str]]:
 async def evaluate(url: str, name: str, folder: Path, *, lines: int, trials: int) -> list[Row]:
     """Raises RLMError where the model gives no reply at all; before there is a folder."""
     small = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=SLOTS, sampling=SAMPLING)
-    root: Model = playing("needle by pieces")
+    root: Model = scripted_model_for("needle by pieces")
     if is_root := bool(os.environ.get("LOCAL_ROOT")):
         root = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=SLOTS)
     jobs = [seed_niah.job(index=index, lines=lines, seed=SEED, facts=1, method="rlm:1") for index in range(trials)]
@@ -148,18 +148,18 @@ async def evaluate(url: str, name: str, folder: Path, *, lines: int, trials: int
         sub_model=name,
         sub_base_url=url,
     )
-    async with Clients(max_concurrent=SLOTS).using({small, root}):
+    async with Clients(max_concurrent=SLOTS).connections({small, root}):
         await small.complete([Message(role="user", content="Say yes.")])
-        results = Results.create(folder, plan.as_json() | {"lines": lines, "sampling": SAMPLING} | made_with())
+        results = Results.create(folder, plan.as_json() | {"lines": lines, "sampling": SAMPLING} | environment_info())
         return await run_jobs(
             jobs,
-            means=Means(
+            means=MethodContext(
                 models=lambda task: (root, small),
                 limits=Limits(max_seconds=1800),
                 system_prompt=worked_example_prompt if is_root else default_system_prompt,
             ),
             results=results,
-            cap=OneByOne(),
+            cap=SingleSlot(),
             on_row=lambda row: say(
                 f"trial {row.index + 1}: {row.answer!r}, expected {row.expected[0]}, {row.seconds:.0f} s"
             ),

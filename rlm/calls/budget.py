@@ -22,18 +22,18 @@ MIN_REPLY_TOKENS: Final = 2_000  # fewer are no useful reply of a model that rea
 MAX_REPLY_TOKENS: Final = 16_000  # more are not set aside for any reply
 
 
-class Refused(RLMError):
+class BudgetExceeded(RLMError):
     """The budget does not allow this call.
 
     Attributes:
         reason: the limit that stands in the way.
-        may_pass: calls under way stand in the way too, and give back what they do not use.
+        may_succeed_later: calls under way stand in the way too, and give back what they do not use.
     """
 
-    def __init__(self, message: str, *, reason: StopReason, may_pass: bool = False) -> None:
+    def __init__(self, message: str, *, reason: StopReason, may_succeed_later: bool = False) -> None:
         super().__init__(message)
         self.reason: StopReason = reason
-        self.may_pass = may_pass
+        self.may_succeed_later = may_succeed_later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Budget:
 
     Attributes:
         used: what the providers counted.
-        unsettled: calls that were sent and cut off, or whose replies were lost, so that nobody knows what they used.
+        unaccounted: calls that were sent and cut off, or whose replies were lost, so that nobody knows what they used.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -81,7 +81,7 @@ class Budget:
         self._in_flight = Estimate()
         self._last_turn = Estimate()
         self.used = Usage()
-        self.unsettled = 0
+        self.unaccounted = 0
 
     @property
     def in_flight(self) -> Estimate:
@@ -106,7 +106,7 @@ class Budget:
         """Set aside one call and what it is expected to use; one of `settle`, `abandon` and `give_back` follows.
 
         Raises:
-            Refused: a limit would be passed.
+            BudgetExceeded: a limit would be passed.
         """
         self.check(estimate, last=last)
         self._calls += 1
@@ -114,27 +114,29 @@ class Budget:
         self._in_flight += estimate
 
     def check(self, estimate: Estimate, *, last: bool = False) -> None:
-        """Raises Refused where such a call cannot be reserved now."""
+        """Raises BudgetExceeded where such a call cannot be reserved now."""
         limits = self.limits
         if limits.max_lm_calls is not None and self._calls + 1 + (not last) > limits.max_lm_calls:
-            raise Refused(f"the run's limit of {limits.max_lm_calls:,} model calls is reached", reason="max_lm_calls")
+            raise BudgetExceeded(
+                f"the run's limit of {limits.max_lm_calls:,} model calls is reached", reason="max_lm_calls"
+            )
         gone = self._spent if last else self._spent + self._last_turn
         wanted = gone + estimate
         if limits.max_tokens is not None and wanted.tokens + self._in_flight.tokens > limits.max_tokens:
             left = max(0, limits.max_tokens - gone.tokens - self._in_flight.tokens)
-            raise Refused(
+            raise BudgetExceeded(
                 f"of the run's limit of {limits.max_tokens:,} tokens {left:,} are left, and up to {estimate.tokens:,} are "
                 "needed",
                 reason="max_tokens",
-                may_pass=self._open > 0 and wanted.tokens <= limits.max_tokens,
+                may_succeed_later=self._open > 0 and wanted.tokens <= limits.max_tokens,
             )
         if limits.max_cost_usd is not None and wanted.dollars + self._in_flight.dollars > limits.max_cost_usd:
             left_usd = max(0.0, limits.max_cost_usd - gone.dollars - self._in_flight.dollars)
-            raise Refused(
+            raise BudgetExceeded(
                 f"of the run's limit of ${limits.max_cost_usd:g} ${left_usd:.4g} are left, and up to "
                 f"${estimate.dollars:.4g} are needed",
                 reason="max_cost_usd",
-                may_pass=self._open > 0 and wanted.dollars <= limits.max_cost_usd,
+                may_succeed_later=self._open > 0 and wanted.dollars <= limits.max_cost_usd,
             )
 
     def settle(self, estimate: Estimate, usage: Usage) -> None:
@@ -153,7 +155,7 @@ class Budget:
         """
         self._close(estimate)
         self._spent += estimate
-        self.unsettled += 1
+        self.unaccounted += 1
 
     def give_back(self, estimate: Estimate) -> None:
         """The last turn's call was refused as too long, at no cost: it is made again, shorter, from the same reserve."""
@@ -171,7 +173,7 @@ class Budget:
         """Count a call that an earlier process of the run has made, as `abandon` did there, or would have done."""
         self._calls += 1
         self._spent += estimate
-        self.unsettled += 1
+        self.unaccounted += 1
 
     def count_rlms(self, number: int) -> None:
         """Count RLMs that had come to their end in an earlier process of the run."""
@@ -189,13 +191,13 @@ class Budget:
         """Count one more RLM.
 
         Raises:
-            Refused: the limit on RLMs is reached.
+            BudgetExceeded: the limit on RLMs is reached.
         """
         self.check_rlm()
         self._rlms += 1
 
     def check_rlm(self) -> None:
-        """Raises Refused where another RLM cannot be started."""
+        """Raises BudgetExceeded where another RLM cannot be started."""
         limit = self.limits.max_rlms
         if limit is not None and self._rlms >= limit:
-            raise Refused(f"the run's limit of {limit:,} RLMs is reached", reason="max_rlms")
+            raise BudgetExceeded(f"the run's limit of {limit:,} RLMs is reached", reason="max_rlms")

@@ -12,12 +12,12 @@ from typing import Final, Literal, cast
 import anyio
 
 from rlm.config import Limits
-from rlm.errors import ContextTooLong, ModelError, ReplayDiffers, ReplyCutOff
+from rlm.errors import ContextTooLong, ModelError, ReplayDivergedError, ReplyCutOff
 from rlm.events import ModelFailed, ModelReplied, ReplayDiverged
 from rlm.models.base import Model, parameters_of, server_of
 from rlm.models.prices import Price
 from rlm.models.request import Request
-from rlm.store.entries import GIVEN_BACK, TOO_LONG, Failure, Found, Spent
+from rlm.store.entries import GIVEN_BACK, TOO_LONG, CallLookup, Failure, RecordedUsage
 from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
 from rlm.types import Message, ModelReply, StopReason, Usage
@@ -27,8 +27,8 @@ from .budget import (
     MAX_REPLY_TOKENS,
     MIN_REPLY_TOKENS,
     Budget,
+    BudgetExceeded,
     Estimate,
-    Refused,
     estimate_input,
 )
 from .cache import Cache
@@ -90,10 +90,10 @@ class Calls:
         """One paid reply. `ordinal` is the call's number at its node, from 1.
 
         Raises:
-            Refused: a limit of the run stands in the way; nothing was sent.
+            BudgetExceeded: a limit of the run stands in the way; nothing was sent.
             ModelError: no usable reply. It is CutOff where a recorded call had been cut off.
             JournalError: the record cannot be written; nothing more is sent.
-            ReplayDiffers: the call is not in the record, and this is a replay.
+            ReplayDivergedError: the call is not in the record, and this is a replay.
         """
         request = await _request(model, messages)
         found = await self.journal.find(node, ordinal, request)
@@ -108,7 +108,7 @@ class Calls:
                     self._tell_failure(model, failure, node=node, role=role, seconds=0.0)
                 raise _as_error(failure)
             case None if self.journal.read_only:
-                raise ReplayDiffers(node=node, ordinal=ordinal)
+                raise ReplayDivergedError(node=node, ordinal=ordinal)
             case None if (cached := await self._cached(model, request)) is not None:
                 reply, replayed = cached, True
                 await self._take_cached(model, request, reply, node=node, ordinal=ordinal, last=last)
@@ -147,10 +147,10 @@ class Calls:
 
     async def skip(self, node: str, *, requests: int, queries: int) -> None:
         """An RLM has made so many requests and queries, some of which were cut off: they count all the same."""
-        self.count_spent(await self.journal.skip(node, requests=requests, queries=queries))
+        self.add_recorded_usage(await self.journal.skip(node, requests=requests, queries=queries))
 
-    def _take(self, found: Found, *, node: str, ordinal: int) -> None:
-        self.count_spent(found.spent)
+    def _take(self, found: CallLookup, *, node: str, ordinal: int) -> None:
+        self.add_recorded_usage(found.spent)
         for other in found.diverged:
             self._events.emit(ReplayDiverged(node=other, ordinal=ordinal if other == node else 1))
 
@@ -174,7 +174,7 @@ class Calls:
                 self.budget.give_back(estimate)
                 self._wake()
             else:
-                self._settle(estimate, Spent(node=node, model=model.name, usage=usage or Usage()))
+                self._settle(estimate, RecordedUsage(node=node, model=model.name, usage=usage or Usage()))
             await self.journal.ended(call, failure)
             self._tell_failure(model, failure, node=node, role=role, seconds=time.perf_counter() - started)
             raise
@@ -182,7 +182,7 @@ class Calls:
             self._abandon(estimate)
             raise
         reply = replace(reply, usage=self._priced(model, reply.usage))
-        self._settle(estimate, Spent(node=node, model=model.name, usage=reply.usage))
+        self._settle(estimate, RecordedUsage(node=node, model=model.name, usage=reply.usage))
         self._learn(model, request.messages, reply.usage)
         await self.journal.ended(call, reply)
         if self._cache is not None and reply.finish_reason != "length":  # there is more of it for a run with more left
@@ -205,8 +205,8 @@ class Calls:
             if recursive:
                 self.budget.check_rlm()
             self.budget.check(self.estimate(model, messages))
-        except Refused as refused:
-            return not refused.may_pass
+        except BudgetExceeded as refused:
+            return not refused.may_succeed_later
         return False
 
     def estimate(self, model: Model, messages: Sequence[Message], *, last: bool = False) -> Estimate:
@@ -256,9 +256,9 @@ class Calls:
                 try:
                     self.budget.reserve(estimate, last=last)
                     return max_tokens if self.budget.bounds_replies else None, estimate
-                except Refused as error:
+                except BudgetExceeded as error:
                     refused = error
-                if not refused.may_pass:
+                if not refused.may_succeed_later:
                     break
                 await self._ended.wait()
         failure = Failure(state="refused", text=str(refused), reason=refused.reason)
@@ -274,7 +274,7 @@ class Calls:
         price = self._prices.get(model.name)
         return usage if price is None else replace(usage, cost_usd=price.cost(usage))
 
-    def _settle(self, estimate: Estimate, spent: Spent) -> None:
+    def _settle(self, estimate: Estimate, spent: RecordedUsage) -> None:
         self.budget.settle(estimate, spent.usage)
         if spent.usage.calls:  # the provider counted something
             self._note(spent)
@@ -297,11 +297,11 @@ class Calls:
         """The reply is one that another run got. It counts as a call, and is refused as one, though it used nothing."""
         _, estimate = await self._reserve(model, request, node=node, ordinal=ordinal, last=last)
         self.budget.settle(estimate, reply.usage)
-        self._note(Spent(node=node, model=model.name, usage=reply.usage))
+        self._note(RecordedUsage(node=node, model=model.name, usage=reply.usage))
         self._wake()
         await self.journal.ended(await self.journal.sent(node, ordinal, request), reply)
 
-    def count_spent(self, spent: Iterable[Spent]) -> None:
+    def add_recorded_usage(self, spent: Iterable[RecordedUsage]) -> None:
         """Count what an earlier process of the run has paid."""
         for item in spent:
             if not item.settled:
@@ -313,7 +313,7 @@ class Calls:
             self.budget.count(item.usage, reserved_usd=item.reserved_usd)
             self._note(item)
 
-    def _note(self, spent: Spent) -> None:
+    def _note(self, spent: RecordedUsage) -> None:
         self.by_model[spent.model] = self.by_model.get(spent.model, Usage()) + spent.usage
         self.by_node[spent.node] = self.by_node.get(spent.node, Usage()) + spent.usage
 
@@ -367,9 +367,9 @@ def _as_failure(error: ModelError, usage: Usage | None) -> Failure:
     )
 
 
-def _as_error(failure: Failure) -> ModelError | Refused:
+def _as_error(failure: Failure) -> ModelError | BudgetExceeded:
     if failure.state == "refused":
-        return Refused(failure.text, reason=cast("StopReason", failure.reason))
+        return BudgetExceeded(failure.text, reason=cast("StopReason", failure.reason))
     kind = (
         ContextTooLong
         if failure.reason in (TOO_LONG, GIVEN_BACK)

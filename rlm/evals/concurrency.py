@@ -15,7 +15,7 @@ import anyio
 POLL_SECONDS: Final = 0.05
 
 
-class Places(Protocol):
+class Slots(Protocol):
     """So many places; who works holds one."""
 
     most: int
@@ -24,7 +24,7 @@ class Places(Protocol):
         """Wait for a place, and keep it."""
 
 
-class OneByOne:
+class SingleSlot:
     """One place, of this process alone."""
 
     most = 1
@@ -35,7 +35,7 @@ class OneByOne:
         yield
 
 
-class Cap:
+class MachineSlots:
     """So many places, as locked files in a folder: a process that dies gives its places back.
 
     Args:
@@ -87,7 +87,7 @@ def _locked(file: BinaryIO) -> bool:
     return True
 
 
-def machine_cap(most: int) -> Cap:
+def machine_cap(most: int) -> MachineSlots:
     """The places of this user on this machine."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Cap(most, Path(home) / "rlm" / "eval-places")
+    return MachineSlots(most, Path(home) / "rlm" / "eval-places")

@@ -12,18 +12,18 @@ from typing import Any, Final
 import anyio
 
 from rlm.errors import ConfigError, EngineUnavailable, JournalError, RLMError
-from rlm.evals.methods.base import Means, Method, Outcome
+from rlm.evals.methods.base import Method, MethodContext, Outcome
 from rlm.evals.methods.lookup import method
 from rlm.store.runs import list_runs, used
 from rlm.types import Usage
 
-from .concurrency import Places
-from .results import Job, Key, Results, Row, appending, line
+from .concurrency import Slots
+from .results import Job, Key, Results, Row, line, open_for_append
 from .scorers import score
 from .task import Instance
 
 RUNS: Final = "runs"
-AGAIN: Final = "-again"  # ends the name of the folder of runs that are not to go on with earlier ones
+RETRY_SUFFIX: Final = "-again"  # ends the name of the folder of runs that are not to go on with earlier ones
 
 
 OnRow = Callable[[Row], None]
@@ -33,9 +33,9 @@ OnStart = Callable[[Key], None]
 async def run_jobs(
     jobs: Iterable[Job],
     *,
-    means: Means,
+    means: MethodContext,
     results: Results,
-    cap: Places,
+    cap: Slots,
     on_row: OnRow = lambda row: None,
     on_start: OnStart = lambda key: None,
     redo_failed_calls: bool = False,
@@ -50,7 +50,7 @@ async def run_jobs(
         The rows of these jobs, those of before included.
     """
     without_engine = anyio.Event()
-    with appending(results.folder) as append:
+    with open_for_append(results.folder) as append:
         before = Results.load(results.folder).rows  # no other process adds to them from here on
         jobs = list(jobs)
         rows = standing(jobs, before, redo_failed_calls=redo_failed_calls)
@@ -87,7 +87,7 @@ def standing(jobs: Iterable[Job], before: Mapping[Key, Row], *, redo_failed_call
     return {key: row for key, row in of_jobs if row.stands(redo_failed_calls=redo_failed_calls)}
 
 
-async def _do(job: Job, answer: Method, means: Means, results: Results, runs: Path) -> Row:
+async def _do(job: Job, answer: Method, means: MethodContext, results: Results, runs: Path) -> Row:
     key, folder = job.key, results.folder
     row = Row(
         task=key.task,
@@ -182,4 +182,4 @@ def _runs_of(key: Key, before: Row | None, *, anew: bool) -> Path:
             RUNS, f"{key.method.replace(':', '')}-{key.task.replace('/', '_')}-{key.length}-{key.seed}-{key.index}"
         )
     runs = Path(before.run_dir).parent
-    return runs.with_name(runs.name + AGAIN) if anew and before.failed_calls else runs
+    return runs.with_name(runs.name + RETRY_SUFFIX) if anew and before.failed_calls else runs

@@ -23,7 +23,7 @@ from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.models.scripted import ScriptedModel
 from rlm.run.clients import named
-from rlm.testing.policies import playing
+from rlm.testing.policies import scripted_model_for
 
 from .registry import tasks
 from .results import Job, Key, Row
@@ -251,7 +251,7 @@ class Models:
         return None if client is None else client.base_url
 
 
-def made_with() -> dict[str, str]:
+def environment_info() -> dict[str, str]:
     """What a number is cited with, beside the plan: versions, machine, day."""
     return {
         "rlm": version("rlm"),
@@ -269,7 +269,7 @@ def _policy(task: str) -> ScriptedModel | None:
     """The scripted root of a task, which never sees an answer; None where there is none."""
     match task.partition("/"):
         case ("seed_niah", _, "needle" | "facts" as kind):
-            return playing(kind)
+            return scripted_model_for(kind)
         case ("oolong" | "oolong_pairs", _, _):
             return policies.root_model(task)
         case ("ruler", _, _):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from rlm.errors import ConfigError
-from rlm.store.event_log import mend
+from rlm.store.event_log import truncate_partial_line
 
 from .task import Instance
 
@@ -139,7 +139,7 @@ class Results:
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
         """The same with other settings, on the disk too. Raises ConfigError where another process is at it."""
-        with appending(self.folder):
+        with open_for_append(self.folder):
             try:
                 _write_settings(self.folder, settings)
             except OSError as error:
@@ -174,7 +174,7 @@ def line(row: Row) -> str:
 
 
 @contextmanager
-def appending(folder: Path) -> Iterator[Callable[[str], None]]:
+def open_for_append(folder: Path) -> Iterator[Callable[[str], None]]:
     """For one process at a time; a last line that a crash cut off is taken away.
 
     Raises:
@@ -189,7 +189,7 @@ def appending(folder: Path) -> Iterator[Callable[[str], None]]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"Another process works on the evaluation in {folder}: wait, or stop it.") from None
-        mend(folder / ROWS)
+        truncate_partial_line(folder / ROWS)
         yield partial(write_through, descriptor)
     finally:
         os.close(descriptor)

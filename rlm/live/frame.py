@@ -22,7 +22,7 @@ from rlm._util.text import printable
 from .meters import Meter, at_least, duration, short
 from .nodes import Cell, State
 from .rows import Row, one_line, rows
-from .tree import Tree
+from .tree import RunState
 
 Line = list[Segment]
 Styled = tuple[str, str]  # a text and the name of its style
@@ -50,7 +50,7 @@ class Picture:
 
 
 def look(
-    tree: Tree,
+    tree: RunState,
     totals: list[Meter],
     *,
     now: float,
@@ -97,7 +97,7 @@ def _copy(cell: Cell) -> Cell:
     )
 
 
-def _status(tree: Tree, *, now: float, paused: bool) -> Styled:
+def _status(tree: RunState, *, now: float, paused: bool) -> Styled:
     if tree.started is None:
         return "starts", "cyan"
     seconds = duration(max(0.0, (tree.ended or now) - tree.started))

@@ -42,10 +42,10 @@ class Controls(Protocol):
         ...
 
     def pause(self) -> None:
-        """No RLM begins another turn until `go_on`."""
+        """No RLM begins another turn until `unpause`."""
         ...
 
-    def go_on(self) -> None:
+    def unpause(self) -> None:
         """Take back `pause`."""
         ...
 
@@ -119,7 +119,7 @@ class Keys:
 
     def _pause(self) -> None:
         if self._controls.paused:
-            self._controls.go_on()
+            self._controls.unpause()
             self._said = "The run goes on."
         else:
             self._controls.pause()

@@ -27,7 +27,7 @@ from rlm.events import (
 from .meters import dollars, duration, short
 from .nodes import Group
 from .rows import counts, one_line
-from .tree import Tree
+from .tree import RunState
 
 PROGRESS_SECONDS: Final = 10.0  # between two lines about a batch under way
 
@@ -37,7 +37,7 @@ class PlainView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._tree = Tree()
+        self._tree = RunState()
         self._lock = threading.Lock()
         self._latest = 0.0
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from rlm.config import Limits
 
-from .tree import Tree
+from .tree import RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Meter:
         return used if self.limit is None else f"{used} of {self.words(self.limit)}"
 
 
-def meters(tree: Tree, limits: Limits, *, seconds: float) -> list[Meter]:
+def meters(tree: RunState, limits: Limits, *, seconds: float) -> list[Meter]:
     """The totals of a run; `seconds` is what its clock says, which stands still while it is paused."""
     used = tree.used
     return [

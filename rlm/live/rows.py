@@ -13,7 +13,7 @@ from typing import Final
 from rlm._util.text import printable
 
 from .nodes import Cell, Group, Loop, Node, State, Used
-from .tree import Tree
+from .tree import RunState
 
 MOST: Final = 15  # nodes shown of a group, if the tree fits then
 PLAIN_SHOWN: Final = 5  # plain calls of one group: more of them tell no more
@@ -33,7 +33,7 @@ class Row:
     seconds: float
 
 
-def rows(tree: Tree, *, now: float, height: int) -> list[Row]:
+def rows(tree: RunState, *, now: float, height: int) -> list[Row]:
     """At most `height` rows, the root first. `now` is on the clock of the events."""
 
     def of(quota: int) -> list[Row]:

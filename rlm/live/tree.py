@@ -37,7 +37,7 @@ CODE_CHARS: Final = 8_000  # of a cell: more than a screen shows
 LINE_CHARS: Final = 200  # of a prompt, an error, a reason: one line is shown
 
 
-class Tree:
+class RunState:
     """The run so far.
 
     Attributes:

@@ -27,7 +27,7 @@ from .frame import Footer, Line, draw, look, summary
 from .keys import Controls, Keys
 from .lines import PlainView
 from .meters import Meter, meters
-from .tree import Tree
+from .tree import RunState
 
 SUMMARY_ROWS: Final = 20  # of the tree, left on the terminal when all is over
 
@@ -51,7 +51,7 @@ class LiveView:
         self._has_keys = has_keys
         self._clock = clock
         self._keys = Keys(controls)
-        self._tree = Tree()
+        self._tree = RunState()
         self._waiting: deque[Event] = deque()
         self._lock = threading.Lock()  # over the tree: events come in one thread, pictures are taken in another
 

@@ -14,9 +14,9 @@ from typing import Final
 import anyio
 
 from rlm._util.text import clip
-from rlm.calls.budget import Refused
+from rlm.calls.budget import BudgetExceeded
 from rlm.calls.gateway import HASHED_AT_ONCE, Calls
-from rlm.errors import ConfigError, ModelError, ReplayDiffers, SandboxError
+from rlm.errors import ConfigError, ModelError, ReplayDivergedError, SandboxError
 from rlm.events import AnswerReplayed, ReplayDiverged, SubCallFinished, SubCallStarted
 from rlm.models.base import Model
 from rlm.models.request import digest_of
@@ -27,7 +27,7 @@ from rlm.store.event_log import EventLog
 from rlm.types import Message, ModelReply, StopPoint, StopReason
 
 MAX_SHOWN_CHARS: Final = 300  # of what a cell gave that comes to nothing
-TOO_LATE: Final = "The cell ended before this call was answered."
+CELL_ENDED: Final = "The cell ended before this call was answered."
 _CUT: Final = "\n[This reply was cut off at the model's token limit.]"
 _PARTIAL: Final = "\n[This answer is what there was when the work on it was stopped: {why}.]"
 _STOPPED: Final[Mapping[StopReason, str]] = {
@@ -40,7 +40,7 @@ _STOPPED: Final[Mapping[StopReason, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class RLMTask:
     """What one RLM is to do. `level` counts from the root (0), `depth` is how many levels may be called below."""
 
     node: str
@@ -52,7 +52,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+class RLMResult:
     """What one RLM gave. `stop` is set where its work can go on: the clock, a person or a limit of the run ended it."""
 
     answer: str
@@ -61,12 +61,12 @@ class Answered:
     stop: StopPoint | None = None
 
 
-class NotRemembered(Exception):
+class NotRecorded(Exception):
     """A cell that runs again asks for something that it had not asked for."""
 
 
 @dataclass(slots=True, kw_only=True)
-class _Asked:
+class _OpenQuery:
     """A query of the cell that runs."""
 
     recursive: bool
@@ -87,11 +87,11 @@ class Broker:
     def __init__(
         self,
         *,
-        task: Task,
+        task: RLMTask,
         below: Model,
         by_name: Mapping[str, Model],
         calls: Calls,
-        child: Callable[[Task], Awaitable[Answered]],
+        child: Callable[[RLMTask], Awaitable[RLMResult]],
         events: EventLog,
     ) -> None:
         self._task = task
@@ -102,8 +102,8 @@ class Broker:
         self._events = events
         self._journal = calls.journal
         self._journal.queries.begin(task.node)
-        self._asked: dict[str, _Asked] = {}  # by the cell that runs
-        self._before: dict[str, _Asked] = {}  # and by the same cell, in a sandbox that was lost
+        self._asked: dict[str, _OpenQuery] = {}  # by the cell that runs
+        self._before: dict[str, _OpenQuery] = {}  # and by the same cell, in a sandbox that was lost
 
     def begin_cell(self) -> None:
         """Another cell runs. Of one that was stopped from outside, queries may still be open: they stay so."""
@@ -117,11 +117,11 @@ class Broker:
     async def end_cell(self) -> Sequence[str]:
         """The queries of the cell that has ended. Those that are still open will not be answered, in a replay neither."""
         late = {node: asked.recursive for node, asked in self._asked.items() if not asked.answered}
-        await self._journal.abandon(late, TOO_LATE)
+        await self._journal.abandon(late, CELL_ENDED)
         return tuple(self._asked)
 
     def recall(self, nodes: Sequence[str]) -> Answer:
-        """Serves a cell that runs again with the answers that it got to these queries. Raises NotRemembered."""
+        """Serves a cell that runs again with the answers that it got to these queries. Raises NotRecorded."""
         left: dict[bytes, deque[str]] = {}
         for node in nodes:
             left.setdefault(self._journal.queries.digest(node), deque()).append(node)
@@ -129,7 +129,7 @@ class Broker:
         async def answer(query: SandboxQuery) -> QueryReply:
             same = left.get(await self._digest(query))
             if not same:
-                raise NotRemembered
+                raise NotRecorded
             return await self._remembered(same.popleft())
 
         return answer
@@ -138,12 +138,12 @@ class Broker:
         """One answer, or the sentence that says why there is none. Raises nothing that a query can cause."""
         recursive = self._task.depth > 1 and query.recurse is not False
         found = self._journal.ask(self._task.node, await self._digest(query))
-        before, asked = self._before.get(found.node), _Asked(recursive=recursive)
+        before, asked = self._before.get(found.node), _OpenQuery(recursive=recursive)
         self._asked[found.node] = asked
         if found.diverged:
             self._events.emit(ReplayDiverged(node=found.node, ordinal=1))
             if self._journal.read_only:
-                raise ReplayDiffers(node=found.node, ordinal=1)
+                raise ReplayDivergedError(node=found.node, ordinal=1)
         if before is not None and before.answered:
             reply = await self._remembered(found.node)
         else:
@@ -201,7 +201,7 @@ class Broker:
         found = await self._journal.find_answer(node)
         if found is None:
             return None
-        self._calls.count_spent(found.spent)
+        self._calls.add_recorded_usage(found.spent)
         self._calls.budget.count_rlms(found.rlms)
         below = {spent.node for spent in found.spent} - {node}
         self._events.emit(AnswerReplayed(node=node, below=sorted(below)))
@@ -216,7 +216,7 @@ class Broker:
     async def _recurse(self, query: SandboxQuery, node: str, model: Model) -> str:
         # A prompt alone may be a long text with its question inside; with a context beside it, it is the question.
         alone = query.context is None
-        task = Task(
+        task = RLMTask(
             node=node,
             level=self._task.level + 1,
             depth=self._task.depth - 1,
@@ -250,7 +250,7 @@ async def _in_words(asked: Awaitable[str]) -> QueryReply:
     """The answer, or the sentence that says why there is none."""
     try:
         return QueryReply(ok=True, text=await asked)
-    except Refused as error:
+    except BudgetExceeded as error:
         return QueryReply(ok=False, text=f"This call was not made: {error}.")
     except (ModelError, SandboxError, ConfigError) as error:
         return QueryReply(ok=False, text=f"This call failed: {error}")

@@ -10,20 +10,20 @@ from typing import Final, Self
 
 from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved
 from rlm.events import CellFinished, CellOutput, CellStarted, SandboxLost
-from rlm.sandbox.base import LoadedValue, Sandbox, SandboxFactory
+from rlm.sandbox.base import LoadedValue, SandboxFactory, SandboxProtocol
 from rlm.sandbox.session import MAX_CELL_SECONDS
 from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
 from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Outcome
 
-from .broker import Broker, NotRemembered, Task
+from .broker import Broker, NotRecorded, RLMTask
 
 MAX_LOSSES: Final = 3  # of one RLM's sandboxes that are made good; after that they are not accidents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Ran:
+class _ReplayableCell:
     """A cell that has left variables behind, and the queries that it made."""
 
     code: str
@@ -33,7 +33,7 @@ class _Ran:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Bound:
+class _HostBinding:
     """A variable that the host has bound: to a value, or to that of an expression."""
 
     name: str
@@ -62,10 +62,10 @@ class Repl:
     def __init__(
         self,
         *,
-        task: Task,
+        task: RLMTask,
         broker: Broker,
         tools: Tools,
-        sandboxes: SandboxFactory,
+        sandbox_factory: SandboxFactory,
         run_id: str,
         cell_seconds: float | None,
         events: EventLog,
@@ -73,7 +73,7 @@ class Repl:
         self._task = task
         self._broker = broker
         self._tools = tools
-        self._sandboxes = sandboxes
+        self._sandbox_factory = sandbox_factory
         self._run_id = run_id
         self._cell_seconds = MAX_CELL_SECONDS if cell_seconds is None else cell_seconds
         self._events = events
@@ -81,8 +81,8 @@ class Repl:
         self._cells = 0
         self._losses = 0
         self._bytes = task.context.size  # of the values that its memory is made for
-        self._done: list[_Ran | _Bound] = []
-        self._sandbox: Sandbox
+        self._done: list[_ReplayableCell | _HostBinding] = []
+        self._sandbox: SandboxProtocol
         self.context: LoadedValue
         self.restored = True
 
@@ -118,12 +118,12 @@ class Repl:
             self._bytes += value.size
             self.restored = await self._renew()
             return await self.load(name, value)
-        self._done.append(_Bound(name=name, value=value))
+        self._done.append(_HostBinding(name=name, value=value))
         return loaded
 
     async def name(self, name: str, expression: str) -> None:
         """Bind a variable to the value of an expression, such as another one that the host has bound."""
-        bound = _Bound(name=name, value=expression)
+        bound = _HostBinding(name=name, value=expression)
         try:
             await self._bind(bound)
         except SandboxError as error:
@@ -147,7 +147,7 @@ class Repl:
             result = await self._run_again(code, error, calls=calls)
         asked = await self._broker.end_cell()
         if result.outcome in ("ok", "error"):
-            self._done.append(_Ran(code=code, calls=calls, asked=asked, outcome=result.outcome))
+            self._done.append(_ReplayableCell(code=code, calls=calls, asked=asked, outcome=result.outcome))
         self._events.emit(CellFinished(node=node, cell=self._cells, result=result))
         return result
 
@@ -161,7 +161,7 @@ class Repl:
     async def _make(self) -> None:
         try:
             self._sandbox = await self._stack.enter_async_context(
-                self._sandboxes(
+                self._sandbox_factory(
                     run_id=self._run_id,
                     node=self._task.node,
                     depth=self._task.depth,
@@ -222,7 +222,7 @@ class Repl:
         await self._open()
         restored = await self._restore()
         if not restored:
-            self._done = [done for done in self._done if isinstance(done, _Bound)]
+            self._done = [done for done in self._done if isinstance(done, _HostBinding)]
             await self._stack.aclose()
             await self._open()
             await self._restore()
@@ -233,18 +233,18 @@ class Repl:
         for done in self._done:
             try:
                 match done:
-                    case _Bound():
+                    case _HostBinding():
                         await self._bind(done)
-                    case _Ran():
+                    case _ReplayableCell():
                         answer = self._broker.recall(done.asked) if done.calls else None
                         result = await self._sandbox.run(done.code, seconds=self._cell_seconds, answer=answer)
                         if result.outcome != done.outcome:
                             return False
-            except (SandboxError, ConfigError, NotRemembered):
+            except (SandboxError, ConfigError, NotRecorded):
                 return False
         return True
 
-    async def _bind(self, bound: _Bound) -> None:
+    async def _bind(self, bound: _HostBinding) -> None:
         if isinstance(bound.value, str):
             result = await self._sandbox.run(f"{bound.name} = {bound.value}", seconds=self._cell_seconds)
             if result.outcome != "ok":

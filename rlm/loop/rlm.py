@@ -16,13 +16,13 @@ import anyio
 from rlm import prompts
 from rlm._util.logs import bound
 from rlm._util.text import clip, fenced
-from rlm.calls.budget import Refused
+from rlm.calls.budget import BudgetExceeded
 from rlm.calls.gateway import Calls, CutOff
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong
 from rlm.events import Compacted, RLMFinished, RLMStarted, ToolUsed, TurnStarted
 from rlm.models.base import Model
-from rlm.prompts import PromptFacts, SystemPrompt
+from rlm.prompts import PromptContext, SystemPrompt
 from rlm.sandbox.base import LoadedValue, SandboxFactory
 from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.tools import Tools, ToolUse
@@ -30,12 +30,12 @@ from rlm.sandbox.values import Value, encode, ends_of
 from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Message, ModelReply, StopPoint, StopReason
 
-from .broker import Answered, Broker, Task
-from .compaction import Room, fitting
+from .broker import Broker, RLMResult, RLMTask
+from .compaction import ContextWindow, limits_for_window
+from .control import RunControl
 from .observation import describe, observation
 from .repl import Repl
 from .reply import Turn, parse
-from .steering import Steering
 from .transcript import Transcript
 
 SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from outside
@@ -52,7 +52,7 @@ LAST_TURN_ROOM: Final = Message(role="user", content=" " * 5_000)  # the size of
 class Services:
     """What the RLMs of a run share.
 
-    `model_at` gives the model of a level, `by_name` the models that a call may ask for. `steering` says when the run stops
+    `model_at` gives the model of a level, `by_name` the models that a call may ask for. `control` says when the run stops
     to work and answers with what it has.
     """
 
@@ -60,12 +60,12 @@ class Services:
     calls: Calls
     events: EventLog
     slots: LevelSlots
-    sandboxes: SandboxFactory
+    sandbox_factory: SandboxFactory
     run_id: str
     system_prompt: SystemPrompt
     model_at: Callable[[int], Model]
     by_name: Mapping[str, Model]
-    steering: Steering
+    control: RunControl
     tools: Tools
     tools_for_children: bool
 
@@ -79,11 +79,11 @@ class _Stop(Exception):
         self.at = at
 
 
-async def rlm_loop(task: Task, services: Services) -> Answered:
+async def rlm_loop(task: RLMTask, services: Services) -> RLMResult:
     """Run one RLM to its answer.
 
     Raises:
-        Refused: the run may start no further RLM.
+        BudgetExceeded: the run may start no further RLM.
         ModelError: the root model gives no usable reply.
         SandboxError: sandboxes cannot be started, or were lost time and again.
         ConfigError: the context cannot be built in a sandbox.
@@ -94,11 +94,11 @@ async def rlm_loop(task: Task, services: Services) -> Answered:
 
 
 @asynccontextmanager
-async def open_rlm(task: Task, services: Services) -> AsyncIterator[RLM]:
+async def open_rlm(task: RLMTask, services: Services) -> AsyncIterator[RLM]:
     """One RLM with its sandbox, which answers its task and, after that, further questions. Raises what `rlm_loop` does."""
     services.calls.budget.start_rlm()
     child = partial(rlm_loop, services=services)
-    services = replace(services, limits=fitting(services.limits, task.model.context_window))
+    services = replace(services, limits=limits_for_window(services.limits, task.model.context_window))
     below = services.model_at(task.level + 1)
     broker = Broker(
         task=task,
@@ -118,7 +118,7 @@ async def open_rlm(task: Task, services: Services) -> AsyncIterator[RLM]:
         yield RLM(task, services, repl, Transcript.begin(system_prompt_of(task, services), first))
 
 
-def _tools_of(task: Task, services: Services) -> Tools:
+def _tools_of(task: RLMTask, services: Services) -> Tools:
     """The functions of the host that an RLM's cells may call; those of children are the caller's decision."""
     if task.level > 0 and not services.tools_for_children:
         return Tools({})
@@ -131,9 +131,9 @@ def _tools_of(task: Task, services: Services) -> Tools:
     return services.tools.told(record)
 
 
-def system_prompt_of(task: Task, services: Services) -> str:
+def system_prompt_of(task: RLMTask, services: Services) -> str:
     """What the model of an RLM is told first."""
-    facts = PromptFacts(
+    facts = PromptContext(
         model=task.model.name,
         sub_model=services.model_at(task.level + 1).name,
         models=tuple(services.by_name),
@@ -148,41 +148,41 @@ def system_prompt_of(task: Task, services: Services) -> str:
 class RLM:
     """The conversation of one RLM: its turns, up to an answer, and from there to the next."""
 
-    def __init__(self, task: Task, services: Services, repl: Repl, transcript: Transcript) -> None:
+    def __init__(self, task: RLMTask, services: Services, repl: Repl, transcript: Transcript) -> None:
         self._task = task
         self._services = services
         self._repl = repl
         self._transcript = transcript
-        self._room = Room(window=task.model.context_window)
+        self._window = ContextWindow(window=task.model.context_window)
         self._turns = 0
         self._requests = self._replies = self._cells = 0
         self._stop_at: StopPoint | None = None
         self._unseen: list[CellResult] = []  # by the model: of the cells that gave the answer
         self._contexts = 1
 
-    async def answer(self, stop_at: StopPoint | None = None) -> Answered:
+    async def answer(self, stop_at: StopPoint | None = None) -> RLMResult:
         """Take turns until there is an answer to the question that was put last. Raises what `rlm_loop` does.
 
         In a replay, `stop_at` is where the work on it was ended.
         """
-        steering = self._services.steering
+        control = self._services.control
         # Refusals are in the journal; what came from outside is not.
         self._stop_at = stop_at if stop_at is not None and stop_at.reason in SENTENCES else None
-        answered: Answered | None = None
+        answered: RLMResult | None = None
         stop: _Stop | None = None
-        with steering.working():
+        with control.cancellable():
             try:
-                answered = Answered(answer=await self._work(), stop_reason="final", iterations=self._turns)
+                answered = RLMResult(answer=await self._work(), stop_reason="final", iterations=self._turns)
             except _Stop as limit:
                 stop = limit
         if answered is None:
-            stop = stop or _Stop(steering.reason, SENTENCES[steering.reason], at=self._here(steering.reason))
+            stop = stop or _Stop(control.reason, SENTENCES[control.reason], at=self._here(control.reason))
             answer = ""
-            with anyio.move_on_after(steering.last_turn_seconds) as scope:
+            with anyio.move_on_after(control.last_turn_seconds) as scope:
                 answer = await self._last_turn(stop)
             if scope.cancelled_caught:
                 await self._services.calls.cut_off(self._task.node, self._requests)
-            answered = Answered(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=stop.at)
+            answered = RLMResult(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=stop.at)
         await self._services.calls.leave(self._task.node)
         self._services.events.emit(
             RLMFinished(
@@ -233,14 +233,14 @@ class RLM:
         limits = self._services.limits
         errors = 0
         while limits.max_iterations is None or self._turns < limits.max_iterations:
-            await self._services.steering.turn()
+            await self._services.control.wait_if_paused()
             self._turns += 1
             self._services.events.emit(TurnStarted(node=self._task.node, turn=self._turns, of=limits.max_iterations))
             try:
-                if self._room.is_short(self._transcript):
-                    await self._compact(self._room)
+                if self._window.nearly_full(self._transcript):
+                    await self._compact(self._window)
                 turn, cut_off = await self._ask()
-            except Refused as refused:
+            except BudgetExceeded as refused:
                 before = replace(self._here(refused.reason), requests=self._requests - 1)
                 raise _Stop(refused.reason, str(refused), at=before) from refused
             results = [await self._run(cell) for cell in turn.cells]
@@ -263,14 +263,14 @@ class RLM:
         try:
             reply = await self._reply(self._transcript, last=last)
         except ContextTooLong:
-            room = self._room.refused()
-            if last or not room.can_gain(self._transcript):
+            window = self._window.after_overflow()
+            if last or not window.worth_compacting(self._transcript):
                 raise
-            await self._compact(room)
+            await self._compact(window)
             reply = await self._reply(self._transcript)
         if reply.text:  # else it was cut off before its first word
             self._transcript = self._transcript.reply(reply.text)
-        self._room = self._room.after(reply.usage, self._transcript)
+        self._window = self._window.after(reply.usage, self._transcript)
         cut_off = reply.finish_reason == "length"
         return parse(reply.text, cut_off=cut_off), cut_off
 
@@ -307,9 +307,9 @@ class RLM:
             await self._services.calls.skip(self._task.node, requests=at.requests, queries=at.queries)
             raise _Stop(at.reason, SENTENCES[at.reason], at=at)
 
-    async def _compact(self, room: Room) -> None:
+    async def _compact(self, window: ContextWindow) -> None:
         """Put a summary by the model in place of the older turns; all of them stay readable in the REPL."""
-        chars = room.part_chars
+        chars = window.section_chars
         try:
             reply = await self._reply(self._transcript.older(chars).say(prompts.SUMMARIZE))
             summary = fenced(clip(reply.text, chars)) if reply.text else prompts.NO_SUMMARY
@@ -368,12 +368,12 @@ class RLM:
             try:
                 self._transcript = whole
                 turn, _ = await self._ask(last=is_root)
-            except (Refused, ContextTooLong):
+            except (BudgetExceeded, ContextTooLong):
                 self._transcript = short
                 turn, _ = await self._ask(last=is_root)
         except CutOff:  # in the recorded run, by the time for this turn
             return ""
-        except Refused:
+        except BudgetExceeded:
             if not is_root:
                 raise
             return ""
@@ -386,12 +386,12 @@ class RLM:
 
 
 @asynccontextmanager
-async def _open_repl(task: Task, services: Services, broker: Broker) -> AsyncIterator[Repl]:
+async def _open_repl(task: RLMTask, services: Services, broker: Broker) -> AsyncIterator[Repl]:
     repl = Repl(
         task=task,
         broker=broker,
         tools=_tools_of(task, services),
-        sandboxes=services.sandboxes,
+        sandbox_factory=services.sandbox_factory,
         run_id=services.run_id,
         cell_seconds=services.limits.cell_seconds,
         events=services.events,

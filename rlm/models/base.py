@@ -9,7 +9,7 @@ from rlm.types import Message, ModelReply, Usage
 
 
 @runtime_checkable
-class HoldsKeys(Protocol):
+class Redacting(Protocol):
     """A model that knows secrets, and can take them out of a text: what a run records goes through it."""
 
     def redact(self, text: str) -> str:

@@ -18,7 +18,7 @@ _TOO_LONG: Final = re.compile(r"context[ _](length|window|size)|prompt is too lo
 _NO_MONEY: Final = re.compile(rb'"(insufficient_quota|billing_not_active)"')  # OpenAI, of a 429 that no wait helps
 
 
-class Unusable(Exception):
+class UnusableResponse(Exception):
     """A response that holds no answer.
 
     The text says why, and follows the server's name: "sent no choices". It may quote the response in full: redact it,
@@ -43,7 +43,7 @@ def request_body(
     """The body of a request. Of `max_tokens` and a limit in `sampling`, the smaller one holds."""
     body = {
         "model": model,
-        "messages": [{"role": message.role, "content": sendable(message.content)} for message in messages],
+        "messages": [{"role": message.role, "content": utf8_safe(message.content)} for message in messages],
         **sampling,
     }
     if max_tokens is not None:
@@ -58,21 +58,21 @@ def read_reply(
     """The reply that a response body holds.
 
     Raises:
-        Unusable: it holds none: not JSON, not of this format, empty, filtered or refused.
+        UnusableResponse: it holds none: not JSON, not of this format, empty, filtered or refused.
     """
     try:
         response = json.loads(body)
     except (ValueError, RecursionError):
-        raise Unusable(f"sent what is not JSON: {_quoted(body)}") from None
+        raise UnusableResponse(f"sent what is not JSON: {_quoted(body)}") from None
     if not isinstance(response, dict):
-        raise Unusable(f"sent JSON that is not a chat completion: {_quoted(body)}")
+        raise UnusableResponse(f"sent JSON that is not a chat completion: {_quoted(body)}")
     served = response.get("model")
     names = [served, model] if isinstance(served, str) and served else [model]
     usage = _usage(response, names=names, pricing=pricing)
     try:
         text, finish_reason = _answer(response)
-    except Unusable as error:
-        raise Unusable(str(error), usage=usage, cut_off=error.cut_off) from None
+    except UnusableResponse as error:
+        raise UnusableResponse(str(error), usage=usage, cut_off=error.cut_off) from None
     return ModelReply(
         text=text,
         usage=_estimated(asked, text) if usage is None else usage,
@@ -82,7 +82,7 @@ def read_reply(
     )
 
 
-def sendable(text: str) -> str:
+def utf8_safe(text: str) -> str:
     """The text as UTF-8 can carry it: a surrogate pair becomes its character, a lone surrogate U+FFFD."""
     if text.isascii():
         return text
@@ -94,7 +94,7 @@ def sendable(text: str) -> str:
 
 
 def said(body: object) -> str:
-    """The words in the body of an error response, on one line and in full (see `Unusable`)."""
+    """The words in the body of an error response, on one line and in full (see `UnusableResponse`)."""
     match body:
         case {"error": Mapping() | str() as error}:
             return said(error)
@@ -120,27 +120,27 @@ def _answer(response: Mapping[str, object]) -> tuple[str, str]:
     choices = response.get("choices")
     choice = _map(choices[0]) if isinstance(choices, list) and choices else {}
     if error := response.get("error") or choice.get("error"):
-        raise Unusable(f"sent an error in place of a reply: {said(error)}")
+        raise UnusableResponse(f"sent an error in place of a reply: {said(error)}")
     message = _map(choice.get("message"))
     if not message:
-        raise Unusable("sent no choices, so there is no reply")
+        raise UnusableResponse("sent no choices, so there is no reply")
     reason = choice.get("finish_reason")
     finish_reason = reason if isinstance(reason, str) else "unknown"
     content, refusal = message.get("content"), message.get("refusal")
     if finish_reason == "content_filter":
-        raise Unusable("kept the reply back: its content filter stopped it")
+        raise UnusableResponse("kept the reply back: its content filter stopped it")
     if isinstance(content, str) and content.strip():
-        return sendable(content), finish_reason
+        return utf8_safe(content), finish_reason
     if isinstance(refusal, str) and refusal:
-        raise Unusable(f"passed on the model's refusal: {' '.join(refusal.split())}")
+        raise UnusableResponse(f"passed on the model's refusal: {' '.join(refusal.split())}")
     if finish_reason == "length":
         words = "sent an empty reply: the limit on output tokens was used up first, by reasoning perhaps"
-        raise Unusable(words, cut_off=True)
+        raise UnusableResponse(words, cut_off=True)
     if message.get("tool_calls"):
-        raise Unusable("sent a tool call in place of text, although no tools were offered")
+        raise UnusableResponse("sent a tool call in place of text, although no tools were offered")
     if content is None or isinstance(content, str):
-        raise Unusable(f"sent an empty reply (finish reason: {finish_reason})")
-    raise Unusable(f"sent a reply whose content is not text but {type(content).__name__}")
+        raise UnusableResponse(f"sent an empty reply (finish reason: {finish_reason})")
+    raise UnusableResponse(f"sent a reply whose content is not text but {type(content).__name__}")
 
 
 def _usage(response: Mapping[str, object], *, names: Sequence[str], pricing: Pricing) -> Usage | None:

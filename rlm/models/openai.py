@@ -26,7 +26,7 @@ from rlm.config import MIB
 from rlm.errors import ConfigError, ContextTooLong, ModelError, ReplyCutOff
 from rlm.types import Message, ModelReply, Usage
 
-from .chat import Unusable, is_out_of_money, is_too_long, read_reply, request_body, said
+from .chat import UnusableResponse, is_out_of_money, is_too_long, read_reply, request_body, said
 from .gate import Gate, retry_after
 from .prices import Price, Pricing, listed_window
 from .redaction import Secrets
@@ -171,13 +171,13 @@ class OpenAIModel:
                 "/chat/completions", cast_to=_http.Response, body=body, options={"params": self._query}
             )
         except openai.OpenAIError as error:
-            raise self._translated(error) from self._secrets.scrub(error)
+            raise self._translated(error) from self._secrets.scrub_exception(error)
         request_id = response.headers.get("x-request-id")
         try:
             reply = read_reply(
                 response.content, asked=messages, model=self._name, pricing=self._pricing, request_id=request_id
             )
-        except Unusable as error:
+        except UnusableResponse as error:
             kind = ReplyCutOff if error.cut_off else ModelError
             raise kind(
                 self._sentence(str(error)),
@@ -196,7 +196,7 @@ class OpenAIModel:
         try:
             await self._client().get("/models", cast_to=_http.Response, options={"params": self._query})
         except openai.OpenAIError as error:
-            raise self._translated(error) from self._secrets.scrub(error)
+            raise self._translated(error) from self._secrets.scrub_exception(error)
 
     def redact(self, text: str) -> str:
         """A text without this client's keys."""

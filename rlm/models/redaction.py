@@ -21,12 +21,12 @@ class Secrets:
             text = text.replace(secret, "[key]")
         return text
 
-    def scrub(self, error: BaseException | None) -> BaseException | None:
+    def scrub_exception(self, error: BaseException | None) -> BaseException | None:
         """The error, changed in place: no secret is in its text or its causes'. One that stays unclean is left out."""
         if error is None:
             return None
         error.args = tuple(self.redact(arg) if isinstance(arg, str) else arg for arg in error.args)
-        error.__context__ = self.scrub(error.__context__)
-        error.__cause__ = self.scrub(error.__cause__)
+        error.__context__ = self.scrub_exception(error.__context__)
+        error.__cause__ = self.scrub_exception(error.__cause__)
         shown = f"{error} {error!r}"
         return None if self.redact(shown) != shown else error

@@ -23,23 +23,23 @@ from rlm.calls.gateway import Calls
 from rlm.config import RAISABLE, Limits
 from rlm.errors import JournalError
 from rlm.events import Event, LimitsRaised, OnEvent, QuestionAsked, RunFinished
-from rlm.loop.broker import Answered, Task
+from rlm.loop.broker import RLMResult, RLMTask
+from rlm.loop.control import RunControl
 from rlm.loop.rlm import RLM, Services, open_rlm, system_prompt_of
-from rlm.loop.steering import Steering
-from rlm.models.base import HoldsKeys, Model
+from rlm.models.base import Model, Redacting
 from rlm.models.request import digest_of
-from rlm.prompts import PromptFacts
+from rlm.prompts import PromptContext
 from rlm.sandbox.docker.container import DockerSandboxes
 from rlm.sandbox.docker.image import source_digest
 from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
 from rlm.store.contexts import store_context
-from rlm.store.event_log import EventLog, appending, mend
+from rlm.store.event_log import EventLog, open_for_append, truncate_partial_line
 from rlm.store.journal import Journal
 from rlm.store.record import FurtherQuestion, RunRecord, State
 from rlm.types import Completion, StopPoint, StopReason, Usage
 
-from .counts import Counted, Tally
+from .counts import CountingListener, RunCounts
 from .options import Options, slots_of
 
 EVENTS: Final = "events.jsonl"
@@ -48,7 +48,7 @@ _log = get_logger("rlm.run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class RunQuestion:
     """What is asked. Only a session's further questions may come without a context; the others may without a `query`, which
     then is in the context. `source` is the path that the context was given as.
     """
@@ -58,7 +58,7 @@ class Question:
     source: Path | None = None
 
 
-class Tree:
+class ActiveRun:
     """The RLMs of one run in one process, with what they share, and the record of how they end.
 
     An async context manager: leaving it, in whatever way, is the end of the run.
@@ -72,7 +72,7 @@ class Tree:
         directory: Path,
         journal: Journal,
         start: Event,
-        steering: Steering,
+        control: RunControl,
         *,
         numbered: bool = False,
     ) -> None:
@@ -82,15 +82,15 @@ class Tree:
         self._directory = directory
         self._journal = journal
         self._start = start
-        self._steering = steering
+        self._control = control
         self._numbered = numbered
         self._stopping = threading.Event()
         self._resources = ExitStack()
         self._root = AsyncExitStack()
-        self._tally = Tally()
+        self._counting = CountingListener()
         self._seconds = 0.0  # in which questions were answered
         self._asked = 0
-        self._counted = Counted()
+        self._counted = RunCounts()
         self._calls: Calls
         self._events: EventLog
         self._open_root: Callable[[], AbstractAsyncContextManager[RLM]]
@@ -107,11 +107,11 @@ class Tree:
 
     def _open(self) -> None:
         options = self._options
-        listeners: list[OnEvent] = [self._tally]
+        listeners: list[OnEvent] = [self._counting]
         if options.on_event is not None:
             listeners.append(options.on_event)
-        seq = mend(self._directory / EVENTS)
-        file = self._resources.enter_context(appending(self._directory / EVENTS))
+        seq = truncate_partial_line(self._directory / EVENTS)
+        file = self._resources.enter_context(open_for_append(self._directory / EVENTS))
         cache = None if options.cache is None else self._resources.enter_context(Cache(options.cache))
         self._events = EventLog(self._record.run_id, file, listeners, redact=_redaction(self._models.values()), seq=seq)
         self._calls = Calls(
@@ -122,7 +122,7 @@ class Tree:
             cache=cache,
             prices=options.prices,
         )
-        self._calls.count_spent(self._journal.wasted())
+        self._calls.add_recorded_usage(self._journal.usage_of_stale_calls())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -154,7 +154,7 @@ class Tree:
         """Of all questions."""
         return self._calls.budget.used
 
-    async def ask(self, question: Question, *, again: bool = False) -> Completion:
+    async def ask(self, question: RunQuestion, *, again: bool = False) -> Completion:
         """The answer to a question, the first of the run or a further one.
 
         Args:
@@ -163,14 +163,14 @@ class Tree:
         """
         number, began = self._asked, time.perf_counter()
         try:
-            with self._steering.answering(again=again and number < self._record.answered), self._told():
+            with self._control.question_clock(again=again and number < self._record.answered), self._told():
                 if number == 0:
                     self._begin(question, store=not again)
                 stop = self._record.stops.get(number) if again else None
                 rlm = await self._root_rlm() if stop is None or stop.started else None
                 if number > 0:
                     await self._go_on(rlm, question, number, store=not again)
-                answered = _too_late(stop, self._steering.reason) if rlm is None else await rlm.answer(stop)
+                answered = _too_late(stop, self._control.reason) if rlm is None else await rlm.answer(stop)
         finally:
             seconds = time.perf_counter() - began
             self._seconds += seconds
@@ -188,14 +188,14 @@ class Tree:
             by_node=part.by_node,
             seconds=seconds,
             iterations=answered.iterations,
-            depth_reached=self._tally.depth_reached,
+            depth_reached=self._counting.depth_reached,
             sub_calls=part.sub_calls,
             sandboxes=part.sandboxes,
             run_id=self._record.run_id,
             run_dir=self._directory,
-            unsettled_calls=part.unsettled,
+            unaccounted_calls=part.unaccounted,
             replayed_calls=part.replayed,
-            paid_twice=part.paid_twice,
+            resent_calls=part.resent_calls,
             diverged=part.diverged,
         )
 
@@ -203,14 +203,14 @@ class Tree:
         """The answers to all questions of the record, whose contexts these are."""
         queries = [self._record.query, *(question.query for question in self._record.further)]
         return [
-            await self.ask(Question(query=query, context=context), again=True)
+            await self.ask(RunQuestion(query=query, context=context), again=True)
             for query, context in zip(queries, contexts, strict=True)
         ]
 
-    def _begin(self, question: Question, *, store: bool) -> None:
+    def _begin(self, question: RunQuestion, *, store: bool) -> None:
         """Say what the root RLM is to do, and keep the context meanwhile."""
         assert question.context is not None
-        task = Task(
+        task = RLMTask(
             node="0",
             level=0,
             depth=self._options.depth,
@@ -224,15 +224,15 @@ class Tree:
         if store:
             self._journal.database.begin_with(partial(self._store_first, question.context, question.source))
         self._events.emit(self._start)
-        self._steering.on_limits = self._raise_limits
-        if self._steering.limits != self._options.limits:  # raised before there was a run
-            self._raise_limits(self._steering.limits)
+        self._control.on_limits = self._raise_limits
+        if self._control.limits != self._options.limits:  # raised before there was a run
+            self._raise_limits(self._control.limits)
         self._open_root = partial(open_rlm, task, services)
 
     async def _root_rlm(self) -> RLM | None:
         """The root RLM, opened where it is not yet: its start takes of the run's time. None where that is too short."""
         if self._rlm is None:
-            with self._steering.working():
+            with self._control.cancellable():
                 async with AsyncExitStack() as opening:
                     rlm = await opening.enter_async_context(self._open_root())
                     if self._numbered:
@@ -240,7 +240,7 @@ class Tree:
                     self._rlm, self._root = rlm, opening.pop_all()
         return self._rlm
 
-    async def _go_on(self, rlm: RLM | None, question: Question, number: int, *, store: bool) -> None:
+    async def _go_on(self, rlm: RLM | None, question: RunQuestion, number: int, *, store: bool) -> None:
         """Put a further question; it is in the record before it costs anything."""
         assert question.query is not None
         if rlm is not None:
@@ -261,17 +261,17 @@ class Tree:
             calls=self._calls,
             events=self._events,
             slots=slots_of(options),
-            sandboxes=options.sandboxes or DockerSandboxes(options.sandbox),
+            sandbox_factory=options.sandbox_factory or DockerSandboxes(options.sandbox),
             run_id=self._record.run_id,
             system_prompt=self._system_prompt,
             model_at=lambda level: models[min(level, max(models))],
             by_name={model.name: model for model in models.values()},
-            steering=self._steering,
+            control=self._control,
             tools=tools_of(options),
             tools_for_children=options.tools_for_children,
         )
 
-    def _system_prompt(self, facts: PromptFacts) -> str:
+    def _system_prompt(self, facts: PromptContext) -> str:
         """What models are told are the limits that the run began with: a replay has to say the same."""
         limits = replace(self._record.limits, max_output_chars=facts.limits.max_output_chars)
         return self._options.system_prompt(replace(facts, limits=limits))
@@ -286,16 +286,16 @@ class Tree:
         self._journal.database.begin_with(partial(self._note_limits, new))
         self._events.emit(LimitsRaised(limits=new))
 
-    def _count(self) -> Counted:
-        return Counted(
+    def _count(self) -> RunCounts:
+        return RunCounts(
             usage=self._calls.budget.used,
             by_model=dict(self._calls.by_model),
             by_node=dict(self._calls.by_node),
-            sub_calls=self._tally.sub_calls,
-            sandboxes=self._tally.sandboxes,
-            unsettled=self._calls.budget.unsettled,
+            sub_calls=self._counting.sub_calls,
+            sandboxes=self._counting.sandboxes,
+            unaccounted=self._calls.budget.unaccounted,
             replayed=self._journal.replayed,
-            paid_twice=self._journal.paid_twice,
+            resent_calls=self._journal.resent_calls,
             diverged=tuple(self._journal.diverged),
         )
 
@@ -350,7 +350,7 @@ class Tree:
         self._record = replace(self._record, context=stored)
         self._save()
 
-    def _store_further(self, question: Question, number: int) -> None:
+    def _store_further(self, question: RunQuestion, number: int) -> None:
         context = question.context
         stored = (
             None
@@ -386,10 +386,10 @@ class Tree:
             _log.warning("run_not_closed", run=self._record.run_id, reason=str(error))
 
 
-def _too_late(stop: StopPoint | None, reason: StopReason) -> Answered:
+def _too_late(stop: StopPoint | None, reason: StopReason) -> RLMResult:
     """The end of a question whose time was up before the root RLM could start; `stop` is that of the record."""
     stop = stop or StopPoint(reason=reason, replies=0, cells=0, requests=0, queries=0, started=False)
-    return Answered(answer="", stop_reason=stop.reason, iterations=0, stop=stop)
+    return RLMResult(answer="", stop_reason=stop.reason, iterations=0, stop=stop)
 
 
 def tools_of(options: Options) -> Tools:
@@ -399,5 +399,5 @@ def tools_of(options: Options) -> Tools:
 
 def _redaction(models: Iterable[Model]) -> Callable[[str], str]:
     """Takes the keys of all models out of a text."""
-    holders = [model for model in models if isinstance(model, HoldsKeys)]
+    holders = [model for model in models if isinstance(model, Redacting)]
     return lambda text: reduce(lambda clean, holder: holder.redact(clean), holders, text)

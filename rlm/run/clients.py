@@ -83,7 +83,7 @@ class Clients:
             level: self._resolve(options.level_models.get(level, default), level) for level, default in given.items()
         }
 
-    def again(self, level: int, model: ModelRecord, options: Options) -> Model:
+    def restore_model(self, level: int, model: ModelRecord, options: Options) -> Model:
         """The model that a level of a run had: the caller's object of that name, or made again from its name.
 
         Raises:
@@ -112,7 +112,7 @@ class Clients:
         return client
 
     @asynccontextmanager
-    async def using(self, models: Collection[Model]) -> AsyncIterator[None]:
+    async def connections(self, models: Collection[Model]) -> AsyncIterator[None]:
         """Connections belong to an event loop, and stay open there while anyone uses them: the last to leave closes them.
 
         A model may be used by several orchestrators on one loop; each of them counts as one user of it.

@@ -10,7 +10,7 @@ from rlm.types import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
+class RunCounts:
     """The counts of a run at one time."""
 
     usage: Usage = field(default_factory=Usage)
@@ -18,22 +18,22 @@ class Counted:
     by_node: Mapping[str, Usage] = field(default_factory=dict)
     sub_calls: int = 0
     sandboxes: int = 0
-    unsettled: int = 0
+    unaccounted: int = 0
     replayed: int = 0
-    paid_twice: int = 0
+    resent_calls: int = 0
     diverged: tuple[str, ...] = ()
 
-    def since(self, before: Counted) -> Counted:
+    def since(self, before: RunCounts) -> RunCounts:
         """What was added."""
-        return Counted(
+        return RunCounts(
             usage=self.usage.since(before.usage),
             by_model=_since(self.by_model, before.by_model),
             by_node=_since(self.by_node, before.by_node),
             sub_calls=self.sub_calls - before.sub_calls,
             sandboxes=self.sandboxes - before.sandboxes,
-            unsettled=self.unsettled - before.unsettled,
+            unaccounted=self.unaccounted - before.unaccounted,
             replayed=self.replayed - before.replayed,
-            paid_twice=self.paid_twice - before.paid_twice,
+            resent_calls=self.resent_calls - before.resent_calls,
             diverged=self.diverged[len(before.diverged) :],
         )
 
@@ -43,7 +43,7 @@ def _since(now: Mapping[str, Usage], before: Mapping[str, Usage]) -> dict[str, U
     return {name: usage.since(before.get(name, Usage())) for name, usage in now.items() if usage != before.get(name)}
 
 
-class Tally:
+class CountingListener:
     """A listener that counts sandboxes and calls below the root."""
 
     def __init__(self) -> None:

@@ -21,14 +21,14 @@ from rlm._util.portal import STOP_SECONDS, keep_notes
 from rlm.config import Limits
 from rlm.errors import RunCancelled
 from rlm.events import Event
-from rlm.loop.steering import Steering
+from rlm.loop.control import RunControl
 from rlm.types import Completion
 
 QUEUE: Final = (
     100_000  # events that nobody has taken; the oldest are dropped beyond, and are in events.jsonl all the same
 )
 
-Work = Callable[[Steering, Callable[[Event], None]], Awaitable[Completion]]
+Work = Callable[[RunControl, Callable[[Event], None]], Awaitable[Completion]]
 
 
 class Run:
@@ -44,9 +44,9 @@ class Run:
     """
 
     def __init__(
-        self, work: Work, steering: Steering, *, portal: Callable[[], AbstractContextManager[BlockingPortal]]
+        self, work: Work, control: RunControl, *, portal: Callable[[], AbstractContextManager[BlockingPortal]]
     ) -> None:
-        self._steering = steering
+        self._control = control
         self._events: deque[Event] = deque(maxlen=QUEUE)
         self._wakers: deque[Callable[[], object]] = deque()
         self._ended = threading.Event()
@@ -60,7 +60,7 @@ class Run:
         self._thread = threading.get_ident()
         keep_notes(self._notes)
         try:
-            return await work(self._steering, self._take)
+            return await work(self._control, self._take)
         finally:
             self._ended.set()
             self._wake()
@@ -151,29 +151,29 @@ class Run:
     @property
     def limits(self) -> Limits:
         """As they are now."""
-        return self._steering.limits
+        return self._control.limits
 
     @property
     def seconds(self) -> float:
         """What is used of `max_seconds`: the time in which it worked on its question and was not paused."""
-        return self._steering.seconds
+        return self._control.seconds
 
     @property
     def paused(self) -> bool:
         """Whether it waits before the next turns."""
-        return self._steering.paused
+        return self._control.paused
 
     def pause(self) -> None:
-        """No RLM begins another turn until `go_on`; what is under way is finished. The run's clock stands still."""
-        self._steer(self._steering.pause)
+        """No RLM begins another turn until `unpause`; what is under way is finished. The run's clock stands still."""
+        self._steer(self._control.pause)
 
-    def go_on(self) -> None:
+    def unpause(self) -> None:
         """RLMs begin turns again."""
-        self._steer(self._steering.go_on)
+        self._steer(self._control.unpause)
 
     def answer_now(self) -> None:
         """Stop what is under way: the root takes its last turn and answers with what it has. `stop_reason` is `stopped`."""
-        self._steer(self._steering.answer_now)
+        self._steer(self._control.answer_now)
 
     def raise_limit(self, **limits: float | None) -> None:
         """Give `max_lm_calls`, `max_tokens`, `max_cost_usd` or `max_seconds` a higher value; None takes the limit away.
@@ -181,7 +181,7 @@ class Run:
         Raises:
             ConfigError: it is none of these, or the value is no number or not higher.
         """
-        self._steer(partial(self._steering.raise_limit, **limits))
+        self._steer(partial(self._control.raise_limit, **limits))
 
     def cancel(self) -> None:
         """End it without an answer; its containers are removed, and it can be resumed."""

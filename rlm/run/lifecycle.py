@@ -10,43 +10,43 @@ from pathlib import Path
 from rlm.config import RAISABLE, Limits
 from rlm.errors import ConfigError, LimitExceeded
 from rlm.events import RunResumed, RunStarted
-from rlm.loop.steering import Steering, raised
+from rlm.loop.control import RunControl, raised_limits
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.store.directory import new_directory
 from rlm.store.entries import FILE_NAME as JOURNAL
 from rlm.store.journal import Journal
-from rlm.store.lock import held
+from rlm.store.lock import run_lock
 from rlm.store.record import ModelRecord, RunRecord
 from rlm.types import Completion, StopPoint, Usage
 
-from .active import Question, Tree, tools_of
+from .active import ActiveRun, RunQuestion, tools_of
 from .options import Options
 
 
 @asynccontextmanager
-async def begun(
+async def start_run(
     *,
     options: Options,
     models: Mapping[int, Model],
-    question: Question,
-    steering: Steering | None = None,
+    question: RunQuestion,
+    control: RunControl | None = None,
     numbered: bool = False,
-) -> AsyncIterator[Tree]:
+) -> AsyncIterator[ActiveRun]:
     """A new run.
 
     Args:
         options: how it is made.
         models: one for each level from 0 to max(1, depth).
         question: that will be asked first.
-        steering: what may be changed while it is under way.
+        control: what may be changed while it is under way.
         numbered: further questions may come, so the contexts are numbered.
 
     Raises what `Orchestrator.completion` says.
     """
     # Refuse what cannot be before there is a directory.
     assert question.context is not None, "the first question comes with a context"
-    _refuse_unknown_prices(options, models)
+    require_known_prices(options, models)
     tools_of(options)
     run_id, directory = new_directory(options.run_root)
     record = RunRecord(
@@ -61,64 +61,66 @@ async def begun(
     )
     names = {level: model.name for level, model in models.items()}
     start = RunStarted(query=question.query, depth=options.depth, models=names, context_bytes=question.context.size)
-    with held(directory):
+    with run_lock(directory):
         record.save(directory)
         with Journal(directory / JOURNAL) as journal:
-            steering = steering or Steering(options.limits)
-            async with Tree(options, models, record, directory, journal, start, steering, numbered=numbered) as tree:
+            control = control or RunControl(options.limits)
+            async with ActiveRun(
+                options, models, record, directory, journal, start, control, numbered=numbered
+            ) as tree:
                 yield tree
 
 
 @asynccontextmanager
-async def resumed(
+async def resume_run(
     *,
     options: Options,
     models: Mapping[int, Model],
     record: RunRecord,
     directory: Path,
-    steering: Steering | None = None,
+    control: RunControl | None = None,
     undo: StopPoint | None = None,
     numbered: bool = False,
-) -> AsyncIterator[Tree]:
+) -> AsyncIterator[ActiveRun]:
     """A run that was interrupted, or one that is asked a further question: what its journal holds is not asked again.
 
     `undo` is where a limit ended the work on its last question, if that is to go on.
     """
-    _refuse_unknown_prices(options, models)
+    require_known_prices(options, models)
     ended = record.state == "finished" and undo is None
-    with held(directory), Journal(directory / JOURNAL, mode="open", ended=ended) as journal:
-        record.refuse_if_changed(directory)
+    with run_lock(directory), Journal(directory / JOURNAL, mode="open", ended=ended) as journal:
+        record.ensure_unchanged(directory)
         if undo is not None:  # while the record has the stop: a start that fails from here on is tried again
             await journal.undo(undo.requests)
         taken = record.take_over(
             directory,
-            raised={**record.raised, **raised(options.limits, record.limits_now)},
+            raised={**record.raised, **raised_limits(options.limits, record.limits_now)},
             prices=options.prices,
             stops={number: stop for number, stop in record.stops.items() if stop is not undo},
             answered=record.answered if undo is None else len(record.further),
         )
         start = RunResumed(recorded=journal.recorded, in_flight=journal.in_flight)
-        steering = steering or Steering(options.limits)
+        control = control or RunControl(options.limits)
         numbered = numbered or bool(record.further)
-        async with Tree(options, models, taken, directory, journal, start, steering, numbered=numbered) as tree:
+        async with ActiveRun(options, models, taken, directory, journal, start, control, numbered=numbered) as tree:
             yield tree
 
 
 @asynccontextmanager
-async def replayed(
+async def replay_run(
     *, options: Options, models: Mapping[int, Model], record: RunRecord, directory: Path
-) -> AsyncIterator[Tree]:
+) -> AsyncIterator[ActiveRun]:
     """A finished run once more, without any model. Its directory stays as it is but for the replay's own, inside."""
     options = replace(options, limits=replace(options.limits, max_seconds=None))
     _, place = new_directory(directory / "replays")
     with Journal(directory / JOURNAL, mode="read") as journal:
         start = RunResumed(recorded=journal.recorded, in_flight=journal.in_flight)
-        steering, numbered = Steering(options.limits), bool(record.further)
-        async with Tree(options, models, record, place, journal, start, steering, numbered=numbered) as tree:
+        control, numbered = RunControl(options.limits), bool(record.further)
+        async with ActiveRun(options, models, record, place, journal, start, control, numbered=numbered) as tree:
             yield tree
 
 
-def stop_to_undo(record: RunRecord, limits: Limits, directory: Path) -> StopPoint | None:
+def resumable_stop(record: RunRecord, limits: Limits, directory: Path) -> StopPoint | None:
     """Where a limit ended a run that goes on now, as the limit has been raised; None for a run that had no end.
 
     Raises:
@@ -128,7 +130,7 @@ def stop_to_undo(record: RunRecord, limits: Limits, directory: Path) -> StopPoin
         return None
     limit = record.stop_reason if record.stop_reason in RAISABLE else None
     stop = record.stops.get(len(record.further))
-    if limit is not None and stop is not None and limit in raised(limits, record.limits_now):
+    if limit is not None and stop is not None and limit in raised_limits(limits, record.limits_now):
         return stop
     ended_by = "" if limit is None or stop is None else f"; {limit} ended it: with a higher one it goes on"
     raise ConfigError(
@@ -137,14 +139,14 @@ def stop_to_undo(record: RunRecord, limits: Limits, directory: Path) -> StopPoin
     )
 
 
-def or_raise(completion: Completion, options: Options) -> Completion:
+def raise_if_limited(completion: Completion, options: Options) -> Completion:
     """The completion; LimitExceeded where a limit ended it and the caller asked for an error."""
     if options.on_limit == "raise" and completion.stop_reason != "final":
         raise LimitExceeded(f"The run was stopped by a limit: {completion.stop_reason}.", partial=completion)
     return completion
 
 
-def _refuse_unknown_prices(options: Options, models: Mapping[int, Model]) -> None:
+def require_known_prices(options: Options, models: Mapping[int, Model]) -> None:
     """A limit on dollars holds only where every price is known."""
     if options.limits.max_cost_usd is None:
         return

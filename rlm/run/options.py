@@ -31,7 +31,7 @@ class OptionsDict(TypedDict, total=False):
     on_limit: Literal["answer", "raise"]
     prices: Mapping[str, Price]
     sandbox: SandboxConfig
-    sandboxes: SandboxFactory | None
+    sandbox_factory: SandboxFactory | None
     system_prompt: SystemPrompt
     tools: Mapping[str, Callable[..., object]]
     tools_for_children: bool
@@ -53,7 +53,7 @@ class Options:
     on_limit: Literal["answer", "raise"] = "answer"
     prices: Mapping[str, Price] = field(default_factory=dict)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    sandboxes: SandboxFactory | None = None
+    sandbox_factory: SandboxFactory | None = None
     system_prompt: SystemPrompt = default_system_prompt
     tools: Mapping[str, Callable[..., object]] = field(default_factory=dict)
     tools_for_children: bool = False

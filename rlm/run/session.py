@@ -20,14 +20,14 @@ from rlm.store.contexts import stored_contexts
 from rlm.store.record import RunRecord
 from rlm.types import Completion, Context, Usage
 
-from .active import Question, Tree
+from .active import ActiveRun, RunQuestion
 from .clients import Clients
-from .lifecycle import begun, or_raise, resumed
+from .lifecycle import raise_if_limited, resume_run, start_run
 from .options import Options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class StoredRun:
     """A run on the disk that is to go on."""
 
     directory: Path
@@ -58,7 +58,7 @@ class Session:
         clients: Clients,
         *,
         portal: Callable[[], AbstractContextManager[BlockingPortal]],
-        recorded: Recorded | None = None,
+        recorded: StoredRun | None = None,
     ) -> None:
         self._options = options
         self._clients = clients
@@ -67,7 +67,7 @@ class Session:
         self._blocking = ExitStack()
         self._portal: BlockingPortal | None = None
         self._resources = AsyncExitStack()
-        self._tree: Tree | None = None
+        self._tree: ActiveRun | None = None
         self._busy = False
         self._open = False
         self.completions: list[Completion] = []
@@ -109,7 +109,7 @@ class Session:
         if context is None and self._tree is None:
             raise ConfigError("The first question of a session needs a context.")
         value = None if context is None else encode(context, max_bytes=self._options.limits.max_context_bytes)
-        question = Question(query=query, context=value, source=context if isinstance(context, Path) else None)
+        question = RunQuestion(query=query, context=value, source=context if isinstance(context, Path) else None)
         self._busy = True
         try:
             completion = await (await self._tree_for(question)).ask(question)
@@ -120,23 +120,25 @@ class Session:
         finally:
             self._busy = False
         self.completions.append(completion)
-        return or_raise(completion, self._options)
+        return raise_if_limited(completion, self._options)
 
-    async def _tree_for(self, question: Question) -> Tree:
+    async def _tree_for(self, question: RunQuestion) -> ActiveRun:
         if self._tree is None:
             models = self._clients.models(self._options)
-            await self._resources.enter_async_context(self._clients.using(models.values()))
-            opening = begun(options=self._options, models=models, question=question, numbered=True)
+            await self._resources.enter_async_context(self._clients.connections(models.values()))
+            opening = start_run(options=self._options, models=models, question=question, numbered=True)
             self._tree = await self._resources.enter_async_context(opening)
         return self._tree
 
-    async def _go_on(self, recorded: Recorded) -> None:
+    async def _go_on(self, recorded: StoredRun) -> None:
         """Open the run again, with all its questions answered."""
         record, directory = recorded.record, recorded.directory
         contexts = await anyio.to_thread.run_sync(stored_contexts, directory, record)
-        models = {level: self._clients.again(level, model, self._options) for level, model in record.models.items()}
-        await self._resources.enter_async_context(self._clients.using(models.values()))
-        opening = resumed(options=self._options, models=models, record=record, directory=directory, numbered=True)
+        models = {
+            level: self._clients.restore_model(level, model, self._options) for level, model in record.models.items()
+        }
+        await self._resources.enter_async_context(self._clients.connections(models.values()))
+        opening = resume_run(options=self._options, models=models, record=record, directory=directory, numbered=True)
         self._tree = await self._resources.enter_async_context(opening)
         self.completions += await self._tree.ask_again(contexts)
 

@@ -50,7 +50,7 @@ Answer = Callable[[SandboxQuery], Awaitable[QueryReply]]
 OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
 
 
-class Sandbox(Protocol):
+class SandboxProtocol(Protocol):
     """One REPL, isolated. One cell at a time; after a `SandboxError` it is gone."""
 
     @property
@@ -97,8 +97,17 @@ class SandboxFactory(Protocol):
 
     def __call__(
         self, *, run_id: str, node: str, depth: int, context_bytes: int
-    ) -> AbstractAsyncContextManager[Sandbox]:
+    ) -> AbstractAsyncContextManager[SandboxProtocol]:
         """A sandbox for one RLM: `depth` is how many levels may be called below it; memory grows with the context."""
 
 
-__all__ = ["Answer", "Kind", "LoadedValue", "OnOutput", "QueryReply", "Sandbox", "SandboxFactory", "SandboxQuery"]
+__all__ = [
+    "Answer",
+    "Kind",
+    "LoadedValue",
+    "OnOutput",
+    "QueryReply",
+    "SandboxFactory",
+    "SandboxProtocol",
+    "SandboxQuery",
+]

@@ -13,7 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from rlm.config import SandboxConfig
 from rlm.errors import ConfigError
-from rlm.sandbox.docker.container import GET_BYTES, DockerSandbox
+from rlm.sandbox.docker.container import GET_BYTES, Sandbox
 from rlm.types import CellResult, Context
 
 from .base import LoadedValue, OnOutput, QueryReply, SandboxQuery
@@ -24,10 +24,10 @@ from .values import Value
 ANSWERS_AT_ONCE: Final = 40
 
 
-class BlockingSandbox:
+class SyncSandbox:
     """A REPL in a container of its own, for code without an event loop:
 
-        with BlockingSandbox() as sandbox:
+        with SyncSandbox() as sandbox:
             print(sandbox.run("print(1)").stdout)
 
     Arguments and errors are those of `Sandbox`. It runs an event loop in a thread of its own.
@@ -48,14 +48,12 @@ class BlockingSandbox:
         self._threads = Threads(ANSWERS_AT_ONCE)
         self._entered = ExitStack()
         self._portal: BlockingPortal
-        self._sandbox: DockerSandbox | None = None
+        self._sandbox: Sandbox | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as entering:
             self._portal = entering.enter_context(start_blocking_portal())
-            sandbox = DockerSandbox(
-                self._config, tools=self._tools, depth=self._depth, context_bytes=self._context_bytes
-            )
+            sandbox = Sandbox(self._config, tools=self._tools, depth=self._depth, context_bytes=self._context_bytes)
             self._sandbox = entering.enter_context(self._portal.wrap_async_context_manager(sandbox))
             self._entered = entering.pop_all()
         return self
@@ -116,7 +114,7 @@ class BlockingSandbox:
             )
         )
 
-    def _started(self) -> DockerSandbox:
+    def _started(self) -> Sandbox:
         if self._sandbox is None:
             raise ConfigError("The sandbox has not been started: use it inside of `with`.")
         return self._sandbox

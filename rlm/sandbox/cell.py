@@ -40,8 +40,8 @@ class RunningCell:
         self.number = number
         self.answer = answer
         self.patience = anyio.CancelScope()
-        self.stdout = Captured("stdout", config.max_output_bytes, on_output)
-        self.stderr = Captured("stderr", config.max_output_bytes, on_output)
+        self.stdout = OutputBuffer("stdout", config.max_output_bytes, on_output)
+        self.stderr = OutputBuffer("stderr", config.max_output_bytes, on_output)
         self._max_open = config.max_calls_in_flight
         self._max_open_bytes = config.max_value_bytes
         self._open: dict[int, int] = {}  # number and size of each query without an answer
@@ -101,7 +101,7 @@ class RunningCell:
                 raise SandboxMisbehaved("The sandbox wrote to a stream that there is not.")
 
 
-class Captured:
+class OutputBuffer:
     """One output stream of a cell: bounded, and told as text while it comes.
 
     When more was written than sent, then the first half of the bound and the last bytes were sent.

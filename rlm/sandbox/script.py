@@ -10,7 +10,7 @@ from typing import Final
 
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError, SandboxDied, SandboxMisbehaved
-from rlm.sandbox.docker.container import DockerSandbox
+from rlm.sandbox.docker.container import Sandbox
 from rlm.types import CellResult
 
 from .base import OnOutput
@@ -72,7 +72,7 @@ FINAL(_run({path!r}, {arguments!r}, globals().pop("_input", b"")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Executed:
+class ScriptResult:
     """How a script ended: its exit status (124: out of time, 137: killed), a sentence where that needs one, its files.
 
     `left_out` are sentences on files that were asked for and not taken.
@@ -96,7 +96,7 @@ async def execute(
     seconds: float,
     config: SandboxConfig,
     on_output: OnOutput | None = None,
-) -> Executed:
+) -> ScriptResult:
     """Run a script.
 
     Args:
@@ -118,9 +118,9 @@ async def execute(
     """
     given = {name, *(inputs or {})}
     _check_outputs(outputs, out_dir)
-    taken = Taken()
+    taken = CollectedFiles()
     try:
-        async with DockerSandbox(config, context_bytes=len(stdin)) as sandbox:
+        async with Sandbox(config, context_bytes=len(stdin)) as sandbox:
             for target, path in (inputs or {}).items():
                 await sandbox.put(target, path)
             await sandbox.put(name, script)
@@ -138,11 +138,11 @@ async def execute(
                     max_file_bytes=config.max_value_bytes,
                 )
     except (SandboxDied, SandboxMisbehaved) as error:
-        return Executed(status=KILLED, problem=str(error))
+        return ScriptResult(status=KILLED, problem=str(error))
     status, problem = _ended(done)
     if taken.missing and status == 0:
         status = FAILED
-    return Executed(status=status, problem=problem, files=tuple(taken.files), left_out=tuple(taken.left_out))
+    return ScriptResult(status=status, problem=problem, files=tuple(taken.files), left_out=tuple(taken.left_out))
 
 
 def _ended(done: CellResult) -> tuple[int, str]:
@@ -161,7 +161,7 @@ def _ended(done: CellResult) -> tuple[int, str]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Taken:
+class CollectedFiles:
     """Files that were taken out of a sandbox, sentences on what was not, and how many of those were asked for by name."""
 
     files: list[Path] = field(default_factory=list)
@@ -170,14 +170,14 @@ class Taken:
 
 
 async def take(
-    sandbox: DockerSandbox,
+    sandbox: Sandbox,
     outputs: Sequence[str],
     out_dir: Path,
     *,
     given: Set[str] = frozenset(),
     max_bytes: int,
     max_file_bytes: int,
-) -> Taken:
+) -> CollectedFiles:
     """Write files of a sandbox below a folder: `outputs`, and where `*` is among them all but `given`.
 
     All together have at most `max_bytes`, each at most `max_file_bytes`. What cannot be had costs the others nothing.
@@ -185,7 +185,7 @@ async def take(
     Raises:
         SandboxError: the sandbox is gone.
     """
-    taken = Taken()
+    taken = CollectedFiles()
     wanted = dict.fromkeys(output for output in outputs if output != ALL)
     named = len(wanted)
     if ALL in outputs:
@@ -206,7 +206,7 @@ async def take(
     return taken
 
 
-async def _all_files(sandbox: DockerSandbox, given: Set[str], taken: Taken) -> list[str]:
+async def _all_files(sandbox: Sandbox, given: Set[str], taken: CollectedFiles) -> list[str]:
     """Those that `*` stands for, in order."""
     try:
         there = await sandbox.files()

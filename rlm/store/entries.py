@@ -61,7 +61,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
+class RecordedUsage:
     """What a recorded call used: counted once in every process that replays it. So much had been set aside for it, which is
     what counts where it is not `settled`: nobody knows what came of it.
     """
@@ -75,19 +75,19 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class CallLookup:
     """What the journal has of a call: its outcome, None where it has to be sent; and what now counts as spent.
 
     `diverged`: the nodes that take another way than the recorded one.
     """
 
     outcome: ModelReply | Failure | None = None
-    spent: Sequence[Spent] = ()
+    spent: Sequence[RecordedUsage] = ()
     diverged: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class QueryPlacement:
     """The node of a query. `diverged`: all queries of its cell are recorded, and this is none of them."""
 
     node: str
@@ -95,12 +95,12 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundAnswer:
+class RecordedAnswer:
     """The answer to a query; `spent` by all calls of its tree, which is not gone through again, by so many `rlms`."""
 
     ok: bool
     text: str
-    spent: Sequence[Spent] = ()
+    spent: Sequence[RecordedUsage] = ()
     rlms: int = 0
 
 

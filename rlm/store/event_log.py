@@ -80,7 +80,7 @@ def _plain(value: Any) -> dict[str, object]:
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[TextIO]:
+def open_for_append(path: Path) -> Iterator[TextIO]:
     """A file for `EventLog`. Raises JournalError where there can be none."""
     try:
         file = path.open("a", encoding="ascii")
@@ -93,7 +93,7 @@ def appending(path: Path) -> Iterator[TextIO]:
             file.close()
 
 
-def mend(path: Path) -> int:
+def truncate_partial_line(path: Path) -> int:
     """Take away the last line if a crash cut it off; gives the number of lines. Raises JournalError."""
     lines = size = 0
     if not path.exists():

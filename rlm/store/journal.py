@@ -20,7 +20,18 @@ from rlm.models.request import Request
 from rlm.types import ModelReply, Usage
 
 from .database import Database, Mode, Statement, text_of
-from .entries import GIVEN_BACK, ROOT, SCHEMA, SCHEMA_VERSION, Asked, Call, Failure, Found, FoundAnswer, Spent
+from .entries import (
+    GIVEN_BACK,
+    ROOT,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Call,
+    CallLookup,
+    Failure,
+    QueryPlacement,
+    RecordedAnswer,
+    RecordedUsage,
+)
 from .queries import Queries
 
 
@@ -36,7 +47,7 @@ class Journal:
         queries: that cells have made.
         in_flight: calls that were sent and not answered, when the journal was opened.
         replayed: calls that were served since.
-        paid_twice: calls that were sent again, as nobody knows whether they were answered.
+        resent_calls: calls that were sent again, as nobody knows whether they were answered.
         diverged: the nodes at which a request was not the recorded one.
 
     Raises:
@@ -47,7 +58,7 @@ class Journal:
         self.read_only = mode == "read"
         self._ended = ended or self.read_only
         self.replayed = 0
-        self.paid_twice = 0
+        self.resent_calls = 0
         self.diverged: list[str] = []
         self.queries = Queries()
         self._answers: dict[str, bool] = {}  # of queries: whether it is a good one
@@ -71,13 +82,13 @@ class Journal:
         """Calls that it has."""
         return len(self._calls)
 
-    def wasted(self) -> Sequence[Spent]:
+    def usage_of_stale_calls(self) -> Sequence[RecordedUsage]:
         """What calls used that an earlier replay has left aside, or sent again. Before anything else."""
         return [*self._spent("stale"), *self._spent_by(self._sent_again)]
 
     # Calls
 
-    async def find(self, node: str, ordinal: int, request: Request) -> Found:
+    async def find(self, node: str, ordinal: int, request: Request) -> CallLookup:
         """What is recorded of a call.
 
         A request that is not the recorded one ends the replay of its node and of all below it. A failure of the root's own
@@ -91,30 +102,30 @@ class Journal:
             self.read_only or call.parameters == request.parameters
         )  # of models that a replay does not have
         if call.digest != request.digest or not same_parameters:
-            return Found(spent=await self._diverge(node), diverged=[node])
+            return CallLookup(spent=await self._diverge(node), diverged=[node])
         acted_on = call.state in ("answered", "abandoned")
         ended_the_work = node == ROOT and not acted_on and not (self._ended or self._goes_on(node))
         if call.state == "sent" or ended_the_work:
-            self.paid_twice += call.state == "sent"
-            return Found(spent=await self._count([call]))
+            self.resent_calls += call.state == "sent"
+            return CallLookup(spent=await self._count([call]))
         self.replayed += 1
         spent = await self._count([call])
-        return Found(outcome=await self.database.run(lambda: self._read(call)), spent=spent)
+        return CallLookup(outcome=await self.database.run(lambda: self._read(call)), spent=spent)
 
-    async def leave(self, node: str) -> Found:
+    async def leave(self, node: str) -> CallLookup:
         """Where the record of an RLM ends: queries that it has, and that were not made again, are not what its cells ask."""
         left = () if self._goes_on(node) else self.queries.left(node)
         if not left:
-            return Found()
+            return CallLookup()
         gone = set(self.queries.forget(node))
         calls = [call for call in self._calls.values() if call.node in gone]
         # A call that its cell did not wait for is made or not, as it happens.
         awaited = {call.node[len(node) + 1 :].partition(".")[0] for call in calls if call.state != "abandoned"}
         diverged = [query for query in left if query[len(node) + 1 :] in awaited]
         self.diverged += diverged
-        return Found(spent=await self._drop(calls, gone), diverged=diverged)
+        return CallLookup(spent=await self._drop(calls, gone), diverged=diverged)
 
-    async def skip(self, node: str, *, requests: int, queries: int) -> Sequence[Spent]:
+    async def skip(self, node: str, *, requests: int, queries: int) -> Sequence[RecordedUsage]:
         """An RLM's requests and queries up to these numbers. Those that are left were cut off, and are not made again."""
         gone = set(self.queries.forget(node, until=queries))
         return await self._count(
@@ -227,20 +238,20 @@ class Journal:
 
     # Queries
 
-    def ask(self, rlm: str, digest: bytes) -> Asked:
+    def ask(self, rlm: str, digest: bytes) -> QueryPlacement:
         """The node of a query that a cell of this RLM makes: that of a recorded one which asked the same, else a new one."""
         node = self.queries.take(rlm, digest)
         if node is not None:
-            return Asked(node=node, diverged=False)
+            return QueryPlacement(node=node, diverged=False)
         node = self.queries.new(rlm, digest)
         if not self.read_only:
             self.database.add(("INSERT INTO queries (node, digest) VALUES (?, ?)", (node, digest)))
         diverged = self.read_only or self._goes_on(rlm)
         if diverged:
             self.diverged.append(node)
-        return Asked(node=node, diverged=diverged)
+        return QueryPlacement(node=node, diverged=diverged)
 
-    async def find_answer(self, node: str) -> FoundAnswer | None:
+    async def find_answer(self, node: str) -> RecordedAnswer | None:
         """The answer to a query that had come to its end: its RLM need not run again.
 
         A read-only journal gives failures alone, which may have had reasons outside of the run: a replay is to go through
@@ -255,11 +266,11 @@ class Journal:
         rlms = sum((where, 1) in self._calls for where in begun)
         return replace(await self.answer(node), spent=spent, rlms=rlms)
 
-    async def answer(self, node: str) -> FoundAnswer:
+    async def answer(self, node: str) -> RecordedAnswer:
         """What was answered to a query that `has_answer`."""
         select = "SELECT text FROM queries WHERE node = ?"
         rows = await self.database.run(lambda: self.database.rows(select, (node,)))
-        return FoundAnswer(ok=self._answers[node], text=text_of(rows[0][0]))
+        return RecordedAnswer(ok=self._answers[node], text=text_of(rows[0][0]))
 
     def has_answer(self, node: str) -> bool:
         """Whether the answer to a query is recorded as such. Of a plain one that was sent it is the outcome of its call."""
@@ -295,7 +306,7 @@ class Journal:
         for number, node, ordinal, digest, parameters, state in self.database.rows(select):
             before = self._calls.get((node, ordinal))
             if before is not None:
-                self.paid_twice += before.state == "sent" and before.digest == digest
+                self.resent_calls += before.state == "sent" and before.digest == digest
                 self._sent_again.append(before.id)
             self._calls[node, ordinal] = Call(
                 id=number,
@@ -317,12 +328,12 @@ class Journal:
         below = node + "."
         return [call for call in self._calls.values() if call.node == node or call.node.startswith(below)]
 
-    async def _diverge(self, node: str) -> Sequence[Spent]:
+    async def _diverge(self, node: str) -> Sequence[RecordedUsage]:
         """Another request than the recorded one: what was recorded of a node and below it is gone."""
         self.diverged.append(node)
         return await self._drop(self._below(node), self.queries.forget(node))
 
-    async def _drop(self, calls: Iterable[Call], queries: Iterable[str] = ()) -> Sequence[Spent]:
+    async def _drop(self, calls: Iterable[Call], queries: Iterable[str] = ()) -> Sequence[RecordedUsage]:
         """Forget calls, but for those that this process has used. Paid is paid: they count."""
         unused = [call for call in calls if call.state == "sent" or not call.counted]
         for call in unused:
@@ -340,23 +351,23 @@ class Journal:
         """Whether a node's call after the one that it has asked for last is in the record."""
         return (node, self._reached.get(node, 0) + 1) in self._calls
 
-    async def _count(self, calls: Iterable[Call]) -> Sequence[Spent]:
+    async def _count(self, calls: Iterable[Call]) -> Sequence[RecordedUsage]:
         """What these calls used, of those that were not counted yet."""
         fresh = [call for call in calls if not call.counted]
         for call in fresh:
             call.counted = True
         return await self.database.run(lambda: self._spent_by(call.id for call in fresh)) if fresh else ()
 
-    def _spent_by(self, ids: Iterable[int]) -> list[Spent]:
+    def _spent_by(self, ids: Iterable[int]) -> list[RecordedUsage]:
         return [spent for number in ids for spent in self._spent("id = ?", (number,))]
 
-    def _spent(self, where: str, values: Sequence[object] = ()) -> list[Spent]:
+    def _spent(self, where: str, values: Sequence[object] = ()) -> list[RecordedUsage]:
         """What calls used that were sent, as what the budget refused was not, and that count."""
         select = "SELECT node, model, usage, state, reserved_tokens, reserved_usd FROM calls"
         counting = f"state != 'refused' AND finish_reason IS NOT '{GIVEN_BACK}'"
         rows = self.database.rows(f"{select} WHERE {where} AND {counting}", values)
         return [
-            Spent(
+            RecordedUsage(
                 node=node,
                 model=model,
                 usage=Usage(**json.loads(usage)) if usage else Usage(),

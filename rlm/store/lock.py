@@ -20,7 +20,7 @@ PATIENCE_SECONDS: Final = 0.1  # whoever looks whether a run is held holds it fo
 
 
 @contextmanager
-def held(directory: Path) -> Iterator[None]:
+def run_lock(directory: Path) -> Iterator[None]:
     """Be the only one who works on a run.
 
     Raises:
@@ -41,13 +41,13 @@ def held(directory: Path) -> Iterator[None]:
         yield
 
 
-def refuse_if_held(directory: Path) -> None:
+def ensure_unlocked(directory: Path) -> None:
     """Raises ConfigError where somebody works on the run."""
-    if is_held(directory):
+    if is_locked(directory):
         raise _running(directory)
 
 
-def is_held(directory: Path) -> bool:
+def is_locked(directory: Path) -> bool:
     """Whether somebody works on a run. Raises JournalError where that cannot be seen."""
     try:
         lock = os.open(directory / FILE_NAME, os.O_RDONLY | os.O_NONBLOCK)

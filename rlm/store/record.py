@@ -149,7 +149,7 @@ class RunRecord:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} lacks what it should hold.") from error
 
-    def refuse_if_changed(self, directory: Path) -> None:
+    def ensure_unchanged(self, directory: Path) -> None:
         """Before this process, which holds the run, does anything to it.
 
         Raises:

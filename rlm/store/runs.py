@@ -13,7 +13,7 @@ from rlm.types import Usage
 
 from .database import Database
 from .entries import FILE_NAME, ROOT, SCHEMA, SCHEMA_VERSION, TOO_LONG
-from .lock import is_held
+from .lock import is_locked
 from .record import RunRecord
 
 _PAID = "SELECT count(*), sum(cost_usd), count(*) - count(cost_usd) FROM calls WHERE state = 'answered'"
@@ -84,7 +84,7 @@ def _summary(directory: Path) -> RunSummary:
     return RunSummary(
         run_id=directory.name,
         directory=directory,
-        state="interrupted" if record.state == "running" and not is_held(directory) else record.state,
+        state="interrupted" if record.state == "running" and not is_locked(directory) else record.state,
         query=record.query,
         calls=calls,
         cost_usd=None if unknown else cost or 0.0,

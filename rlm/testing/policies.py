@@ -153,7 +153,7 @@ POLICIES: Final[Mapping[str, Callable[[Sequence[Message]], str]]] = {
 }
 
 
-def playing(task: str, *, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
+def scripted_model_for(task: str, *, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
     """A scripted model that plays root and sub-model of a task.
 
     Raises:

@@ -35,7 +35,7 @@ class FailedQuery(str):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class QueryRequest:
     """One call, as the model's code asked for it."""
 
     prompt: bytes
@@ -137,7 +137,7 @@ class Calls:
         self._wait_until(lambda: mine.isdisjoint(self._in_flight))
         return [self._answers.pop(number) for number in sent]
 
-    def _send(self, question: Question, batch: int, number: int) -> None:
+    def _send(self, question: QueryRequest, batch: int, number: int) -> None:
         with parcel() as packed:
             query = Query(
                 cell=0,  # the supervisor knows which one runs
@@ -204,10 +204,10 @@ class Calls:
             raise ToolError(_text(answer))
         return values.unpacked(answer)
 
-    def _outgoing(self, question: Question, batch: int) -> Outgoing:
+    def _outgoing(self, question: QueryRequest, batch: int) -> Outgoing:
         return question.size, partial(self._send, question, batch)
 
-    def _question(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> Question:
+    def _question(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> QueryRequest:
         if not isinstance(prompt, str):
             raise TypeError(f"a prompt has to be a str, not {type(prompt).__name__}; put data into context=")
         if not (model is None or isinstance(model, str)) or not (recurse is None or isinstance(recurse, bool)):
@@ -218,7 +218,7 @@ class Calls:
             prompt = f"{prompt}\n\n{values.as_text(context)}"
         elif context is not None:
             kind, encoded = values.encode(context)
-        question = Question(
+        question = QueryRequest(
             prompt=values.encode_text(prompt),
             context=encoded,
             context_kind=kind,

@@ -56,7 +56,7 @@ from .worker import SNAPSHOT, Worker
 NO_CELL = "This call was not made: no cell is running."
 NOBODY = "This sandbox has no models to call."
 TOO_MANY = "This call was not made: too many calls wait for an answer."
-TOO_LATE = "The cell ended before this call was answered."
+CELL_ENDED = "The cell ended before this call was answered."
 MOST_PIDS = 1 << 22  # Linux has no more (proc(5), pid_max)
 LIFETIME_CODE = 124  # as timeout(1) has it
 STATUS_SECONDS = 0.2  # between the end of a process's line and the news of its death
@@ -367,7 +367,7 @@ class Supervisor:
             link.close()
         if outcome in ("ok", "error"):
             for theirs in cell.calls.values():
-                self._refuse(theirs, TOO_LATE)
+                self._refuse(theirs, CELL_ENDED)
 
     def _pass_on(self, stream: int, data: bytes) -> None:
         if self._cell:

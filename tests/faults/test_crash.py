@@ -124,7 +124,7 @@ def check(
     assert done.diverged == ()
     asked = bodies(provider, since)
     assert asked.keys() == bodies(provider, 0).keys()
-    assert sum(asked.values()) - whole.usage.calls <= done.paid_twice
+    assert sum(asked.values()) - whole.usage.calls <= done.resent_calls
     assert (run / "answer.txt").read_text() == whole.answer
     return done, answered - done.replayed_calls
 
@@ -137,8 +137,8 @@ def test_a_killed_run_resumes_to_the_same_answer_and_pays_for_nothing_twice_but_
     killed_at(provider, tmp_path / "killed", requests=max(1, requests))
     done, lost = check(provider, whole, tmp_path / "killed", since=since)
     assert lost == 0
-    assert done.replayed_calls + done.paid_twice >= requests - 1
-    count(record_property, faults=1, replays=1, lost=lost, paid_twice=done.paid_twice)
+    assert done.replayed_calls + done.resent_calls >= requests - 1
+    count(record_property, faults=1, replays=1, lost=lost, resent_calls=done.resent_calls)
 
 
 @pytest.mark.long
@@ -148,7 +148,7 @@ def test_a_run_that_is_killed_at_any_of_twenty_random_moments_is_resumed_and_no_
 ) -> None:
     seed = int(os.environ.get("RLM_KILL_SEED") or random.randrange(1 << 32))
     moments = random.Random(seed)
-    paid_twice = replayed = lost = 0
+    resent_calls = replayed = lost = 0
     killed: list[int] = []
     for number in range(KILLS):
         since = len(provider.requests)
@@ -157,16 +157,16 @@ def test_a_run_that_is_killed_at_any_of_twenty_random_moments_is_resumed_and_no_
         root = tmp_path / str(number)
         killed.append(killed_at(provider, root, requests=requests, delay=delay))
         done, gone = check(provider, whole, root, since=since)
-        paid_twice += done.paid_twice
+        resent_calls += done.resent_calls
         replayed += done.replayed_calls
         lost += gone
     killed.append(killed_at(provider, tmp_path / "next start", requests=3))
     assert [container for pid in killed[:-1] for container in containers(f"rlm.owner.pid={pid}")] == []
-    count(record_property, faults=KILLS, replays=KILLS, lost=lost, paid_twice=paid_twice)
+    count(record_property, faults=KILLS, replays=KILLS, lost=lost, resent_calls=resent_calls)
     record_property("calls served from journals", replayed)
     record_property("RLM_KILL_SEED", seed)
     assert lost == 0
-    assert paid_twice > 0
+    assert resent_calls > 0
 
 
 @pytest.mark.long
@@ -191,10 +191,10 @@ def test_a_run_that_is_killed_at_every_resume_still_comes_to_its_end(
     assert (done.answer, done.usage, done.diverged) == (whole.answer, whole.usage, ())
     asked = bodies(provider, since)
     assert asked.keys() == bodies(provider, 0).keys()
-    assert sum(asked.values()) - whole.usage.calls <= done.paid_twice
+    assert sum(asked.values()) - whole.usage.calls <= done.resent_calls
     lost = answered - done.replayed_calls
     assert lost == 0
-    count(record_property, faults=5, replays=5, lost=lost, paid_twice=done.paid_twice)
+    count(record_property, faults=5, replays=5, lost=lost, resent_calls=done.resent_calls)
 
 
 def test_a_killed_sandbox_gets_its_variables_back_and_the_cell_runs_again_with_nothing_paid_twice(
@@ -227,9 +227,9 @@ def test_a_killed_sandbox_gets_its_variables_back_and_the_cell_runs_again_with_n
     assert done.answer.count("<") == 3
     asked = Counter(request.messages[-1]["content"] for request in provider.requests if request.body["model"] == "leaf")
     assert (asked["first"], asked["second"]) == (1, 1)
-    assert done.paid_twice == asked["kill"] - 1
+    assert done.resent_calls == asked["kill"] - 1
     assert done.sandboxes == 2
-    count(record_property, faults=1, paid_twice=done.paid_twice)
+    count(record_property, faults=1, resent_calls=done.resent_calls)
 
 
 THREADS = """```repl
@@ -261,11 +261,11 @@ def test_threads_of_a_cell_may_ask_in_another_order_each_time(
     done, lost = check(provider, whole, tmp_path / "killed", since=since, ordered=False)
     assert lost == 0
     again = [body for body, times in bodies(provider, since).items() if times > 1]
-    assert 0 < len(again) <= done.paid_twice <= 16 + 4
+    assert 0 < len(again) <= done.resent_calls <= 16 + 4
     paid = len(provider.requests)
     assert Orchestrator(run_root=tmp_path).replay(done.run_dir).answer == done.answer
     assert len(provider.requests) == paid
-    count(record_property, faults=1, replays=2, lost=lost, paid_twice=done.paid_twice)
+    count(record_property, faults=1, replays=2, lost=lost, resent_calls=done.resent_calls)
 
 
 LIMITED = """
@@ -303,7 +303,7 @@ def test_a_full_disk_stops_the_run_before_it_pays_for_another_call(
     assert done.replayed_calls >= paid - 1
     lost = answered - done.replayed_calls
     assert lost == 0
-    count(record_property, faults=1, replays=1, lost=lost, paid_twice=done.paid_twice)
+    count(record_property, faults=1, replays=1, lost=lost, resent_calls=done.resent_calls)
 
 
 def test_a_context_that_does_not_fit_on_the_disk_costs_nothing(

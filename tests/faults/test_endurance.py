@@ -72,7 +72,7 @@ async def test_a_wall_clock_that_jumps_moves_no_deadline_and_no_duration(
     assert again.answer == "1"
     lost = rows(done.run_dir) - again.replayed_calls
     assert lost == 0
-    count(record_property, faults=len(seen), replays=1, lost=lost, paid_twice=again.paid_twice)
+    count(record_property, faults=len(seen), replays=1, lost=lost, resent_calls=again.resent_calls)
 
 
 @pytest.mark.parametrize(

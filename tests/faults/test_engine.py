@@ -86,7 +86,7 @@ async def test_a_run_survives_a_restart_of_the_engine(
     lost = done.usage.calls - 3  # turns
     assert lost == 0
     await wait_for_no_container(own_engine)
-    count(record_property, faults=1, lost=lost, paid_twice=done.paid_twice)
+    count(record_property, faults=1, lost=lost, resent_calls=done.resent_calls)
 
 
 @HOW
@@ -106,9 +106,9 @@ async def test_a_tree_survives_a_restart_of_the_engine_in_the_middle_of_a_batch_
     assert all(event.restored for event in tree.lost)
     assert len(tree.asked) == CALLS
     assert tree.calls_lost == 0
-    assert 1 <= done.paid_twice <= 12  # what the batches of three children had in flight
+    assert 1 <= done.resent_calls <= 12  # what the batches of three children had in flight
     await wait_for_no_container(own_engine)
-    count(record_property, faults=1, lost=tree.calls_lost, paid_twice=done.paid_twice)
+    count(record_property, faults=1, lost=tree.calls_lost, resent_calls=done.resent_calls)
 
 
 async def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_sentence_and_the_run_resumes_when_one_is_back(
@@ -146,6 +146,6 @@ async def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_sentence_an
     assert asked == {"turn 0": 1, "first": 1, "turn 1": 1, "second": 2}
     lost = answered - done.replayed_calls
     assert lost == 0
-    assert done.paid_twice == 1
+    assert done.resent_calls == 1
     await wait_for_no_container(own_engine)
-    count(record_property, faults=1, replays=1, lost=lost, paid_twice=done.paid_twice)
+    count(record_property, faults=1, replays=1, lost=lost, resent_calls=done.resent_calls)

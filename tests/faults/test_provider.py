@@ -179,8 +179,8 @@ async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_
     assert (done.answer, done.stop_reason, done.iterations) == ("through", "final", len(faults) + 1)
     lost = len(server.requests) - (len(faults) * 3 + 1)  # a fault, a good reply and a sub-call each turn: none twice
     assert lost == 0
-    assert done.paid_twice == 0
-    count(record_property, faults=len(faults), replays=len(faults), lost=lost, paid_twice=done.paid_twice)
+    assert done.resent_calls == 0
+    count(record_property, faults=len(faults), replays=len(faults), lost=lost, resent_calls=done.resent_calls)
 
 
 async def test_a_child_whose_model_fails_is_one_slot_of_its_parent_s_batch(

@@ -35,9 +35,9 @@ async def test_a_child_whose_sandbox_is_killed_in_the_middle_of_its_batch_gets_a
     assert [(event.node, event.restored) for event in tree.lost] == [("0.2", True)]
     assert done.sandboxes == 5
     assert tree.calls_lost == 0
-    assert done.paid_twice <= 4  # of the batch, what was in flight
+    assert done.resent_calls <= 4  # of the batch, what was in flight
     assert all("text b" in text for text in tree.again)
-    count(record_property, faults=1, lost=tree.calls_lost, paid_twice=done.paid_twice)
+    count(record_property, faults=1, lost=tree.calls_lost, resent_calls=done.resent_calls)
 
 
 async def test_a_parent_whose_sandbox_is_killed_while_its_children_work_loses_only_what_was_in_flight(
@@ -48,9 +48,9 @@ async def test_a_parent_whose_sandbox_is_killed_while_its_children_work_loses_on
     assert (done.answer, done.stop_reason) == (right_answer(), "final")
     assert [(event.node, event.restored) for event in tree.lost] == [("0", True)]
     assert tree.calls_lost == 0
-    assert done.paid_twice <= 12
+    assert done.resent_calls <= 12
     assert max(tree.asked.values()) <= 2
-    count(record_property, faults=1, lost=tree.calls_lost, paid_twice=done.paid_twice)
+    count(record_property, faults=1, lost=tree.calls_lost, resent_calls=done.resent_calls)
 
 
 async def test_a_cell_that_loses_its_sandbox_twice_is_told_so_and_its_variables_are_kept(

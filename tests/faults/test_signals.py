@@ -87,10 +87,10 @@ def check_that_it_resumes(run: Path, provider: FakeProvider, record_property: Re
     provider.behaviour.hang = False
     answered = rows(run)
     done = Orchestrator().resume(run)
-    assert (done.answer, done.stop_reason, done.paid_twice) == ("the end", "final", 3)
+    assert (done.answer, done.stop_reason, done.resent_calls) == ("the end", "final", 3)
     lost = answered - done.replayed_calls
     assert lost == 0
-    count(record_property, faults=signals, replays=1, lost=lost, paid_twice=done.paid_twice)
+    count(record_property, faults=signals, replays=1, lost=lost, resent_calls=done.resent_calls)
 
 
 def wait_for_no_container(process: subprocess.Popen[str]) -> None:

@@ -43,7 +43,7 @@ class Outcome:
     @property
     def calls_lost(self) -> int:
         """Calls that were paid again although they had been answered: those beyond the ones that were in flight."""
-        return max(0, self.again.total() - self.done.paid_twice)
+        return max(0, self.again.total() - self.done.resent_calls)
 
 
 async def run_batch_tree(folder: Path, strike: Callable[[], Fault | None]) -> Outcome:

@@ -1,8 +1,8 @@
-"""A run that notes how it is steered. What limits may be raised to is up to real steering."""
+"""A run that notes how it is steered. What limits may be raised to is up to real control."""
 
 from rlm.config import Limits
 from rlm.errors import ConfigError
-from rlm.loop.steering import Steering
+from rlm.loop.control import RunControl
 
 
 class FakeControls:
@@ -11,17 +11,17 @@ class FakeControls:
         self.seconds = seconds
         self.asked: list[object] = []
         self._refusal = refusal
-        self._steering = Steering(limits or Limits())
+        self._control = RunControl(limits or Limits())
 
     @property
     def limits(self) -> Limits:
-        return self._steering.limits
+        return self._control.limits
 
     def pause(self) -> None:
         self.paused = True
         self.asked.append("pause")
 
-    def go_on(self) -> None:
+    def unpause(self) -> None:
         self.paused = False
         self.asked.append("go on")
 
@@ -31,7 +31,7 @@ class FakeControls:
     def raise_limit(self, **limits: float | int | None) -> None:
         if self._refusal is not None:
             raise ConfigError(self._refusal)
-        self._steering.raise_limit(**limits)
+        self._control.raise_limit(**limits)
         self.asked.append(limits)
 
     def cancel(self) -> None:

@@ -16,8 +16,8 @@ from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.events import Event
+from rlm.loop.control import RunControl
 from rlm.loop.rlm import Services
-from rlm.loop.steering import Steering
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
 from rlm.sandbox.base import Answer, LoadedValue, OnOutput
@@ -117,7 +117,7 @@ def memory_journal() -> Journal:
 def services(
     *models: Model,
     limits: Limits | None = None,
-    sandboxes: FakeSandboxes | None = None,
+    sandbox_factory: FakeSandboxes | None = None,
     seen: list[Event] | None = None,
     seconds: float | None = None,
     slots: LevelSlots | None = None,
@@ -125,8 +125,8 @@ def services(
 ) -> Services:
     """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
     limits = replace(limits or Limits(), max_seconds=seconds)
-    steering = Steering(limits)
-    steering._start()
+    control = RunControl(limits)
+    control._start()
     journal = memory_journal()
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(
@@ -134,12 +134,12 @@ def services(
         calls=Calls(budget=Budget(limits), journal=journal, max_concurrent=limits.max_concurrent_calls, events=events),
         events=events,
         slots=slots or LevelSlots(slots=8, levels=4),
-        sandboxes=sandboxes or FakeSandboxes(),
+        sandbox_factory=sandbox_factory or FakeSandboxes(),
         run_id="run",
         system_prompt=default_system_prompt,
         model_at=lambda level: models[min(level, len(models) - 1)],
         by_name={model.name: model for model in models},
-        steering=steering,
+        control=control,
         tools=Tools(tools or {}),
         tools_for_children=False,
     )

@@ -38,10 +38,10 @@ An empty cell: nothing of the kind happens in that test."""
 
 
 def count(
-    record: Record, *, faults: int, replays: int | None = None, lost: int | None = None, paid_twice: int | None = None
+    record: Record, *, faults: int, replays: int | None = None, lost: int | None = None, resent_calls: int | None = None
 ) -> None:
     """Note what a test has counted."""
-    for name, number in zip(COUNTS, (replays, faults, lost, paid_twice), strict=True):
+    for name, number in zip(COUNTS, (replays, faults, lost, resent_calls), strict=True):
         if number is not None:
             record(name, number)
 

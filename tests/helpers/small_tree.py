@@ -40,4 +40,4 @@ def plays(messages: Sequence[Message]) -> str:
 def small_tree(**options: Any) -> Orchestrator:
     """Answers "Is it the root?" with 42: nodes 0, 0.1 (an RLM), 0.1.1 and 0.2, and a cell that fails."""
     models = {"model": ScriptedModel(plays, name="big"), "sub_model": ScriptedModel(plays, name="small")}
-    return Orchestrator(**{"depth": 2, "sandboxes": FakeSandboxes(asks), **models, **options})
+    return Orchestrator(**{"depth": 2, "sandbox_factory": FakeSandboxes(asks), **models, **options})

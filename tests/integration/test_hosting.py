@@ -13,13 +13,13 @@ import anyio
 import pytest
 
 from rlm import (
-    BlockingSandbox,
     ConfigError,
     Message,
     Orchestrator,
     Sandbox,
     SandboxConfig,
     ScriptedModel,
+    SyncSandbox,
     ToolError,
 )
 from rlm.events import Event, ToolUsed
@@ -336,7 +336,7 @@ async def test_a_name_that_cells_have_already_cannot_be_a_tool() -> None:
 
 
 def test_the_blocking_twin_has_them_all(config: SandboxConfig) -> None:
-    with BlockingSandbox(config, tools=TOOLS) as sandbox:
+    with SyncSandbox(config, tools=TOOLS) as sandbox:
         sandbox.put("a", "text")
         assert sandbox.run("print(lookup(open('a').read()))").stdout == "['text']\n"
         assert sandbox.files() == {"a": 4}

@@ -20,7 +20,6 @@ import pytest
 
 from helpers.containers import containers, its_own_cost, ways
 from rlm import (
-    BlockingSandbox,
     CellResult,
     ConfigError,
     EngineUnavailable,
@@ -29,6 +28,7 @@ from rlm import (
     SandboxDied,
     SandboxMisbehaved,
     SandboxStartError,
+    SyncSandbox,
 )
 from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.docker.engine import Engine, default_engine
@@ -688,7 +688,7 @@ async def test_what_a_killed_orchestrator_left_is_gone_after_the_next_start() ->
 
 def test_the_blocking_twin_does_the_same(config: SandboxConfig) -> None:
     told: list[str] = []
-    with BlockingSandbox(config, depth=1) as sandbox:
+    with SyncSandbox(config, depth=1) as sandbox:
         assert containers(f"rlm.owner.pid={os.getpid()}") == [sandbox.id]
         assert sandbox.load("context", ["a", "b"]).type == "list"
         done = sandbox.run(
@@ -716,7 +716,7 @@ def test_answers_that_ended_cells_have_left_running_are_bounded(config: SandboxC
         return QueryReply(ok=True, text="late")
 
     before = threading.active_count()
-    with BlockingSandbox(config, depth=1) as sandbox:
+    with SyncSandbox(config, depth=1) as sandbox:
         try:
             for _ in range(4):
                 sandbox.run(textwrap.dedent(ask), answer=answer)

@@ -34,7 +34,7 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.store.event_log import EventLog
-from rlm.testing.policies import playing
+from rlm.testing.policies import scripted_model_for
 from rlm.trajectory.directory import read_run
 from rlm.trajectory.view.command import write_page
 from rlm.types import CellResult, Usage
@@ -60,7 +60,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def tree_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run: RLMs call RLMs, each in a container."""
-    orchestrator = Orchestrator(depth=2, model=playing("tree"), run_root=tmp_path_factory.mktemp("runs"))
+    orchestrator = Orchestrator(depth=2, model=scripted_model_for("tree"), run_root=tmp_path_factory.mktemp("runs"))
     return orchestrator.completion(list(range(64)), "What is the sum of these numbers?").run_dir
 
 
@@ -70,7 +70,7 @@ def facts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("runs")
     trial = make_trial(number=1, lines=2_000, seed=7, facts=3)
     (folder / "context.txt").write_text(trial.context)
-    done = Orchestrator(model=playing("facts"), run_root=folder).completion(trial.context, trial.query)
+    done = Orchestrator(model=scripted_model_for("facts"), run_root=folder).completion(trial.context, trial.query)
     return done.run_dir, folder / "context.txt"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from rlm.config import Limits
 from rlm.prompts import (
-    PromptFacts,
+    PromptContext,
     default_system_prompt,
     first_message,
     question_from,
@@ -13,9 +13,9 @@ from rlm.prompts import (
 )
 
 
-def facts(depth: int, **changes: object) -> PromptFacts:
+def facts(depth: int, **changes: object) -> PromptContext:
     values = {"model": "big", "sub_model": "small", "models": ("big", "small"), "level": 0, "limits": Limits()}
-    return PromptFacts(depth=depth, **(values | changes))
+    return PromptContext(depth=depth, **(values | changes))
 
 
 def test_without_depth_no_call_is_promised() -> None:

@@ -18,7 +18,7 @@ from rlm.config import GIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 from rlm.models.openai import OpenAIModel
 from rlm.models.settings import Settings
-from rlm.sandbox.docker.container import DockerSandbox
+from rlm.sandbox.docker.container import Sandbox
 from rlm.sandbox.docker.engine import HOW_TO_ADD_GVISOR, Engine, default_engine
 from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.docker.runtimes import GVISOR, known_holes
@@ -89,7 +89,7 @@ async def _sandbox(part: str, config: SandboxConfig, otherwise: Literal["note", 
     """Starts one, and has it add."""
     began = time.perf_counter()
     try:
-        async with DockerSandbox(config) as sandbox:
+        async with Sandbox(config) as sandbox:
             ran = (await sandbox.run("20 + 22")).stdout.strip() == "42"
     except RLMError as error:
         return Finding(part=part, state=otherwise, text=str(error))

@@ -14,7 +14,7 @@ from rlm.cli.options import AsJson, Quiet, Root
 from rlm.errors import ConfigError, EngineUnavailable
 
 if TYPE_CHECKING:
-    from .leftovers import Leftover
+    from .leftovers import RemovableItem
 
 UNITS: Final = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -52,7 +52,7 @@ def clean(
     folder = settings(run_root=root).runs
     engine = default_engine()
     runs, left = ([], []) if age is None else old_runs(folder, older_than=age)
-    found: list[Leftover] = runs
+    found: list[RemovableItem] = runs
     try:
         found = anyio.run(lambda: engine_leftovers(engine, older_than=age)) + runs
     except EngineUnavailable as error:
@@ -80,7 +80,7 @@ def clean(
         raise typer.Exit(1)
 
 
-def _ask(found: list[Leftover]) -> None:
+def _ask(found: list[RemovableItem]) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError(f"Nothing was removed ({_summary(found)}), as there is nobody to ask: add --yes.")
     if not typer.confirm(f"Remove {_summary(found)}?", err=True):
@@ -94,7 +94,7 @@ def _seconds(age: str) -> float:
     return int(said[1]) * UNITS[said[2]]
 
 
-def _summary(found: list[Leftover]) -> str:
+def _summary(found: list[RemovableItem]) -> str:
     from rlm.cli.progress import counted
 
     counts = Counter(each.kind for each in found)

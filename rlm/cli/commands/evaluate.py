@@ -96,7 +96,7 @@ def run(
     Exit status: 0 done, 1 an instance failed, 2 the command cannot be, 130 interrupted.
     """
     from rlm.errors import ConfigError
-    from rlm.evals.plan import SCRIPTED, Plan, lengths_of, made_with
+    from rlm.evals.plan import SCRIPTED, Plan, environment_info, lengths_of
     from rlm.evals.results import Results
     from rlm.models.settings import Settings
 
@@ -143,7 +143,7 @@ def run(
         )
         plan.check()
         jobs, models = list(plan.jobs()), plan.models()  # what cannot be is known before there is a folder
-        made = replace(plan, base_url=models.base_url).as_json() | made_with()
+        made = replace(plan, base_url=models.base_url).as_json() | environment_info()
         results = Results.create(out or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S"), made)
     failed = _answered(plan, jobs, models, results, at_once, redo_failed_calls=redo_failed_calls)
     for name in written(results.folder):
@@ -159,7 +159,7 @@ def _answered(
     from rlm.cli.interrupt import run_until_interrupted
     from rlm.evals.concurrency import machine_cap
     from rlm.evals.harness import run_jobs, standing
-    from rlm.evals.methods.base import Means
+    from rlm.evals.methods.base import MethodContext
     from rlm.evals.progress import Progress
     from rlm.run.clients import Clients
 
@@ -168,11 +168,11 @@ def _answered(
         f"rlm: {len(jobs):,} instances, {len(stand):,} of them done; model {plan.model}, calls to {plan.sub_model}; results "
         f"in {results.folder}\n"
     )
-    means = Means(models=models, limits=plan.limits(), window=plan.window)
+    means = MethodContext(models=models, limits=plan.limits(), window=plan.window)
     with Progress(jobs, stand) as progress:
 
         async def work() -> list[Any]:
-            async with Clients(max_concurrent=1).using(models.clients):  # connections stay open for all jobs
+            async with Clients(max_concurrent=1).connections(models.clients):  # connections stay open for all jobs
                 return await run_jobs(
                     jobs,
                     means=means,

@@ -14,7 +14,7 @@ from rlm.config import MIB
 from rlm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlm.sandbox.script import Executed
+    from rlm.sandbox.script import ScriptResult
 
 
 def exec_(
@@ -68,7 +68,7 @@ def exec_(
         target.write(printable(text) if target.isatty() else text)
         target.flush()
 
-    async def work() -> Executed:
+    async def work() -> ScriptResult:
         return await execute(
             script,
             name=name,

@@ -21,7 +21,7 @@ from rlm.sandbox.docker.engine import Engine
 from rlm.sandbox.docker.image import image_name
 from rlm.store.entries import FILE_NAME as JOURNAL
 from rlm.store.lock import FILE_NAME as LOCK
-from rlm.store.lock import is_held
+from rlm.store.lock import is_locked
 from rlm.store.record import RunRecord
 from rlm.store.runs import RunSummary, list_runs
 
@@ -31,7 +31,7 @@ STOP_SECONDS: Final = 10.0  # for the removal of a container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
+class RemovableItem:
     """A thing that may be removed.
 
     `target` is the engine's id, or the directory; `size` is the bytes that its removal frees on the disk.
@@ -43,7 +43,7 @@ class Leftover:
     size: int = 0
 
 
-async def engine_leftovers(engine: Engine, *, older_than: float | None) -> list[Leftover]:
+async def engine_leftovers(engine: Engine, *, older_than: float | None) -> list[RemovableItem]:
     """Sandboxes whose process is gone; and images of other versions that nothing uses, a week old unless said (seconds).
 
     Raises:
@@ -52,17 +52,17 @@ async def engine_leftovers(engine: Engine, *, older_than: float | None) -> list[
     found = []
     for container in await engine.orphans():
         name = next(iter(container.get("Names") or ()), container["Id"][:12]).lstrip("/")
-        found.append(Leftover(kind="container", target=container["Id"], text=f"{name}, whose process is gone"))
+        found.append(RemovableItem(kind="container", target=container["Id"], text=f"{name}, whose process is gone"))
     before = time.time() - (IMAGE_SECONDS if older_than is None else older_than)
     for image in await engine.idle_images():
         names = [name for name in image.get("RepoTags") or () if name != "<none>:<none>"]
         if image_name() not in names and image["Created"] < before:
             said = f"{', '.join(names) or image['Id'][7:19]}, of another version"
-            found.append(Leftover(kind="image", target=image["Id"], text=said, size=image["Size"]))
+            found.append(RemovableItem(kind="image", target=image["Id"], text=said, size=image["Size"]))
     return found
 
 
-def old_runs(root: Path, *, older_than: float) -> tuple[list[Leftover], list[str]]:
+def old_runs(root: Path, *, older_than: float) -> tuple[list[RemovableItem], list[str]]:
     """This user's runs in a folder that nobody works on, and that were not written to for so many seconds.
 
     Runs inside of a run go with it, and are not listed. Second, a sentence on each folder that stays as it cannot be looked
@@ -78,7 +78,7 @@ def old_runs(root: Path, *, older_than: float) -> tuple[list[Leftover], list[str
             if age <= older_than:
                 continue
             if _is_a_run(run.directory):
-                found.append(Leftover(kind="run", target=str(run.directory), text=_described(run, age), size=size))
+                found.append(RemovableItem(kind="run", target=str(run.directory), text=_described(run, age), size=size))
             else:
                 left.append(f"{run.directory} is left as it is: it has a run.json, but may be no run.")
         except FileNotFoundError:  # somebody else has removed it meanwhile, or works on it
@@ -91,7 +91,7 @@ def old_runs(root: Path, *, older_than: float) -> tuple[list[Leftover], list[str
     return [each for each in found if targets.isdisjoint(Path(each.target).parents)], left
 
 
-async def remove(engine: Engine, leftover: Leftover) -> str:
+async def remove(engine: Engine, leftover: RemovableItem) -> str:
     """Remove it, if it may still be.
 
     Returns:
@@ -126,7 +126,7 @@ def _is_ours_and_idle(directory: Path) -> bool:
     """Raises OSError or JournalError where that cannot be seen."""
     if directory.is_symlink() or directory.stat().st_uid != os.getuid():
         return False
-    return not any(is_held(lock.parent) for lock in directory.rglob(LOCK))  # also of runs inside
+    return not any(is_locked(lock.parent) for lock in directory.rglob(LOCK))  # also of runs inside
 
 
 def _written_and_size(directory: Path) -> tuple[float, int]:

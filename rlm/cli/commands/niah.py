@@ -42,15 +42,15 @@ def niah(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from rlm.evals.concurrency import OneByOne
+    from rlm.evals.concurrency import SingleSlot
     from rlm.evals.harness import RUNS, run_jobs
-    from rlm.evals.methods.base import Means
-    from rlm.evals.plan import made_with
+    from rlm.evals.methods.base import MethodContext
+    from rlm.evals.plan import environment_info
     from rlm.evals.report import niah_report as report
     from rlm.evals.results import Results
     from rlm.evals.tasks import seed_niah
     from rlm.models.settings import Settings
-    from rlm.testing.policies import playing
+    from rlm.testing.policies import scripted_model_for
 
     settings = Settings()
     endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None
@@ -63,7 +63,7 @@ def niah(
         "depth": depth,
         "lines": f"{lines:,}",
         "seed": seed,
-        **made_with(),
+        **environment_info(),
     }
     results = Results.create(folder, setting, goes_on=False)
     began = time.time()
@@ -72,7 +72,7 @@ def niah(
 
     def models(task: str) -> tuple[str | Model, str | Model]:
         kind = task.partition("/")[2]
-        root, sub = (playing(kind) if name == SCRIPTED else name for name in (model, sub_model))
+        root, sub = (scripted_model_for(kind) if name == SCRIPTED else name for name in (model, sub_model))
         return root, sub
 
     wanted = [1] * trials + ([facts] if facts else [])
@@ -87,9 +87,9 @@ def niah(
         async def work() -> list[Row]:
             return await run_jobs(
                 jobs,
-                means=Means(models=models, verbose=verbose),
+                means=MethodContext(models=models, verbose=verbose),
                 results=results,
-                cap=OneByOne(),
+                cap=SingleSlot(),
                 on_row=lambda row: progress.advance(bar),
             )
 

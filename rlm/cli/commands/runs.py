@@ -160,6 +160,6 @@ def how_to_resume_all(root: Path, *, since: float) -> str:
 
 def report(done: Completion) -> str:
     """What a resumed run has paid, in a sentence or two."""
-    said = f"{done.replayed_calls:,} model calls came from the journal, {done.paid_twice:,} may have been paid twice."
+    said = f"{done.replayed_calls:,} model calls came from the journal, {done.resent_calls:,} may have been paid twice."
     where = ", ".join(done.diverged)
     return said + (f" It took another way than before at node {where}." if where else "")

@@ -35,7 +35,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
+class MethodContext:
     """What methods work with.
 
     `models` gives the root model and the sub-model for a task, by its name. `window` is the root model's, in tokens, over
@@ -45,10 +45,10 @@ class Means:
     models: Callable[[str], tuple[str | Model, str | Model]]
     limits: Limits = field(default_factory=Limits)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    sandboxes: SandboxFactory | None = None
+    sandbox_factory: SandboxFactory | None = None
     window: int | None = None
     system_prompt: SystemPrompt = default_system_prompt
     verbose: bool = False
 
 
-Method = Callable[[Instance, Means, Path], Awaitable[Outcome]]
+Method = Callable[[Instance, MethodContext, Path], Awaitable[Outcome]]

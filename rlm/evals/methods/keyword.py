@@ -12,7 +12,7 @@ import anyio
 
 from rlm.evals.task import Instance
 
-from .base import Means, Outcome
+from .base import MethodContext, Outcome
 from .guessing import guessed
 
 _WORD: Final = re.compile(r"[\w-]+")
@@ -30,7 +30,7 @@ _COMMON: Final = frozenset(
 )
 
 
-async def keyword(instance: Instance, means: Means, folder: Path) -> Outcome:
+async def keyword(instance: Instance, means: MethodContext, folder: Path) -> Outcome:
     """No model at all: rules on words. Shows what needs no intelligence.
 
     On OOLONG, labels are guessed from the words of each line and counted rightly; elsewhere the answer is the sentences that

@@ -1,6 +1,6 @@
 """The ways in which an instance is answered, side by side: plain calls, map and reduce, RLMs of any depth, and no model.
 
-A method gets an instance and gives an `Outcome`. What all of them need is in `Means`.
+A method gets an instance and gives an `Outcome`. What all of them need is in `MethodContext`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from rlm.evals.task import Instance
 from rlm.models.base import Model
 from rlm.types import Message, ModelReply, Usage
 
-from .base import Means, Outcome
+from .base import MethodContext, Outcome
 
 CHUNK_TOKENS: Final = 32_000  # of a piece that map_reduce reads, where the windows hold so much
 REPLY_TOKENS: Final = 2_000  # left free in a window for the reply
@@ -38,7 +38,7 @@ This is asked about the whole text. Answer it from the notes, in the form that i
 _CUT: Final = "\n[... {left_out:,} characters left out here ...]\n"
 
 
-async def direct(instance: Instance, means: Means, folder: Path) -> Outcome:
+async def direct(instance: Instance, means: MethodContext, folder: Path) -> Outcome:
     """One plain call with all of the context, or as much of its head and tail as the model's window holds."""
     model, _ = _plain_models(instance, means, "direct")
     text = instance.text
@@ -64,7 +64,7 @@ async def direct(instance: Instance, means: Means, folder: Path) -> Outcome:
     )
 
 
-async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
+async def map_reduce(instance: Instance, means: MethodContext, folder: Path) -> Outcome:
     """Fixed pieces are read by the sub-model, which takes notes; the root model answers from the notes. No code."""
     model, sub_model = _plain_models(instance, means, "map_reduce")
     windows = [window for window in (means.window or model.context_window, sub_model.context_window) if window]
@@ -114,7 +114,7 @@ async def map_reduce(instance: Instance, means: Means, folder: Path) -> Outcome:
     )
 
 
-def _plain_models(instance: Instance, means: Means, name: str) -> tuple[Model, Model]:
+def _plain_models(instance: Instance, means: MethodContext, name: str) -> tuple[Model, Model]:
     model, sub_model = means.models(instance.task)
     if isinstance(model, str) or isinstance(sub_model, str):
         raise ConfigError(f"{name} needs models as objects.")

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlm.config import Limits
-from rlm.errors import ConfigError, JournalError, ReplayDiffers
+from rlm.errors import ConfigError, JournalError, ReplayDivergedError
 from rlm.evals.task import Instance
 from rlm.orchestrator import Orchestrator
 from rlm.store.runs import RunSummary, list_runs
 from rlm.types import Completion
 
-from .base import Means, Method, Outcome
+from .base import Method, MethodContext, Outcome
 
 
 def _rlm_of(depth: int) -> Method:
-    async def rlm(instance: Instance, means: Means, folder: Path) -> Outcome:
+    async def rlm(instance: Instance, means: MethodContext, folder: Path) -> Outcome:
         """An RLM. One of this instance that was cut off goes on where it was."""
         model, sub_model = means.models(instance.task)
         orchestrator = Orchestrator(
@@ -25,7 +25,7 @@ def _rlm_of(depth: int) -> Method:
             sub_model=sub_model,
             limits=means.limits,
             sandbox=means.sandbox,
-            sandboxes=means.sandboxes,
+            sandbox_factory=means.sandbox_factory,
             run_root=folder,
             system_prompt=means.system_prompt,
             verbose=means.verbose,
@@ -46,7 +46,7 @@ async def _gone_on(orchestrator: Orchestrator, run: RunSummary, limits: Limits) 
                 return await orchestrator.areplay(run.directory)
             case "interrupted" | "failed" if run.calls:
                 return await orchestrator.aresume(run.directory, limits=limits)
-    except (ConfigError, JournalError, ReplayDiffers):
+    except (ConfigError, JournalError, ReplayDivergedError):
         return None
     return None
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from rlm.evals.plan import Plan, length_name
 from rlm.evals.results import Results, Row, in_order
 
-from .stats import APART, Comparison, compare, holm, interval, percentile
+from .stats import MIN_DISTINCT, Comparison, compare, holm, interval, percentile
 from .tables import escaped, table
 
 WITHOUT: Final = (
@@ -52,7 +52,7 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
         f"Instances: {len({(row.task, row.length, row.seed, row.index) for row in rows}):,}. "
         f"Methods: {len({row.method for row in rows})}. Answers: {len(rows):,}. Failures: {len(failed):,}. "
         "Scores are from 0 to 1 with 95 % intervals (bootstrap; Wilson's for scores of 0 and 1, and where fewer than "
-        f"{APART} are apart from the commonest one); a failure counts as 0."
+        f"{MIN_DISTINCT} are apart from the commonest one); a failure counts as 0."
         + (f" {len(without):,} of the answers lack the replies of calls that failed: see below." if without else ""),
         *(f"![{name.removesuffix('.png').replace('-', ' ').capitalize()}]({name})" for name in plots),
     ]
@@ -62,8 +62,8 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
         parts += [
             "## Methods compared on the same instances",
             f"Two methods differ where p, adjusted for the {len(pairs)} comparisons here (Holm), is below {TELLS_AT}. "
-            f"There is no interval where fewer than {APART} pairs are apart from the commonest difference: it would be too "
-            "narrow.",
+            f"No interval is shown where fewer than {MIN_DISTINCT} pairs differ: "
+            "it would be misleadingly narrow.",
             table(PAIRED, pairs),
         ]
     if notes := _notes(rows):

@@ -19,7 +19,7 @@ CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 10_000  # also the number of signs up to which a permutation tries all: of 13 pairs that differ
 BATCH: Final = 1_000  # resamples in memory at once
 SEED: Final = 1927
-APART: Final = 10  # values beside the commonest one that a bootstrap takes: with fewer, it is too narrow
+MIN_DISTINCT: Final = 10  # values beside the commonest one that a bootstrap takes: with fewer, it is too narrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ def interval(scores: Sequence[float]) -> Interval:
 
 def _vary(values: Sequence[float]) -> bool:
     """Whether enough of them are not the commonest one."""
-    return len(values) - max(Counter(round(value, 9) for value in values).values(), default=0) >= APART
+    return len(values) - max(Counter(round(value, 9) for value in values).values(), default=0) >= MIN_DISTINCT
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:

@@ -47,7 +47,7 @@ def _draw(rows: Rows, users: list[str], times: list[int], chance: Chance) -> dic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class OolongQuestion:
     """What is asked of a window."""
 
     query: str
@@ -56,7 +56,7 @@ class Question:
 
 
 @functools.lru_cache(maxsize=4)
-def window_questions(questions: Questions, length: int, seed: int, number: int) -> tuple[Question, ...]:
+def window_questions(questions: Questions, length: int, seed: int, number: int) -> tuple[OolongQuestion, ...]:
     """What is asked of a window: each template once, in a random order, where it has a fair question on these rows.
 
     Where too few of them have, they come again with other parts.
@@ -65,7 +65,7 @@ def window_questions(questions: Questions, length: int, seed: int, number: int) 
     chance = Chance("oolong questions", length, seed, number)
     users = list(dict.fromkeys(row.user for row in rows))
     times = sorted(set(Counter(row.day for row in rows).values()))
-    found: dict[str, Question] = {}
+    found: dict[str, OolongQuestion] = {}
     order = chance.shuffled(TEMPLATES)
     while len(found) < QUESTIONS_OF_A_WINDOW:
         for scope, form, text in order:
@@ -73,7 +73,7 @@ def window_questions(questions: Questions, length: int, seed: int, number: int) 
                 parts = _draw(rows, users, times, chance)
                 answer, query = form.answer(in_scope(scope, rows, parts), parts), text.format(**parts)
                 if answer is not None and query not in found:
-                    found[query] = Question(query=query, answer=answer, scorer=form.scorer)
+                    found[query] = OolongQuestion(query=query, answer=answer, scorer=form.scorer)
                     break
     return tuple(found.values())[:QUESTIONS_OF_A_WINDOW]
 

@@ -41,7 +41,7 @@ _log = get_logger("rlm.sandbox")
 _uids = itertools.cycle(UIDS[random.randrange(len(UIDS)) :])  # noqa: S311 - not secret, only each its own
 
 
-class DockerSandbox:
+class Sandbox:
     """A REPL in a container of its own; usable alone:
 
         async with Sandbox() as sandbox:
@@ -307,8 +307,8 @@ class DockerSandboxes:
     def __init__(self, config: SandboxConfig) -> None:
         self._config = config
 
-    def __call__(self, *, run_id: str, node: str, depth: int, context_bytes: int) -> DockerSandbox:
-        return DockerSandbox(self._config, run_id=run_id, node=node, depth=depth, context_bytes=context_bytes)
+    def __call__(self, *, run_id: str, node: str, depth: int, context_bytes: int) -> Sandbox:
+        return Sandbox(self._config, run_id=run_id, node=node, depth=depth, context_bytes=context_bytes)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def test_what_is_told_within_a_run_has_its_run_and_node(configured: None, tmp_pa
 
     structlog.configure()
     with capture_logs() as told:
-        done = small_tree(run_root=tmp_path, sandboxes=FakeSandboxes(tells)).completion("c", "Is it the root?")
+        done = small_tree(run_root=tmp_path, sandbox_factory=FakeSandboxes(tells)).completion("c", "Is it the root?")
         log.warning("outside")
     ran = [(entry["node"], entry["run"], entry["code"]) for entry in told if entry["event"] == "ran"]
     assert ran == [

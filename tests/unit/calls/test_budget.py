@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.calls.budget import Budget, Estimate, Refused, estimate_input, estimate_tokens
+from rlm.calls.budget import Budget, BudgetExceeded, Estimate, estimate_input, estimate_tokens
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.types import Message, Usage
@@ -26,18 +26,18 @@ def test_one_call_stays_in_reserve_for_the_last_turn() -> None:
     budget = Budget(Limits(max_lm_calls=3))
     budget.reserve(tokens(1))
     budget.reserve(tokens(1))
-    with pytest.raises(Refused, match="3 model calls") as refused:
+    with pytest.raises(BudgetExceeded, match="3 model calls") as refused:
         budget.reserve(tokens(1))
     assert refused.value.reason == "max_lm_calls"
     budget.reserve(tokens(1), last=True)
-    with pytest.raises(Refused):
+    with pytest.raises(BudgetExceeded):
         budget.reserve(tokens(1), last=True)
 
 
 def test_tokens_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget = Budget(Limits(max_tokens=100))
     budget.reserve(tokens(80))
-    with pytest.raises(Refused, match="of the run's limit of 100 tokens 20 are left, and up to 30 are needed"):
+    with pytest.raises(BudgetExceeded, match="of the run's limit of 100 tokens 20 are left, and up to 30 are needed"):
         budget.reserve(tokens(30))
     budget.settle(tokens(80), Usage(calls=1, input_tokens=10, output_tokens=5))
     budget.reserve(tokens(80))
@@ -47,7 +47,7 @@ def test_dollars_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget = Budget(Limits(max_cost_usd=1.0))
     budget.reserve(dollars(0.8))
     with pytest.raises(
-        Refused, match=r"of the run's limit of \$1 \$0.2 are left, and up to \$0.3 are needed"
+        BudgetExceeded, match=r"of the run's limit of \$1 \$0.2 are left, and up to \$0.3 are needed"
     ) as refused:
         budget.reserve(dollars(0.3))
     assert refused.value.reason == "max_cost_usd"
@@ -58,14 +58,14 @@ def test_dollars_of_calls_in_flight_count_until_they_are_settled() -> None:
 def test_a_refusal_says_whether_calls_under_way_may_make_room() -> None:
     budget = Budget(Limits(max_tokens=100))
     budget.reserve(tokens(80))
-    for wanted, may_pass in ((90, True), (110, False)):
-        with pytest.raises(Refused) as refused:
+    for wanted, may_succeed_later in ((90, True), (110, False)):
+        with pytest.raises(BudgetExceeded) as refused:
             budget.reserve(tokens(wanted))
-        assert refused.value.may_pass is may_pass
+        assert refused.value.may_succeed_later is may_succeed_later
     budget.settle(tokens(80), Usage(calls=1, input_tokens=80))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(BudgetExceeded) as refused:
         budget.reserve(tokens(90))
-    assert refused.value.may_pass is False
+    assert refused.value.may_succeed_later is False
 
 
 def test_a_call_that_the_provider_refused_gives_back_what_was_set_aside() -> None:
@@ -81,7 +81,7 @@ def test_a_call_that_was_cancelled_may_be_billed_and_counts_as_estimated() -> No
     budget.abandon(tokens(60))
     assert budget.in_flight == Estimate()
     budget.reserve(tokens(40))
-    with pytest.raises(Refused):
+    with pytest.raises(BudgetExceeded):
         budget.reserve(tokens(1))
 
 
@@ -89,7 +89,7 @@ def test_a_call_whose_cost_nobody_knows_counts_as_estimated_against_the_limit() 
     budget = Budget(Limits(max_cost_usd=1.0))
     budget.reserve(dollars(0.9))
     budget.settle(dollars(0.9), Usage(calls=1, cost_usd=None))
-    with pytest.raises(Refused):
+    with pytest.raises(BudgetExceeded):
         budget.reserve(dollars(0.2))
 
 
@@ -97,7 +97,7 @@ def test_a_call_whose_cost_nobody_knows_counts_as_estimated_against_the_limit() 
 def test_the_roots_last_turn_is_kept_out_of_reach_of_its_children(limits: Limits) -> None:
     budget = Budget(limits)
     budget.keep_for_last_turn(Estimate(tokens=40, dollars=40))
-    with pytest.raises(Refused):
+    with pytest.raises(BudgetExceeded):
         budget.reserve(Estimate(tokens=70, dollars=70))
     budget.reserve(Estimate(tokens=70, dollars=70), last=True)
 
@@ -106,7 +106,7 @@ def test_the_number_of_rlms_is_bounded() -> None:
     budget = Budget(Limits(max_rlms=2))
     budget.start_rlm()
     budget.start_rlm()
-    with pytest.raises(Refused):
+    with pytest.raises(BudgetExceeded):
         budget.start_rlm()
 
 
@@ -132,7 +132,7 @@ def test_no_order_of_calls_passes_a_limit_by_more_than_their_own_excess(
         estimate = Estimate(tokens=expected, dollars=expected / 10)
         try:
             budget.reserve(estimate, last=last)
-        except Refused:
+        except BudgetExceeded:
             continue
         under_way.append((estimate, actual))
         if then == "settle":

@@ -33,7 +33,7 @@ class Counting(ScriptedModel):
 
 
 def orchestrator(model: ScriptedModel, folder: Path, **options) -> Orchestrator:
-    return Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=folder / "runs", **options)
+    return Orchestrator(model=model, sandbox_factory=FakeSandboxes(), run_root=folder / "runs", **options)
 
 
 async def test_a_request_that_another_run_has_made_is_not_paid_again(tmp_path: Path) -> None:
@@ -90,13 +90,16 @@ async def test_cached_calls_count_and_leave_the_last_turn_its_call(tmp_path: Pat
         return "```repl\nask\n```" if len(messages) == 2 else "FINAL(all)"
 
     shared = Orchestrator(
-        model=ScriptedModel(plays), sandboxes=FakeSandboxes(asks), run_root=tmp_path, cache=tmp_path / "cache.sqlite"
+        model=ScriptedModel(plays),
+        sandbox_factory=FakeSandboxes(asks),
+        run_root=tmp_path,
+        cache=tmp_path / "cache.sqlite",
     )
     assert (await shared.acompletion("text", "q")).answer == "all"
     assert sent == 1 + 8 + 1
     limited = await shared.acompletion("text", "q", limits=Limits(max_lm_calls=5))
     assert (limited.answer, limited.stop_reason) == ("so far", "max_lm_calls")
-    assert (sent, limited.usage.calls, limited.unsettled_calls) == (10 + 2, 2, 0)
+    assert (sent, limited.usage.calls, limited.unaccounted_calls) == (10 + 2, 2, 0)
     replayed = await shared.areplay(limited.run_id)
     assert (replayed.answer, replayed.usage) == (limited.answer, limited.usage)
 

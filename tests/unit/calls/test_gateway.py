@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from helpers.fakes import memory_journal
 from helpers.virtual_time import run_virtually
-from rlm.calls.budget import Budget, Estimate, Refused
+from rlm.calls.budget import Budget, BudgetExceeded, Estimate
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
@@ -54,7 +54,7 @@ def test_a_call_waits_for_what_others_give_back_and_is_refused_only_when_nothing
             await calls.complete(
                 ScriptedModel(lambda messages: "ok", latency=1.0), ASK, node="0.1", ordinal=next(ORDINALS), role="sub"
             )
-        except Refused as error:
+        except BudgetExceeded as error:
             refused.append(str(error))
 
     async def main() -> None:
@@ -103,7 +103,7 @@ async def test_a_call_whose_reply_may_have_been_lost_on_the_way_counts_as_estima
     with pytest.raises(ModelError, match="it"):
         await calls.complete(ScriptedModel(fails), ASK, node="0.1", ordinal=1, role="sub")
     assert calls.budget.left()[0] == 16_000 - tokens
-    assert calls.budget.unsettled == (tokens > 0)
+    assert calls.budget.unaccounted == (tokens > 0)
     assert (calls.budget.used, calls.budget.in_flight) == (Usage(), Estimate())
 
 
@@ -153,14 +153,14 @@ class Keeps(ScriptedModel):
         return ModelReply(text="ok", usage=usage, model=self.name, finish_reason="length" if cut else "stop")
 
 
-async def in_a_batch(calls: Calls, model: Model, prompts: Sequence[str]) -> list[Refused]:
-    refused: list[Refused] = []
+async def in_a_batch(calls: Calls, model: Model, prompts: Sequence[str]) -> list[BudgetExceeded]:
+    refused: list[BudgetExceeded] = []
 
     async def one(number: int, prompt: str) -> None:
         asked = [Message(role="user", content=prompt)]
         try:
             await calls.complete(model, asked, node=f"0.{number}", ordinal=1, role="sub")
-        except Refused as error:
+        except BudgetExceeded as error:
             refused.append(error)
 
     async with anyio.create_task_group() as group:
@@ -266,7 +266,7 @@ async def test_a_text_with_more_tokens_than_others_teaches_the_estimate() -> Non
     assert calls.estimate(model, asked).tokens < 15_000 + 12_000
     await calls.complete(model, asked, node="0.1", ordinal=1, role="sub")
     calls.budget.limits = Limits(max_tokens=30_000)  # 14,999 are left, and 12,158 would be expected
-    with pytest.raises(Refused):
+    with pytest.raises(BudgetExceeded):
         await calls.complete(model, [*asked, *ASK], node="0.2", ordinal=1, role="sub")
     assert calls.estimate(Keeps(1), ASK).tokens == 2_000 + 230  # of a short one too
 
@@ -316,7 +316,7 @@ async def test_a_call_of_unknown_cost_counts_in_a_resumed_run_as_it_did_when_it_
             calls = Calls(budget=Budget(Limits(max_cost_usd=3.0)), journal=journal, max_concurrent=1, events=events)
             left = 3.0 - calls.estimate(model, ASK).dollars
             await calls.complete(model, ASK, node="0.1", ordinal=1, role="sub")
-            with pytest.raises(Refused, match=rf"\$3 \${left:.4g} are left"):
+            with pytest.raises(BudgetExceeded, match=rf"\$3 \${left:.4g} are left"):
                 await calls.complete(model, ASK, node="0.2", ordinal=ordinal, role="sub")
             assert calls.budget.used.cost_usd is None
     with Journal(tmp_path / "journal.sqlite", mode="open") as journal:

@@ -24,7 +24,7 @@ from rlm.store.database import Database
 from rlm.store.directory import default_root
 from rlm.store.entries import FILE_NAME as JOURNAL
 from rlm.store.entries import SCHEMA, SCHEMA_VERSION
-from rlm.store.lock import held
+from rlm.store.lock import run_lock
 from rlm.store.record import ModelRecord, RunRecord, State
 from rlm.store.runs import list_runs
 
@@ -94,7 +94,7 @@ def make_run(name: str, *, days: float, state: State = "finished") -> Path:
         run_id=name, state=state, query="q", depth=0, models=models, limits=Limits(), sandbox=SandboxConfig()
     )
     record.save(directory)
-    with held(directory):
+    with run_lock(directory):
         make_journal(directory)
     (directory / "events.jsonl").write_text("x" * 1_000_000)
     for path in (directory, *directory.rglob("*")):
@@ -122,7 +122,7 @@ def test_an_age_takes_runs_that_were_not_written_to_for_so_long_and_images(engin
     gone = [make_run("old", days=4), make_run("failed", days=30, state="failed"), make_run("damaged", days=30)]
     (gone[2] / "run.json").write_text("{}")
     os.utime(gone[2] / "run.json", (0, 0))
-    with held(kept[1]):
+    with run_lock(kept[1]):
         for path in (kept[1] / "lock", kept[1]):
             os.utime(path, (time.time() - 30 * DAY,) * 2)
         ended = rlm("clean", "--yes", "--older-than", "3d", "--json")
@@ -152,7 +152,7 @@ def test_what_is_another_users_or_a_link_stays(
 def test_a_run_that_is_taken_up_meanwhile_stays(engine: FakeEngine) -> None:
     directory = make_run("old", days=30)
     ((found,), _) = cleaning.old_runs(default_root(), older_than=DAY)
-    with held(directory):
+    with run_lock(directory):
         assert cleaning._remove_run(Path(found.target)) == "somebody works on it"
     assert directory.is_dir()
 
@@ -198,7 +198,7 @@ def test_to_look_at_a_run_does_not_make_it_younger(engine: FakeEngine, rlm: RLM)
 
 def test_a_run_inside_of_a_run_goes_with_it_and_is_counted_once(engine: FakeEngine, rlm: RLM) -> None:
     outer, inner = make_run("b", days=30), make_run("b/runs/a", days=30)
-    with held(inner):
+    with run_lock(inner):
         os.utime(inner / "lock", (0, 0))
         assert "1 run" not in rlm("clean", "--yes", "--older-than", "1d").err
     os.utime(inner / "lock", (0, 0))

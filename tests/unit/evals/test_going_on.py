@@ -14,9 +14,9 @@ import pytest
 from helpers.fakes import FakeSandboxes
 from rlm import ConfigError, ModelError, ScriptedModel
 from rlm.errors import ContextTooLong, EngineUnavailable
-from rlm.evals.concurrency import Cap
+from rlm.evals.concurrency import MachineSlots
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods.base import Means
+from rlm.evals.methods.base import MethodContext
 from rlm.evals.plan import Plan
 from rlm.evals.report.report import markdown
 from rlm.evals.results import ROWS, Results, Row
@@ -46,8 +46,8 @@ class Root:
 async def evaluated(folder: Path, root: Root) -> Row:
     model = ScriptedModel(root, name="root")
     results = Results.load(folder) if (folder / ROWS).exists() else Results.create(folder, PLAN.as_json())
-    means = Means(models=lambda task: (model, model), sandboxes=FakeSandboxes())
-    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=Cap(1, folder / "places"))
+    means = MethodContext(models=lambda task: (model, model), sandbox_factory=FakeSandboxes())
+    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=MachineSlots(1, folder / "places"))
     return row
 
 
@@ -80,23 +80,23 @@ async def test_a_run_of_which_nothing_can_be_made_is_begun_anew(tmp_path: Path, 
 
 async def test_rlms_are_told_what_the_evaluation_says_they_are_told(tmp_path: Path) -> None:
     asked = ScriptedModel(lambda messages: f"FINAL({messages[0].content})", name="root")
-    means = Means(
+    means = MethodContext(
         models=lambda task: (asked, asked),
-        sandboxes=FakeSandboxes(),
+        sandbox_factory=FakeSandboxes(),
         system_prompt=lambda facts: f"left: {facts.depth}",
     )
     results = Results.create(tmp_path, PLAN.as_json())
-    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
+    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
     assert row.answer == "left: 1"
 
 
 async def test_one_process_at_a_time_works_on_an_evaluation(tmp_path: Path) -> None:
     results = Results.create(tmp_path, PLAN.as_json())
     waiting = ScriptedModel(lambda messages: "FINAL(1)", name="root", latency=60)
-    means = Means(models=lambda task: (waiting, waiting), sandboxes=FakeSandboxes())
+    means = MethodContext(models=lambda task: (waiting, waiting), sandbox_factory=FakeSandboxes())
 
     async def first() -> None:
-        await run_jobs(PLAN.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
+        await run_jobs(PLAN.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
 
     async with anyio.create_task_group() as group:
         group.start_soon(first)
@@ -142,8 +142,8 @@ async def asked(folder: Path, root: Root, sub: ScriptedModel, *, redo: bool = Fa
     if not (folder / ROWS).exists():
         Results.create(folder, PLAN.as_json())
     results = Results.load(folder)
-    means = Means(models=lambda task: (model, sub), sandboxes=FakeSandboxes(asks))
-    cap = Cap(1, folder / "places")
+    means = MethodContext(models=lambda task: (model, sub), sandbox_factory=FakeSandboxes(asks))
+    cap = MachineSlots(1, folder / "places")
     (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=cap, redo_failed_calls=redo)
     return row
 
@@ -162,9 +162,9 @@ async def test_a_run_without_an_engine_has_cost_nothing(tmp_path: Path) -> None:
         raise EngineUnavailable("no engine")
 
     root = ScriptedModel(Root(), name="root")
-    means = Means(models=lambda task: (root, root), sandboxes=no_engine)
+    means = MethodContext(models=lambda task: (root, root), sandbox_factory=no_engine)
     results = Results.create(tmp_path, PLAN.as_json())
-    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
+    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
     assert (row.error, row.calls, row.cost_usd) == ("EngineUnavailable: no engine", 0, 0.0)
 
 
@@ -173,8 +173,8 @@ async def test_what_a_failed_method_without_a_record_has_used_is_unknown(tmp_pat
     plan = replace(PLAN, methods=(name,), model="m", sub_model="m")
     results = Results.create(tmp_path, plan.as_json())
     down = sub_model(down=True)
-    means = Means(models=lambda task: (down, down))
-    (row,) = await run_jobs(plan.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
+    means = MethodContext(models=lambda task: (down, down))
+    (row,) = await run_jobs(plan.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
     assert row.error == "ModelError: the provider is down"
     assert (row.calls, row.tokens, row.cost_usd, row.run_dir) == (None, None, None, "")
     assert "| unknown | unknown | unknown |" in markdown(Results.load(tmp_path))
@@ -207,8 +207,8 @@ async def test_an_attempt_of_unknown_cost_that_was_done_again_is_said(tmp_path: 
     results = Results.create(tmp_path, plan.as_json())
     for down in (True, True, False):
         model = sub_model(down=down)
-        means = Means(models=lambda task, model=model: (model, model))
-        await run_jobs(plan.jobs(), means=means, results=results, cap=Cap(1, tmp_path / "places"))
+        means = MethodContext(models=lambda task, model=model: (model, model))
+        await run_jobs(plan.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
     said = "The cost of 2 of 2 attempts that were done again is unknown, and not in it."
     assert f"$0 in all. {said}\n" in markdown(Results.load(tmp_path))
 

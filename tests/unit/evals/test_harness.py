@@ -15,9 +15,9 @@ from rich.console import Console
 
 from rlm.errors import ConfigError, ContextTooLong, EngineUnavailable, ModelError
 from rlm.evals import harness
-from rlm.evals.concurrency import Cap
+from rlm.evals.concurrency import MachineSlots
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods.base import Means, Outcome
+from rlm.evals.methods.base import MethodContext, Outcome
 from rlm.evals.methods.keyword import keyword
 from rlm.evals.methods.plain import direct, map_reduce
 from rlm.evals.plan import Plan, lengths_of
@@ -35,7 +35,7 @@ from rlm.types import Message, Usage
 pytestmark = pytest.mark.anyio
 
 PLAN = Plan(tasks=("ruler/single_1", "ruler/multikey_1"), methods=("keyword",), lengths=(1024, 2048), n=3)
-MEANS = Means(models=PLAN.models())
+MEANS = MethodContext(models=PLAN.models())
 
 
 class Counting:
@@ -47,7 +47,7 @@ class Counting:
         self.asked: list[tuple[str, int]] = []
         self.at_once = self.most = 0
 
-    async def __call__(self, instance: Instance, means: Means, folder: Path) -> Outcome:
+    async def __call__(self, instance: Instance, means: MethodContext, folder: Path) -> Outcome:
         self.asked.append((instance.task, instance.index))
         self.at_once += 1
         self.most = max(self.most, self.at_once)
@@ -61,7 +61,7 @@ class Counting:
 
 async def evaluate(method: Counting, results: Results, monkeypatch: pytest.MonkeyPatch, *, most: int = 2) -> list[Row]:
     monkeypatch.setattr(harness, "method", lambda name: method)
-    return await run_jobs(PLAN.jobs(), means=MEANS, results=results, cap=Cap(most, results.folder / "places"))
+    return await run_jobs(PLAN.jobs(), means=MEANS, results=results, cap=MachineSlots(most, results.folder / "places"))
 
 
 def created(folder: Path, plan: Plan = PLAN) -> Results:
@@ -123,7 +123,7 @@ async def test_no_more_are_in_work_at_once_than_there_are_places_whichever_proce
             results = created(tmp_path / name)
 
             async def run(results: Results = results) -> None:
-                await run_jobs(PLAN.jobs(), means=MEANS, results=results, cap=Cap(3, cap))
+                await run_jobs(PLAN.jobs(), means=MEANS, results=results, cap=MachineSlots(3, cap))
 
             group.start_soon(run)
     assert len(method.asked) == 24
@@ -134,7 +134,7 @@ async def test_a_place_that_is_given_back_goes_to_who_waits_for_it(tmp_path: Pat
     order: list[str] = []
 
     async def works(name: str, times: int) -> None:
-        cap = Cap(1, tmp_path)
+        cap = MachineSlots(1, tmp_path)
         for _ in range(times):
             async with cap.slot():
                 order.append(name)
@@ -163,7 +163,7 @@ async def test_an_instance_that_cannot_be_made_fails_alone_and_for_nothing(tmp_p
 
     one, *others = PLAN.jobs()
     jobs = [replace(one, make=impossible), *others]
-    await run_jobs(jobs, means=MEANS, results=created(tmp_path), cap=Cap(2, tmp_path / "places"))
+    await run_jobs(jobs, means=MEANS, results=created(tmp_path), cap=MachineSlots(2, tmp_path / "places"))
     rows = Results.load(tmp_path).rows
     assert (rows[one.key].error, rows[one.key].cost_usd) == ("ConfigError: No question can be asked", 0.0)
     assert [key for key, row in rows.items() if row.error] == [one.key]
@@ -398,8 +398,8 @@ def instance(context: str, query: str = "What is the magic number?") -> Instance
     return Instance(task="t", length=1, seed=1, index=0, context=context, query=query, answers=("1",), scorer="recall")
 
 
-def means_with(root: ScriptedModel, sub: ScriptedModel | None = None, **options: int) -> Means:
-    return Means(models=lambda task: (root, sub or root), **options)  # type: ignore[arg-type]
+def means_with(root: ScriptedModel, sub: ScriptedModel | None = None, **options: int) -> MethodContext:
+    return MethodContext(models=lambda task: (root, sub or root), **options)  # type: ignore[arg-type]
 
 
 async def test_direct_cuts_the_middle_of_what_the_window_does_not_hold_and_says_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rlm.errors import ConfigError
 from rlm.evals.corpus.tokens import tokens
-from rlm.evals.methods.base import Means
+from rlm.evals.methods.base import MethodContext
 from rlm.evals.methods.plain import _pieces, direct, map_reduce
 from rlm.evals.report.report import LIMITS
 from rlm.evals.task import Instance
@@ -33,7 +33,7 @@ async def test_map_reduce_cuts_pieces_that_the_window_holds(tmp_path: Path, wind
         return "a note"
 
     played = ScriptedModel(model)
-    await map_reduce(TEXT, Means(models=lambda task: (played, played), window=window), tmp_path)
+    await map_reduce(TEXT, MethodContext(models=lambda task: (played, played), window=window), tmp_path)
     assert max(sizes) < (33_000 if window is None else window - 1_000)
     assert sum(sizes) > tokens(str(TEXT.context))
 
@@ -55,17 +55,17 @@ async def test_a_reply_of_map_reduce_that_was_cut_is_one_stopped_by_a_limit(
         return ModelReply(text="a note", usage=Usage(), model="m", finish_reason=finish)
 
     played = ScriptedModel(model)
-    done = await map_reduce(TEXT, Means(models=lambda task: (played, played)), tmp_path)
+    done = await map_reduce(TEXT, MethodContext(models=lambda task: (played, played)), tmp_path)
     assert (done.stop_reason in LIMITS) == counted
 
 
 async def test_a_window_that_holds_nothing_is_said_without_a_number_below_0(tmp_path: Path) -> None:
     played = ScriptedModel(["a note"])
-    done = await direct(TEXT, Means(models=lambda task: (played, played), window=900), tmp_path)
+    done = await direct(TEXT, MethodContext(models=lambda task: (played, played), window=900), tmp_path)
     assert done.note == f"context cut to about 0 of {tokens(str(TEXT.context)):,} tokens"
 
 
 async def test_a_window_that_holds_no_piece_is_refused(tmp_path: Path) -> None:
     played = ScriptedModel(["a note"])
     with pytest.raises(ConfigError, match="A window of 900 tokens holds no piece"):
-        await map_reduce(TEXT, Means(models=lambda task: (played, played), window=900), tmp_path)
+        await map_reduce(TEXT, MethodContext(models=lambda task: (played, played), window=900), tmp_path)

@@ -25,21 +25,21 @@ from rlm.events import (
 from rlm.live.frame import draw, look, summary
 from rlm.live.keys import Keys
 from rlm.live.meters import Meter, dollars, duration, meters, short
-from rlm.live.tree import Tree
+from rlm.live.tree import RunState
 from rlm.types import CellResult
 
 BUSY = 2_050  # events, after which most of the batch of the synthetic run is done
 
 
-def tree_of(*events: Event) -> Tree:
-    tree = Tree()
+def tree_of(*events: Event) -> RunState:
+    tree = RunState()
     for event in events:
         tree(event)
     return tree
 
 
 def frame(
-    tree: Tree,
+    tree: RunState,
     width: int = 100,
     height: int = 40,
     *,

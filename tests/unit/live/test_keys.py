@@ -7,11 +7,11 @@ from helpers.synthetic_run import synthetic_run
 from rlm.config import RAISABLE, Limits
 from rlm.live.keys import Keys, limited, split
 from rlm.live.meters import Meter, meters
-from rlm.live.tree import Tree
+from rlm.live.tree import RunState
 
 
 def totals(limits: Limits) -> list[Meter]:
-    tree = Tree()
+    tree = RunState()
     for event in synthetic_run(calls=100):
         tree(event)
     assert tree.started is not None

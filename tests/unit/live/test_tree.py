@@ -15,18 +15,18 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.live.nodes import OUTPUT_CHARS, Group
-from rlm.live.tree import KEPT_GROUPS, Tree
+from rlm.live.tree import KEPT_GROUPS, RunState
 from rlm.types import CellResult, Usage
 
 
-def tree_of(*events: Event) -> Tree:
-    tree = Tree()
+def tree_of(*events: Event) -> RunState:
+    tree = RunState()
     for event in events:
         tree(event)
     return tree
 
 
-def group_of(tree: Tree, cell: int = 1, batch: int = 1) -> Group:
+def group_of(tree: RunState, cell: int = 1, batch: int = 1) -> Group:
     assert tree.root.loop is not None
     return tree.root.loop.groups[cell, batch]
 

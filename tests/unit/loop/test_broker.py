@@ -8,7 +8,7 @@ from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ModelError, SandboxStartError
 from rlm.events import Event, SubCallFinished, SubCallStarted
-from rlm.loop.broker import Answered, Broker, Task
+from rlm.loop.broker import Broker, RLMResult, RLMTask
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import SandboxQuery
 from rlm.sandbox.values import Value, encode
@@ -29,22 +29,22 @@ def broker(
     depth: int,
     *,
     sub: ScriptedModel = SUB,
-    tasks: list[Task] | None = None,
+    tasks: list[RLMTask] | None = None,
     child_error: Exception | None = None,
-    answered: Answered | None = None,
+    answered: RLMResult | None = None,
     seen: list[Event] | None = None,
     limits: Limits | None = None,
 ) -> Broker:
     shared = services(ScriptedModel([], name="root"), sub, seen=seen, limits=limits)
 
-    async def child(task: Task) -> Answered:
+    async def child(task: RLMTask) -> RLMResult:
         if child_error is not None:
             raise child_error
         if tasks is not None:
             tasks.append(task)
-        return answered or Answered(answer=f"rlm {task.node}", stop_reason="final", iterations=1)
+        return answered or RLMResult(answer=f"rlm {task.node}", stop_reason="final", iterations=1)
 
-    task = Task(node="0.2", level=1, depth=depth, context=encode(""), query=None, model=shared.model_at(0))
+    task = RLMTask(node="0.2", level=1, depth=depth, context=encode(""), query=None, model=shared.model_at(0))
     return Broker(task=task, below=sub, by_name=shared.by_name, calls=shared.calls, child=child, events=shared.events)
 
 
@@ -60,7 +60,7 @@ async def test_depth_1_is_a_plain_call_that_sees_its_prompt_alone() -> None:
 
 
 async def test_deeper_calls_recurse_with_one_level_less() -> None:
-    tasks: list[Task] = []
+    tasks: list[RLMTask] = []
     asked = broker(3, tasks=tasks)
     assert (await asked.answer(query("q", context=encode("text")))).text == "rlm 0.2.1"
     assert (await asked.answer(query("q"))).text == "rlm 0.2.2"
@@ -149,16 +149,16 @@ async def test_every_call_is_told_as_events_under_its_own_node() -> None:
 async def test_an_answer_of_a_child_that_was_stopped_says_so_and_an_empty_one_is_none(
     stop_reason: StopReason, why: str
 ) -> None:
-    partial = Answered(answer="half", stop_reason=stop_reason, iterations=3)
+    partial = RLMResult(answer="half", stop_reason=stop_reason, iterations=3)
     reply = await broker(2, answered=partial).answer(query())
     assert reply.ok
     assert reply.text == f"half\n[This answer is what there was when the work on it was stopped: {why}.]"
-    nothing = Answered(answer=" \n", stop_reason=stop_reason, iterations=3)
+    nothing = RLMResult(answer=" \n", stop_reason=stop_reason, iterations=3)
     reply = await broker(2, answered=nothing).answer(query())
     assert not reply.ok
     assert reply.text == f"This call failed: it was stopped before it had an answer: {why}."
 
 
 async def test_a_child_may_answer_nothing() -> None:
-    reply = await broker(2, answered=Answered(answer="", stop_reason="final", iterations=1)).answer(query())
+    reply = await broker(2, answered=RLMResult(answer="", stop_reason="final", iterations=1)).answer(query())
     assert (reply.ok, reply.text) == (True, "")

@@ -15,8 +15,8 @@ from helpers.fakes import FakeSandboxes, services
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong, SandboxDied
 from rlm.events import Compacted, Event, ModelFailed, SandboxLost
-from rlm.loop.broker import Answered, Task
-from rlm.loop.compaction import Room, fitting
+from rlm.loop.broker import RLMResult, RLMTask
+from rlm.loop.compaction import ContextWindow, limits_for_window
 from rlm.loop.rlm import Services, rlm_loop
 from rlm.loop.transcript import Transcript
 from rlm.models.scripted import ScriptedModel
@@ -63,8 +63,8 @@ class UnknownWindow(ScriptedModel):
         return None
 
 
-async def run(shared: Services) -> Answered:
-    task = Task(node="0", level=0, depth=0, context=encode("text"), query="the sum?", model=shared.model_at(0))
+async def run(shared: Services) -> RLMResult:
+    task = RLMTask(node="0", level=0, depth=0, context=encode("text"), query="the sum?", model=shared.model_at(0))
     return await rlm_loop(task, shared)
 
 
@@ -78,10 +78,10 @@ async def test_200_turns_through_a_window_of_4000_tokens_end_with_the_right_answ
     seen: list[Event] = []
     sandboxes = FakeSandboxes(cell)
     model = kind(add_up, context_window=WINDOW)
-    shared = services(model, limits=Limits(max_iterations=TURNS + 1), sandboxes=sandboxes, seen=seen)
+    shared = services(model, limits=Limits(max_iterations=TURNS + 1), sandbox_factory=sandboxes, seen=seen)
     answered = await run(shared)
     total = sum(value(turn) for turn in range(1, TURNS + 1))
-    assert answered == Answered(answer=str(total), stop_reason="final", iterations=TURNS + 1)
+    assert answered == RLMResult(answer=str(total), stop_reason="final", iterations=TURNS + 1)
     made = [event for event in seen if isinstance(event, Compacted)]
     refused = [event for event in seen if isinstance(event, ModelFailed)]
     assert len(made) > 5
@@ -105,7 +105,7 @@ async def test_the_model_is_told_of_its_summary_its_variables_and_the_history() 
         return add_up(messages)
 
     limits = Limits(max_iterations=TURNS + 1)
-    await run(services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandboxes=FakeSandboxes(cell)))
+    await run(services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandbox_factory=FakeSandboxes(cell)))
     assert "history" not in heard[0]
     told = heard[-1]
     assert told.startswith(heard[0] + "\n\nEarlier turns are left out here. Your own summary of them:\n```\nafter ")
@@ -120,7 +120,10 @@ async def test_a_summary_is_paid_from_the_budget() -> None:
     for calls in range(5, 40):
         seen.clear()
         shared = services(
-            model, limits=Limits(max_iterations=TURNS, max_lm_calls=calls), sandboxes=FakeSandboxes(cell), seen=seen
+            model,
+            limits=Limits(max_iterations=TURNS, max_lm_calls=calls),
+            sandbox_factory=FakeSandboxes(cell),
+            seen=seen,
         )
         answered = await run(shared)
         assert answered.stop_reason == "max_lm_calls"
@@ -143,7 +146,9 @@ async def test_history_is_there_in_a_sandbox_that_takes_a_lost_ones_place() -> N
     seen: list[Event] = []
     sandboxes = FakeSandboxes(dies)
     limits = Limits(max_iterations=100)
-    await run(services(ScriptedModel(add_up, context_window=WINDOW), limits=limits, sandboxes=sandboxes, seen=seen))
+    await run(
+        services(ScriptedModel(add_up, context_window=WINDOW), limits=limits, sandbox_factory=sandboxes, seen=seen)
+    )
     assert [type(event) for event in seen if isinstance(event, SandboxLost)] == [SandboxLost]
     assert sandboxes.made[1].loaded.keys() == {"context", "history"}
 
@@ -163,7 +168,7 @@ async def test_a_sandbox_without_memory_for_the_history_is_no_end(monkeypatch: p
         return add_up(messages)
 
     limits = Limits(max_iterations=TURNS + 1)
-    shared = services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandboxes=FakeSandboxes(cell))
+    shared = services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandbox_factory=FakeSandboxes(cell))
     assert (await run(shared)).stop_reason == "final"
     assert "Your own summary" in heard[-1]
     assert "`history`" not in heard[-1]
@@ -186,7 +191,9 @@ async def test_when_the_conversation_no_longer_fits_into_the_budget_the_last_tur
     async def long(code: str, answer: Answer | None) -> CellResult:
         return CellResult(outcome="ok", stdout="x" * 19_000)
 
-    answered = await run(services(ScriptedModel(root), limits=Limits(max_tokens=9_000), sandboxes=FakeSandboxes(long)))
+    answered = await run(
+        services(ScriptedModel(root), limits=Limits(max_tokens=9_000), sandbox_factory=FakeSandboxes(long))
+    )
     assert (answered.answer, answered.stop_reason) == ("x", "max_tokens")
     assert heard[1] < heard[0] + 3_000
 
@@ -201,7 +208,9 @@ async def test_a_last_turn_that_is_too_long_for_the_model_is_made_again_with_the
     async def long(code: str, answer: Answer | None) -> CellResult:
         return CellResult(outcome="ok", stdout="x" * 10_000)
 
-    answered = await run(services(ScriptedModel(root), limits=Limits(max_lm_calls=2), sandboxes=FakeSandboxes(long)))
+    answered = await run(
+        services(ScriptedModel(root), limits=Limits(max_lm_calls=2), sandbox_factory=FakeSandboxes(long))
+    )
     assert (answered.answer, answered.stop_reason) == ("x", "max_lm_calls")
 
 
@@ -229,18 +238,18 @@ def test_a_shorter_conversation_keeps_its_form_its_newest_exchange_and_all_its_h
 
 def test_an_unknown_window_is_never_short_and_small_ones_show_less_output() -> None:
     transcript = Transcript.begin("s", "q").reply("x" * 10**6).say("y" * 10**6)
-    assert not Room(window=None).after(Usage(input_tokens=10**6), transcript).is_short(transcript)
-    assert Room(window=10**5).after(Usage(input_tokens=10**5), transcript).is_short(transcript)
-    assert fitting(Limits(), None) == fitting(Limits(), 400_000) == Limits()
-    assert fitting(Limits(), 4000).max_output_chars == 2000
+    assert not ContextWindow(window=None).after(Usage(input_tokens=10**6), transcript).nearly_full(transcript)
+    assert ContextWindow(window=10**5).after(Usage(input_tokens=10**5), transcript).nearly_full(transcript)
+    assert limits_for_window(Limits(), None) == limits_for_window(Limits(), 400_000) == Limits()
+    assert limits_for_window(Limits(), 4000).max_output_chars == 2000
 
 
 def test_reasoning_does_not_fill_the_window() -> None:
     usage = Usage(input_tokens=5, output_tokens=4, reasoning_tokens=3)
-    assert Room(window=9).after(usage, Transcript.begin("s", "q")).filled == 6
+    assert ContextWindow(window=9).after(usage, Transcript.begin("s", "q")).filled == 6
 
 
 def test_a_reply_that_nobody_counted_fills_the_window_as_estimated() -> None:
     transcript = Transcript.begin("s", "q").reply("x" * 3_000)
-    assert Room(window=1_000).after(Usage(), transcript).filled > 1_000
-    assert Room(window=None).refused().part_chars > 0
+    assert ContextWindow(window=1_000).after(Usage(), transcript).filled > 1_000
+    assert ContextWindow(window=None).after_overflow().section_chars > 0

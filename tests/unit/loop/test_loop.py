@@ -9,7 +9,7 @@ from helpers.fakes import FakeSandbox, FakeSandboxes, says_ok, services
 from rlm.config import Limits
 from rlm.errors import ModelError, ReplyCutOff, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
-from rlm.loop.broker import Answered, Task
+from rlm.loop.broker import RLMResult, RLMTask
 from rlm.loop.rlm import Services, rlm_loop
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue, SandboxQuery
@@ -19,8 +19,8 @@ from rlm.types import CellResult, Message, ModelReply, StopPoint, Usage
 pytestmark = pytest.mark.anyio
 
 
-async def run(shared: Services, *, depth: int = 0) -> Answered:
-    task = Task(node="0", level=0, depth=depth, context=encode("the text"), query="why?", model=shared.model_at(0))
+async def run(shared: Services, *, depth: int = 0) -> RLMResult:
+    task = RLMTask(node="0", level=0, depth=depth, context=encode("the text"), query="why?", model=shared.model_at(0))
     return await rlm_loop(task, shared)
 
 
@@ -31,7 +31,7 @@ def cell(code: str) -> str:
 async def test_the_answer_of_a_cell_ends_the_loop() -> None:
     seen: list[Event] = []
     answered = await run(services(ScriptedModel([cell("look"), cell("FINAL: 42")]), seen=seen))
-    assert answered == Answered(answer="42", stop_reason="final", iterations=2)
+    assert answered == RLMResult(answer="42", stop_reason="final", iterations=2)
     assert [event.turn for event in seen if isinstance(event, TurnStarted)] == [1, 2]
 
 
@@ -58,7 +58,7 @@ async def test_a_reply_cut_off_before_its_first_word_is_told_to_the_model_and_is
         return "FINAL(sure)"
 
     answered = await run(services(ScriptedModel(root)))
-    assert answered == Answered(answer="sure", stop_reason="final", iterations=2)
+    assert answered == RLMResult(answer="sure", stop_reason="final", iterations=2)
     assert [message.role for message in heard[1]] == ["system", "user"]
     assert "Your reply was cut off at its token limit" in heard[1][1].content
 
@@ -68,7 +68,7 @@ async def test_a_model_that_only_reasons_comes_to_its_end_without_an_answer() ->
         raise ReplyCutOff("it has only reasoned", usage=Usage(calls=1, output_tokens=2_000))
 
     answered = await run(services(ScriptedModel(root), limits=Limits(max_consecutive_errors=3)))
-    assert answered == Answered(answer="", stop_reason="max_consecutive_errors", iterations=3)
+    assert answered == RLMResult(answer="", stop_reason="max_consecutive_errors", iterations=3)
 
 
 async def test_a_text_answer_beside_code_with_unseen_output_is_not_taken() -> None:
@@ -90,7 +90,7 @@ async def test_a_final_variable_is_read_from_the_sandbox_after_the_cells_of_its_
 
     ran: list[str] = []
     model = ScriptedModel([cell("result = 1") + "\nFINAL_VAR(result)"])
-    answered = await run(services(model, sandboxes=FakeSandboxes(behaviour)))
+    answered = await run(services(model, sandbox_factory=FakeSandboxes(behaviour)))
     assert answered.answer == "from the variable"
     assert ran == ["result = 1", "FINAL_VAR('result')"]
 
@@ -105,7 +105,7 @@ async def test_an_undefined_final_variable_is_an_error_that_the_model_reads() ->
         heard.append(messages[-1].content)
         return "FINAL_VAR(gone)" if len(messages) == 2 else "FINAL(then this)"
 
-    assert (await run(services(ScriptedModel(root), sandboxes=FakeSandboxes(behaviour)))).answer == "then this"
+    assert (await run(services(ScriptedModel(root), sandbox_factory=FakeSandboxes(behaviour)))).answer == "then this"
     assert "NameError: there is no variable 'gone'" in heard[1]
 
 
@@ -125,7 +125,7 @@ async def test_when_the_turns_are_used_the_model_answers_with_what_it_has() -> N
         return "FINAL(best guess)" if "You have to stop" in messages[-1].content else cell("look")
 
     answered = await run(services(ScriptedModel(root), limits=Limits(max_iterations=3)))
-    assert answered == Answered(answer="best guess", stop_reason="max_iterations", iterations=3)
+    assert answered == RLMResult(answer="best guess", stop_reason="max_iterations", iterations=3)
 
 
 async def test_a_last_reply_without_the_form_of_an_answer_is_itself_the_answer() -> None:
@@ -147,8 +147,8 @@ async def test_turns_that_only_fail_end_the_work() -> None:
         return CellResult(outcome="error", error="ZeroDivisionError: division by zero")
 
     model = ScriptedModel(lambda messages: "FINAL(no)" if "have to stop" in messages[-1].content else cell("1/0"))
-    shared = services(model, sandboxes=FakeSandboxes(behaviour), limits=Limits(max_consecutive_errors=2))
-    assert await run(shared) == Answered(answer="no", stop_reason="max_consecutive_errors", iterations=2)
+    shared = services(model, sandbox_factory=FakeSandboxes(behaviour), limits=Limits(max_consecutive_errors=2))
+    assert await run(shared) == RLMResult(answer="no", stop_reason="max_consecutive_errors", iterations=2)
 
 
 async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
@@ -157,9 +157,9 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
         raise AssertionError
 
     model = ScriptedModel(lambda messages: "FINAL(late)" if "have to stop" in messages[-1].content else cell("wait"))
-    shared = services(model, sandboxes=FakeSandboxes(behaviour), seconds=0.3)
+    shared = services(model, sandbox_factory=FakeSandboxes(behaviour), seconds=0.3)
     stop = StopPoint(reason="max_seconds", replies=1, cells=0, requests=1, queries=0)  # for a replay to stop there too
-    assert await run(shared) == Answered(answer="late", stop_reason="max_seconds", iterations=1, stop=stop)
+    assert await run(shared) == RLMResult(answer="late", stop_reason="max_seconds", iterations=1, stop=stop)
 
 
 async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> None:
@@ -176,7 +176,7 @@ async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> Non
 
     seen: list[Event] = []
     sandboxes = FakeSandboxes(behaviour)
-    answered = await run(services(ScriptedModel(root), sandboxes=sandboxes, seen=seen))
+    answered = await run(services(ScriptedModel(root), sandbox_factory=sandboxes, seen=seen))
     assert answered.answer == "alive"
     assert "twice (it was killed), and replaced by a new one: all variables are as they were before" in heard[1]
     kinds = [type(event) for event in seen if isinstance(event, RLMStarted | SandboxLost)]
@@ -190,7 +190,7 @@ async def test_a_sandbox_that_is_lost_again_and_again_ends_the_rlm_with_its_erro
 
     sandboxes = FakeSandboxes(behaviour)
     with pytest.raises(SandboxDied, match="it was killed"):
-        await run(services(ScriptedModel(lambda messages: cell("die")), sandboxes=sandboxes))
+        await run(services(ScriptedModel(lambda messages: cell("die")), sandbox_factory=sandboxes))
     assert len(sandboxes.started) == 4
     assert sandboxes.alive == 0
 
@@ -212,10 +212,10 @@ async def test_a_sandbox_that_is_lost_before_it_has_the_context_is_tried_once_mo
     monkeypatch.setattr(FakeSandbox, "load", dies)
     sandboxes = FakeSandboxes()
     model = ScriptedModel([cell("FINAL: 42")])
-    assert (await run(services(model, sandboxes=sandboxes))).answer == "42"
+    assert (await run(services(model, sandbox_factory=sandboxes))).answer == "42"
     losses = 2
     with pytest.raises(SandboxDied, match="restarted"):
-        await run(services(model, sandboxes=sandboxes))
+        await run(services(model, sandbox_factory=sandboxes))
     assert (len(sandboxes.started), sandboxes.alive) == (4, 0)
 
 
@@ -236,7 +236,7 @@ async def test_an_error_of_the_root_model_reaches_the_caller_and_leaves_no_sandb
 
     sandboxes = FakeSandboxes()
     with pytest.raises(ModelError, match="said no"):
-        await run(services(ScriptedModel(root), sandboxes=sandboxes))
+        await run(services(ScriptedModel(root), sandbox_factory=sandboxes))
     assert sandboxes.alive == 0
 
 
@@ -257,7 +257,7 @@ async def test_a_sub_call_with_depth_left_is_an_rlm_in_a_sandbox_of_its_own() ->
         return "FINAL(blue)"
 
     sandboxes = FakeSandboxes(behaviour)
-    shared = services(ScriptedModel(root, name="root"), ScriptedModel(child, name="child"), sandboxes=sandboxes)
+    shared = services(ScriptedModel(root, name="root"), ScriptedModel(child, name="child"), sandbox_factory=sandboxes)
     answered = await run(shared, depth=2)
     assert answered.answer == "child said blue"
     assert sandboxes.started == [("0", 2), ("0.1", 1)]
@@ -299,7 +299,7 @@ async def rebuilt(cells: list[str], interpreter: Interpreter) -> tuple[str, list
 
     seen: list[Event] = []
     root = ScriptedModel([*map(cell, cells), "FINAL(done)"], name="root")
-    shared = services(root, ScriptedModel(sub, name="sub"), sandboxes=FakeSandboxes(interpreter), seen=seen)
+    shared = services(root, ScriptedModel(sub, name="sub"), sandbox_factory=FakeSandboxes(interpreter), seen=seen)
     await run(shared, depth=1)
     last = [event for event in seen if isinstance(event, CellFinished)][-1].result
     return last.stdout or last.error, asked, seen

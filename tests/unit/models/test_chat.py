@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.models.chat import Unusable, is_too_long, read_reply, request_body, said, sendable
+from rlm.models.chat import UnusableResponse, is_too_long, read_reply, request_body, said, utf8_safe
 from rlm.models.prices import Price, Pricing
 from rlm.types import Message, ModelReply, Usage
 
@@ -106,7 +106,7 @@ def test_parts_of_the_usage_are_never_more_than_the_whole() -> None:
     ],
 )
 def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusableResponse) as caught:
         read(data)
     assert str(caught.value).startswith(words)
 
@@ -121,10 +121,10 @@ def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
     ],
 )
 def test_a_response_without_an_answer_tells_what_was_counted_for_it(unusable: dict[str, Any]) -> None:
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusableResponse) as caught:
         read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100}, **unusable))
     assert caught.value.usage == Usage(calls=1, input_tokens=1000, output_tokens=100, cost_usd=pytest.approx(0.002))
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(UnusableResponse) as caught:
         read(body(**unusable))
     assert caught.value.usage is None
 
@@ -165,13 +165,13 @@ def test_a_refusal_for_length_is_told_from_other_errors(status: int, error: obje
 def test_whatever_json_a_server_sends_is_a_reply_with_text_or_unusable(value: object) -> None:
     try:
         reply = read(json.dumps(value).encode())
-    except Unusable:
+    except UnusableResponse:
         return
     assert reply.text.strip()
 
 
 def test_surrogates_are_made_sendable_both_ways() -> None:
-    assert sendable("a\ud83d\ude00b\ud800c é") == "a\N{GRINNING FACE}b\ufffdc é"
+    assert utf8_safe("a\ud83d\ude00b\ud800c é") == "a\N{GRINNING FACE}b\ufffdc é"
     assert read(b'{"choices": [{"message": {"content": "x\\ud800"}}]}').text == "x\ufffd"
     sent = request_body(
         [Message(role="user", content="\udc80")], model="m", sampling={}, max_tokens=None, max_tokens_field="max_tokens"

@@ -4,7 +4,7 @@ import pytest
 
 from rlm.errors import ConfigError, ModelError
 from rlm.models.scripted import ScriptedModel
-from rlm.testing.policies import playing
+from rlm.testing.policies import scripted_model_for
 from rlm.types import Message
 
 pytestmark = pytest.mark.anyio
@@ -45,11 +45,11 @@ async def test_a_scripted_call_is_counted_and_free() -> None:
     ],
 )
 async def test_as_sub_model_a_policy_answers_from_its_prompt(task: str, prompt: str, reply: str) -> None:
-    assert (await playing(task).complete([Message(role="user", content=prompt)])).text == reply
+    assert (await scripted_model_for(task).complete([Message(role="user", content=prompt)])).text == reply
 
 
 async def test_as_root_the_needle_policy_looks_before_it_answers() -> None:
-    model = playing("needle")
+    model = scripted_model_for("needle")
     first = (await model.complete(conversation("s", "q"))).text
     assert "```repl" in first
     assert "FINAL" not in first
@@ -59,4 +59,4 @@ async def test_as_root_the_needle_policy_looks_before_it_answers() -> None:
 
 def test_an_unknown_task_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="'chess'; there are needle, facts, needle by pieces, tree"):
-        playing("chess")
+        scripted_model_for("chess")

@@ -22,7 +22,7 @@ def test_a_value_too_short_to_be_a_key_garbles_no_sentence() -> None:
 def test_causes_and_contexts_are_scrubbed_too() -> None:
     error, cause, context = ValueError(f"a {KEY}"), KeyError(KEY), OSError(5, f"c {KEY}")
     error.__cause__, cause.__context__ = cause, context
-    assert Secrets(KEY).scrub(error) is error
+    assert Secrets(KEY).scrub_exception(error) is error
     assert (str(error), error.__cause__, cause.args) == ("a [key]", cause, ("[key]",))
     assert cause.__context__ is None  # an OSError's text cannot be changed
 
@@ -32,5 +32,5 @@ def test_an_error_that_stays_unclean_is_left_out() -> None:
         def __str__(self) -> str:
             return KEY
 
-    assert Secrets(KEY).scrub(Stubborn()) is None
-    assert Secrets(KEY).scrub(None) is None
+    assert Secrets(KEY).scrub_exception(Stubborn()) is None
+    assert Secrets(KEY).scrub_exception(None) is None

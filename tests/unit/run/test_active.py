@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from helpers.fakes import FakeSandboxes, services
 from helpers.virtual_time import Deadlock, run_virtually
-from rlm.calls.budget import Estimate, Refused
+from rlm.calls.budget import BudgetExceeded, Estimate
 from rlm.config import Limits
-from rlm.loop.broker import Task
+from rlm.loop.broker import RLMTask
 from rlm.loop.rlm import rlm_loop
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
@@ -103,12 +103,12 @@ class World:
         model = CountingModel(self.latency)
         sandboxes = FakeSandboxes(self.cell, latency=self.latency)
         slots = LevelSlots(slots=self.limits.max_sandboxes, levels=max(1, self.depth))
-        shared = services(model, limits=self.limits, sandboxes=sandboxes, slots=slots)
-        task = Task(node="0", level=0, depth=self.depth, context=encode(""), query="r", model=model)
+        shared = services(model, limits=self.limits, sandbox_factory=sandboxes, slots=slots)
+        task = RLMTask(node="0", level=0, depth=self.depth, context=encode(""), query="r", model=model)
         with anyio.move_on_after(self.cancelled_after):
             try:
                 await rlm_loop(task, shared)
-            except Refused:
+            except BudgetExceeded:
                 raise AssertionError("the root is never refused") from None
         assert (sandboxes.alive, model.in_work, slots.taken) == (0, 0, 0)
         assert shared.calls.budget.in_flight == Estimate()

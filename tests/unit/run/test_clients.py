@@ -57,16 +57,16 @@ def test_calls_go_to_their_own_server_with_its_key_or_none(monkeypatch: pytest.M
 def test_a_run_goes_on_at_the_servers_that_it_asked_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLM_SUB_BASE_URL", SUB)
     options = Options(depth=1, model="m", sub_model="n")
-    assert server(Clients(max_concurrent=1).again(1, ModelRecord(name="n", server=SUB), options)) == SUB
+    assert server(Clients(max_concurrent=1).restore_model(1, ModelRecord(name="n", server=SUB), options)) == SUB
     with pytest.raises(
         ConfigError, match=f"asked n at {ROOT}, and would ask it at {SUB} now: set .* and RLM_SUB_BASE_URL"
     ):
-        Clients(max_concurrent=1).again(1, ModelRecord(name="n", server=ROOT), options)
+        Clients(max_concurrent=1).restore_model(1, ModelRecord(name="n", server=ROOT), options)
     monkeypatch.delenv("RLM_SUB_BASE_URL")
     with pytest.raises(
         ConfigError, match=f"asked n at {SUB}, and would ask it at {ROOT} now: set .* and RLM_SUB_BASE_URL"
     ):
-        Clients(max_concurrent=1).again(1, ModelRecord(name="n", server=SUB), options)
+        Clients(max_concurrent=1).restore_model(1, ModelRecord(name="n", server=SUB), options)
 
 
 def test_a_depth_that_cannot_be_is_refused_before_models_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from helpers.journals import crash, states
 from rlm import Limits, Orchestrator, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import Event, ModelFailed
-from rlm.loop import steering
+from rlm.loop import control
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.types import CellResult, Message, ModelReply
 
@@ -27,7 +27,7 @@ LOOK = "```repl\nlook\n```"
 
 @pytest.fixture(autouse=True)
 def _short_last_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "LAST_TURN_SECONDS", 0.5)
+    monkeypatch.setattr(control, "LAST_TURN_SECONDS", 0.5)
 
 
 class Root(ScriptedModel):
@@ -46,7 +46,7 @@ class Root(ScriptedModel):
 
 
 def orchestrator(root: ScriptedModel, folder: Path, **options: Any) -> Orchestrator:
-    given = {"sandboxes": FakeSandboxes(), "run_root": folder / "runs", "sub_model": root}
+    given = {"sandbox_factory": FakeSandboxes(), "run_root": folder / "runs", "sub_model": root}
     return Orchestrator(model=root, **{**given, **options})
 
 
@@ -70,7 +70,7 @@ async def test_a_last_turn_that_was_cut_off_behind_its_reply_is_so_in_a_replay(t
         return await says_ok(code, answer)
 
     root = Root("```repl\nFINAL: late\n```", seconds=0.3)
-    rlm = orchestrator(root, tmp_path, sandboxes=FakeSandboxes(slow), limits=Limits(max_iterations=1))
+    rlm = orchestrator(root, tmp_path, sandbox_factory=FakeSandboxes(slow), limits=Limits(max_iterations=1))
     whole = await rlm.acompletion("text", "why?")
     assert (whole.answer, whole.usage.calls) == ("", 2)
     root.seconds = 0.0
@@ -95,7 +95,9 @@ async def test_the_call_that_a_last_turn_got_back_is_there_in_a_resumed_run_too(
             crash(run, killed)
 
     root = ScriptedModel(short, name="root")
-    rlm = orchestrator(root, tmp_path, sandboxes=FakeSandboxes(long), limits=Limits(max_lm_calls=2), on_event=kill)
+    rlm = orchestrator(
+        root, tmp_path, sandbox_factory=FakeSandboxes(long), limits=Limits(max_lm_calls=2), on_event=kill
+    )
     assert (await rlm.acompletion("text", "why?")).answer == "x"
     assert states(killed) == ["answered", "refused", "failed"]
     assert (await rlm.aresume(killed)).answer == "x"
@@ -127,7 +129,7 @@ async def test_what_the_cache_serves_is_told_by_node_and_model_as_in_a_replay(tm
         return await says_ok(code, answer)
 
     root = ScriptedModel(reply, name="root")
-    rlm = orchestrator(root, tmp_path, sandboxes=FakeSandboxes(asks), cache=tmp_path / "cache")
+    rlm = orchestrator(root, tmp_path, sandbox_factory=FakeSandboxes(asks), cache=tmp_path / "cache")
     await rlm.acompletion("text", "why?")
     again = await rlm.acompletion("text", "why?")
     assert again.usage.calls == 0

@@ -13,7 +13,7 @@ import pytest
 from helpers.fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, Limits, Orchestrator, Price, Run, RunCancelled, ScriptedModel
 from rlm.events import Event, LimitsRaised, RunFinished, RunResumed, RunStarted, TurnStarted
-from rlm.loop.steering import Steering
+from rlm.loop.control import RunControl
 from rlm.sandbox.base import Answer
 from rlm.types import CellResult, Message
 
@@ -44,7 +44,7 @@ def turns(count: int) -> Callable[[Sequence[Message]], str]:
 
 def orchestrator(tmp_path: Path, behaviour=says_ok, *, count: int = 3, **options) -> Orchestrator:
     model = ScriptedModel(turns(count), name="m")
-    return Orchestrator(model=model, sandboxes=FakeSandboxes(behaviour), run_root=tmp_path, **options)
+    return Orchestrator(model=model, sandbox_factory=FakeSandboxes(behaviour), run_root=tmp_path, **options)
 
 
 def when(truth: Callable[[], bool]) -> None:
@@ -94,8 +94,8 @@ def test_a_paused_run_finishes_its_turn_and_begins_no_other_and_its_clock_stands
         time.sleep(0.1)
         assert run.seconds == before > 0
         assert [event.turn for event in list(run._events) if isinstance(event, TurnStarted)] == [1]
-        assert run._steering._deadline() == float("inf")
-        run.go_on()
+        assert run._control._deadline() == float("inf")
+        run.unpause()
         when(lambda: run.seconds > before)
         assert run.result(10).stop_reason == "final"
         assert run.seconds == run.seconds < 5.0
@@ -190,25 +190,25 @@ def test_a_resumed_run_can_be_steered_before_it_has_begun(tmp_path: Path) -> Non
 
 
 async def test_an_answer_that_is_wanted_now_is_that_to_a_question_without_one() -> None:
-    steering = Steering(Limits())
-    steering.answer_now()
-    with steering.answering(again=True):
-        assert steering.reason == "max_seconds"
-    with steering.answering(), steering.working() as scope:
-        assert (steering.reason, scope.cancel_called or scope.deadline < 0) == ("stopped", True)
-    with steering.answering():
-        assert steering.reason == "max_seconds"
+    control = RunControl(Limits())
+    control.answer_now()
+    with control.question_clock(again=True):
+        assert control.reason == "max_seconds"
+    with control.question_clock(), control.cancellable() as scope:
+        assert (control.reason, scope.cancel_called or scope.deadline < 0) == ("stopped", True)
+    with control.question_clock():
+        assert control.reason == "max_seconds"
 
 
 async def test_a_run_that_is_paused_before_it_has_a_question_uses_no_time_with_it() -> None:
-    steering = Steering(Limits(max_seconds=5.0))
-    steering.pause()
-    with steering.answering():
+    control = RunControl(Limits(max_seconds=5.0))
+    control.pause()
+    with control.question_clock():
         await anyio.sleep(0.01)
-        assert steering.seconds == 0
-        steering.go_on()
+        assert control.seconds == 0
+        control.unpause()
         await anyio.sleep(0.01)
-        assert steering.seconds > 0
+        assert control.seconds > 0
 
 
 async def test_leaving_the_block_cancels_what_is_not_done(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from rlm.calls.gateway import Calls
 from rlm.cli.commands import run as command
 from rlm.cli.settings import settings
 from rlm.events import Event, TurnStarted
-from rlm.loop.compaction import fitting
+from rlm.loop.compaction import limits_for_window
 from rlm.loop.observation import describe
 from rlm.models.openai import OpenAIModel
-from rlm.prompts import PromptFacts, default_system_prompt, first_message, turn_line
+from rlm.prompts import PromptContext, default_system_prompt, first_message, turn_line
 from rlm.sandbox.base import Answer
 from rlm.sandbox.session import MAX_CELL_SECONDS
 from rlm.sandbox.slots import LevelSlots
@@ -44,11 +44,11 @@ async def test_a_run_without_a_limit_comes_to_its_answer(tmp_path: Path, limits:
 
     model = ScriptedModel(root)
     done = await Orchestrator(
-        model=model, depth=2, limits=limits, sandboxes=FakeSandboxes(), run_root=tmp_path
+        model=model, depth=2, limits=limits, sandbox_factory=FakeSandboxes(), run_root=tmp_path
     ).acompletion("text", "q")
     assert (done.answer, done.stop_reason) == ("found", "final")
     assert "None" not in "".join(heard)
-    again = Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path)
+    again = Orchestrator(model=model, sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     assert (await again.areplay(done.run_dir)).answer == "found"  # from a record that says so
 
 
@@ -63,7 +63,7 @@ async def test_turns_without_limit_go_on_and_name_no_number(tmp_path: Path) -> N
     done = await Orchestrator(
         model=ScriptedModel(root),
         limits=Limits(max_iterations=None),
-        sandboxes=FakeSandboxes(),
+        sandbox_factory=FakeSandboxes(),
         run_root=tmp_path,
         on_event=seen.append,
     ).acompletion("text", "q")
@@ -76,7 +76,7 @@ async def test_turns_without_limit_go_on_and_name_no_number(tmp_path: Path) -> N
 def test_a_prompt_tells_the_limits_that_there_are() -> None:
     def prompt(limits: Limits) -> str:
         return default_system_prompt(
-            PromptFacts(model="m", sub_model="s", models=("m",), level=0, depth=1, limits=limits)
+            PromptContext(model="m", sub_model="s", models=("m",), level=0, depth=1, limits=limits)
         )
 
     assert "Limits:" not in prompt(NONE)
@@ -154,7 +154,7 @@ async def test_a_cell_without_limit_has_all_the_time_that_a_clock_can_hold(tmp_p
     await Orchestrator(
         model=ScriptedModel(["```repl\nFINAL: 1\n```"]),
         limits=Limits(cell_seconds=None),
-        sandboxes=Timed(),
+        sandbox_factory=Timed(),
         run_root=tmp_path,
     ).acompletion("text", "q")
     assert given == [MAX_CELL_SECONDS]
@@ -163,8 +163,8 @@ async def test_a_cell_without_limit_has_all_the_time_that_a_clock_can_hold(tmp_p
 def test_output_without_limit_is_shown_whole_unless_the_models_window_is_small() -> None:
     result = CellResult(outcome="ok", stdout="x" * 100_000)
     assert "x" * 100_000 in describe(result, limit=None)
-    assert fitting(NONE, None) == NONE
-    assert fitting(NONE, 4_000).max_output_chars == 2_000
+    assert limits_for_window(NONE, None) == NONE
+    assert limits_for_window(NONE, 4_000).max_output_chars == 2_000
 
 
 async def test_a_long_output_without_limit_reaches_the_model(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_a_long_output_without_limit_reaches_the_model(tmp_path: Path) -> 
     done = await Orchestrator(
         model=ScriptedModel(root),
         limits=Limits(max_output_chars=None),
-        sandboxes=FakeSandboxes(prints),
+        sandbox_factory=FakeSandboxes(prints),
         run_root=tmp_path,
     ).acompletion("text", "q")
     assert int(done.answer) >= 100_000

@@ -14,9 +14,9 @@ from helpers.fakes import FakeSandboxes, services
 from helpers.virtual_time import run_virtually
 from rlm import ConfigError, LimitExceeded, Limits, Orchestrator, Price
 from rlm.events import Event, RunFinished
-from rlm.loop.broker import Task
+from rlm.loop.broker import RLMTask
+from rlm.loop.control import RunControl
 from rlm.loop.rlm import rlm_loop
-from rlm.loop.steering import Steering
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
@@ -42,13 +42,13 @@ class Connected(ScriptedModel):
 
 async def test_connections_are_closed_after_a_completion(tmp_path: Path) -> None:
     model = Connected("a")
-    await Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path).acompletion("text", "q")
+    await Orchestrator(model=model, sandbox_factory=FakeSandboxes(), run_root=tmp_path).acompletion("text", "q")
     assert model.opened == 0
 
 
 async def test_an_entered_orchestrator_keeps_connections_open_until_its_end(tmp_path: Path) -> None:
     model = Connected("a")
-    async with Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path) as orchestrator:
+    async with Orchestrator(model=model, sandbox_factory=FakeSandboxes(), run_root=tmp_path) as orchestrator:
         await orchestrator.acompletion("text", "q")
         assert model.opened == 1
     assert model.opened == 0
@@ -56,14 +56,14 @@ async def test_an_entered_orchestrator_keeps_connections_open_until_its_end(tmp_
 
 def test_a_blocking_orchestrator_closes_its_connections_too(tmp_path: Path) -> None:
     model = Connected("a")
-    with Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=str(tmp_path)) as orchestrator:
+    with Orchestrator(model=model, sandbox_factory=FakeSandboxes(), run_root=str(tmp_path)) as orchestrator:
         assert orchestrator.completion("text", "q").answer == "ok"
         assert model.opened == 1
     assert model.opened == 0
 
 
 async def test_a_single_completion_may_differ_from_its_orchestrator(tmp_path: Path) -> None:
-    orchestrator = Orchestrator(model=ScriptedModel([], name="a"), sandboxes=FakeSandboxes(), run_root=tmp_path)
+    orchestrator = Orchestrator(model=ScriptedModel([], name="a"), sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     done = await orchestrator.acompletion("text", "q", model=ScriptedModel(["FINAL(other)"], name="b"))
     assert done.answer == "other"
     assert done.by_model.keys() == {"b"}
@@ -86,7 +86,7 @@ def test_a_wrong_option_is_refused_in_one_sentence(options: dict[str, object], s
 
 
 async def test_a_query_or_context_of_a_wrong_type_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    orchestrator = Orchestrator(model=ScriptedModel([]), sandboxes=FakeSandboxes(), run_root=tmp_path)
+    orchestrator = Orchestrator(model=ScriptedModel([]), sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     with pytest.raises(ConfigError, match="query is a int"):
         await orchestrator.acompletion("text", 5)
     with pytest.raises(ConfigError, match="cannot be a set"):
@@ -111,7 +111,7 @@ async def test_a_limit_on_dollars_without_a_price_is_refused_before_anything_is_
     orchestrator = Orchestrator(
         model=ScriptedModel(["FINAL(ok)"]),
         sub_model=Unpriced([], name="house-model"),
-        sandboxes=sandboxes,
+        sandbox_factory=sandboxes,
         run_root=tmp_path,
         limits=Limits(max_cost_usd=1.0),
     )
@@ -126,7 +126,9 @@ async def test_a_limit_on_dollars_without_a_price_is_refused_before_anything_is_
 
 
 async def test_a_price_by_name_is_what_the_completion_costs(tmp_path: Path) -> None:
-    orchestrator = Orchestrator(model=Unpriced(["FINAL(ok)"], name="m"), sandboxes=FakeSandboxes(), run_root=tmp_path)
+    orchestrator = Orchestrator(
+        model=Unpriced(["FINAL(ok)"], name="m"), sandbox_factory=FakeSandboxes(), run_root=tmp_path
+    )
     done = await orchestrator.acompletion("text", "q", prices={"m": Price(input=2, output=4)})
     assert done.cost == pytest.approx((done.usage.input_tokens * 2 + done.usage.output_tokens * 4) / 1e6)
 
@@ -134,7 +136,7 @@ async def test_a_price_by_name_is_what_the_completion_costs(tmp_path: Path) -> N
 async def test_a_limit_raises_where_that_is_asked_for_and_the_error_holds_the_completion(tmp_path: Path) -> None:
     model = ScriptedModel(["```repl\nlook\n```", "FINAL(so far)"])
     orchestrator = Orchestrator(
-        model=model, sandboxes=FakeSandboxes(), run_root=tmp_path, limits=Limits(max_lm_calls=2), on_limit="raise"
+        model=model, sandbox_factory=FakeSandboxes(), run_root=tmp_path, limits=Limits(max_lm_calls=2), on_limit="raise"
     )
     with pytest.raises(LimitExceeded, match="max_lm_calls") as caught:
         await orchestrator.acompletion("text", "q")
@@ -164,7 +166,7 @@ async def test_every_limit_stops_the_work_with_its_own_reason_and_a_last_answer(
 
     done = await Orchestrator(
         model=ScriptedModel(root, name="m", latency=0.01),
-        sandboxes=FakeSandboxes(),
+        sandbox_factory=FakeSandboxes(),
         run_root=tmp_path,
         prices={"m": Price(input=1, output=1)},
         limits=limits,
@@ -177,12 +179,12 @@ async def test_every_limit_stops_the_work_with_its_own_reason_and_a_last_answer(
 async def test_the_start_of_the_root_takes_of_the_runs_time(tmp_path: Path) -> None:
     sandboxes = FakeSandboxes(latency=60)
     model = ScriptedModel(["FINAL(ok)"])
-    orchestrator = Orchestrator(model=model, sandboxes=sandboxes, run_root=tmp_path)
+    orchestrator = Orchestrator(model=model, sandbox_factory=sandboxes, run_root=tmp_path)
     with anyio.fail_after(10):
         done = await orchestrator.acompletion("text", "q", limits=Limits(max_seconds=0.2))
     assert (done.answer, done.stop_reason, done.iterations, done.usage.calls) == ("", "max_seconds", 0, 0)
     assert sandboxes.alive == 0
-    replayed = await orchestrator.areplay(done.run_dir, sandboxes=FakeSandboxes())
+    replayed = await orchestrator.areplay(done.run_dir, sandbox_factory=FakeSandboxes())
     assert (replayed.answer, replayed.stop_reason) == ("", "max_seconds")
     with pytest.raises(LimitExceeded):
         await orchestrator.acompletion("text", "q", limits=Limits(max_seconds=0.2), on_limit="raise")
@@ -192,7 +194,7 @@ def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run_by_a_minute() -
     async def main() -> None:
         began = anyio.current_time()
         shared = services(ScriptedModel(["FINAL(ok)"], latency=1e6), seconds=1.0)
-        task = Task(node="0", level=0, depth=0, context=encode("text"), query="?", model=shared.model_at(0))
+        task = RLMTask(node="0", level=0, depth=0, context=encode("text"), query="?", model=shared.model_at(0))
         answered = await rlm_loop(task, shared)
         assert (answered.answer, answered.stop_reason) == ("", "max_seconds")
         assert anyio.current_time() - began == pytest.approx(1 + 5)
@@ -202,7 +204,7 @@ def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run_by_a_minute() -
 
 @pytest.mark.parametrize(("seconds", "last"), [(None, 60), (3600.0, 60), (100.0, 10), (1.0, 5)])
 def test_the_last_turn_has_a_tenth_of_the_runs_time_within_bounds(seconds: float | None, last: float) -> None:
-    assert Steering(Limits(max_seconds=seconds)).last_turn_seconds == last
+    assert RunControl(Limits(max_seconds=seconds)).last_turn_seconds == last
 
 
 async def test_calls_that_the_deadline_cut_off_are_counted_apart(tmp_path: Path) -> None:
@@ -226,19 +228,19 @@ async def test_calls_that_the_deadline_cut_off_are_counted_apart(tmp_path: Path)
     done = await Orchestrator(
         model=ScriptedModel(root),
         sub_model=Hangs(lambda messages: "ok"),
-        sandboxes=FakeSandboxes(asks),
+        sandbox_factory=FakeSandboxes(asks),
         run_root=tmp_path,
         limits=Limits(max_seconds=0.3),
     ).acompletion("text", "q")
     assert (done.answer, done.stop_reason) == ("so far", "max_seconds")
-    assert (done.usage.calls, done.unsettled_calls) == (2 + 3, 3)
+    assert (done.usage.calls, done.unaccounted_calls) == (2 + 3, 3)
 
 
 async def test_a_cancelled_completion_raises_and_its_record_says_cancelled(tmp_path: Path) -> None:
     seen: list[Event] = []
     sandboxes = FakeSandboxes()
     model = ScriptedModel(["FINAL(ok)"], latency=60)
-    orchestrator = Orchestrator(model=model, sandboxes=sandboxes, run_root=tmp_path, on_event=seen.append)
+    orchestrator = Orchestrator(model=model, sandbox_factory=sandboxes, run_root=tmp_path, on_event=seen.append)
     with anyio.move_on_after(0.05) as scope:
         await orchestrator.acompletion("text", "q")
     assert scope.cancelled_caught
@@ -266,7 +268,7 @@ async def test_200_completions_at_once_each_stay_within_their_own_limits_and_lea
     async def one(number: int) -> None:
         calls = 3 + number % 10
         sandboxes = FakeSandboxes(ask_often)
-        done = await orchestrator.acompletion("text", "q", limits=Limits(max_lm_calls=calls), sandboxes=sandboxes)
+        done = await orchestrator.acompletion("text", "q", limits=Limits(max_lm_calls=calls), sandbox_factory=sandboxes)
         assert (done.stop_reason, done.usage.calls, done.answer) == ("max_lm_calls", calls, "so far")
         assert sandboxes.alive == 0
 
@@ -296,9 +298,9 @@ async def test_jumps_of_the_wall_clock_change_nothing(tmp_path: Path, monkeypatc
     monkeypatch.setattr("rlm.store.event_log.time.time", lambda: next(hours))
     model = ScriptedModel(["```repl\nlook\n```", "FINAL(ok)"], latency=0.01)
     limits = Limits(max_seconds=30.0)
-    done = await Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path, limits=limits).acompletion(
-        "t", "q"
-    )
+    done = await Orchestrator(
+        model=model, sandbox_factory=FakeSandboxes(), run_root=tmp_path, limits=limits
+    ).acompletion("t", "q")
     assert (done.stop_reason, done.answer) == ("final", "ok")
     assert 0 < done.seconds < 30
 
@@ -323,7 +325,7 @@ class Waiting(ScriptedModel):
 
 async def test_a_model_that_several_orchestrators_share_is_closed_by_the_last_one_that_uses_it(tmp_path: Path) -> None:
     model = Waiting()
-    first, second = (Orchestrator(model=model, sandboxes=FakeSandboxes(), run_root=tmp_path) for _ in range(2))
+    first, second = (Orchestrator(model=model, sandbox_factory=FakeSandboxes(), run_root=tmp_path) for _ in range(2))
     async with anyio.create_task_group() as group:
         group.start_soon(first.acompletion, "text", "slow")
         await model.asked.wait()

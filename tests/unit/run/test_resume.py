@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from helpers.fakes import FakeSandboxes, says_ok
 from helpers.journals import crash, states
-from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, Price, ReplayDiffers, ScriptedModel
+from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, Price, ReplayDivergedError, ScriptedModel
 from rlm.events import Event, ReplayDiverged, RunResumed
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
@@ -96,7 +96,12 @@ def crash_again(copy: Path) -> Path:
 
 def orchestrator(paid: Paid, runs: Path, **options) -> Orchestrator:
     return Orchestrator(
-        depth=2, level_models=paid.models, model=paid.models[0], sandboxes=FakeSandboxes(asks), run_root=runs, **options
+        depth=2,
+        level_models=paid.models,
+        model=paid.models[0],
+        sandbox_factory=FakeSandboxes(asks),
+        run_root=runs,
+        **options,
     )
 
 
@@ -131,7 +136,7 @@ async def test_any_prefix_of_a_journal_leads_to_the_same_answer_and_pays_only_fo
     done = await orchestrator(again, copy.parent).aresume(copy)
     assert done.answer == whole.answer
     assert again.calls == total - before.count("answered")
-    assert done.paid_twice == before.count("sent")
+    assert done.resent_calls == before.count("sent")
     assert done.replayed_calls == before.count("answered")
     assert done.usage == whole.usage
     assert (done.by_node, done.by_model) == (whole.by_node, whole.by_model)
@@ -225,7 +230,7 @@ async def test_a_failed_sub_call_fails_again_without_being_sent(tmp_path: Path) 
     shared = Orchestrator(
         model=ScriptedModel(root, name="root"),
         sub_model=ScriptedModel(sub, name="sub"),
-        sandboxes=FakeSandboxes(asks),
+        sandbox_factory=FakeSandboxes(asks),
         run_root=tmp_path,
     )
     with pytest.raises(ModelError, match="away"):
@@ -243,7 +248,7 @@ async def test_an_error_says_how_to_go_on_if_anything_was_paid(tmp_path: Path, t
             raise ModelError("away")
         return "```repl\nlook\n```"
 
-    alone = Orchestrator(model=ScriptedModel(root), sandboxes=FakeSandboxes(asks), run_root=tmp_path)
+    alone = Orchestrator(model=ScriptedModel(root), sandbox_factory=FakeSandboxes(asks), run_root=tmp_path)
     with pytest.raises(ModelError, match="away") as failed:
         await alone.acompletion("text", "q")
     (run,) = tmp_path.iterdir()
@@ -275,9 +280,9 @@ async def test_a_call_that_was_in_flight_at_the_crash_may_be_billed_and_counts_a
     paid, whole = await complete(["look"], [], tmp_path)  # two calls, and one in reserve
     assert states(paid.copies[0]) == ["sent"]
     with_both = await orchestrator(paid, tmp_path).aresume(crash_again(paid.copies[0]), limits=Limits(max_lm_calls=4))
-    assert (with_both.answer, with_both.stop_reason, with_both.paid_twice) == (whole.answer, "final", 1)
+    assert (with_both.answer, with_both.stop_reason, with_both.resent_calls) == (whole.answer, "final", 1)
     done = await orchestrator(paid, tmp_path).aresume(paid.copies[0], limits=Limits(max_lm_calls=3))
-    assert (done.stop_reason, done.usage.calls, done.paid_twice) == ("max_lm_calls", 2, 1)
+    assert (done.stop_reason, done.usage.calls, done.resent_calls) == ("max_lm_calls", 2, 1)
 
 
 async def test_a_call_that_was_in_flight_at_every_crash_counts_each_time(tmp_path: Path) -> None:
@@ -286,7 +291,7 @@ async def test_a_call_that_was_in_flight_at_every_crash_counts_each_time(tmp_pat
     await orchestrator(again, tmp_path).aresume(paid.copies[0])
     assert states(again.copies[0]) == ["sent", "sent"]
     done = await orchestrator(paid, tmp_path).aresume(again.copies[0], limits=Limits(max_lm_calls=3))
-    assert (done.stop_reason, done.usage.calls, done.paid_twice) == ("max_lm_calls", 1, 2)
+    assert (done.stop_reason, done.usage.calls, done.resent_calls) == ("max_lm_calls", 1, 2)
 
 
 async def test_a_replay_asks_no_model_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:
@@ -302,7 +307,7 @@ async def test_a_replay_asks_no_model_and_leaves_the_run_as_it_was(tmp_path: Pat
 
 async def test_a_replay_with_another_prompt_says_where_it_differs(tmp_path: Path) -> None:
     paid, whole = await complete(ROOT, CHILD, tmp_path)
-    with pytest.raises(ReplayDiffers, match="call 1 of node 0 ") as differs:
+    with pytest.raises(ReplayDivergedError, match="call 1 of node 0 ") as differs:
         await orchestrator(paid, tmp_path / "runs").areplay(whole.run_id, system_prompt=lambda facts: "be brief")
     assert (differs.value.node, differs.value.ordinal) == ("0", 1)
 
@@ -332,7 +337,7 @@ async def test_a_context_that_was_a_file_has_to_be_the_same(tmp_path: Path) -> N
     ids=["text", "bytes", "data", "long"],
 )
 async def test_the_directory_holds_the_context_as_it_was_for_this_user_alone(tmp_path: Path, context: object) -> None:
-    shared = Orchestrator(model=ScriptedModel(["FINAL(x)"]), sandboxes=FakeSandboxes(), run_root=tmp_path)
+    shared = Orchestrator(model=ScriptedModel(["FINAL(x)"]), sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     done = await shared.acompletion(context, "q")
     value = encode(context)
     file = done.run_dir / f"context.{value.kind}"
@@ -362,7 +367,7 @@ async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path:
     with pytest.raises(ConfigError, match="model of level 1 is child: it cannot go on with other"):
         await shared.aresume(paid.copies[2], level_models={1: "other"})
     with pytest.raises(ConfigError, match="given as an object: give it again"):
-        await Orchestrator(sandboxes=FakeSandboxes(asks)).aresume(paid.copies[2])
+        await Orchestrator(sandbox_factory=FakeSandboxes(asks)).aresume(paid.copies[2])
     change(paid.copies[2], v=99)
     with pytest.raises(JournalError, match="another version"):
         await shared.aresume(paid.copies[2])
@@ -408,7 +413,7 @@ async def test_a_run_that_is_running_is_not_resumed(tmp_path: Path) -> None:
         return await says_ok(code, answer)
 
     model = ScriptedModel(["```repl\nlook\n```", "FINAL(x)"])
-    shared = Orchestrator(model=model, sandboxes=FakeSandboxes(behaviour), run_root=tmp_path)
+    shared = Orchestrator(model=model, sandbox_factory=FakeSandboxes(behaviour), run_root=tmp_path)
     await shared.acompletion("text", "q")
     assert len(refused) == 1
 
@@ -436,7 +441,7 @@ async def test_calls_that_were_sent_again_are_counted_over_all_resumes_of_a_run(
     later = again.copies[-1]
     done = await orchestrator(Paid(ROOT, CHILD, later.parent, at=0), tmp_path).aresume(later)
     assert done.answer == whole.answer
-    assert done.paid_twice == lost + 1
+    assert done.resent_calls == lost + 1
 
 
 async def test_rlms_from_before_the_crash_count(tmp_path: Path) -> None:
@@ -528,7 +533,7 @@ async def test_a_call_that_its_cell_did_not_wait_for_is_not_paid_again(tmp_path:
         depth=depth,
         model=ScriptedModel(root, name="root"),
         sub_model=silent,
-        sandboxes=FakeSandboxes(behaviour),
+        sandbox_factory=FakeSandboxes(behaviour),
         run_root=tmp_path,
     )
     with pytest.raises(ModelError, match="away"):
@@ -537,7 +542,7 @@ async def test_a_call_that_its_cell_did_not_wait_for_is_not_paid_again(tmp_path:
     assert states(run).count("abandoned") == 1
     broken = False
     done = await shared.aresume(run)
-    assert (done.answer, silent.calls, done.paid_twice, done.diverged) == ("x", 1, 0, ())
+    assert (done.answer, silent.calls, done.resent_calls, done.diverged) == ("x", 1, 0, ())
     assert (await shared.areplay(run)).answer == "x"
     assert silent.calls == 1
 
@@ -575,7 +580,7 @@ async def test_the_prices_that_a_run_was_started_with_are_in_its_record(tmp_path
     prices, limits = {"m": Price(input=1.0, output=2.0, cached=0.5)}, Limits(max_cost_usd=1.0)
     options: dict[str, Any] = {
         "model": Unpriced(plays, name="m"),
-        "sandboxes": FakeSandboxes(asks),
+        "sandbox_factory": FakeSandboxes(asks),
         "run_root": tmp_path,
     }
     with pytest.raises(ModelError, match="away"):
@@ -596,7 +601,9 @@ async def test_a_limit_on_dollars_without_a_price_is_refused_in_a_sentence_when_
     del record["prices"]  # as in a run of an earlier version
     (paid.copies[1] / "run.json").write_text(json.dumps(record))
     models = {level: Unpriced(model._reply, name=model.name) for level, model in paid.models.items()}
-    shared = Orchestrator(depth=2, level_models=models, sandboxes=FakeSandboxes(asks), limits=Limits(max_cost_usd=1.0))
+    shared = Orchestrator(
+        depth=2, level_models=models, sandbox_factory=FakeSandboxes(asks), limits=Limits(max_cost_usd=1.0)
+    )
     with pytest.raises(ConfigError, match="max_cost_usd is set, and the price of root is not known"):
         await shared.aresume(paid.copies[1])
     with pytest.raises(ConfigError, match="max_cost_usd is set, and the price of root is not known"):

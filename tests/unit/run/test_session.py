@@ -43,7 +43,7 @@ class Root:
 
 
 def orchestrator(root: Root, folder: Path, **options) -> Orchestrator:
-    given = {"sandboxes": FakeSandboxes(), "run_root": folder, "sub_model": root.model, **options}
+    given = {"sandbox_factory": FakeSandboxes(), "run_root": folder, "sub_model": root.model, **options}
     return Orchestrator(model=root.model, **given)
 
 
@@ -63,7 +63,7 @@ def directory(session: Session) -> Path:
 
 async def test_all_questions_share_one_sandbox_one_conversation_and_one_budget(tmp_path: Path) -> None:
     root, sandboxes, seen = Root(), FakeSandboxes(), list[Event]()
-    rlm = orchestrator(root, tmp_path, sandboxes=sandboxes, on_event=seen.append)
+    rlm = orchestrator(root, tmp_path, sandbox_factory=sandboxes, on_event=seen.append)
     async with rlm.session() as session:
         first = await session.aask("how many?", "the first text")
         second = await session.aask("and which?")
@@ -109,7 +109,7 @@ async def test_the_names_of_contexts_are_bound_in_the_sandbox(tmp_path: Path) ->
         ran.append(code)
         return await says_ok(code, answer)
 
-    async with orchestrator(Root(), tmp_path, sandboxes=FakeSandboxes(behaviour)).session() as session:
+    async with orchestrator(Root(), tmp_path, sandbox_factory=FakeSandboxes(behaviour)).session() as session:
         await session.aask("first?", "text")
         await session.aask("second?", "more text")
     assert ran == ["context_0 = context", "look", "context = context_1", f"answer = {NO_ANSWER}", "look"]
@@ -146,7 +146,7 @@ async def test_a_finished_run_can_be_asked_a_further_question(tmp_path: Path) ->
 
 async def test_an_error_closes_the_session_and_the_question_is_asked_again_when_it_is_resumed(tmp_path: Path) -> None:
     root, sandboxes = Root(fails_at=3), FakeSandboxes()
-    async with orchestrator(root, tmp_path, sandboxes=sandboxes).session() as session:
+    async with orchestrator(root, tmp_path, sandbox_factory=sandboxes).session() as session:
         await session.aask("first?", "text")
         with pytest.raises(ModelError):
             await session.aask("second?")
@@ -191,7 +191,7 @@ async def test_cancelling_a_question_closes_the_session_and_its_sandbox(tmp_path
         return await says_ok(code, answer)
 
     sandboxes = FakeSandboxes(hangs)
-    async with orchestrator(Root(), tmp_path, sandboxes=sandboxes).session() as session:
+    async with orchestrator(Root(), tmp_path, sandbox_factory=sandboxes).session() as session:
         with anyio.move_on_after(0.05):
             await session.aask("first?", "text")
         assert sandboxes.alive == 0
@@ -230,17 +230,17 @@ async def test_a_question_that_the_clock_ended_is_replayed_to_the_same_place(tmp
         return await says_ok(code, answer)
 
     root = Root()
-    rlm = orchestrator(root, tmp_path, sandboxes=FakeSandboxes(asks_and_hangs), limits=Limits(max_seconds=0.2))
+    rlm = orchestrator(root, tmp_path, sandbox_factory=FakeSandboxes(asks_and_hangs), limits=Limits(max_seconds=0.2))
     async with rlm.session() as session:
         first = await session.aask("first?", "text")
         assert (first.stop_reason, first.answer, first.usage.calls) == ("max_seconds", "stopped after 4", 3)
     again = Root(cell="quick")
-    rlm = orchestrator(again, tmp_path, sandboxes=FakeSandboxes(asks_and_hangs))
+    rlm = orchestrator(again, tmp_path, sandbox_factory=FakeSandboxes(asks_and_hangs))
     async with rlm.session(resume=directory(session)) as resumed:
         assert [done.answer for done in resumed.completions] == ["stopped after 4"]
         assert (again.paid, resumed.completions[0].diverged) == (0, ())
         assert (await resumed.aask("second?")).answer == "read 8"
-    replayed = await orchestrator(Root(), tmp_path, sandboxes=FakeSandboxes(asks_and_hangs)).areplay(
+    replayed = await orchestrator(Root(), tmp_path, sandbox_factory=FakeSandboxes(asks_and_hangs)).areplay(
         directory(session), limits=Limits(max_seconds=1.0)
     )
     assert replayed.answer == "read 8"
@@ -267,32 +267,32 @@ async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path
     def used(session: Session) -> tuple[object, ...]:
         assert session._tree is not None
         budget = session._tree._calls.budget
-        return budget.left(), budget._calls, budget.unsettled, budget.used
+        return budget.left(), budget._calls, budget.unaccounted, budget.used
 
     limits = Limits(max_seconds=0.2, max_tokens=100_000, max_lm_calls=20)
-    options = {"sub_model": Sub([], name="sub"), "sandboxes": FakeSandboxes(asks_twice)}
+    options = {"sub_model": Sub([], name="sub"), "sandbox_factory": FakeSandboxes(asks_twice)}
     async with orchestrator(Root(), tmp_path, limits=limits, **options).session() as session:
         first = await session.aask("first?", "text")
-        assert (first.stop_reason, first.unsettled_calls) == ("max_seconds", 2)
+        assert (first.stop_reason, first.unaccounted_calls) == ("max_seconds", 2)
         before = used(session)
     replayed = await orchestrator(Root(), tmp_path, **options).areplay(directory(session))
-    assert (replayed.answer, replayed.unsettled_calls) == (first.answer, 2)
+    assert (replayed.answer, replayed.unaccounted_calls) == (first.answer, 2)
     limits = replace(limits, max_seconds=60.0)
     async with orchestrator(Root(), tmp_path, **options).session(resume=directory(session), limits=limits) as resumed:
-        assert (resumed.completions[0].answer, resumed.completions[0].unsettled_calls) == (first.answer, 2)
+        assert (resumed.completions[0].answer, resumed.completions[0].unaccounted_calls) == (first.answer, 2)
         assert used(resumed) == before
 
 
 async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_once_it_has_more(tmp_path: Path) -> None:
     sandboxes = FakeSandboxes(latency=60)
-    rlm = orchestrator(Root(), tmp_path, sandboxes=sandboxes, limits=Limits(max_seconds=0.2))
+    rlm = orchestrator(Root(), tmp_path, sandbox_factory=sandboxes, limits=Limits(max_seconds=0.2))
     async with rlm.session() as session:
         for question in ("first?", "second?"):
             done = await session.aask(question, "text")
             assert (done.answer, done.stop_reason, done.usage.calls) == ("", "max_seconds", 0)
         assert sandboxes.alive == 0
         sandboxes.latency = 0.0
-        session._tree._steering.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
+        session._tree._control.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
         assert (await session.aask("third?")).answer.startswith("read")
         assert sandboxes.alive == 1
     again = Root()
@@ -303,7 +303,7 @@ async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_on
 
 def test_the_blocking_twin_does_the_same(tmp_path: Path) -> None:
     root, sandboxes = Root(), FakeSandboxes()
-    rlm = orchestrator(root, tmp_path, sandboxes=sandboxes)
+    rlm = orchestrator(root, tmp_path, sandbox_factory=sandboxes)
     with rlm.session() as session:
         assert session.ask("first?", "text").answer == "read 4"
         assert session.ask("second?").answer == "read 8"

@@ -14,7 +14,7 @@ from helpers.fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, JournalError, Limits, Orchestrator, Price, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import TurnStarted
-from rlm.loop import steering
+from rlm.loop import control
 from rlm.prompts import SUMMARIZE
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.types import CellResult, Completion, Message, ModelReply
@@ -36,7 +36,7 @@ class Silent(ScriptedModel):
 
 @pytest.fixture(autouse=True)
 def short_last_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "LAST_TURN_SECONDS", 0.5)
+    monkeypatch.setattr(control, "LAST_TURN_SECONDS", 0.5)
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Play:
         return Orchestrator(
             model=(Silent if self.silent else ScriptedModel)(self.root, name="root", context_window=self.window),
             sub_model=ScriptedModel(self.sub, name="sub"),
-            sandboxes=FakeSandboxes(self.behaviour),
+            sandbox_factory=FakeSandboxes(self.behaviour),
             run_root=folder,
             **options,
         )

@@ -691,7 +691,7 @@ async def test_a_frame_that_comes_drop_by_drop_is_given_up_too(monkeypatch: pyte
 
 
 async def test_a_flood_of_queries_is_read_at_the_allowed_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused at once they cost no money; the host's time is what has to be bounded."""
+    """BudgetExceeded at once they cost no money; the host's time is what has to be bounded."""
     monkeypatch.setattr("rlm.sandbox.meter.BURST_SECONDS", 0.0)
     count = 50
 

@@ -9,10 +9,10 @@ import pytest
 
 from helpers.fakes import FakeSandboxes, says_ok, services
 from helpers.journals import crash, states
-from rlm import Limits, Orchestrator, ReplayDiffers, ScriptedModel
+from rlm import Limits, Orchestrator, ReplayDivergedError, ScriptedModel
 from rlm.errors import SandboxDied
 from rlm.events import Event, ReplayDiverged, SandboxLost
-from rlm.loop.broker import Task
+from rlm.loop.broker import RLMTask
 from rlm.loop.rlm import rlm_loop
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
@@ -81,7 +81,7 @@ class Tree:
         return Orchestrator(
             depth=2,
             model=ScriptedModel(self.plays, name="m"),
-            sandboxes=FakeSandboxes(threads),
+            sandbox_factory=FakeSandboxes(threads),
             run_root=self.folder / "runs",
             **options,
         )
@@ -103,7 +103,7 @@ async def test_a_resumed_run_asks_in_another_order_and_pays_only_for_what_is_mis
     again = Tree(CELLS, tmp_path)
     done = await again.orchestrator(Threads(backwards)).aresume(tree.copy)
     assert (done.answer, done.usage, done.diverged) == (whole.answer, whole.usage, ())
-    assert (done.paid_twice, done.replayed_calls) == (before.count("sent"), before.count("answered"))
+    assert (done.resent_calls, done.replayed_calls) == (before.count("sent"), before.count("answered"))
     assert again.asked.total() == whole.usage.calls - before.count("answered")
 
 
@@ -131,7 +131,7 @@ async def test_a_new_sandbox_gets_the_variables_of_cells_that_ask_in_another_ord
     tree = Tree(CELLS, tmp_path / "dies")
     done = await tree.orchestrator(Dies(), on_event=seen.append).acompletion("text", "the root?")
     assert [event.restored for event in seen if isinstance(event, SandboxLost)] == [True]
-    assert (done.answer, done.usage, done.diverged, done.paid_twice) == (calm.answer, calm.usage, (), 0)
+    assert (done.answer, done.usage, done.diverged, done.resent_calls) == (calm.answer, calm.usage, (), 0)
     assert (await tree.orchestrator(Threads()).areplay(done.run_dir)).answer == done.answer
 
 
@@ -150,7 +150,7 @@ async def test_a_query_that_differs_is_named_and_costs_itself_alone_whatever_the
     assert told == [("0.6", 1), ("0", 2)]
     assert done.usage.calls == tree.asked.total() + 1
     assert (await again.orchestrator(Threads(changed="b")).areplay(tree.copy)).answer == done.answer
-    with pytest.raises(ReplayDiffers, match=r"call 1 of node 0\.7 "):
+    with pytest.raises(ReplayDivergedError, match=r"call 1 of node 0\.7 "):
         await again.orchestrator(Threads(changed="c")).areplay(tree.copy)
 
 
@@ -193,8 +193,8 @@ async def test_only_the_journal_keeps_answers(tmp_path: Path) -> None:
     heard: list[str] = []
     root = ScriptedModel(["```repl\nask\n```", "```repl\ndie\n```"], name="root")
     sub = ScriptedModel(lambda messages: messages[-1].content * 1000, name="sub")
-    shared = services(root, sub, sandboxes=FakeSandboxes(behaviour))
-    task = Task(node="0", level=0, depth=1, context=encode("text"), query="q", model=root)
+    shared = services(root, sub, sandbox_factory=FakeSandboxes(behaviour))
+    task = RLMTask(node="0", level=0, depth=1, context=encode("text"), query="q", model=root)
     await rlm_loop(task, shared)
     assert heard[:4] == heard[4:]
     assert heard[0] == "long" * 1000

@@ -24,7 +24,7 @@ MIN_LAST_TURN_SECONDS: Final = 5.0  # in which a model can reply at all
 LAST_TURN_SHARE: Final = 0.1  # of the run's own time, so that this stays a bound
 
 
-class Steering:
+class RunControl:
     """The clock of a run, and the switches that somebody outside may turn.
 
     Args:
@@ -39,18 +39,18 @@ class Steering:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.paused = False
-        self._wanted = False  # the answer, now; that may be said before there is a question
-        self._again = False
+        self._answer_requested = False  # the answer, now; that may be said before there is a question
+        self._replaying = False
         self.on_limits: Callable[[Limits], None] = lambda limits: None
         self._ran: tuple[float, float | None] = (0.0, None)  # seconds that the clock has run, and since when it runs
         self._now: Callable[[], float] = time.monotonic
         self._scopes: set[anyio.CancelScope] = set()
-        self._go = anyio.Event()
+        self._resumed = anyio.Event()
 
     @property
     def reason(self) -> StopReason:
         """Why the work is stopped, where it is."""
-        return "stopped" if self._wanted and not self._again else "max_seconds"
+        return "stopped" if self._answer_requested and not self._replaying else "max_seconds"
 
     @property
     def last_turn_seconds(self) -> float:
@@ -59,19 +59,19 @@ class Steering:
         return min(LAST_TURN_SECONDS, max(MIN_LAST_TURN_SECONDS, share))
 
     @contextmanager
-    def answering(self, *, again: bool = False) -> Iterator[None]:
+    def question_clock(self, *, again: bool = False) -> Iterator[None]:
         """The clock runs while a question is answered. `again`: it has its answer; that to a later one is wanted now."""
-        self._again = again
+        self._replaying = again
         if not self.paused:
             self._start()
         try:
             yield
         finally:
             self._stop()
-            self._wanted = self._wanted and again
+            self._answer_requested = self._answer_requested and again
 
     @contextmanager
-    def working(self) -> Iterator[anyio.CancelScope]:
+    def cancellable(self) -> Iterator[anyio.CancelScope]:
         """Work that is cancelled when the time is used up, or when the answer is wanted now."""
         with anyio.CancelScope(deadline=self._deadline()) as scope:
             self._scopes.add(scope)
@@ -86,32 +86,32 @@ class Steering:
         before, since = self._ran
         return before if since is None else before + self._now() - since
 
-    async def turn(self) -> None:
+    async def wait_if_paused(self) -> None:
         """Wait while the run is paused."""
         while self.paused:
-            await self._go.wait()
+            await self._resumed.wait()
 
     def pause(self) -> None:
         """No RLM begins another turn."""
         if not self.paused:
             self.paused = True
-            self._go = anyio.Event()
+            self._resumed = anyio.Event()
             self._stop()
-            self._move()
+            self._reschedule()
 
-    def go_on(self) -> None:
+    def unpause(self) -> None:
         """RLMs begin turns again."""
         if self.paused:
             self.paused = False
-            self._go.set()
+            self._resumed.set()
             self._start()
-            self._move()
+            self._reschedule()
 
     def answer_now(self) -> None:
         """Stop what is under way; the root takes its last turn."""
-        self.go_on()
-        self._wanted = True
-        self._move()
+        self.unpause()
+        self._answer_requested = True
+        self._reschedule()
 
     def raise_limit(self, **limits: float | None) -> None:
         """Give limits of the run higher values; None takes one away.
@@ -133,7 +133,7 @@ class Steering:
                 )
         self.limits = replace(self.limits, **limits)  # type: ignore[arg-type]
         self.on_limits(self.limits)
-        self._move()
+        self._reschedule()
 
     def _start(self) -> None:
         self._now = asyncio.get_running_loop().time  # as anyio's, but for any thread
@@ -150,12 +150,12 @@ class Steering:
             return math.inf
         return since + self.limits.max_seconds - before
 
-    def _move(self) -> None:
+    def _reschedule(self) -> None:
         for scope in self._scopes:
             scope.deadline = self._deadline()
 
 
-def raised(limits: Limits, before: Limits) -> dict[str, float | None]:
+def raised_limits(limits: Limits, before: Limits) -> dict[str, float | None]:
     """Of the limits that can be raised, those that are higher than before."""
     found = {name: (getattr(limits, name), getattr(before, name)) for name in RAISABLE}
     return {name: now for name, (now, then) in found.items() if then is not None and (now is None or now > then)}

@@ -1,0 +1,31 @@
+"""The public names, each once; `__init__.py` loads one when it is first used."""
+
+from .config import Limits as Limits
+from .config import SandboxConfig as SandboxConfig
+from .errors import ConfigError as ConfigError
+from .errors import EngineUnavailable as EngineUnavailable
+from .errors import JournalError as JournalError
+from .errors import LimitExceeded as LimitExceeded
+from .errors import ModelError as ModelError
+from .errors import ReplayDivergedError as ReplayDivergedError
+from .errors import RLMError as RLMError
+from .errors import RunCancelled as RunCancelled
+from .errors import SandboxDied as SandboxDied
+from .errors import SandboxError as SandboxError
+from .errors import SandboxMisbehaved as SandboxMisbehaved
+from .errors import SandboxStartError as SandboxStartError
+from .errors import ToolError as ToolError
+from .models.openai import OpenAIModel as OpenAIModel
+from .models.prices import Price as Price
+from .models.scripted import ScriptedModel as ScriptedModel
+from .orchestrator import Orchestrator as Orchestrator
+from .prompts import PromptContext as PromptContext
+from .run.handle import Run as Run
+from .run.session import Session as Session
+from .sandbox.blocking import SyncSandbox as SyncSandbox
+from .sandbox.docker.container import Sandbox as Sandbox
+from .types import CellResult as CellResult
+from .types import Completion as Completion
+from .types import Message as Message
+from .types import ModelReply as ModelReply
+from .types import Usage as Usage
