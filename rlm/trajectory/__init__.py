@@ -1,1 +1,1 @@
-"""What a run directory says of its run, read back: the events as a tree, limits, prompts as sent, the context."""
+"""A run read back from its directory: its trajectory, its page and its exports. Imports otel and what is below."""

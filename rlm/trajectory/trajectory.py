@@ -1,6 +1,6 @@
-"""What happened in a run, as a tree: nodes with their turns, and in these replies and cells. Pure.
+"""A run as a tree, built from its events: nodes, their turns, and the replies and cells of each turn. Pure.
 
-A node is an RLM or a plain call. Any beginning of a run's events gives a record: what has not ended has no end.
+A node is an RLM or a plain call. Any prefix of a run's events gives a trajectory; what is still open has no end time.
 """
 
 from __future__ import annotations
@@ -38,10 +38,17 @@ ROOT: Final = "0"
 
 
 @dataclass(slots=True, kw_only=True)
-class Cell:
-    """A cell, `calls` the nodes that it called. Without `result` it had not ended. Times as in events, in seconds.
+class TrajectoryCell:
+    """A cell of model code.
 
-    `tools` are its calls of functions of the host.
+    Attributes:
+        number: Counts from 1 within the RLM.
+        code: The Python source.
+        started: Start time, in seconds since the epoch.
+        ended: End time, or None while the cell is open.
+        result: Outcome and output, or None while the cell is open.
+        calls: IDs of the nodes that the cell called.
+        tools: Calls of host functions.
     """
 
     number: int
@@ -53,31 +60,64 @@ class Cell:
     tools: list[ToolUsed] = field(default_factory=list)
 
 
-Entry = ModelReplied | ModelFailed | SandboxLost | Compacted | ReplayDiverged | QuestionAsked | LimitsRaised | Cell
+TurnEntry = (
+    ModelReplied
+    | ModelFailed
+    | SandboxLost
+    | Compacted
+    | ReplayDiverged
+    | QuestionAsked
+    | LimitsRaised
+    | TrajectoryCell
+)
 
 
 @dataclass(slots=True, kw_only=True)
-class Turn:
-    """What followed one question to the model. `last`: the one more turn that a limit leaves, to answer with what there is.
+class TrajectoryTurn:
+    """One request to the root model of an RLM, and everything that followed it.
 
-    Turn 0 is what happened outside of any turn: the one reply of a plain call.
+    Attributes:
+        number: Counts from 1. Turn 0 holds what happened outside any turn, such as the reply of a plain call.
+        limit: The limit on turns, or None without one.
+        is_final: A limit ended the RLM, and the model answers with what it has.
+        started: Start time, in seconds since the epoch.
+        entries: Replies, failures, cells and other events, in order.
     """
 
     number: int
-    of: int | None = 0
-    last: bool = False
+    limit: int | None = 0
+    is_final: bool = False
     started: float
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[TurnEntry] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
-class Node:
-    """An RLM or a plain call.
+class TrajectoryNode:
+    """An RLM or a plain call. Times are in seconds since the epoch.
 
-    `started` is when it was asked for, `ready` when its sandbox had its context. `ok` is None while it has no answer.
-    `answer` is what its caller was given: where `ok` is false, the reason why there is none. `own` is what its model calls
-    used, `total` that with all nodes below. `batch` groups the calls of one `llm_batch`, 0 is a single one.
-    `remembered`: its answer came from the journal, and its RLM was not run again.
+    Attributes:
+        id: Place in the call tree, such as `0.3.1`.
+        parent: ID of the caller, or None for the root.
+        recursive: True for an RLM, false for a plain call.
+        started: When the caller asked for it.
+        prompt: The query, or the prompt of a plain call.
+        model: Name of the model.
+        batch: Number of the `llm_batch` that the call belongs to, or 0 for a single call.
+        ready: When the sandbox had the context.
+        ended: When the answer arrived, or None while the node is open.
+        depth: Levels that the RLM may still call.
+        sandbox: ID of the current sandbox.
+        context_type: Python type of the context.
+        context_ends: First and last characters of the context.
+        context_size: Length of the context in that type's units.
+        ok: Whether the node answered, or None while it is open.
+        answer: What the caller got: the answer, or the reason for the failure where `ok` is false.
+        from_journal: The answer came from the journal, and the RLM did not run again.
+        stop_reason: Why the RLM stopped.
+        own_usage: Usage of the node's own model calls.
+        total_usage: Usage of the node and all nodes below it.
+        turns: Turns, in order.
+        children: IDs of the nodes that it called.
     """
 
     id: str
@@ -96,35 +136,48 @@ class Node:
     context_size: int | None = None
     ok: bool | None = None
     answer: str | None = None
-    remembered: bool = False
+    from_journal: bool = False
     stop_reason: StopReason | None = None
-    own: Usage = field(default_factory=Usage)
-    total: Usage = field(default_factory=Usage)
-    turns: list[Turn] = field(default_factory=list)
+    own_usage: Usage = field(default_factory=Usage)
+    total_usage: Usage = field(default_factory=Usage)
+    turns: list[TrajectoryTurn] = field(default_factory=list)
     children: list[str] = field(default_factory=list)
 
     @property
-    def cells(self) -> list[Cell]:
-        return [entry for turn in self.turns for entry in turn.entries if isinstance(entry, Cell)]
+    def cells(self) -> list[TrajectoryCell]:
+        """All cells of all turns, in order."""
+        return [entry for turn in self.turns for entry in turn.entries if isinstance(entry, TrajectoryCell)]
 
     @property
-    def open_cell(self) -> Cell | None:
-        """The cell that runs, as far as the events go."""
-        cell = self.newest_cell
+    def open_cell(self) -> TrajectoryCell | None:
+        """The cell that is running at the last event."""
+        cell = self.latest_cell
         return cell if cell is not None and cell.ended is None else None
 
     @property
-    def newest_cell(self) -> Cell | None:
-        """The latest cell of the newest turn."""
-        newest = self.turns[-1].entries if self.turns else []
-        return next((entry for entry in reversed(newest) if isinstance(entry, Cell)), None)
+    def latest_cell(self) -> TrajectoryCell | None:
+        """The last cell of the last turn."""
+        entries = self.turns[-1].entries if self.turns else []
+        return next((entry for entry in reversed(entries) if isinstance(entry, TrajectoryCell)), None)
 
 
 @dataclass(slots=True, kw_only=True)
-class Record:
-    """One run. `nodes` are in the order in which they were asked for, the root first. `ended` is None if it did not end.
+class Trajectory:
+    """One run. Times are in seconds since the epoch.
 
-    `latest` is the time of the last event. `resumed` has how it was gone on with after an interruption, each time.
+    Attributes:
+        run_id: ID of the run.
+        query: The question, or None where the context holds it.
+        depth: Levels below the root.
+        models: Model names by level.
+        context_bytes: Size of the context.
+        started: Time of the first event.
+        latest: Time of the last event.
+        ended: When the run ended, or None for an unfinished run.
+        stop_reason: Why the run stopped.
+        error: Why the run failed.
+        resumptions: One event for each time the run was resumed.
+        nodes: Nodes by ID, in the order of their calls, the root first.
     """
 
     run_id: str
@@ -137,127 +190,132 @@ class Record:
     ended: float | None = None
     stop_reason: StopReason | None = None
     error: str | None = None
-    resumed: list[RunResumed] = field(default_factory=list)
-    nodes: dict[str, Node] = field(default_factory=dict)
+    resumptions: list[RunResumed] = field(default_factory=list)
+    nodes: dict[str, TrajectoryNode] = field(default_factory=dict)
 
     @property
-    def root(self) -> Node:
+    def root(self) -> TrajectoryNode:
         return self.nodes[ROOT]
 
 
-def record_of(events: Iterable[Event]) -> Record:
-    """The record of events in their order.
+def build_trajectory(events: Iterable[Event]) -> Trajectory:
+    """Build the trajectory of a run from its events.
+
+    Args:
+        events: All events of a run in order, or any prefix of them.
 
     Raises:
-        ConfigError: there is no event.
+        ConfigError: `events` is empty.
     """
-    record: Record | None = None
+    trajectory: Trajectory | None = None
     for event in events:
-        if record is None:
-            record = Record(run_id=event.run_id, started=event.ts, latest=event.ts)
-        _add(record, event)
-    if record is None:
-        raise ConfigError("The record of this run is empty: nothing has happened in it yet.")
-    _sum_up(record)
-    return record
+        if trajectory is None:
+            trajectory = Trajectory(run_id=event.run_id, started=event.ts, latest=event.ts)
+        _add(trajectory, event)
+    if trajectory is None:
+        raise ConfigError("The run has no events yet: wait until it has started.")
+    _add_up_usage(trajectory)
+    return trajectory
 
 
-def _add(record: Record, event: Event) -> None:
-    node = _node(record, event.node, event.ts)
-    record.latest = max(record.latest, event.ts)
+def _add(trajectory: Trajectory, event: Event) -> None:
+    node = _node(trajectory, event.node, event.ts)
+    trajectory.latest = max(trajectory.latest, event.ts)
     match event:
         case RunStarted():
-            record.query, record.depth, record.context_bytes = event.query, event.depth, event.context_bytes
-            record.models = {str(level): name for level, name in event.models.items()}
+            trajectory.query, trajectory.depth = event.query, event.depth
+            trajectory.context_bytes = event.context_bytes
+            trajectory.models = {str(level): name for level, name in event.models.items()}
             node.prompt = event.query
         case RunResumed():
-            record.resumed.append(event)
-            record.ended = record.stop_reason = record.error = None
+            trajectory.resumptions.append(event)
+            trajectory.ended = trajectory.stop_reason = trajectory.error = None
             node.ended = node.ok = None
         case RLMStarted():
-            _begin(node)  # in a run that was resumed, what is recorded of its work follows once more
+            _restart(node)  # a resumed run repeats the events of recorded work
             node.recursive, node.ready, node.depth, node.model = True, event.ts, event.depth, event.model
             node.sandbox, node.context_type, node.context_size = event.sandbox, event.context_type, event.context_size
             node.context_ends = event.context_head, event.context_tail
         case TurnStarted():
-            node.turns.append(Turn(number=event.turn, of=event.of, last=_is_last(node, event), started=event.ts))
+            turn = TrajectoryTurn(number=event.turn, limit=event.of, is_final=_is_final(node, event), started=event.ts)
+            node.turns.append(turn)
         case ModelReplied() | ModelFailed():
-            node.own += event.usage or Usage()
+            node.own_usage += event.usage or Usage()
             _turn(node, event).entries.append(event)
         case SandboxLost():
             node.sandbox = event.replacement
             _turn(node, event).entries.append(event)
         case Compacted() | ReplayDiverged() | LimitsRaised():
             _turn(node, event).entries.append(event)
-        case QuestionAsked():  # what follows answers this one
+        case QuestionAsked():  # reopens the node for the next answer
             node.ok = node.answer = node.ended = node.stop_reason = None
             _turn(node, event).entries.append(event)
         case CellStarted():
-            _turn(node, event).entries.append(Cell(number=event.cell, code=event.code, started=event.ts))
+            _turn(node, event).entries.append(TrajectoryCell(number=event.cell, code=event.code, started=event.ts))
         case CellFinished():
             if (cell := node.open_cell) is not None:
                 cell.ended, cell.result = event.ts, event.result
         case ToolUsed():
-            if (cell := node.newest_cell) is not None:  # a function may end after its cell
+            if (cell := node.latest_cell) is not None:  # a host function may outlast its cell
                 cell.tools.append(event)
         case SubCallStarted():
             if not event.recursive:
-                _begin(node)
+                _restart(node)
             node.prompt, node.model, node.recursive = event.prompt, event.model, event.recursive
             node.started, node.batch = event.ts, event.batch
-            if (cell := record.nodes[node.parent or ROOT].open_cell) is not None:
+            if (cell := trajectory.nodes[node.parent or ROOT].open_cell) is not None:
                 cell.calls.append(node.id)
         case AnswerReplayed():
-            node.remembered = True
+            node.from_journal = True
         case SubCallFinished():
             node.ok, node.answer, node.ended = event.ok, event.text, event.ts
         case RLMFinished():
             node.ok, node.answer, node.ended, node.stop_reason = True, event.answer, event.ts, event.stop_reason
         case RunFinished():
-            record.ended, record.stop_reason, record.error = event.ts, event.stop_reason, event.error
+            trajectory.ended, trajectory.stop_reason, trajectory.error = event.ts, event.stop_reason, event.error
             node.ended, node.ok = event.ts, event.error is None
 
 
-def _node(record: Record, name: str, ts: float) -> Node:
-    """The node of this name. A new one is put below its parent."""
+def _node(trajectory: Trajectory, name: str, ts: float) -> TrajectoryNode:
+    """The node with this ID. Creates it, and any missing ancestors, on first use."""
     missing = []
-    while name not in record.nodes:
+    while name not in trajectory.nodes:
         missing.append(name)
         if name == ROOT:
             break
         name = name.rpartition(".")[0] or ROOT
     for new in reversed(missing):
         parent = None if new == ROOT else new.rpartition(".")[0] or ROOT
-        record.nodes[new] = Node(id=new, parent=parent, recursive=new == ROOT, started=ts)
+        trajectory.nodes[new] = TrajectoryNode(id=new, parent=parent, recursive=new == ROOT, started=ts)
         if parent is not None:
-            record.nodes[parent].children.append(new)
-    return record.nodes[missing[0] if missing else name]
+            trajectory.nodes[parent].children.append(new)
+    return trajectory.nodes[missing[0] if missing else name]
 
 
-def _begin(node: Node) -> None:
-    node.turns, node.own = [], Usage()
+def _restart(node: TrajectoryNode) -> None:
+    node.turns, node.own_usage = [], Usage()
     node.ok = node.answer = node.ended = node.stop_reason = None
-    node.remembered = False
+    node.from_journal = False
 
 
-def _turn(node: Node, event: Event) -> Turn:
+def _turn(node: TrajectoryNode, event: Event) -> TrajectoryTurn:
     if not node.turns:
-        node.turns.append(Turn(number=0, started=event.ts))
+        node.turns.append(TrajectoryTurn(number=0, started=event.ts))
     return node.turns[-1]
 
 
-def _is_last(node: Node, event: TurnStarted) -> bool:
-    """The last turn has the number of the turn before it. Those of a further question are counted from 1 again."""
+def _is_final(node: TrajectoryNode, event: TurnStarted) -> bool:
+    """The final turn repeats the previous turn's number. A further question restarts the count at 1."""
     if event.turn == 0 or not node.turns:
         return event.turn == 0
-    before = node.turns[-1]
-    return before.number == event.turn and not any(isinstance(entry, QuestionAsked) for entry in before.entries)
+    previous = node.turns[-1]
+    return previous.number == event.turn and not any(isinstance(entry, QuestionAsked) for entry in previous.entries)
 
 
-def _sum_up(record: Record) -> None:
-    """Totals from the leaves up: in reverse, every node comes before the one that called it."""
-    for node in record.nodes.values():
-        node.total = node.own
-    for node in reversed(record.nodes.values()):
+def _add_up_usage(trajectory: Trajectory) -> None:
+    """Set the totals from the leaves up: in reverse order, every node precedes its caller."""
+    for node in trajectory.nodes.values():
+        node.total_usage = node.own_usage
+    for node in reversed(trajectory.nodes.values()):
         if node.parent is not None:
-            record.nodes[node.parent].total += node.total
+            trajectory.nodes[node.parent].total_usage += node.total_usage

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from helpers.small_tree import small_tree
 from rlm import RLMError, cli
 from rlm.otel import Tracing
-from rlm.trajectory.directory import events_of
-from rlm.trajectory.export.otel import send, spans_of
-from rlm.trajectory.extras import Extras
+from rlm.trajectory.export.otlp import send_spans, spans_of
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.run_reader import read_run_events
 
 
 class Receiver:
@@ -76,7 +76,7 @@ def test_a_record_is_sent_to_the_path_of_traces(path: str, run_dir: Path) -> Non
         )
     assert done.exit_code == 0
     assert receiver.paths == ["/tenant/v1/traces" if path == "/tenant" else "/v1/traces"]
-    sent = spans_of(events_of(run_dir), Extras())
+    sent = spans_of(read_run_events(run_dir), RunDetails())
     assert [(span.name, span.start_time_unix_nano, span.end_time_unix_nano) for span in receiver.spans] == [
         (span.name, span.start_time, span.end_time) for span in sent
     ]
@@ -93,8 +93,8 @@ def test_a_live_run_is_sent_by_the_programs_own_provider(tmp_path: Path) -> None
 
 
 def test_a_receiver_that_takes_nothing_is_one_sentence(run_dir: Path) -> None:
-    with receiving(status=403) as receiver, pytest.raises(RLMError, match="did not take the spans"):
-        send(spans_of(events_of(run_dir), Extras()), receiver.address)
+    with receiving(status=403) as receiver, pytest.raises(RLMError, match="did not accept the spans"):
+        send_spans(spans_of(read_run_events(run_dir), RunDetails()), receiver.address)
 
 
 def test_a_receiver_that_is_not_there_is_one_sentence_and_a_status(run_dir: Path) -> None:
@@ -102,4 +102,4 @@ def test_a_receiver_that_is_not_there_is_one_sentence_and_a_status(run_dir: Path
     command = [rlm, "export", str(run_dir), "--to", "otel", "--endpoint", "http://127.0.0.1:9"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "The receiver at http://127.0.0.1:9 did not take the spans" in done.stderr
+    assert "The receiver at http://127.0.0.1:9 did not accept the spans" in done.stderr

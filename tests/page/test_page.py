@@ -35,12 +35,12 @@ from rlm.events import (
 )
 from rlm.store.event_log import EventLog
 from rlm.testing.policies import scripted_model_for
-from rlm.trajectory.directory import read_run
-from rlm.trajectory.view.command import write_page
+from rlm.trajectory.run_reader import read_run
+from rlm.trajectory.view.page import write_page
 from rlm.types import CellResult, Usage
 
 VIEWER = Path(__file__).parents[2] / "viewer"
-ASSETS = Path(__file__).parents[2] / "rlm" / "view" / "assets"
+ASSETS = Path(__file__).parents[2] / "rlm" / "trajectory" / "view" / "assets"
 
 missing = [
     what

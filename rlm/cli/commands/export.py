@@ -39,9 +39,9 @@ def export(
     Exit status: 0 written, 1 the receiver did not take it, 2 the command cannot be.
     """
     from rlm.cli.settings import settings
-    from rlm.trajectory.directory import find_run
-    from rlm.trajectory.export.command import Format, write_export
+    from rlm.trajectory.export.formats import ExportFormat, export_run
+    from rlm.trajectory.run_reader import find_run
 
     directory = find_run(run, settings(run_root=root).runs)
-    if said := write_export(directory, Format(to), out=out, endpoint=endpoint, content=content):
+    if said := export_run(directory, ExportFormat(to), out=out, endpoint=endpoint, content=content):
         typer.echo(said, err=True)

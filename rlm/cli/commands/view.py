@@ -31,8 +31,8 @@ def view(
     import webbrowser
 
     from rlm.cli.settings import settings
-    from rlm.trajectory.directory import find_run, read_run
-    from rlm.trajectory.view.command import write_page
+    from rlm.trajectory.run_reader import find_run, read_run
+    from rlm.trajectory.view.page import write_page
 
     folder = settings(run_root=root).runs
     directories = [find_run(name, folder) for name in (run, other) if name is not None]

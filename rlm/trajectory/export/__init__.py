@@ -1,1 +1,1 @@
-"""A recorded run in the formats of others: `rlm export`."""
+"""A run in other tools' formats: `rlm export`. Imports the trajectory and what is below."""

@@ -1,7 +1,7 @@
-"""A run as an ATIF trajectory (Agent Trajectory Interchange Format, RFC 0001 of Harbor), sub-agents nested. Pure.
+"""A run as an ATIF trajectory (Agent Trajectory Interchange Format, RFC 0001 of Harbor). Pure.
 
-Each RLM and each plain call is a trajectory, embedded in that of its caller and referred to by the cell that called. A step
-of the agent is one reply of its model; its cells are calls of the tool `python`.
+Each RLM and each plain call is a trajectory of its own, nested in its caller's and referenced by the calling cell. An
+agent step is one reply of the model; its cells are calls of the tool `python`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Final
 from rlm.config import Limits
 from rlm.events import Compacted, LimitsRaised, ModelFailed, ModelReplied, QuestionAsked, ReplayDiverged, SandboxLost
 from rlm.loop.observation import describe
-from rlm.trajectory.extras import Extras
-from rlm.trajectory.trajectory import Cell, Entry, Node, Record
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.trajectory import Trajectory, TrajectoryCell, TrajectoryNode, TurnEntry
 from rlm.types import Usage
 
-SCHEMA_VERSION: Final = "ATIF-v1.7"  # the first in which trajectories may be nested; nothing newer is used
+SCHEMA_VERSION: Final = "ATIF-v1.7"  # the oldest version with nested trajectories, for the most readers
 
 Data = dict[str, Any]
 
@@ -30,61 +30,67 @@ _PYTHON: Final[Data] = {
 }
 
 
-def trajectory(record: Record, extras: Extras) -> Data:
-    """The trajectory of the root RLM with all others inside."""
-    root = _trajectory(record, extras, record.root)
-    root["extra"] |= {"query": record.query, "error": record.error, "context_bytes": record.context_bytes}
+def atif_trajectory(trajectory: Trajectory, details: RunDetails) -> Data:
+    """The ATIF trajectory of the root RLM, with all others nested inside."""
+    root = _node_trajectory(trajectory, details, trajectory.root)
+    root["extra"] |= {
+        "query": trajectory.query,
+        "error": trajectory.error,
+        "context_bytes": trajectory.context_bytes,
+    }
     return root
 
 
 def iso(ts: float) -> str:
-    """A time as ISO 8601, in UTC."""
+    """Format seconds since the epoch as ISO 8601 in UTC."""
     return datetime.fromtimestamp(ts, UTC).isoformat(timespec="milliseconds")
 
 
-def _trajectory(record: Record, extras: Extras, node: Node) -> Data:
-    agent: Data = {"name": "rlm" if node.recursive else "llm", "version": extras.version, "model_name": node.model}
+def _node_trajectory(trajectory: Trajectory, details: RunDetails, node: TrajectoryNode) -> Data:
+    agent: Data = {"name": "rlm" if node.recursive else "llm", "version": details.version, "model_name": node.model}
     if node.recursive:
         agent |= {"tool_definitions": [_PYTHON], "extra": {"depth": node.depth, "sandbox": node.sandbox}}
-    steps = _Steps(record, extras, node).steps
+    steps = _Steps(trajectory, details, node).steps
     data: Data = {
         "schema_version": SCHEMA_VERSION,
-        "session_id": record.run_id,
-        "trajectory_id": _id(record, node.id),
+        "session_id": trajectory.run_id,
+        "trajectory_id": _id(trajectory, node.id),
         "agent": agent,
         "steps": steps,
         "final_metrics": {
-            "total_prompt_tokens": node.own.input_tokens,
-            "total_completion_tokens": node.own.output_tokens,
-            "total_cached_tokens": node.own.cached_tokens,
-            **_dollars("total_cost_usd", node.own),
+            "total_prompt_tokens": node.own_usage.input_tokens,
+            "total_completion_tokens": node.own_usage.output_tokens,
+            "total_cached_tokens": node.own_usage.cached_tokens,
+            **_dollars("total_cost_usd", node.own_usage),
             "total_steps": len(steps),
             "extra": {
                 "with_subagents": {
-                    "calls": node.total.calls,
-                    "prompt_tokens": node.total.input_tokens,
-                    "completion_tokens": node.total.output_tokens,
-                    **_dollars("cost_usd", node.total),
+                    "calls": node.total_usage.calls,
+                    "prompt_tokens": node.total_usage.input_tokens,
+                    "completion_tokens": node.total_usage.output_tokens,
+                    **_dollars("cost_usd", node.total_usage),
                 }
             },
         },
         "extra": {"node": node.id, "ok": node.ok, "answer": node.answer, "stop_reason": node.stop_reason},
     }
     if node.children:
-        data["subagent_trajectories"] = [_trajectory(record, extras, record.nodes[child]) for child in node.children]
+        data["subagent_trajectories"] = [
+            _node_trajectory(trajectory, details, trajectory.nodes[child]) for child in node.children
+        ]
     return data
 
 
 class _Steps:
-    """The steps of one node, in order; at least one."""
+    """Builds the steps of one node, in order; at least one."""
 
-    def __init__(self, record: Record, extras: Extras, node: Node) -> None:
-        self._record = record
+    def __init__(self, trajectory: Trajectory, details: RunDetails, node: TrajectoryNode) -> None:
+        self._trajectory = trajectory
         self._node = node
-        found = extras.limits.get("max_output_chars", Limits().max_output_chars)
-        self._shown_chars = found if isinstance(found, int) else None
+        limit = details.limits.get("max_output_chars", Limits().max_output_chars)
+        self._max_output_chars = limit if isinstance(limit, int) else None
         self.steps: list[Data] = []
-        for message in extras.sent_first(node.id):
+        for message in details.first_sent(node.id):
             self._add("system" if message.role == "system" else "user", message.content, node.started)
         if not self.steps:
             self._add("user", node.prompt or "", node.started)
@@ -92,7 +98,7 @@ class _Steps:
             for entry in turn.entries:
                 self._entry(entry)
 
-    def _entry(self, entry: Entry) -> None:
+    def _entry(self, entry: TurnEntry) -> None:
         match entry:
             case ModelReplied():
                 step = self._add("agent", entry.text, entry.ts)
@@ -103,22 +109,24 @@ class _Steps:
             case ModelFailed():
                 self._add("system", f"The request to {entry.model} failed: {entry.error}", entry.ts)
             case SandboxLost():
-                kept = "its cells have run again" if entry.restored else "only `context` is kept"
-                self._add("system", f"The sandbox was lost and replaced, {kept}: {entry.reason}", entry.ts)
+                state = "its cells ran again" if entry.restored else "only `context` survived"
+                self._add("system", f"The sandbox was lost and replaced; {state}: {entry.reason}", entry.ts)
             case Compacted():
-                said = f"Of {entry.messages} messages, the older ones were replaced by this:\n{entry.summary}"
-                self._add("system", said, entry.ts)
+                text = f"A summary replaced the older of {entry.messages} messages:\n{entry.summary}"
+                self._add("system", text, entry.ts)
             case ReplayDiverged():
-                self._add("system", f"Call {entry.ordinal} is not the recorded one: the network is asked.", entry.ts)
+                self._add(
+                    "system", f"Call {entry.ordinal} diverged from the recording; continuing with live calls.", entry.ts
+                )
             case QuestionAsked():
                 self._add("user", entry.query, entry.ts)
             case LimitsRaised():
-                self._add("system", f"The run has other limits from now on: {dict(entry.limits)}", entry.ts)
-            case Cell():
+                self._add("system", f"Limits raised: {dict(entry.limits)}", entry.ts)
+            case TrajectoryCell():
                 self._cell(entry)
 
-    def _cell(self, cell: Cell) -> None:
-        if self.steps[-1]["source"] != "agent":  # a cell that no reply asked for, or one after a note of ours
+    def _cell(self, cell: TrajectoryCell) -> None:
+        if self.steps[-1]["source"] != "agent":  # replayed without a reply, or behind a system step
             self._add("agent", "", cell.started)["llm_call_count"] = 0
         step = self.steps[-1]
         name = f"{self._node.id}/cell-{cell.number}"
@@ -126,7 +134,7 @@ class _Steps:
         step.setdefault("tool_calls", []).append(call)
         result: Data = {"source_call_id": name}
         if cell.result is not None:
-            result["content"] = describe(cell.result, limit=self._shown_chars)
+            result["content"] = describe(cell.result, limit=self._max_output_chars)
             result["extra"] = {"outcome": cell.result.outcome, "seconds": cell.result.seconds}
             if cell.tools:
                 result["extra"]["host_functions"] = [
@@ -135,7 +143,8 @@ class _Steps:
                 ]
         if cell.calls:
             result["subagent_trajectory_ref"] = [
-                {"trajectory_id": _id(self._record, called), "session_id": self._record.run_id} for called in cell.calls
+                {"trajectory_id": _id(self._trajectory, called), "session_id": self._trajectory.run_id}
+                for called in cell.calls
             ]
         step.setdefault("observation", {"results": []})["results"].append(result)
 
@@ -145,8 +154,8 @@ class _Steps:
         return step
 
 
-def _id(record: Record, node: str) -> str:
-    return f"{record.run_id}/{node}"
+def _id(trajectory: Trajectory, node: str) -> str:
+    return f"{trajectory.run_id}/{node}"
 
 
 def _metrics(usage: Usage) -> Data:
@@ -160,5 +169,5 @@ def _metrics(usage: Usage) -> Data:
 
 
 def _dollars(name: str, usage: Usage) -> Data:
-    """An unknown cost is left out."""
+    """One metric, or none if the cost is unknown."""
     return {} if usage.cost_usd is None else {name: usage.cost_usd}

@@ -1,13 +1,12 @@
-"""A run as one Markdown file, to be read on a forge or in a chat. Pure.
+"""A run as one Markdown file, to read on a code forge or in a chat. Pure.
 
-Models, sandboxes and contexts chose the texts: each stands between fences or marks that it cannot close, its control
-characters as escapes.
+All texts are untrusted: each stands inside a fence or code span that it cannot close, with control characters escaped.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rlm._util.text import clip, fenced, printable
@@ -22,29 +21,29 @@ from rlm.events import (
     ToolUsed,
 )
 from rlm.loop.reply import parse
-from rlm.trajectory.extras import Extras
-from rlm.trajectory.trajectory import Cell, Entry, Node, Record
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.trajectory import Trajectory, TrajectoryCell, TrajectoryNode, TurnEntry
 from rlm.types import Usage
 
 from .atif import iso
 
-MAX_TEXT_CHARS: Final = 10_000  # of one text: a file of a megabyte is not shown by forges
-MAX_LINE_CHARS: Final = 160  # of a text that stands in a line
-MAX_CALLS: Final = 50  # of one cell that are listed
+MAX_TEXT_CHARS: Final = 10_000  # of one text: forges do not render files of a megabyte
+MAX_LINE_CHARS: Final = 160  # of a text inside a line
+MAX_ITEMS: Final = 50  # calls listed for each cell: beyond that, readers want the page
 
 _TICKS: Final = re.compile("`+")
 
 
-def markdown(record: Record, extras: Extras) -> str:
-    """The whole file."""
-    return "\n".join(_lines(record, extras)) + "\n"
+def markdown(trajectory: Trajectory, details: RunDetails) -> str:
+    """Render a run as Markdown."""
+    return "\n".join(_lines(trajectory, details)) + "\n"
 
 
 def inline(text: str) -> str:
-    """Text as code in a line, from which it cannot break out: one line, between more marks than it has."""
+    """Text as a code span that it cannot close: one line, between more backticks than it contains."""
     line = " ".join(printable(text).split())
     if not line:
-        return "(nothing)"
+        return "(empty)"
     line = line if len(line) <= MAX_LINE_CHARS else line[: MAX_LINE_CHARS - 1] + "…"
     marks = "`" * (1 + max((len(run) for run in _TICKS.findall(line)), default=0))
     pad = " " if "`" in (line[0], line[-1]) else ""
@@ -52,96 +51,98 @@ def inline(text: str) -> str:
 
 
 def block(text: str, language: str = "text") -> str:
-    """Text as a block, from which it cannot break out."""
+    """Text as a fenced block that it cannot close."""
     return fenced(printable(clip(text, MAX_TEXT_CHARS)), language)
 
 
-def _lines(record: Record, extras: Extras) -> Iterator[str]:
-    root = record.root
-    models = ", ".join(f"level {level}: {inline(name)}" for level, name in record.models.items())
-    took = f"{(record.ended or record.latest) - record.started:.1f} s"
-    yield f"# Run {inline(record.run_id)}\n"
-    yield f"- {_state(record)}"
-    yield f"- began {iso(record.started)}, {took}, rlm {inline(extras.version)}"
-    yield f"- depth {record.depth}, models: {models or 'not known'}"
-    yield f"- context: {record.context_bytes:,} bytes"
-    yield f"- nodes: {len(record.nodes):,}, {_used(root.total)}"
-    for again in record.resumed:
-        yield f"- resumed {iso(again.ts)}: {again.recorded:,} calls recorded, {again.in_flight:,} without an answer"
-    yield from (f"- {inline(note)}" for note in extras.notes)
-    yield f"\n## Question\n\n{block(record.query or '(in the context)')}"
+def _lines(trajectory: Trajectory, details: RunDetails) -> Iterator[str]:
+    root = trajectory.root
+    models = ", ".join(f"{inline(name)} (level {level})" for level, name in trajectory.models.items())
+    seconds = (trajectory.ended or trajectory.latest) - trajectory.started
+    yield f"# Run {inline(trajectory.run_id)}\n"
+    yield f"- Status: {_status(trajectory)}"
+    yield f"- Started: {iso(trajectory.started)}"
+    yield f"- Time: {seconds:.1f} s"
+    yield f"- Models: {models or 'unknown'}"
+    yield f"- Depth: {trajectory.depth}"
+    yield f"- Context: {trajectory.context_bytes:,} bytes"
+    yield f"- Nodes: {len(trajectory.nodes):,}"
+    yield f"- Usage: {_usage(root.total_usage)}"
+    yield f"- rlm version: {inline(details.version)}"
+    for resumption in trajectory.resumptions:
+        calls = f"{resumption.recorded:,} calls recorded, {resumption.in_flight:,} in flight"
+        yield f"- Resumed: {iso(resumption.ts)}, {calls}"
+    yield from (f"- Note: {inline(note)}" for note in details.notes)
+    yield f"\n## Question\n\n{block(trajectory.query or '(in the context)')}"
     if root.answer is not None:
         yield f"\n## Answer\n\n{block(root.answer)}"
-    for node in record.nodes.values():
+    for node in trajectory.nodes.values():
         if node.recursive:
-            yield from _rlm(record, node)
+            yield from _rlm(trajectory, node)
 
 
-def _state(record: Record) -> str:
-    if record.error is not None:
-        return f"failed: {inline(record.error)}"
-    if record.ended is None:
-        return "not ended"
-    return f"ended: {inline(record.stop_reason or 'unknown')}"
+def _status(trajectory: Trajectory) -> str:
+    if trajectory.error is not None:
+        return f"failed: {inline(trajectory.error)}"
+    if trajectory.ended is None:
+        return "unfinished"
+    if trajectory.stop_reason == "final":
+        return "answered"
+    return f"stopped: {inline(trajectory.stop_reason or 'unknown')}"
 
 
-def _rlm(record: Record, node: Node) -> Iterator[str]:
+def _rlm(trajectory: Trajectory, node: TrajectoryNode) -> Iterator[str]:
     yield f"\n## RLM {inline(node.id)}\n"
-    yield f"- {inline(node.model)}, {_used(node.own)} of its own; {_used(node.total)} in all"
-    yield f"- context: {inline(node.context_type)} of {node.context_size or 0:,}"
-    if node.remembered:
-        yield "- answered from the journal: its RLM was not run again"
+    yield f"- Model: {inline(node.model)}"
+    yield f"- Usage: {_usage(node.own_usage)}"
+    if node.children:
+        yield f"- Usage including sub-calls: {_usage(node.total_usage)}"
+    yield f"- Context: {inline(node.context_type)} of length {node.context_size or 0:,}"
+    if node.from_journal:
+        yield "- Answered from the journal; did not run again"
     if node.parent is not None:
-        yield f"\nAsked:\n\n{block(node.prompt or '')}"
+        yield f"\nPrompt:\n\n{block(node.prompt or '')}"
         if node.answer is not None:
-            yield f"\n{'Answered' if node.ok else 'Not answered'}:\n\n{block(node.answer)}"
+            yield f"\n{'Answer' if node.ok else 'Failed'}:\n\n{block(node.answer)}"
     for turn in node.turns:
-        of = "" if turn.of is None else f" of {turn.of}"
-        yield "\n### Last turn" if turn.last else f"\n### Turn {turn.number}{of}"
+        of = "" if turn.limit is None else f" of {turn.limit}"
+        yield "\n### Final turn" if turn.is_final else f"\n### Turn {turn.number}{of}"
         for entry in turn.entries:
-            yield from _entry(record, entry)
+            yield from _entry(trajectory, entry)
 
 
-def _entry(record: Record, entry: Entry) -> Iterator[str]:
+def _entry(trajectory: Trajectory, entry: TurnEntry) -> Iterator[str]:
     match entry:
         case ModelReplied():
             source = ", from the journal" if entry.replayed else ""
-            yield f"\n{inline(entry.model)}, {entry.seconds:.1f} s, {_tokens(entry.usage)}{source}:"
+            yield f"\nReply of {inline(entry.model)} ({entry.seconds:.1f} s, {_tokens(entry.usage)}{source}):"
             if prose := parse(entry.text).prose:
                 yield f"\n{block(prose)}"
         case ModelFailed():
             yield f"\n**The request to {inline(entry.model)} failed:**\n\n{block(entry.error)}"
         case SandboxLost():
-            kept = "its cells have run again" if entry.restored else "only the context is kept"
-            yield f"\n**The sandbox was lost and replaced, {kept}:**\n\n{block(entry.reason)}"
+            state = "its cells ran again" if entry.restored else "only the context survived"
+            yield f"\n**The sandbox was lost and replaced; {state}:**\n\n{block(entry.reason)}"
         case Compacted():
-            yield f"\n**Of {entry.messages} messages, the older ones were replaced by this:**\n\n{block(entry.summary)}"
+            yield f"\n**A summary replaced the older of {entry.messages} messages:**\n\n{block(entry.summary)}"
         case ReplayDiverged():
-            yield f"\n**Call {entry.ordinal} is not the recorded one: from here on the network is asked.**"
+            yield f"\n**Call {entry.ordinal} diverged from the recording; continuing with live calls.**"
         case QuestionAsked():
-            yield f"\n**A further question:**\n\n{block(entry.query)}"
+            yield f"\n**Further question:**\n\n{block(entry.query)}"
         case LimitsRaised():
             limits = ", ".join(f"{name}={value}" for name, value in entry.limits.items())
             yield f"\n**Limits raised: {inline(limits)}**"
-        case Cell():
-            yield from _cell(record, entry)
+        case TrajectoryCell():
+            yield from _cell(trajectory, entry)
 
 
-def _cell(record: Record, cell: Cell) -> Iterator[str]:
+def _cell(trajectory: Trajectory, cell: TrajectoryCell) -> Iterator[str]:
     result = cell.result
-    state = "not ended" if result is None else f"{result.outcome}, {result.seconds:.2f} s of its own"
-    undone = ", rolled back" if result is not None and result.rolled_back else ""
-    yield f"\n#### Cell {cell.number}: {state}{undone}\n\n{block(cell.code, 'python')}"
-    if cell.calls:
-        yield "\nCalls:\n"
-        yield from (_call(record.nodes[name]) for name in cell.calls[:MAX_CALLS])
-        if len(cell.calls) > MAX_CALLS:
-            yield f"- and {len(cell.calls) - MAX_CALLS:,} more"
-    if cell.tools:
-        yield "\nFunctions of the host:\n"
-        yield from (_tool(use) for use in cell.tools[:MAX_CALLS])
-        if len(cell.tools) > MAX_CALLS:
-            yield f"- and {len(cell.tools) - MAX_CALLS:,} more"
+    outcome = "unfinished" if result is None else f"{result.outcome}, {result.seconds:.2f} s excluding waits"
+    rolled_back = ", rolled back" if result is not None and result.rolled_back else ""
+    yield f"\n#### Cell {cell.number}: {outcome}{rolled_back}\n\n{block(cell.code, 'python')}"
+    yield from _list("Calls", [_call(trajectory.nodes[name]) for name in cell.calls])
+    yield from _list("Host functions", [_tool(use) for use in cell.tools])
     if result is None:
         return
     for title, text in (("Output", result.stdout), ("Standard error", result.stderr), ("Error", result.error)):
@@ -151,22 +152,30 @@ def _cell(record: Record, cell: Cell) -> Iterator[str]:
         yield "\nThis cell gave the answer."
 
 
-def _call(node: Node) -> str:
+def _list(title: str, items: Sequence[str]) -> Iterator[str]:
+    if items:
+        yield f"\n{title}:\n"
+        yield from items[:MAX_ITEMS]
+    if len(items) > MAX_ITEMS:
+        yield f"- and {len(items) - MAX_ITEMS:,} more"
+
+
+def _call(node: TrajectoryNode) -> str:
     kind = "RLM " if node.recursive else ""
-    state = {True: "answered", False: "not answered", None: "not ended"}[node.ok]
-    took = "" if node.ended is None else f" in {node.ended - node.started:.1f} s"
-    return f"- {kind}{inline(node.id)} {state}{took}: {inline(node.prompt or '')} → {inline(node.answer or '')}"
+    state = {True: "answered", False: "failed", None: "unfinished"}[node.ok]
+    time = "" if node.ended is None else f" in {node.ended - node.started:.1f} s"
+    return f"- {kind}{inline(node.id)} {state}{time}: {inline(node.prompt or '')} → {inline(node.answer or '')}"
 
 
 def _tool(use: ToolUsed) -> str:
-    return f"- {inline(use.tool + use.arguments)} {'ended well' if use.ok else 'failed'}, {use.seconds:.2f} s"
+    return f"- {inline(use.tool + use.arguments)} {'succeeded' if use.ok else 'failed'} in {use.seconds:.2f} s"
 
 
-def _used(usage: Usage) -> str:
+def _usage(usage: Usage) -> str:
     calls = "1 model call" if usage.calls == 1 else f"{usage.calls:,} model calls"
     return f"{calls}, {_tokens(usage)}"
 
 
 def _tokens(usage: Usage) -> str:
     cost = "cost unknown" if usage.cost_usd is None else f"${usage.cost_usd:.4g}"
-    return f"{usage.input_tokens:,} + {usage.output_tokens:,} tokens, {cost}"
+    return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, {cost}"

@@ -1,1 +1,1 @@
-"""A run as one HTML file that needs nothing else: `rlm view`."""
+"""A run as one self-contained HTML file: `rlm view`. Imports the trajectory and what is below."""

@@ -1,6 +1,6 @@
-"""Where an answer came from: the cell or the reply that gave it, and where its words were first read. Pure.
+"""Where an answer came from: the cell or reply that gave it, and where its words first appeared. Pure.
 
-A match of words is a fact about texts, not a proof of cause: the page says so.
+Equal words are a hint, not proof of a cause. The page says so.
 """
 
 from __future__ import annotations
@@ -11,20 +11,26 @@ from dataclasses import dataclass
 from typing import Final
 
 from rlm.events import ModelReplied
-from rlm.trajectory.context import Context, Slice
-from rlm.trajectory.trajectory import Cell, Node, Record
+from rlm.trajectory.context_search import ContextSlice, SearchableContext
+from rlm.trajectory.trajectory import Trajectory, TrajectoryCell, TrajectoryNode
 
-MAX_PIECES: Final = 12  # of an answer that are looked for
+MAX_PIECES: Final = 12  # of an answer: a table of more rows is not read
+MAX_WHOLE_CHARS: Final = 60  # a longer answer rarely appears verbatim before the model gives it
+MAX_ANSWER_CHARS: Final = 10_000  # searched for pieces
 
 _WORD: Final = re.compile(r"[^\s,;:=(){}\[\]\"'`]{3,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Find:
-    """Where a piece of an answer was first read: in the answer of a call (`node`), or in the output of a cell.
+class PieceSource:
+    """Where a piece of an answer first appeared.
 
-    `offset` counts characters of that text; `context` has the offsets in the context, the nearest first to the slice that
-    the call was given; it is empty where the context is not known or does not hold the piece.
+    Attributes:
+        piece: The words.
+        node: ID of the call whose answer held it, or None for the output of a cell.
+        cell: Number of the cell that made the call or printed the output.
+        offset: Offset of the piece in that answer or output, in characters.
+        context: Offsets of the piece in the context, empty if unknown.
     """
 
     piece: str
@@ -35,68 +41,86 @@ class Find:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """The turn that gave an answer, its cell (0: the reply's own text), and where the answer's pieces were first read."""
+class AnswerOrigin:
+    """Where an answer came from.
+
+    Attributes:
+        turn: Number of the turn that gave it.
+        cell: Number of the cell that gave it, or 0 for the text of the reply.
+        sources: Where its pieces first appeared.
+    """
 
     turn: int
     cell: int
-    finds: tuple[Find, ...]
+    sources: tuple[PieceSource, ...]
 
 
-def origin_of(record: Record, node: Node, context: Context | None) -> Origin | None:
-    """Where the answer of an RLM came from; None while there is no answer, or where nothing tells. `context` is its own."""
+def find_origin(trajectory: Trajectory, node: TrajectoryNode, context: SearchableContext | None) -> AnswerOrigin | None:
+    """Find where the answer of an RLM came from.
+
+    Args:
+        trajectory: The run.
+        node: An RLM.
+        context: The RLM's own context, if known.
+
+    Returns:
+        None without an answer, or if no turn holds it.
+    """
     if node.ok is not True or not node.answer:
         return None
-    given = _given(node, node.answer)
-    if given is None:
+    place = _answering_place(node, node.answer)
+    if place is None:
         return None
-    finds = tuple(
-        find for piece in pieces_of(node.answer) if (find := _first(record, node, piece, context)) is not None
-    )
-    return Origin(turn=given[0], cell=given[1], finds=finds)
+    turn, cell = place
+    pieces = pieces_of(node.answer)
+    sources = [source for piece in pieces if (source := _first_source(trajectory, node, piece, context)) is not None]
+    return AnswerOrigin(turn=turn, cell=cell, sources=tuple(sources))
 
 
 def pieces_of(answer: str) -> list[str]:
-    """What is looked for: the answer itself if it is short, and its words, the telling ones (with digits, long) first."""
-    words = dict.fromkeys(_WORD.findall(answer[:10_000]))
-    telling = sorted(words, key=lambda word: (not any(map(str.isdigit, word)), -len(word)))
+    """What to search for: a short answer as a whole, then its words, distinctive ones (with digits, long) first."""
+    words = dict.fromkeys(_WORD.findall(answer[:MAX_ANSWER_CHARS]))
+    distinctive_first = sorted(words, key=lambda word: (not any(map(str.isdigit, word)), -len(word)))
     whole = answer.strip()
-    short = [whole] if 0 < len(whole) <= 60 and "\n" not in whole else []
-    return list(dict.fromkeys([*short, *telling]))[:MAX_PIECES]
+    short = [whole] if 0 < len(whole) <= MAX_WHOLE_CHARS and "\n" not in whole else []
+    return list(dict.fromkeys([*short, *distinctive_first]))[:MAX_PIECES]
 
 
-def _given(node: Node, answer: str) -> tuple[int, int] | None:
+def slices_for(node: TrajectoryNode, context: SearchableContext) -> Iterator[ContextSlice]:
+    """The parts of its caller's context that a call received, as its own context and in its prompt."""
+    if node.recursive and (own := context.slice_between(*node.context_ends, node.context_size or 0)) is not None:
+        yield own
+    yield from context.slices(node.prompt or "")
+
+
+def _answering_place(node: TrajectoryNode, answer: str) -> tuple[int, int] | None:
+    """The numbers of the turn and the cell (0: the reply) that gave the answer."""
     for turn in reversed(node.turns):
         for entry in reversed(turn.entries):
-            if isinstance(entry, Cell) and entry.result is not None and entry.result.answer == answer:
+            if isinstance(entry, TrajectoryCell) and entry.result is not None and entry.result.answer == answer:
                 return turn.number, entry.number
         if any(isinstance(entry, ModelReplied) and answer in entry.text for entry in turn.entries):
             return turn.number, 0
     return None
 
 
-def _first(record: Record, node: Node, piece: str, context: Context | None) -> Find | None:
-    for source, cell, text in _read_by(record, node):
+def _first_source(
+    trajectory: Trajectory, node: TrajectoryNode, piece: str, context: SearchableContext | None
+) -> PieceSource | None:
+    for source, cell, text in _texts_seen(trajectory, node):
         offset = text.find(piece)
         if offset >= 0:
-            given = () if source is None or context is None else slices_of(record.nodes[source], context)
-            places = () if context is None else context.places(piece, given)
-            return Find(piece=piece, node=source, cell=cell, offset=offset, context=places)
+            slices = () if source is None or context is None else slices_for(trajectory.nodes[source], context)
+            offsets = () if context is None else context.offsets_of(piece, slices)
+            return PieceSource(piece=piece, node=source, cell=cell, offset=offset, context=offsets)
     return None
 
 
-def slices_of(node: Node, context: Context) -> Iterator[Slice]:
-    """What a call was given of its caller's context: as a context of its own, and in its prompt."""
-    if node.recursive and (own := context.begun(*node.context_ends, node.context_size or 0)) is not None:
-        yield own
-    yield from context.slices(node.prompt or "")
-
-
-def _read_by(record: Record, node: Node) -> Iterator[tuple[str | None, int, str]]:
-    """What the RLM's code and model could read, in order: the answers of a cell's calls, then the cell's output."""
+def _texts_seen(trajectory: Trajectory, node: TrajectoryNode) -> Iterator[tuple[str | None, int, str]]:
+    """What the RLM's code and model could read, in order: answers of a cell's calls, then the cell's output."""
     for cell in node.cells:
         for name in cell.calls:
-            called = record.nodes[name]
+            called = trajectory.nodes[name]
             if called.ok and called.answer:
                 yield name, cell.number, called.answer
         if cell.result is not None:

@@ -1,7 +1,7 @@
-"""The page of one run or two: the record and its texts, in the built viewer (`viewer/` in the repository has its sources).
+"""The page of one or two runs: their data, embedded in the built viewer (sources: `viewer/` of the repository).
 
-Nothing that a model, a sandbox or a context said is markup here: all of it is in base64, in elements that no browser runs,
-and the policy of the page lets the one script and the one style run that this module has put there.
+Texts of models, sandboxes and contexts never become markup. All of them are base64, in elements that browsers do not
+run, and the page's policy allows only the one script and the one style that this module embeds.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import html
 from base64 import b64encode
 from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from rlm._util.text import printable
-from rlm.trajectory.extras import Extras
-from rlm.trajectory.trajectory import Record
+from rlm.trajectory.output import write_private_file
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.trajectory import Trajectory
 
-from .data import run_data
-from .texts import Texts, packed
+from .page_data import run_data
+from .text_store import TextStore, pack
 
-FORMAT: Final = 1  # of what the viewer reads
+DATA_VERSION: Final = 1  # of the data that the viewer reads
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -34,26 +36,26 @@ _PAGE: Final = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<noscript>This page shows the record of a run with its own script, which is switched off in this browser.</noscript>
-<script type="application/gzip" id="record">{record}</script>
+<noscript>Enable JavaScript to view this run. The page contains its own script and makes no requests.</noscript>
+<script type="application/gzip" id="runs">{data}</script>
 <script>{script}</script>
 """
 
 
-def page(*runs: tuple[Record, Extras]) -> str:
-    """The whole file, for one run or two side by side."""
-    texts = Texts()
-    data = {"v": FORMAT, "runs": [run_data(record, extras, texts) for record, extras in runs]}
-    texts.close()
+def render_page(*runs: tuple[Trajectory, RunDetails]) -> str:
+    """The HTML of one run, or of two side by side."""
+    texts = TextStore()
+    data = {"v": DATA_VERSION, "runs": [run_data(trajectory, details, texts) for trajectory, details in runs]}
+    texts.flush()
     assets = files("rlm.trajectory.view") / "assets"
     script = (assets / "viewer.js").read_text("utf-8")
     style = (assets / "viewer.css").read_text("utf-8")
     head = _PAGE.format(
         policy=_policy(script, style),
-        title=html.escape(" and ".join(printable(record.run_id) for record, _ in runs) + " - rlm"),
+        title=html.escape(" and ".join(printable(trajectory.run_id) for trajectory, _ in runs) + " - rlm"),
         style=style,
         script=script,
-        record=packed(data),
+        data=pack(data),
     )
     pieces = [
         f'<script type="application/gzip" id="t{number}">{piece}</script>\n'
@@ -62,8 +64,17 @@ def page(*runs: tuple[Record, Extras]) -> str:
     return "".join([head, *pieces, '<script type="application/gzip" id="end"></script>\n</body>\n</html>\n'])
 
 
+def write_page(file: Path, *runs: tuple[Trajectory, RunDetails]) -> None:
+    """Write the page of one run, or of two side by side, to a file that only this user can read.
+
+    Raises:
+        ConfigError: The file is not writable.
+    """
+    write_private_file(file, render_page(*runs))
+
+
 def _policy(script: str, style: str) -> str:
-    """No request to anywhere, one script, one style, and no string that becomes markup."""
+    """Allows one script and one style, no requests, and no string as markup."""
     return (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"

@@ -10,8 +10,8 @@ from helpers.small_tree import small_tree
 from rlm.events import Event
 from rlm.otel.attributes import MAX_TEXT_CHARS
 from rlm.store.entries import SCHEMA
-from rlm.trajectory.export.command import Format
-from rlm.trajectory.reading import KINDS
+from rlm.trajectory.event_reader import EVENT_TYPES
+from rlm.trajectory.export.formats import ExportFormat
 from rlm.types import CellResult, Outcome, Usage
 
 PAGE = (Path(__file__).parents[3] / "docs" / "events-and-formats.md").read_text()
@@ -38,7 +38,7 @@ def test_every_event_is_there_with_its_fields() -> None:
     told = {names_in(row[0])[0]: names_in(row[1]) for row in rows("| event | fields |")}
     assert told == {
         name: [field.name for field in dataclasses.fields(kind) if field.name not in common]
-        for name, kind in KINDS.items()
+        for name, kind in EVENT_TYPES.items()
     }
     assert {names_in(row[0])[0] for row in rows("| field | type |")} == common
 
@@ -50,7 +50,7 @@ def test_what_events_hold_is_there_with_its_fields() -> None:
 
 
 def test_every_format_of_exports_is_there() -> None:
-    assert {names_in(row[0])[0] for row in rows("| format | what it is |")} == set(Format)
+    assert {names_in(row[0])[0] for row in rows("| format | what it is |")} == set(ExportFormat)
 
 
 def test_the_journals_schema_is_the_one_it_has() -> None:

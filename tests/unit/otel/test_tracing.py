@@ -37,9 +37,9 @@ from rlm.events import (
 )
 from rlm.otel import Tracing
 from rlm.otel.tracing import CAPTURE
-from rlm.trajectory.directory import events_of
-from rlm.trajectory.export.otel import spans_of
-from rlm.trajectory.extras import Extras
+from rlm.trajectory.export.otlp import spans_of
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.run_reader import read_run_events
 from rlm.types import CellResult, Message, Usage
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +158,7 @@ def test_spans_have_the_attributes_of_the_conventions(traced: Traced, tmp_path: 
 
 def test_a_record_gives_the_spans_of_the_run_itself_with_their_times(traced: Traced, tmp_path: Path) -> None:
     done = small_tree(run_root=tmp_path, on_event=Tracing(traced.provider)).completion("the context", QUESTION)
-    recorded = spans_of(events_of(done.run_dir), Extras())
+    recorded = spans_of(read_run_events(done.run_dir), RunDetails())
 
     def shown(spans: Sequence[ReadableSpan]) -> list[object]:
         return [(span.name, span.start_time, span.end_time, attributes(span)) for span in spans]
@@ -217,14 +217,14 @@ def test_content_is_wanted_by_the_variable_of_the_conventions_and_the_argument_c
     monkeypatch.setenv(CAPTURE, value)
     start = RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, run_id="r", ts=1.0)
     for content, wanted in ((None, captured), (not captured, not captured)):
-        (span,) = spans_of([start], Extras(), content=content)
+        (span,) = spans_of([start], RunDetails(), content=content)
         assert ("gen_ai.input.messages" in attributes(span)) is wanted
 
 
 def test_content_has_the_form_of_the_conventions(tmp_path: Path) -> None:
     done = small_tree(run_root=tmp_path).completion("the context", QUESTION)
     sent = {"0": [("FINAL(42)", [Message(role="system", content="Be.")])]}
-    spans = spans_of(events_of(done.run_dir), Extras(sent=sent), content=True)
+    spans = spans_of(read_run_events(done.run_dir), RunDetails(sent=sent), content=True)
     chats = [attributes(span) for span in spans if span.name == "chat big"]
     assert json.loads(str(chats[-1]["gen_ai.input.messages"])) == [
         {"role": "system", "parts": [{"type": "text", "content": "Be."}]}

@@ -31,8 +31,8 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.store.event_log import to_json
-from rlm.trajectory.reading import read_events
-from rlm.trajectory.trajectory import Cell, record_of
+from rlm.trajectory.event_reader import read_events
+from rlm.trajectory.trajectory import TrajectoryCell, build_trajectory
 from rlm.types import CellResult, Usage
 
 ONE = Usage(calls=1, input_tokens=10, output_tokens=1, cost_usd=0.5)
@@ -84,14 +84,14 @@ kinds = st.lists(st.sampled_from(["rlm", "call", "fails"]), max_size=6)
 def test_any_beginning_of_a_runs_events_is_a_record(calls: list[str], data: st.DataObject) -> None:
     text = "".join(to_json(event) + "\n" for event in run_events(calls))
     length = data.draw(st.integers(text.index("\n") + 1, len(text)))
-    record = record_of(read_events(text[:length].splitlines()))
-    assert record.root.parent is None
-    for name, node in record.nodes.items():
+    trajectory = build_trajectory(read_events(text[:length].splitlines()))
+    assert trajectory.root.parent is None
+    for name, node in trajectory.nodes.items():
         assert node.id == name
-        assert all(record.nodes[child].parent == name for child in node.children)
+        assert all(trajectory.nodes[child].parent == name for child in node.children)
         called = [call for cell in node.cells for call in cell.calls]
         assert called == node.children
-    assert record.root.total == sum((node.own for node in record.nodes.values()), Usage())
+    assert trajectory.root.total_usage == sum((node.own_usage for node in trajectory.nodes.values()), Usage())
 
 
 @given(kinds)
@@ -101,52 +101,57 @@ def test_the_events_that_are_read_are_those_that_were_written(calls: list[str]) 
 
 
 def test_a_tree_has_its_turns_cells_calls_and_sums() -> None:
-    record = record_of(run_events(["rlm", "call", "fails"]))
-    root = record.root
-    assert list(record.nodes) == ["0", "0.1", "0.1.1", "0.2", "0.3"]
-    assert [(turn.number, turn.last) for turn in root.turns] == [(1, False), (1, True)]
-    assert [type(entry) for entry in root.turns[0].entries] == [ModelReplied, Cell, SandboxLost, Compacted]
+    trajectory = build_trajectory(run_events(["rlm", "call", "fails"]))
+    root = trajectory.root
+    assert list(trajectory.nodes) == ["0", "0.1", "0.1.1", "0.2", "0.3"]
+    assert [(turn.number, turn.is_final) for turn in root.turns] == [(1, False), (1, True)]
+    assert [type(entry) for entry in root.turns[0].entries] == [ModelReplied, TrajectoryCell, SandboxLost, Compacted]
     assert root.cells[0].calls == ["0.1", "0.2", "0.3"]
-    assert (root.own.calls, root.total.calls, root.total.cost_usd) == (2, 7, 3.5)
+    assert (root.own_usage.calls, root.total_usage.calls, root.total_usage.cost_usd) == (2, 7, 3.5)
     assert (root.sandbox, root.answer, root.stop_reason, root.ok) == ("b", "42", "final", True)
-    assert (record.nodes["0.3"].ok, record.nodes["0.3"].answer) == (False, "t")
+    assert (trajectory.nodes["0.3"].ok, trajectory.nodes["0.3"].answer) == (False, "t")
 
 
 def test_a_cost_that_is_unknown_anywhere_is_unknown_for_all_above() -> None:
     events = [started("0"), replied("0.1.1", usage=Usage(calls=1, cost_usd=None)), replied("0.2")]
-    record = record_of(events)
-    assert [record.nodes[name].total.cost_usd for name in ("0", "0.1", "0.2")] == [None, None, 0.5]
+    trajectory = build_trajectory(events)
+    assert [trajectory.nodes[name].total_usage.cost_usd for name in ("0", "0.1", "0.2")] == [None, None, 0.5]
 
 
 def test_a_node_whose_beginning_is_missing_stands_where_its_name_says() -> None:
-    record = record_of([replied("0.7.2"), replied("__proto__"), replied("x." * 3000)])
-    assert record.nodes["0.7.2"].parent == "0.7"
-    assert record.nodes["__proto__"].parent == "0"
+    trajectory = build_trajectory([replied("0.7.2"), replied("__proto__"), replied("x." * 3000)])
+    assert trajectory.nodes["0.7.2"].parent == "0.7"
+    assert trajectory.nodes["__proto__"].parent == "0"
 
 
 def test_work_that_is_recorded_once_more_after_an_interruption_counts_once() -> None:
     first = run_events(["rlm", "call"])
-    record = record_of([*first[:9], *first[1:]])
-    assert record.root.total.calls == record_of(first).root.total.calls
-    assert record.root.cells[0].calls == ["0.1", "0.2"]
-    assert len(record.nodes) == len(record_of(first).nodes)
+    trajectory = build_trajectory([*first[:9], *first[1:]])
+    assert trajectory.root.total_usage.calls == build_trajectory(first).root.total_usage.calls
+    assert trajectory.root.cells[0].calls == ["0.1", "0.2"]
+    assert len(trajectory.nodes) == len(build_trajectory(first).nodes)
 
 
 def test_a_run_that_was_resumed_has_not_ended_until_it_ends_again() -> None:
     first = run_events(["rlm"])
     cancelled = RunFinished(stop_reason="cancelled", usage=ONE, seconds=1.0, error="cancelled")
     again = RunResumed(recorded=3, in_flight=1, ts=5.0)
-    record = record_of([*first[:6], cancelled, again])
-    assert (record.ended, record.error, record.resumed, record.root.ok) == (None, None, [again], None)
-    record = record_of([*first[:6], cancelled, again, *first[1:]])
-    assert (record.error, record.stop_reason, record.root.ok) == (None, "final", True)
+    trajectory = build_trajectory([*first[:6], cancelled, again])
+    assert (trajectory.ended, trajectory.error, trajectory.resumptions, trajectory.root.ok) == (
+        None,
+        None,
+        [again],
+        None,
+    )
+    trajectory = build_trajectory([*first[:6], cancelled, again, *first[1:]])
+    assert (trajectory.error, trajectory.stop_reason, trajectory.root.ok) == (None, "final", True)
 
 
 def test_an_answer_of_the_journal_is_marked_until_its_rlm_runs_again() -> None:
     asked = SubCallStarted(node="0.1", prompt="p", model="m", recursive=True, batch=0)
     events = [started("0"), asked, AnswerReplayed(node="0.1", below=["0.1.1"])]
-    assert record_of(events).nodes["0.1"].remembered
-    assert not record_of([*events, started("0.1")]).nodes["0.1"].remembered
+    assert build_trajectory(events).nodes["0.1"].from_journal
+    assert not build_trajectory([*events, started("0.1")]).nodes["0.1"].from_journal
 
 
 def test_a_function_of_the_host_stands_at_the_cell_that_called_it_also_where_it_ended_after_it() -> None:
@@ -154,24 +159,24 @@ def test_a_function_of_the_host_stands_at_the_cell_that_called_it_also_where_it_
     events = run_events([])
     ended = next(number for number, event in enumerate(events) if isinstance(event, CellFinished))
     for at in (ended, ended + 1):
-        (cell,) = record_of([*events[:at], use, *events[at:]]).root.cells
+        (cell,) = build_trajectory([*events[:at], use, *events[at:]]).root.cells
         assert cell.tools == [use]
 
 
 def test_where_a_replay_takes_another_way_is_an_entry_of_the_turn() -> None:
     other = ReplayDiverged(ordinal=2)
-    assert record_of([started("0"), TurnStarted(turn=1, of=2), other]).root.turns[0].entries == [other]
+    assert build_trajectory([started("0"), TurnStarted(turn=1, of=2), other]).root.turns[0].entries == [other]
 
 
 def test_a_further_question_is_open_until_it_is_answered_and_counts_its_turns_anew() -> None:
     further, raised = QuestionAsked(query="and?", context_bytes=None), LimitsRaised(limits={"max_tokens": 9.0})
     events = [*run_events([])[:-1], raised, further]
-    record = record_of(events)
-    assert (record.root.ok, record.root.answer) == (None, None)
-    assert record.root.turns[-1].entries[-2:] == [raised, further]
+    trajectory = build_trajectory(events)
+    assert (trajectory.root.ok, trajectory.root.answer) == (None, None)
+    assert trajectory.root.turns[-1].entries[-2:] == [raised, further]
     answer = RLMFinished(answer="43", stop_reason="final", iterations=1)
-    record = record_of([*events, TurnStarted(turn=1, of=5), answer])
-    assert (record.root.ok, record.root.answer, record.root.turns[-1].last) == (True, "43", False)
+    trajectory = build_trajectory([*events, TurnStarted(turn=1, of=5), answer])
+    assert (trajectory.root.ok, trajectory.root.answer, trajectory.root.turns[-1].is_final) == (True, "43", False)
 
 
 def test_a_last_line_that_was_cut_off_is_left_out() -> None:
@@ -194,7 +199,7 @@ def test_a_last_line_that_was_cut_off_is_left_out() -> None:
 )
 def test_what_is_no_record_is_one_sentence(lines: list[str]) -> None:
     with pytest.raises(ConfigError):
-        record_of(read_events(lines))
+        build_trajectory(read_events(lines))
 
 
 def test_events_and_fields_of_newer_versions_are_left_out() -> None:

@@ -23,15 +23,15 @@ from rlm.events import (
     ToolUsed,
     TurnStarted,
 )
-from rlm.trajectory.directory import read_run
-from rlm.trajectory.export.atif import trajectory
-from rlm.trajectory.extras import Extras
-from rlm.trajectory.trajectory import record_of
+from rlm.trajectory.export.atif import atif_trajectory
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.run_reader import read_run
+from rlm.trajectory.trajectory import build_trajectory
 from rlm.types import CellResult
 
 
 def exported(run_dir: Path) -> dict[str, Any]:
-    return trajectory(*read_run(run_dir))
+    return atif_trajectory(*read_run(run_dir))
 
 
 def with_nested(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -107,7 +107,7 @@ def test_what_is_no_reply_is_a_step_of_the_system_and_functions_of_the_host_stan
         LimitsRaised(limits={"max_tokens": 9.0}),
         QuestionAsked(query="and?", context_bytes=None),
     ]
-    data = trajectory(record_of(events), Extras())
+    data = atif_trajectory(build_trajectory(events), RunDetails())
     Trajectory.model_validate(data)
     assert [step["source"] for step in data["steps"]] == ["user", *["system"] * 2, "agent", *["system"] * 3, "user"]
     (result,) = data["steps"][3]["observation"]["results"]

@@ -9,8 +9,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from helpers.attack_texts import ATTACKS, attacked_run
-from rlm.trajectory.directory import read_run
-from rlm.trajectory.export.markdown import MAX_CALLS, MAX_TEXT_CHARS, block, inline, markdown
+from rlm.trajectory.export.markdown import MAX_ITEMS, MAX_TEXT_CHARS, block, inline, markdown
+from rlm.trajectory.run_reader import read_run
 
 OURS = {
     "bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close", "paragraph_open", "paragraph_close",
@@ -31,7 +31,7 @@ def tokens(text: str) -> list[Token]:
 @given(texts)
 def test_a_text_in_a_line_is_one_piece_of_code(text: str) -> None:
     kinds = [token.type for token in tokens(f"before {inline(text)} after") if token.type != "inline"]
-    code = ["code_inline", "text"] if text and inline(text) != "(nothing)" else []
+    code = ["code_inline", "text"] if text and inline(text) != "(empty)" else []
     assert kinds == ["paragraph_open", "text", *code, "paragraph_close"]
 
 
@@ -57,7 +57,7 @@ def test_a_run_can_be_read_from_its_question_to_each_cell(run_dir: Path) -> None
         "## Answer",
         "## RLM `0`",
         "### Turn 1 of 30",
-        "#### Cell 1: error, 0.00 s of its own",
+        "#### Cell 1: error, 0.00 s excluding waits",
         "### Turn 2 of 30",
     ]
     assert "- RLM `0.1` answered" in text
@@ -67,6 +67,6 @@ def test_a_run_can_be_read_from_its_question_to_each_cell(run_dir: Path) -> None
 
 def test_long_texts_are_cut_so_that_a_forge_shows_the_file(run_dir: Path) -> None:
     assert MAX_TEXT_CHARS < len(block("x" * 10**6)) < MAX_TEXT_CHARS + 200
-    record, extras = read_run(run_dir)
-    record.root.cells[2].calls *= 1_000
-    assert markdown(record, extras).count("- `0.2` answered") == MAX_CALLS
+    trajectory, details = read_run(run_dir)
+    trajectory.root.cells[2].calls *= 1_000
+    assert markdown(trajectory, details).count("- `0.2` answered") == MAX_ITEMS

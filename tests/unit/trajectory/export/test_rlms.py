@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from rlm.events import RunStarted
-from rlm.trajectory.directory import read_run
 from rlm.trajectory.export.rlms import log_lines
-from rlm.trajectory.extras import Extras
-from rlm.trajectory.trajectory import record_of
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.run_reader import read_run
+from rlm.trajectory.trajectory import build_trajectory
 
 # Of `to_dict` in rlms 0.1.3, rlm/core/types.py.
 METADATA = {
@@ -58,5 +58,5 @@ def test_a_call_has_its_usage_and_one_that_was_an_rlm_its_own_log(run_dir: Path)
 
 
 def test_a_run_that_has_only_begun_has_metadata_alone() -> None:
-    begun = record_of([RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3)])
-    assert len(list(log_lines(begun, Extras()))) == 1
+    begun = build_trajectory([RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3)])
+    assert len(list(log_lines(begun, RunDetails()))) == 1

@@ -16,9 +16,9 @@ from rlm.events import (
     SubCallStarted,
     TurnStarted,
 )
-from rlm.trajectory.context import Context, Slice, common_length, common_length_before
-from rlm.trajectory.trajectory import record_of
-from rlm.trajectory.view.origin import origin_of, pieces_of, slices_of
+from rlm.trajectory.context_search import ContextSlice, SearchableContext, common_length, common_length_before
+from rlm.trajectory.trajectory import build_trajectory
+from rlm.trajectory.view.origin import find_origin, pieces_of, slices_for
 from rlm.types import CellResult
 
 LINES = [f"line {number} of the context says nothing at all" for number in range(100)]
@@ -43,13 +43,13 @@ def events_of(prompt: str) -> list[Event]:
 
 
 def test_an_answer_leads_to_its_cell_the_call_that_said_it_first_and_the_place_in_the_context() -> None:
-    record = record_of(events_of("Find the magic number in this:\n" + "\n".join(LINES[60:80])))
-    origin = origin_of(record, record.root, Context(TEXT))
+    trajectory = build_trajectory(events_of("Find the magic number in this:\n" + "\n".join(LINES[60:80])))
+    origin = find_origin(trajectory, trajectory.root, SearchableContext(TEXT))
     assert origin is not None
     assert (origin.turn, origin.cell) == (2, 2)
-    (find,) = origin.finds
-    assert (find.piece, find.node, find.offset) == ("8553239", "0.2", 6)
-    assert find.context == (TEXT.index("8553239"),)
+    (source,) = origin.sources
+    assert (source.piece, source.node, source.offset) == ("8553239", "0.2", 6)
+    assert source.context == (TEXT.index("8553239"),)
 
 
 def test_the_answer_of_a_recursive_call_leads_to_the_part_that_was_its_context() -> None:
@@ -60,26 +60,26 @@ def test_the_answer_of_a_recursive_call_leads_to_the_part_that_was_its_context()
         node="0.2", level=1, depth=1, model="m", sandbox="s", context_type="str", context_size=len(part), **ends
     )
     events[4] = replace(events[4], recursive=True)
-    record = record_of([*events[:5], started, *events[5:]])
-    again = Context(TEXT + "\n" + TEXT)  # all of it stands there twice, the part is the first that begins so
-    assert list(slices_of(record.nodes["0.2"], again)) == [
-        Slice(start=TEXT.index(part), end=TEXT.index(part) + len(part), offset=-1)
+    trajectory = build_trajectory([*events[:5], started, *events[5:]])
+    again = SearchableContext(TEXT + "\n" + TEXT)  # all of it stands there twice, the part is the first that begins so
+    assert list(slices_for(trajectory.nodes["0.2"], again)) == [
+        ContextSlice(start=TEXT.index(part), end=TEXT.index(part) + len(part), offset=-1)
     ]
-    origin = origin_of(record, record.root, again)
+    origin = find_origin(trajectory, trajectory.root, again)
     assert origin is not None
-    assert origin.finds[0].context == (TEXT.index("8553239"),)
+    assert origin.sources[0].context == (TEXT.index("8553239"),)
 
 
 def test_without_the_context_the_way_ends_at_the_call() -> None:
-    record = record_of(events_of("p"))
-    origin = origin_of(record, record.root, None)
+    trajectory = build_trajectory(events_of("p"))
+    origin = find_origin(trajectory, trajectory.root, None)
     assert origin is not None
-    assert origin.finds[0].context == ()
+    assert origin.sources[0].context == ()
 
 
 def test_while_there_is_no_answer_there_is_no_origin() -> None:
-    record = record_of(events_of("p")[:-1])
-    assert origin_of(record, record.root, None) is None
+    trajectory = build_trajectory(events_of("p")[:-1])
+    assert find_origin(trajectory, trajectory.root, None) is None
 
 
 def test_the_words_that_tell_most_are_looked_for() -> None:
@@ -106,15 +106,15 @@ def test_the_slice_that_a_prompt_holds_is_found_whatever_stands_around_it(
     start = data.draw(st.integers(0, len(text) - 80))
     end = data.draw(st.integers(start + 80, min(len(text), start + 3_000)))
     prompt = asked.format(text[start:end])
-    found = Context(text).slices(prompt)
+    found = SearchableContext(text).slices(prompt)
     assert any(part.start <= start and end <= part.end for part in found), found
     for part in found:
         assert prompt[part.offset : part.offset + part.end - part.start] == text[part.start : part.end]
 
 
-def test_two_slices_of_one_prompt_are_both_found_in_its_order() -> None:
+def test_two_slices_for_one_prompt_are_both_found_in_its_order() -> None:
     first, second = TEXT[3_000:3_400], TEXT[200:700]
-    found = Context(TEXT).slices(f"Compare <{first}> with <{second}>. What differs?")
+    found = SearchableContext(TEXT).slices(f"Compare <{first}> with <{second}>. What differs?")
     assert [(part.start, part.end - part.start) for part in found] == [
         (TEXT.index(first), len(first)),
         (TEXT.index(second), len(second)),
@@ -122,12 +122,12 @@ def test_two_slices_of_one_prompt_are_both_found_in_its_order() -> None:
 
 
 def test_the_context_of_a_recursive_call_is_known_by_how_it_begins_and_ends() -> None:
-    context = Context(TEXT)
-    assert context.begun(TEXT[500:600], TEXT[900:1000], 500) == Slice(start=500, end=1000, offset=-1)
-    assert context.begun(TEXT[500:600], TEXT[901:1001], 500) is None
+    context = SearchableContext(TEXT)
+    assert context.slice_between(TEXT[500:600], TEXT[900:1000], 500) == ContextSlice(start=500, end=1000, offset=-1)
+    assert context.slice_between(TEXT[500:600], TEXT[901:1001], 500) is None
     last = TEXT.index("line 99")
-    assert context.begun("line ", "99 of the context", 22) == Slice(start=last, end=last + 22, offset=-1)
-    assert context.begun("", "", 500) is None
+    assert context.slice_between("line ", "99 of the context", 22) == ContextSlice(start=last, end=last + 22, offset=-1)
+    assert context.slice_between("", "", 500) is None
 
 
 @given(st.text("ab"), st.text("ab"))
@@ -141,13 +141,13 @@ def test_the_common_length_is_that_of_the_common_beginning(left: str, right: str
 def test_a_line_that_stands_in_many_places_is_taken_where_the_most_around_it_agrees() -> None:
     again = "this line stands in the context more than once"
     lines = [again, *LINES[:5], again, *LINES[5:10]]
-    (found,) = Context("\n".join(lines)).slices("\n".join(lines[6:]))
+    (found,) = SearchableContext("\n".join(lines)).slices("\n".join(lines[6:]))
     assert found.start == "\n".join(lines).rindex(again)
     assert found.end == len("\n".join(lines))
 
 
 def test_searching_ends_where_it_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlm.trajectory.context.MAX_SEARCHED_CHARS", 3 * len(TEXT))
-    context = Context(TEXT)
+    monkeypatch.setattr("rlm.trajectory.context_search.MAX_SEARCHED_CHARS", 3 * len(TEXT))
+    context = SearchableContext(TEXT)
     assert context.slices("\n".join(f"this line number {number} is not in the context" for number in range(9))) == []
     assert context.exhausted

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.events import Event, RLMStarted, RunStarted, SubCallFinished, SubCallStarted
-from rlm.trajectory.context import Context
-from rlm.trajectory.extras import Extras
-from rlm.trajectory.trajectory import record_of
-from rlm.trajectory.view.data import CONTEXT_PART_CHARS
-from rlm.trajectory.view.page import page
-from rlm.trajectory.view.texts import PIECE_CHARS, Texts
+from rlm.trajectory.context_search import SearchableContext
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.trajectory import build_trajectory
+from rlm.trajectory.view.page import render_page
+from rlm.trajectory.view.page_data import CONTEXT_PART_CHARS
+from rlm.trajectory.view.text_store import PIECE_CHARS, TextStore
 from rlm.types import Message
 
 texts = st.text(st.characters() | st.sampled_from("<>&'\"/!-\x00\ud800\u202e")) | st.sampled_from(
@@ -65,8 +65,8 @@ def run(*said: str) -> Sequence[Event]:
 
 @given(st.lists(texts, min_size=4, max_size=4))
 def test_no_text_adds_an_element_or_an_attribute(said: list[str]) -> None:
-    plain = Elements(page((record_of(run("a", "b", "c", "d")), Extras())))
-    hostile = Elements(page((record_of(run(*said)), Extras(notes=said))))
+    plain = Elements(render_page((build_trajectory(run("a", "b", "c", "d")), RunDetails())))
+    hostile = Elements(render_page((build_trajectory(run(*said)), RunDetails(notes=said))))
     assert hostile.tags == plain.tags
     assert (hostile.within["script"], hostile.within["style"]) == (plain.within["script"], plain.within["style"])
 
@@ -74,8 +74,8 @@ def test_no_text_adds_an_element_or_an_attribute(said: list[str]) -> None:
 @given(st.lists(texts, min_size=4, max_size=4))
 def test_what_was_said_is_in_the_page_as_it_was(said: list[str]) -> None:
     _, question, prompt, answer = said
-    elements = Elements(page((record_of(run(*said)), Extras())))
-    (data,) = unpack(elements.within["record"])["runs"]
+    elements = Elements(render_page((build_trajectory(run(*said)), RunDetails())))
+    (data,) = unpack(elements.within["runs"])["runs"]
     called = data["nodes"][-1]
     for ref, text in ((data["query"], question), (called["prompt"], prompt), (called["answer"], answer)):
         piece, place, _ = ref
@@ -83,7 +83,7 @@ def test_what_was_said_is_in_the_page_as_it_was(said: list[str]) -> None:
 
 
 def test_the_policy_names_the_very_script_and_style_of_the_page_and_nothing_else() -> None:
-    elements = Elements(page((record_of(run("a", "b", "c", "d")), Extras())))
+    elements = Elements(render_page((build_trajectory(run("a", "b", "c", "d")), RunDetails())))
     policy = next(attributes["content"] for tag, attributes in elements.tags if "http-equiv" in attributes)
     assert policy is not None
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
@@ -95,7 +95,7 @@ def test_the_policy_names_the_very_script_and_style_of_the_page_and_nothing_else
 
 
 def test_the_viewer_fits_and_asks_for_nothing() -> None:
-    elements = Elements(page((record_of(run("a", "b", "c", "d")), Extras())))
+    elements = Elements(render_page((build_trajectory(run("a", "b", "c", "d")), RunDetails())))
     viewer = elements.within["script"] + elements.within["style"]
     assert len(viewer) < 150_000
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|XMLHttp", viewer)
@@ -103,10 +103,10 @@ def test_the_viewer_fits_and_asks_for_nothing() -> None:
 
 
 def test_a_text_is_stored_once_in_pieces_of_bounded_size() -> None:
-    store = Texts()
+    store = TextStore()
     long = "x" * (PIECE_CHARS + 1)
     refs = [store.put(text) for text in ("a", "b", "a", long, "c", "\U0001f600")]
-    store.close()
+    store.flush()
     assert refs == [(0, 0, 1), (0, 1, 1), (0, 0, 1), (0, 2, PIECE_CHARS + 1), (1, 0, 1), (1, 1, 2)]
     assert [unpack(piece) for piece in store.pieces] == [["a", "b", long], ["c", "\U0001f600"]]
 
@@ -114,11 +114,11 @@ def test_a_text_is_stored_once_in_pieces_of_bounded_size() -> None:
 def test_the_context_its_slices_limits_and_prompts_as_sent_are_there_when_they_are_known() -> None:
     context = "".join(f"line {number} of a context that is long\n" for number in range(5_000))
     events = run("a", "b", context[100:1_000], "d")
-    data_without = unpack(Elements(page((record_of(events), Extras()))).within["record"])["runs"][0]
+    data_without = unpack(Elements(render_page((build_trajectory(events), RunDetails()))).within["runs"])["runs"][0]
     assert (data_without["context"], data_without["limits"]) == (None, {})
-    extras = Extras(context=Context(context), limits={"max_calls": 3}, notes=["so it is"])
-    elements = Elements(page((record_of(events), extras)))
-    data = unpack(elements.within["record"])["runs"][0]
+    details = RunDetails(context=SearchableContext(context), limits={"max_calls": 3}, notes=["so it is"])
+    elements = Elements(render_page((build_trajectory(events), details)))
+    data = unpack(elements.within["runs"])["runs"][0]
     assert data["limits"] == {"max_calls": 3}
     assert data["notes"] == ["so it is"]
     parts = [unpack(elements.within[f"t{piece}"])[place] for piece, place, _ in data["context"]["parts"]]
@@ -130,10 +130,10 @@ def test_the_context_its_slices_limits_and_prompts_as_sent_are_there_when_they_a
 
 
 def test_a_reply_has_the_messages_that_were_sent_for_it() -> None:
-    extras = Extras(sent={"0": [("one", [Message(role="user", content="?")]), ("two", [])]})
-    assert extras.sent_for("0", "one") == [Message(role="user", content="?")]
-    assert extras.sent_for("0", "three") == ()
-    assert extras.sent_for("0.1", "one") == ()
+    details = RunDetails(sent={"0": [("one", [Message(role="user", content="?")]), ("two", [])]})
+    assert details.sent_for("0", "one") == [Message(role="user", content="?")]
+    assert details.sent_for("0", "three") == ()
+    assert details.sent_for("0.1", "one") == ()
 
 
 def test_the_packages_of_the_viewer_are_pinned_by_hash_and_name_no_registry() -> None:

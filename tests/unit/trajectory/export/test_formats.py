@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from rlm import cli
 from rlm.errors import ConfigError
-from rlm.trajectory.export.command import write
+from rlm.trajectory.output import write_private_file
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_a_format_that_is_not_there_is_refused(run_dir: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--out"):
-        write("text", tmp_path / "none" / "run.json")
+        write_private_file(tmp_path / "none" / "run.json", "text")
 
 
 def test_without_the_extra_spans_are_one_sentence_and_all_else_is_there(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("rlm.otel", "rlm.trajectory.export.otel"))]:
+    for name in [name for name in sys.modules if name.startswith(("rlm.otel", "rlm.trajectory.export.otlp"))]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("opentelemetry.trace", "google.protobuf.json_format"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -16,10 +16,10 @@ from rlm.errors import ConfigError
 from rlm.events import RunStarted
 from rlm.sandbox.values import encode
 from rlm.store.event_log import to_json
-from rlm.trajectory.directory import find_run, read_run
-from rlm.trajectory.extras import read_extras
-from rlm.trajectory.flat import flat
-from rlm.trajectory.view.command import write_page
+from rlm.trajectory.flatten import flatten
+from rlm.trajectory.run_details import read_details
+from rlm.trajectory.run_reader import find_run, read_run
+from rlm.trajectory.view.page import write_page
 from rlm.types import Message
 
 
@@ -40,7 +40,7 @@ def test_a_run_is_found_by_its_id_and_by_its_path(name: str, run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["another", "..", "", "/"])
 def test_a_run_that_is_not_there_is_one_sentence(name: str, run: Path) -> None:
-    with pytest.raises(ConfigError, match="There is no run"):
+    with pytest.raises(ConfigError, match="No run named"):
         find_run(name)
 
 
@@ -67,12 +67,12 @@ def test_a_file_that_cannot_be_written_is_one_sentence(run: Path, tmp_path: Path
 
 def test_a_record_that_is_no_text_is_one_sentence(run: Path) -> None:
     (run / "events.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="Cannot read"):
         read_run(run)
 
 
 def test_limits_context_and_prompts_are_read_where_the_run_has_them(run: Path) -> None:
-    assert read_extras(run).context is None
+    assert read_details(run).context is None
     (run / "context.text").write_bytes("the context \ud800".encode("utf-8", "surrogatepass"))
     size = (run / "context.text").stat().st_size
     digest = sha256((run / "context.text").read_bytes()).hexdigest()
@@ -89,21 +89,21 @@ def test_limits_context_and_prompts_are_read_where_the_run_has_them(run: Path) -
             "INSERT INTO calls VALUES (1, '0.1', 1, '[\"ab\"]', ?)", ["\ud800".encode("utf-8", "surrogatepass")]
         )
         database.execute("INSERT INTO calls VALUES (2, '0.2', 1, '[\"ab\"]', NULL)")
-    extras = read_extras(run)
-    assert extras.context is not None
-    assert extras.context.text == "the context \ud800"
-    assert extras.limits == {"max_calls": 7}
-    assert extras.sent == {"0.1": [("\ud800", [Message(role="user", content="hello")])]}
-    assert extras.notes == ()
+    details = read_details(run)
+    assert details.context is not None
+    assert details.context.text == "the context \ud800"
+    assert details.limits == {"max_calls": 7}
+    assert details.sent == {"0.1": [("\ud800", [Message(role="user", content="hello")])]}
+    assert details.notes == ()
 
 
 def test_what_of_it_cannot_be_read_becomes_a_note(run: Path) -> None:
     (run / "journal.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 20)
     (run / "run.json").write_text('{"context": {"kind": "file", "path": "/nowhere/at/all"}, "limits": 3}')
-    extras = read_extras(run)
-    assert extras.limits == {}
-    assert ["The context is not shown" in note for note in extras.notes] == [True, False]
-    assert "journal.sqlite" in extras.notes[1]
+    details = read_details(run)
+    assert details.limits == {}
+    assert ["The context is not shown" in note for note in details.notes] == [True, False]
+    assert "journal.sqlite" in details.notes[1]
 
 
 @pytest.mark.parametrize("how", ["stored", "by path", "named"])
@@ -119,10 +119,10 @@ def test_a_context_of_many_texts_is_shown_with_the_place_of_each(run: Path, tmp_
     stored = {"kind": "data", "file": "context.data", "size": value.size, "path": None, "digest": digest}
     about = {"kind": "folder", "file": None, "path": str(folder), "digest": digest} if how == "by path" else stored
     (run / "run.json").write_text(json.dumps({"context": about} if how != "named" else {}))
-    context = read_extras(run, folder if how == "named" else None).context
+    context = read_details(run, folder if how == "named" else None).context
     assert context is not None
     for name, content in texts.items():
-        shown = f":\n{content}" if isinstance(content, str) else ": 2 bytes that are no text"
+        shown = f":\n{content}" if isinstance(content, str) else ": 2 bytes (binary)"
         assert f"context['{name}']{shown}" in context.text
 
 
@@ -132,14 +132,14 @@ def test_a_file_that_has_changed_since_the_run_is_not_shown_as_its_context(run: 
     digest = sha256(b"one line").hexdigest()
     about = {"kind": "file", "size": 8, "digest": digest, "file": None, "path": str(file)}
     (run / "run.json").write_text(json.dumps({"context": about}))
-    shown = read_extras(run)
+    shown = read_details(run)
     assert (shown.context is not None, shown.notes) == (True, ())
     file.write_text("another!")
-    changed = read_extras(run)
+    changed = read_details(run)
     assert changed.context is None
     assert changed.notes == (f"The context is not shown: {file} has changed since the run.",)
-    with pytest.raises(ConfigError, match="is not what the run had as its context"):
-        read_extras(run, file)
+    with pytest.raises(ConfigError, match="is not the run's context"):
+        read_details(run, file)
 
 
 @pytest.mark.parametrize(
@@ -159,20 +159,20 @@ def test_a_run_of_somebody_elses_puts_no_file_on_the_page_that_it_only_names(run
     if "path" in about:
         about = about | {"path": str(secret)}
     (run / "run.json").write_text(json.dumps({"context": about}))
-    extras = read_extras(run)
-    assert extras.context is None
-    assert [note.startswith("The context is not shown: ") for note in extras.notes] == [True]
+    details = read_details(run)
+    assert details.context is None
+    assert [note.startswith("The context is not shown: ") for note in details.notes] == [True]
 
 
 def test_numbers_stay_on_one_line_and_short_texts_have_one_each() -> None:
-    assert flat([1, 2.5, None]) == "context: [1, 2.5, null]"
-    assert flat([{"a": "b", 1: [True]}]) == "context[0]['a']: \"b\"\ncontext[0][1]: [true]"
-    assert flat(b"plain") == 'context: "plain"'
+    assert flatten([1, 2.5, None]) == "context: [1, 2.5, null]"
+    assert flatten([{"a": "b", 1: [True]}]) == "context[0]['a']: \"b\"\ncontext[0][1]: [true]"
+    assert flatten(b"plain") == 'context: "plain"'
 
 
 def test_a_context_that_is_named_and_not_there_is_one_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="context"):
-        read_extras(run, tmp_path / "none.txt")
+        read_details(run, tmp_path / "none.txt")
 
 
 def test_a_context_that_is_no_text_or_too_large_becomes_a_note(
@@ -180,6 +180,6 @@ def test_a_context_that_is_no_text_or_too_large_becomes_a_note(
 ) -> None:
     file = tmp_path / "context"
     file.write_bytes(b"\xff\xff\xff\xff")
-    assert "not text" in read_extras(run, file).notes[0]
-    monkeypatch.setattr("rlm.trajectory.extras.MAX_CONTEXT_BYTES", 3)
-    assert "larger" in read_extras(run, file).notes[0]
+    assert "not text" in read_details(run, file).notes[0]
+    monkeypatch.setattr("rlm.trajectory.run_details.MAX_CONTEXT_BYTES", 3)
+    assert "larger" in read_details(run, file).notes[0]

@@ -1,4 +1,4 @@
-"""The spans of a record as OTLP JSON are what a receiver of protobuf gets, whatever the texts are."""
+"""The spans of a run as OTLP JSON are what a receiver of protobuf gets, whatever the texts are."""
 
 import base64
 import json
@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from helpers.attack_texts import attacked_run
 from rlm import cli
 from rlm.errors import ConfigError
-from rlm.trajectory.directory import events_of, read_run
-from rlm.trajectory.export.command import Format, write_export
-from rlm.trajectory.export.otel import otlp_json, spans_of
-from rlm.trajectory.extras import Extras
+from rlm.trajectory.export.formats import ExportFormat, export_run
+from rlm.trajectory.export.otlp import otlp_json, spans_of
+from rlm.trajectory.run_details import RunDetails
+from rlm.trajectory.run_reader import read_run, read_run_events
 
 
 def request_of(text: str) -> ExportTraceServiceRequest:
@@ -43,7 +43,7 @@ def request_of(text: str) -> ExportTraceServiceRequest:
 
 
 def test_otlp_json_holds_what_is_sent_as_protobuf(run_dir: Path) -> None:
-    spans = spans_of(events_of(run_dir), Extras(), content=True)
+    spans = spans_of(read_run_events(run_dir), RunDetails(), content=True)
     assert request_of(otlp_json(spans)) == encode_spans(spans)
 
 
@@ -61,8 +61,8 @@ def test_a_record_is_written_to_a_file_or_to_standard_output(run_dir: Path, tmp_
 
 
 def test_prompts_as_they_were_sent_are_in_the_spans_where_the_journal_has_them(run_dir: Path) -> None:
-    _, extras = read_run(run_dir)
-    spans = spans_of(events_of(run_dir), extras, content=True)
+    _, details = read_run(run_dir)
+    spans = spans_of(read_run_events(run_dir), details, content=True)
     first = next(span for span in spans if span.name == "chat big")
     messages = json.loads(str((first.attributes or {})["gen_ai.input.messages"]))
     assert [message["role"] for message in messages] == ["system", "user"]
@@ -70,7 +70,7 @@ def test_prompts_as_they_were_sent_are_in_the_spans_where_the_journal_has_them(r
 
 def test_texts_that_are_no_unicode_do_not_stop_an_export(tmp_path: Path) -> None:
     attacked_run(tmp_path)
-    spans = spans_of(events_of(tmp_path), Extras(), content=True)
+    spans = spans_of(read_run_events(tmp_path), RunDetails(), content=True)
     encoded = encode_spans(spans).SerializeToString()
     assert len(spans) > 20
     assert len(encoded) < 4 * 1024**2
@@ -79,5 +79,5 @@ def test_texts_that_are_no_unicode_do_not_stop_an_export(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "", "ftp://host", "http://", "http://host:99999", "http://["])
 def test_a_receiver_that_cannot_be_is_refused(run_dir: Path, endpoint: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be: give an address such as http://"):
-        write_export(run_dir, Format.otel, out=None, endpoint=endpoint, content=None)
+    with pytest.raises(ConfigError, match="use an HTTP URL such as http://"):
+        export_run(run_dir, ExportFormat.otel, out=None, endpoint=endpoint, content=None)
