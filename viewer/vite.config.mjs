@@ -1,4 +1,4 @@
-// One script and one style, without any file beside them: rlm/trajectory/view/page.py puts both into the page.
+// Builds one script and one style; rlm/trajectory/view/page.py embeds both in the page.
 import { defineConfig } from "vite";
 
 export default defineConfig({

@@ -1,7 +1,7 @@
-// Two runs beside each other, in numbers.
+// Two runs compared in numbers.
 import type { Run } from "./data";
-import { h, said } from "./dom";
-import { count, dollars, plural, seconds, state } from "./format";
+import { h, isolated } from "./dom";
+import { count, dollars, seconds, nodeStatus } from "./format";
 import { textBlock } from "./text";
 
 export function comparison(runs: Run[]): HTMLElement {
@@ -21,7 +21,7 @@ export function comparison(runs: Run[]): HTMLElement {
     const [a, b] = runs.map(of);
     const change =
       a != null && b != null && a > 0 && b !== a
-        ? `${b > a ? "+" : "−"}${Math.round(Math.abs(b / a - 1) * 100)} %`
+        ? `${b > a ? "+" : "−"}${Math.round(Math.abs(b / a - 1) * 100)}%`
         : "";
     line.lastElementChild!.textContent = change;
     return line;
@@ -29,11 +29,11 @@ export function comparison(runs: Run[]): HTMLElement {
   const total =
     (place: 0 | 1 | 2 | 5) =>
     (run: Run): number | null =>
-      run.nodes[0]!.total[place];
+      run.nodes[0]!.totalUsage[place];
   return h(
     "details",
     { class: "comparison", open: true },
-    h("summary", {}, "Two runs"),
+    h("summary", {}, "Comparison"),
     h(
       "div",
       { class: "scroll-x" },
@@ -43,14 +43,14 @@ export function comparison(runs: Run[]): HTMLElement {
         h(
           "thead",
           {},
-          h("tr", {}, h("th", {}), ...runs.map((run) => h("th", {}, said(run.id, "mono"))), h("th", {}, "Change")),
+          h("tr", {}, h("th", {}), ...runs.map((run) => h("th", {}, isolated(run.id, "mono"))), h("th", {}, "Change")),
         ),
         h(
           "tbody",
           {},
-          row("Ended", (run) => state(run.nodes[0]!, run).word),
+          row("Status", (run) => nodeStatus(run.nodes[0]!, run).word),
           row("Answer", (run) => (run.nodes[0]!.answer?.[2] ? textBlock(run.nodes[0]!.answer, { first: 200 }) : "none")),
-          row("Models", (run) => said([...new Set(Object.values(run.models))].join(", "))),
+          row("Models", (run) => isolated([...new Set(Object.values(run.models))].join(", "))),
           row("Depth", (run) => String(run.depth)),
           number("Time", (run) => run.ended ?? run.latest, seconds),
           number("Cost", total(5), dollars),
@@ -59,9 +59,9 @@ export function comparison(runs: Run[]): HTMLElement {
           number("Model calls", total(0), count),
           number("Nodes", (run) => run.nodes.length, count),
           number(
-            "Turns of the root",
+            "Root turns",
             (run) => run.nodes[0]!.turns.length,
-            (value) => plural(value, "turn"),
+            count,
           ),
         ),
       ),

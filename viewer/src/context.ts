@@ -1,7 +1,7 @@
-// The context: its shape, which parts of it stood in prompts, and the text around any place.
+// The context: type and size, the slices that calls received, and the text around any offset.
 import type { Context, Run } from "./data";
 import { textOf } from "./data";
-import { button, h, link, said, shown, svg } from "./dom";
+import { button, h, link, isolated, escapeHidden, svg } from "./dom";
 import { bytes, count, plural } from "./format";
 import type { Links } from "./links";
 import { VirtualList } from "./virtual";
@@ -14,11 +14,11 @@ export class ContextView {
   private readonly text = h("pre", {
     class: "text",
     tabindex: "0",
-    "aria-label": "Text of the context",
+    "aria-label": "Context text",
     role: "group",
   });
-  private readonly where = h("span", { class: "muted", role: "status" });
-  private at = 0;
+  private readonly position = h("span", { class: "muted", role: "status" });
+  private offset = 0;
 
   constructor(
     private readonly run: Run,
@@ -28,37 +28,36 @@ export class ContextView {
     const shape =
       root.contextSize === null
         ? bytes(run.contextBytes)
-        : `${root.contextType} of ${count(root.contextSize)}, ${bytes(run.contextBytes)}`;
-    this.element.append(h("p", {}, "The variable ", h("code", {}, "context"), " of the root: ", said(shape), "."));
+        : `${root.contextType} of length ${count(root.contextSize)}, ${bytes(run.contextBytes)}`;
+    this.element.append(h("p", {}, "Variable ", h("code", {}, "context"), " of the root: ", isolated(shape)));
     const { context } = run;
     if (!context) {
       this.element.append(
         h(
           "p",
           { class: "muted" },
-          "Its text is not part of this page. ",
+          "This page does not include its text. To add it: ",
           h("code", {}, "rlm view RUN --context FILE"),
-          " puts it in.",
         ),
       );
       return;
     }
-    const used = covered(context);
+    const used = coveredChars(context);
     this.element.append(
       h(
         "p",
         {},
         context.slices.length
-          ? `${plural(context.slices.length, "slice")} of it in the prompts and contexts of calls: ${count(used)} of ${count(context.chars)} characters (${((used / Math.max(1, context.chars)) * 100).toFixed(1)} %).`
-          : "No slice of it was found in the prompts and contexts of calls.",
+          ? `${plural(context.slices.length, "slice")} found in the prompts and contexts of calls, covering ${count(used)} of ${plural(context.chars, "character")} (${((used / Math.max(1, context.chars)) * 100).toFixed(1)}%).`
+          : "No slices found in the prompts and contexts of calls.",
       ),
       this.map(context),
       h(
         "div",
-        { class: "bar-of-tools" },
-        button("Back", () => this.go(this.at - WINDOW_CHARS)),
-        button("Forward", () => this.go(this.at + WINDOW_CHARS)),
-        this.where,
+        { class: "toolbar" },
+        button("Previous", () => this.go(this.offset - WINDOW_CHARS)),
+        button("Next", () => this.go(this.offset + WINDOW_CHARS)),
+        this.position,
       ),
       h("div", { class: "block out" }, this.text),
     );
@@ -67,10 +66,10 @@ export class ContextView {
         class: "slices",
         role: "list",
         tabindex: "0",
-        "aria-label": "Slices that calls used",
+        "aria-label": "Slices by call",
       });
       list.set(context.slices.length);
-      this.element.append(h("h2", {}, "Slices that calls used"), list.element);
+      this.element.append(h("h2", {}, "Slices by call"), list.element);
     }
     void this.show(0);
   }
@@ -79,43 +78,43 @@ export class ContextView {
     location.hash = this.links.context(Math.max(0, offset));
   }
 
-  /** The text from a little before a character on. The word there is marked, and the slice around it has a colour. */
+  /** Show the text around an offset. Marks the word there, and colours the slice around it. */
   async show(offset: number): Promise<void> {
     const { context } = this.run;
     if (!context) return;
-    this.at = Math.min(Math.max(0, offset), Math.max(0, context.chars - 1));
-    const from = Math.max(0, this.at - 400);
+    this.offset = Math.min(Math.max(0, offset), Math.max(0, context.chars - 1));
+    const from = Math.max(0, this.offset - 400);
     const end = Math.min(context.chars, from + WINDOW_CHARS);
     let text = "";
     for (let part = Math.floor(from / context.partChars); part * context.partChars < end; part++) {
       const ref = context.parts[part];
       if (!ref) break;
       const characters = await textOf(ref);
-      text += between(characters, Math.max(0, from - part * context.partChars), end - part * context.partChars);
+      text += charactersBetween(characters, Math.max(0, from - part * context.partChars), end - part * context.partChars);
     }
-    const slice = context.slices.find(([, start, stop]) => start <= this.at && this.at < stop);
-    const word = /^\S{0,40}/.exec(between(text, this.at - from, end - from))![0];
-    const place = [this.at, this.at + Math.max(1, Array.from(word).length)] as const;
+    const slice = context.slices.find(([, start, stop]) => start <= this.offset && this.offset < stop);
+    const word = /^\S{0,40}/.exec(charactersBetween(text, this.offset - from, end - from))![0];
+    const place = [this.offset, this.offset + Math.max(1, Array.from(word).length)] as const;
     const edges = [from, slice?.[1] ?? from, place[0], place[1], slice?.[2] ?? end, end];
     const cuts = [...new Set(edges.filter((edge) => from <= edge && edge <= end))].sort((a, b) => a - b);
     this.text.replaceChildren(
       ...cuts.slice(1).map((to, i) => {
         const start = cuts[i]!;
-        const part = shown(between(text, start - from, to - from));
+        const part = escapeHidden(charactersBetween(text, start - from, to - from));
         if (place[0] <= start && to <= place[1]) return h("mark", {}, part);
         return slice && slice[1] <= start && to <= slice[2] ? h("span", { class: "in-slice" }, part) : part;
       }),
     );
-    this.where.textContent = `characters ${count(from)} to ${count(end)} of ${count(context.chars)}`;
+    this.position.textContent = `characters ${count(from)} to ${count(end)} of ${count(context.chars)}`;
   }
 
   private slice([node, start, end, offset]: [number, number, number, number]): HTMLElement {
     return h(
       "div",
       { class: "slice", role: "listitem" },
-      link(this.links.node(node), "call ", said(this.run.nodes[node]!.id)),
-      link(this.links.context(start), `${count(start)} – ${count(end)}`),
-      h("span", { class: "muted" }, `${plural(end - start, "character")}, ${offset < 0 ? "its context" : `at ${count(offset)} of the prompt`}`),
+      link(this.links.node(node), "call ", isolated(this.run.nodes[node]!.id)),
+      link(this.links.context(start), `${count(start)}-${count(end)}`),
+      h("span", { class: "muted" }, `${plural(end - start, "character")}, ${offset < 0 ? "as its context" : `prompt offset ${count(offset)}`}`),
     );
   }
 
@@ -131,10 +130,10 @@ export class ContextView {
       viewBox: `0 0 ${MAP_WIDTH} 10`,
       preserveAspectRatio: "none",
       role: "img",
-      "aria-label": "Where in the context the slices are",
+      "aria-label": "Positions of the slices in the context",
     });
     drawing.append(svg("path", { d: path }));
-    const map = h("div", { class: "map", title: "Show the text there" }, drawing);
+    const map = h("div", { class: "map", title: "Click to show the text there" }, drawing);
     map.addEventListener("click", (event) => {
       const box = map.getBoundingClientRect();
       this.go(Math.floor(((event.clientX - box.left) / box.width) * context.chars));
@@ -143,12 +142,12 @@ export class ContextView {
   }
 }
 
-/** A part of a text by characters, as Python counts them. */
-function between(text: string, from: number, to: number): string {
+/** A part of a text by code points, as Python counts characters. */
+function charactersBetween(text: string, from: number, to: number): string {
   return /[\ud800-\udbff][\udc00-\udfff]/.test(text) ? Array.from(text).slice(from, to).join("") : text.slice(from, to);
 }
 
-function covered(context: Context): number {
+function coveredChars(context: Context): number {
   let sum = 0;
   let reached = 0;
   for (const [, start, end] of [...context.slices].sort((a, b) => a[1] - b[1])) {

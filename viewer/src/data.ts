@@ -1,6 +1,6 @@
-// The data of the page as rlm/trajectory/view/data.py makes it, and the texts, which are unpacked when they are looked at.
+// The data of the page, as rlm/trajectory/view/page_data.py builds it. Texts are unpacked on demand.
 
-export type Ref = [piece: number, place: number, length: number];
+export type Ref = [piece: number, index: number, length: number];
 export type Usage = [
   calls: number,
   input: number,
@@ -16,7 +16,7 @@ export interface Reply {
   seconds: number;
   model: string;
   finish: string;
-  replayed: boolean; // it was paid before, and the reply is the journal's
+  replayed: boolean; // the reply came from the journal, without a new request
   usage: Usage;
   text: Ref;
   prose: Ref;
@@ -29,12 +29,12 @@ export interface Failure {
   model: string;
   error: Ref;
 }
-export interface Lost {
+export interface SandboxLoss {
   kind: "lost";
   ended: number;
   reason: Ref;
   sandbox: string;
-  restored: boolean; // its cells have run again
+  restored: boolean; // its cells ran again
 }
 export interface Compacted {
   kind: "compacted";
@@ -72,31 +72,31 @@ export interface Cell {
   ended: number | null;
   code: Ref;
   calls: number[];
-  tools: Tool[]; // functions of the host that it called
-  outcome: string | null; // null: it had not ended, and the fields below are not there
+  tools: Tool[]; // calls of host functions
+  outcome: string | null; // null while the cell is open; the fields below are missing then
   rolledBack?: boolean;
   snapshot?: boolean;
-  own?: number;
+  ownSeconds?: number;
   stdout?: Ref | null;
   stderr?: Ref | null;
   cut?: [stdout: number, stderr: number];
   error?: Ref | null;
   answer?: Ref | null;
 }
-export type Entry = Reply | Failure | Lost | Compacted | Diverged | Question | Limits | Cell;
+export type Entry = Reply | Failure | SandboxLoss | Compacted | Diverged | Question | Limits | Cell;
 
 export interface Turn {
   number: number;
-  of: number | null;
-  last: boolean;
+  limit: number | null;
+  isFinal: boolean;
   started: number;
   entries: Entry[];
 }
-export interface Find {
+export interface Source {
   piece: string;
   call: number; // -1: the output of the cell
   cell: number;
-  at: number;
+  offset: number;
   context: number[];
 }
 export interface Node {
@@ -114,14 +114,14 @@ export interface Node {
   ready: number | null;
   ended: number | null;
   ok: boolean | null;
-  remembered: boolean; // its answer came from the journal
-  stop: string | null;
-  own: Usage;
-  total: Usage;
+  fromJournal: boolean; // the answer came from the journal, and the RLM did not run again
+  stopReason: string | null;
+  ownUsage: Usage;
+  totalUsage: Usage;
   prompt: Ref | null;
   answer: Ref | null;
   turns: Turn[];
-  origin: { turn: number; cell: number; finds: Find[] } | null;
+  origin: { turn: number; cell: number; sources: Source[] } | null;
 }
 export interface Context {
   chars: number;
@@ -135,12 +135,12 @@ export interface Run {
   depth: number;
   models: Record<string, string>;
   contextBytes: number;
-  began: number;
+  started: number;
   latest: number;
   ended: number | null;
-  stop: string | null;
+  stopReason: string | null;
   error: Ref | null;
-  resumed: [at: number, recorded: number, inFlight: number][];
+  resumptions: [at: number, recorded: number, inFlight: number][];
   limits: Record<string, unknown>;
   notes: string[];
   context: Context | null;
@@ -156,30 +156,30 @@ async function unpack(packed: string): Promise<unknown> {
 }
 
 export async function readRuns(): Promise<Run[]> {
-  const data = (await unpack(document.getElementById("record")!.textContent!)) as { v: number; runs: Run[] };
-  if (data.v !== 1) throw new Error(`This viewer does not know version ${data.v} of the page's data.`);
+  const data = (await unpack(document.getElementById("runs")!.textContent!)) as { v: number; runs: Run[] };
+  if (data.v !== 1) throw new Error(`Unsupported data version ${data.v}: write the page again with rlm view.`);
   return data.runs;
 }
 
-const KEPT_PIECES = 64;
+const MAX_CACHED_PIECES = 64;
 const pieces = new Map<number, Promise<string[]>>();
 
-/** The text at a place of this page. */
-export async function textOf([piece, place]: Ref): Promise<string> {
+/** The text that a reference points to. */
+export async function textOf([piece, index]: Ref): Promise<string> {
   let texts = pieces.get(piece);
   if (texts) pieces.delete(piece);
-  else texts = arrived(piece).then((packed) => unpack(packed) as Promise<string[]>);
-  pieces.set(piece, texts); // as the newest: the oldest are forgotten
-  if (pieces.size > KEPT_PIECES) pieces.delete(pieces.keys().next().value!);
-  return (await texts)[place] ?? "";
+  else texts = pieceContent(piece).then((packed) => unpack(packed) as Promise<string[]>);
+  pieces.set(piece, texts); // last in the map: the first is the least recently used
+  if (pieces.size > MAX_CACHED_PIECES) pieces.delete(pieces.keys().next().value!);
+  return (await texts)[index] ?? "";
 }
 
-/** A piece of a long page may still be on its way when the first rows are shown. It is whole once an element follows it. */
-async function arrived(piece: number): Promise<string> {
+/** Waits for a piece of a page that is still loading. A piece is complete once an element follows it. */
+async function pieceContent(piece: number): Promise<string> {
   for (;;) {
     const element = document.getElementById(`t${piece}`);
     if (element && (element.nextElementSibling || document.readyState !== "loading")) return element.textContent!;
-    if (document.readyState !== "loading") throw new Error("This page is not whole: its file was cut off.");
+    if (document.readyState !== "loading") throw new Error("This page is truncated: write it again with rlm view.");
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

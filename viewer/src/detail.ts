@@ -1,17 +1,17 @@
-// One node: its question, its turns, its answer and where that came from.
+// The details of one node: prompt, answer and its origin, turns.
 import type { Cell, Entry, Node, Ref, Reply, Run, Tool, Turn } from "./data";
-import { button, h, link, said } from "./dom";
-import { bytes, count, dollars, elapsed, plural, seconds, state, tokens } from "./format";
+import { button, h, link, isolated } from "./dom";
+import { bytes, count, dollars, elapsed, plural, seconds, nodeStatus, tokens } from "./format";
 import type { Links } from "./links";
-import { answerOf, origin, overview, section } from "./overview";
+import { answerBlock, origin, overview, section } from "./overview";
 import { textBlock } from "./text";
 
-const FIRST_CALLS = 10;
-const MOST_CALLS = 500;
+const INITIAL_CALLS = 10;
+const MAX_CALLS = 500;
 
-export function detail(run: Run, index: number, links: Links): HTMLElement {
+export function nodeDetail(run: Run, index: number, links: Links): HTMLElement {
   const node = run.nodes[index]!;
-  const status = state(node, run);
+  const status = nodeStatus(node, run);
   const body = h("article", { class: "detail" });
   body.append(
     h(
@@ -22,11 +22,11 @@ export function detail(run: Run, index: number, links: Links): HTMLElement {
         "h2",
         {},
         node.rlm ? "RLM " : "Call ",
-        said(node.id),
+        isolated(node.id),
         " ",
         h("span", { class: `badge ${status.kind}` }, status.word),
         " ",
-        node.remembered ? h("span", { class: "badge" }, "from the journal") : null,
+        node.fromJournal ? h("span", { class: "badge" }, "from the journal") : null,
       ),
       facts(run, node),
     ),
@@ -44,15 +44,15 @@ export function detail(run: Run, index: number, links: Links): HTMLElement {
     if (node.answer)
       body.append(
         section(
-          node.ok === false ? "Why there is no answer" : "Answer",
+          node.ok === false ? "Error" : "Answer",
           node.ok === false
-            ? textBlock(node.answer, { className: "error", label: "Answer" })
-            : answerOf(node, node.answer),
+            ? textBlock(node.answer, { className: "error", label: "Error" })
+            : answerBlock(node, node.answer),
         ),
       );
     if (node.origin) body.append(origin(run, index, links));
   }
-  for (const turn of node.turns) body.append(turnOf(run, index, turn, links));
+  for (const turn of node.turns) body.append(turnSection(run, index, turn, links));
   return body;
 }
 
@@ -61,12 +61,12 @@ function inContext(run: Run, index: number, links: Links): HTMLElement {
   const own = slices.filter(([, , , offset]) => offset < 0);
   const prompted = slices.filter(([, , , offset]) => offset >= 0);
   const places = (some: typeof slices): (globalThis.Node | string)[] =>
-    some.flatMap(([, start, end], i) => [i ? ", " : "", link(links.context(start), `${count(start)} – ${count(end)}`)]);
+    some.flatMap(([, start, end], i) => [i ? ", " : "", link(links.context(start), `${count(start)}-${count(end)}`)]);
   return h(
     "p",
     {},
-    own.length > 0 && h("span", {}, "Its context is a part of the root's, the characters ", ...places(own), ". "),
-    prompted.length > 0 && h("span", {}, "Holds of the context the characters ", ...places(prompted), "."),
+    own.length > 0 && h("span", {}, "Its own context is characters ", ...places(own), " of the root's. "),
+    prompted.length > 0 && h("span", {}, "Contains context characters ", ...places(prompted), "."),
   );
 }
 
@@ -74,7 +74,7 @@ function* crumbs(run: Run, index: number, links: Links): Generator<globalThis.No
   const above: number[] = [];
   for (let at = run.nodes[index]!.parent; at >= 0; at = run.nodes[at]!.parent) above.unshift(at);
   for (const at of above) {
-    yield link(links.node(at), said(run.nodes[at]!.id));
+    yield link(links.node(at), isolated(run.nodes[at]!.id));
     yield " › ";
   }
   const by = run.nodes[index]!.parent;
@@ -88,28 +88,28 @@ function facts(run: Run, node: Node): HTMLElement {
   const add = (name: string, value: globalThis.Node | string): void => {
     list.append(h("div", {}, h("dt", {}, name), h("dd", {}, value)));
   };
-  add("Model", said(node.model || "not known"));
+  add("Model", isolated(node.model || "unknown"));
   add("Time", seconds(elapsed(node, run)));
-  add("Cost", dollars(node.total[5]));
+  add("Cost", dollars(node.totalUsage[5]));
   add(
     "Model calls",
-    node.total[0] === node.own[0] ? count(node.own[0]) : `${count(node.own[0])} own, ${count(node.total[0])} in all`,
+    node.totalUsage[0] === node.ownUsage[0] ? count(node.ownUsage[0]) : `${count(node.totalUsage[0])} (${count(node.ownUsage[0])} own)`,
   );
   add(
     "Tokens",
-    `${count(node.total[1])} in, ${count(node.total[2])} out${node.total[3] ? `, ${count(node.total[3])} cached` : ""}${node.total[4] ? `, ${count(node.total[4])} reasoning` : ""}`,
+    `${count(node.totalUsage[1])} in, ${count(node.totalUsage[2])} out${node.totalUsage[3] ? `, ${count(node.totalUsage[3])} cached` : ""}${node.totalUsage[4] ? `, ${count(node.totalUsage[4])} reasoning` : ""}`,
   );
-  if (node.contextSize !== null) add("Context", said(`${node.contextType} of ${count(node.contextSize)}`));
-  if (node.rlm) add("May call", plural(node.depth, "level") + " below");
-  if (node.sandbox) add("Sandbox", said(node.sandbox.slice(0, 12), "mono"));
+  if (node.contextSize !== null) add("Context", isolated(`${node.contextType} of length ${count(node.contextSize)}`));
+  if (node.rlm) add("Remaining depth", String(node.depth));
+  if (node.sandbox) add("Sandbox", isolated(node.sandbox.slice(0, 12), "mono"));
   if (node.batch) add("Batch", String(node.batch));
   return list;
 }
 
-function turnOf(run: Run, index: number, turn: Turn, links: Links): HTMLElement {
-  const entries = turn.entries.map((entry) => entryOf(run, index, entry, links));
-  if (turn.of === 0 && turn.number === 0) return h("section", { class: "turn" }, ...entries);
-  const title = turn.last ? "Last turn: the answer with what there is" : `Turn ${turn.number}`;
+function turnSection(run: Run, index: number, turn: Turn, links: Links): HTMLElement {
+  const entries = turn.entries.map((entry) => entryBlock(run, index, entry, links));
+  if (turn.limit === 0 && turn.number === 0) return h("section", { class: "turn" }, ...entries);
+  const title = turn.isFinal ? "Final turn (limit reached)" : `Turn ${turn.number}`;
   return h(
     "section",
     { class: "turn", "data-part": `t${turn.number}` },
@@ -117,16 +117,16 @@ function turnOf(run: Run, index: number, turn: Turn, links: Links): HTMLElement 
       "h3",
       {},
       title,
-      turn.last || turn.of === null ? null : h("span", { class: "muted" }, ` of ${turn.of}`),
+      turn.isFinal || turn.limit === null ? null : h("span", { class: "muted" }, ` of ${turn.limit}`),
       h("span", { class: "muted at" }, `at ${seconds(turn.started)}`),
     ),
     ...(entries.length
       ? entries
-      : [h("p", { class: "muted" }, "The model gave no reply: a limit stood in the way, or the run ended here.")]),
+      : [h("p", { class: "muted" }, "No reply: a limit blocked the request, or the run ended here.")]),
   );
 }
 
-function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLElement {
+function entryBlock(run: Run, index: number, entry: Entry, links: Links): HTMLElement {
   switch (entry.kind) {
     case "reply":
       return reply(run.nodes[index]!, entry);
@@ -138,7 +138,7 @@ function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLEleme
           "div",
           { class: "entry-head" },
           h("span", { class: "badge bad" }, "request failed"),
-          said(entry.model, "muted"),
+          isolated(entry.model, "muted"),
           h("span", { class: "muted" }, seconds(entry.seconds)),
         ),
         textBlock(entry.error, { className: "error" }),
@@ -152,8 +152,8 @@ function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLEleme
           { class: "entry-head" },
           h("span", { class: "badge bad" }, "sandbox lost"),
           h("span", { class: "muted" }, "replaced by "),
-          said(entry.sandbox.slice(0, 12), "mono"),
-          h("span", { class: "muted" }, entry.restored ? "in which its cells ran again" : "which has the context alone"),
+          isolated(entry.sandbox.slice(0, 12), "mono"),
+          h("span", { class: "muted" }, entry.restored ? "; its cells ran again" : "; only the context survived"),
         ),
         textBlock(entry.reason, { className: "error" }),
       );
@@ -164,8 +164,8 @@ function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLEleme
         h(
           "div",
           { class: "entry-head" },
-          h("span", { class: "badge limit" }, "made shorter"),
-          h("span", { class: "muted" }, `${count(entry.messages)} messages so far; this stands for the older ones`),
+          h("span", { class: "badge limit" }, "summarized"),
+          h("span", { class: "muted" }, `this summary replaced the older of ${count(entry.messages)} messages`),
         ),
         textBlock(entry.summary),
       );
@@ -176,11 +176,11 @@ function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLEleme
         h(
           "div",
           { class: "entry-head" },
-          h("span", { class: "badge limit" }, "another way"),
+          h("span", { class: "badge limit" }, "diverged"),
           h(
             "span",
             { class: "muted" },
-            `call ${count(entry.call)} is not the recorded one: from here on the network is asked`,
+            `call ${count(entry.call)} diverged from the recording; continuing with live calls`,
           ),
         ),
       );
@@ -205,7 +205,7 @@ function entryOf(run: Run, index: number, entry: Entry, links: Links): HTMLEleme
           { class: "entry-head" },
           h("span", { class: "badge limit" }, "limits raised"),
           ...Object.entries(entry.limits).map(([name, value]) =>
-            said(`${name}: ${value === null ? "none" : count(value)}`, "muted"),
+            isolated(`${name}: ${value === null ? "none" : count(value)}`, "muted"),
           ),
         ),
       );
@@ -218,8 +218,8 @@ function reply(node: Node, entry: Reply): HTMLElement {
   const head = h(
     "div",
     { class: "entry-head" },
-    h("span", { class: "who" }, node.rlm ? "Reply" : "Reply of the model"),
-    said(entry.model, "muted"),
+    h("span", { class: "who" }, "Reply"),
+    isolated(entry.model, "muted"),
     h("span", { class: "muted" }, [seconds(entry.seconds), tokens(entry.usage), dollars(entry.usage[5])].join(" · ")),
   );
   if (entry.finish !== "stop")
@@ -227,23 +227,23 @@ function reply(node: Node, entry: Reply): HTMLElement {
       h(
         "span",
         { class: "badge limit" },
-        said(entry.finish === "length" ? "cut off at the token limit" : entry.finish),
+        isolated(entry.finish === "length" ? "cut off at the token limit" : entry.finish),
       ),
     );
   if (entry.replayed) head.append(h("span", { class: "badge" }, "from the journal"));
   const box = h("div", { class: "entry" }, head);
   if (node.rlm) {
     if (entry.prose[2]) box.append(textBlock(entry.prose, { className: "prose" }));
-    box.append(folded("Reply as received", () => textBlock(entry.text)));
+    box.append(collapsible("Raw reply", () => textBlock(entry.text)));
   }
   if (entry.sent.length)
     box.append(
-      folded(`Prompt as sent (${plural(entry.sent.length, "message")})`, () =>
+      collapsible(`Prompt as sent (${plural(entry.sent.length, "message")})`, () =>
         h(
           "div",
           {},
           ...entry.sent.map(([role, text]) =>
-            h("div", {}, h("div", { class: "entry-head" }, said(role, "who")), textBlock(text)),
+            h("div", {}, h("div", { class: "entry-head" }, isolated(role, "who")), textBlock(text)),
           ),
         ),
       ),
@@ -251,20 +251,20 @@ function reply(node: Node, entry: Reply): HTMLElement {
   return box;
 }
 
-function folded(title: string, make: () => HTMLElement): HTMLElement {
+function collapsible(title: string, make: () => HTMLElement): HTMLElement {
   const box = h("details", {}, h("summary", {}, title));
   box.addEventListener("toggle", () => box.append(make()), { once: true });
   return box;
 }
 
 function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
-  const outcome = entry.outcome ?? (run.ended === null ? "not ended" : "stopped");
+  const outcome = entry.outcome ?? (run.ended === null ? "unfinished" : "stopped");
   const kind = outcome === "ok" ? "ok" : entry.outcome === null ? "open" : "bad";
   const head = h(
     "div",
     { class: "entry-head" },
     h("span", { class: "who" }, `Cell ${entry.number}`),
-    h("span", { class: `badge ${kind}` }, said(outcome)),
+    h("span", { class: `badge ${kind}` }, isolated(outcome)),
   );
   if (entry.rolledBack) head.append(h("span", { class: "badge limit" }, "rolled back"));
   if (entry.snapshot === false) head.append(h("span", { class: "badge limit" }, "no snapshot"));
@@ -273,7 +273,7 @@ function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
     h(
       "span",
       { class: "muted" },
-      `${seconds((entry.ended ?? run.latest) - entry.started)}${entry.own === undefined ? "" : `, ${seconds(entry.own)} of its own`}`,
+      `${seconds((entry.ended ?? run.latest) - entry.started)}${entry.ownSeconds === undefined ? "" : ` (${seconds(entry.ownSeconds)} excluding waits)`}`,
     ),
   );
   const box = h(
@@ -287,13 +287,13 @@ function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
   const output = (title: string, text: Ref | null | undefined, className: string, cut = 0): void => {
     if (text)
       box.append(
-        h("div", { class: "out-head" }, title, cut ? h("span", { class: "muted" }, `, ${bytes(cut)} cut`) : null),
+        h("div", { class: "out-head" }, title, cut ? h("span", { class: "muted" }, `, ${bytes(cut)} omitted`) : null),
         textBlock(text, { className }),
       );
   };
   output("Output", entry.stdout, "out", entry.cut?.[0]);
   output("Standard error", entry.stderr, "out", entry.cut?.[1]);
-  output(entry.rolledBack ? "Ended; all variables are as before this cell" : "Error", entry.error, "error");
+  output(entry.rolledBack ? "Error (all variables restored to before this cell)" : "Error", entry.error, "error");
   if (entry.answer != null && index !== 0) output("Answer", entry.answer, "answer");
   return box;
 }
@@ -302,7 +302,7 @@ function calls(run: Run, numbers: number[], links: Links): HTMLElement {
   const rows = (some: number[]): HTMLElement[] =>
     some.map((index) => {
       const node = run.nodes[index]!;
-      const status = state(node, run);
+      const status = nodeStatus(node, run);
       return h(
         "li",
         {},
@@ -310,17 +310,17 @@ function calls(run: Run, numbers: number[], links: Links): HTMLElement {
           "a",
           { href: links.node(index) },
           dot(status.kind, status.word),
-          said(node.id, "id"),
-          said(node.label.replace(/\s+/g, " "), "label"),
+          isolated(node.id, "id"),
+          isolated(node.label.replace(/\s+/g, " "), "label"),
           h("span", { class: "num" }, seconds(elapsed(node, run))),
         ),
       );
     });
-  const most = `Show ${count(MOST_CALLS)} (the tree has all)`;
-  return list(plural(numbers.length, "call"), numbers, rows, most);
+  const limitLabel = `Show ${count(MAX_CALLS)} (the tree lists all)`;
+  return list(plural(numbers.length, "call"), numbers, rows, limitLabel);
 }
 
-function tools(used: Tool[]): HTMLElement {
+function tools(uses: Tool[]): HTMLElement {
   const rows = (some: Tool[]): HTMLElement[] =>
     some.map((tool) =>
       h(
@@ -329,28 +329,28 @@ function tools(used: Tool[]): HTMLElement {
         h(
           "div",
           { class: "entry-head" },
-          dot(tool.ok ? "ok" : "bad", tool.ok ? "ended well" : "failed"),
-          said(tool.name, "mono"),
+          dot(tool.ok ? "ok" : "bad", tool.ok ? "succeeded" : "failed"),
+          isolated(tool.name, "mono"),
           h("span", { class: "muted" }, seconds(tool.seconds)),
         ),
         textBlock(tool.arguments, { label: "Arguments" }),
       ),
     );
-  const title = plural(used.length, "call of a function of the host", "calls of functions of the host");
-  return list(title, used, rows, `Show ${count(MOST_CALLS)}`);
+  const title = plural(uses.length, "host function call");
+  return list(title, uses, rows, `Show ${count(MAX_CALLS)}`);
 }
 
 function dot(kind: string, word: string): HTMLElement {
   return h("span", { class: `dot ${kind}`, role: "img", "aria-label": word });
 }
 
-/** The first rows of a list; the rest, up to a number that a page can hold, by a button with the text `most` or "all". */
-function list<T>(title: string, all: T[], rows: (some: T[]) => HTMLElement[], most: string): HTMLElement {
-  const items = h("ul", { class: "calls" }, ...rows(all.slice(0, FIRST_CALLS)));
+/** The first rows of a list, and a button for the rest. `limitLabel` labels it if the list exceeds `MAX_CALLS`. */
+function list<T>(title: string, all: T[], rows: (some: T[]) => HTMLElement[], limitLabel: string): HTMLElement {
+  const items = h("ul", { class: "calls" }, ...rows(all.slice(0, INITIAL_CALLS)));
   const box = h("div", { class: "calls-box" }, h("div", { class: "out-head" }, title), items);
-  if (all.length > FIRST_CALLS) {
-    const more = button(all.length > MOST_CALLS ? most : `Show all ${count(all.length)}`, () => {
-      items.append(...rows(all.slice(FIRST_CALLS, MOST_CALLS)));
+  if (all.length > INITIAL_CALLS) {
+    const more = button(all.length > MAX_CALLS ? limitLabel : `Show all ${count(all.length)}`, () => {
+      items.append(...rows(all.slice(INITIAL_CALLS, MAX_CALLS)));
       more.remove();
     });
     box.append(more);

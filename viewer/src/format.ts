@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Numbers, sizes, times and states for display.
 import type { Run, Node, Usage } from "./data";
 
 export const count = (value: number): string => value.toLocaleString("en-US");
@@ -6,7 +6,7 @@ export const count = (value: number): string => value.toLocaleString("en-US");
 export const plural = (value: number, one: string, many = `${one}s`): string =>
   `${count(value)} ${value === 1 ? one : many}`;
 
-export function short(value: number): string {
+export function compact(value: number): string {
   if (value < 1000) return String(value);
   for (const unit of ["k", "M", "G"]) {
     value /= 1000;
@@ -35,33 +35,34 @@ export function dollars(value: number | null): string {
 }
 
 export function bytes(value: number): string {
-  return value < 1000 ? `${value} B` : short(value).replace(/(?=[kMGT])/, " ") + "B";
+  return value < 1000 ? `${value} B` : compact(value).replace(/(?=[kMGT])/, " ") + "B";
 }
 
-export const tokens = (usage: Usage): string => `${short(usage[1])} → ${short(usage[2])} tokens`;
+export const tokens = (usage: Usage): string => `${compact(usage[1])} → ${compact(usage[2])} tokens`;
 
-/** How a node stands: a word, and the class that colours it. */
-export function state(node: Node, run: Run): { word: string; kind: "ok" | "bad" | "limit" | "open" } {
+/** The status of a node: a word, and the CSS class that colours it. */
+export function nodeStatus(node: Node, run: Run): { word: string; kind: "ok" | "bad" | "limit" | "open" } {
   const isRoot = node.parent < 0;
-  if (isRoot && run.error) return { word: run.stop === "cancelled" ? "cancelled" : "failed", kind: "bad" };
+  if (isRoot && run.error) return { word: run.stopReason === "cancelled" ? "cancelled" : "failed", kind: "bad" };
   if (node.ok === false) return { word: "failed", kind: "bad" };
-  if (node.ok === null) return { word: run.ended === null ? "not ended" : "stopped", kind: "open" };
-  if (node.stop && node.stop !== "final") return { word: stopReason(node.stop), kind: "limit" };
+  if (node.ok === null) return { word: run.ended === null ? "unfinished" : "stopped", kind: "open" };
+  if (node.stopReason && node.stopReason !== "final") return { word: stopReasonText(node.stopReason), kind: "limit" };
   return { word: "answered", kind: "ok" };
 }
 
-const REASONS = new Map([
+const STOP_REASONS = new Map([
   ["final", "answered"],
-  ["max_iterations", "out of turns"],
-  ["max_lm_calls", "limit on calls"],
-  ["max_tokens", "limit on tokens"],
-  ["max_cost_usd", "limit on cost"],
-  ["max_seconds", "limit on time"],
-  ["max_consecutive_errors", "too many errors"],
-  ["stopped", "stopped by a person"],
+  ["max_iterations", "turn limit"],
+  ["max_lm_calls", "model call limit"],
+  ["max_tokens", "token limit"],
+  ["max_cost_usd", "cost limit"],
+  ["max_seconds", "time limit"],
+  ["max_rlms", "RLM limit"],
+  ["max_consecutive_errors", "error limit"],
+  ["stopped", "stopped on request"],
   ["cancelled", "cancelled"],
 ]);
 
-export const stopReason = (reason: string): string => REASONS.get(reason) ?? reason;
+export const stopReasonText = (reason: string): string => STOP_REASONS.get(reason) ?? reason;
 
 export const elapsed = (node: Node, run: Run): number => (node.ended ?? run.latest) - node.started;

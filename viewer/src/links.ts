@@ -1,4 +1,4 @@
-// Addresses within the page: `#run/node/part`, `#run/view/offset`.
+// URL fragments of the page: `#run/node/part` and `#run/view/offset`.
 
 export interface Links {
   node(index: number, part?: string): string;

@@ -1,19 +1,19 @@
-// The page: reads the record, shows its runs, and listens to the keyboard and the address.
+// The page: reads its data, shows the runs, and handles the keyboard and the URL fragment.
 import "./style.css";
 import { comparison } from "./compare";
 import { readRuns } from "./data";
 import { button, h } from "./dom";
 import { RunView } from "./runview";
 
-const KEYS: [string, string][] = [
-  ["↑ ↓ ← →", "walk, fold and unfold the tree"],
-  ["j k", "next and previous call, in the order of their start"],
+const SHORTCUTS: [string, string][] = [
+  ["↑ ↓ ← →", "move through the tree, expand and collapse"],
+  ["j k", "next and previous call, by start time"],
   ["/", "search all texts"],
   ["d t c", "details, timeline, context"],
-  ["g", "to the tree"],
-  ["+ −", "zoom, in the timeline"],
-  ["b", "light or dark"],
-  ["?", "this help"],
+  ["g", "focus the tree"],
+  ["+ −", "zoom the timeline"],
+  ["b", "toggle theme"],
+  ["?", "show this help"],
 ];
 
 async function start(): Promise<void> {
@@ -31,10 +31,10 @@ async function start(): Promise<void> {
     h(
       "header",
       { class: "top" },
-      h("span", { class: "brand" }, "rlm.trajectory.view"),
+      h("span", { class: "brand" }, "rlm view"),
       h("span", { class: "spacer" }),
-      button("Light or dark", switchTheme),
-      button("Keys", () => help.showModal(), { "aria-keyshortcuts": "?" }),
+      button("Toggle theme", toggleTheme),
+      button("Shortcuts", () => help.showModal(), { "aria-keyshortcuts": "?" }),
     ),
     h(
       "main",
@@ -72,19 +72,19 @@ async function start(): Promise<void> {
         view.focusSearch();
         break;
       case "d":
-        view.choose("node");
+        view.openTab("node");
         break;
       case "t":
-        view.choose("timeline");
+        view.openTab("timeline");
         break;
       case "c":
-        view.choose("context");
+        view.openTab("context");
         break;
       case "g":
         view.focusTree();
         break;
       case "b":
-        switchTheme();
+        toggleTheme();
         break;
       case "?":
         help.showModal();
@@ -103,12 +103,12 @@ async function start(): Promise<void> {
 function helpDialog(): HTMLDialogElement {
   const dialog = h(
     "dialog",
-    { "aria-label": "Keys" },
-    h("h2", {}, "Keys"),
+    { "aria-label": "Keyboard shortcuts" },
+    h("h2", {}, "Keyboard shortcuts"),
     h(
       "dl",
       { class: "keys" },
-      ...KEYS.map(([keys, what]) =>
+      ...SHORTCUTS.map(([keys, what]) =>
         h("div", {}, h("dt", {}, ...keys.split(" ").flatMap((key) => [h("kbd", {}, key), " "])), h("dd", {}, what)),
       ),
     ),
@@ -117,7 +117,7 @@ function helpDialog(): HTMLDialogElement {
   return dialog;
 }
 
-function switchTheme(): void {
+function toggleTheme(): void {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
@@ -128,7 +128,7 @@ start().catch((error: unknown) => {
     h(
       "p",
       { class: "fatal", role: "alert" },
-      `This page cannot be shown: ${error instanceof Error ? error.message : String(error)}`,
+      `Cannot show this page: ${error instanceof Error ? error.message : String(error)}`,
     ),
   );
 });

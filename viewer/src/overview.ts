@@ -1,33 +1,34 @@
-// What a run came to: question, answer and where that came from, limits, failures, models.
+// The overview of a run: question, answer and its origin, limits, failures, models.
 import type { Cell, Node, Ref, Run } from "./data";
-import { h, link, said, shown } from "./dom";
-import { count, dollars, plural, seconds, stopReason } from "./format";
+import { h, link, isolated, escapeHidden } from "./dom";
+import { count, dollars, plural, seconds, stopReasonText } from "./format";
 import type { Links } from "./links";
 import { textBlock } from "./text";
 
-const MOST_REASONS = 5;
+const MAX_REASONS = 5;
+const MAX_LINKS = 12;
 
 export function* overview(run: Run, links: Links): Generator<HTMLElement> {
   const root = run.nodes[0]!;
   if (run.query) yield section("Question", textBlock(run.query, { label: "Question" }));
-  if (run.error) yield section("Why the run failed", textBlock(run.error, { className: "error" }));
-  if (root.answer !== null) yield section("Answer", answerOf(root, root.answer));
+  if (run.error) yield section("Error", textBlock(run.error, { className: "error" }));
+  if (root.answer !== null) yield section("Answer", answerBlock(root, root.answer));
   else if (run.ended === null)
     yield section(
       "Answer",
-      h("p", { class: "muted" }, "The run had not ended when this page was written, or it was cut off."),
+      h("p", { class: "muted" }, "The run was unfinished when this page was written."),
     );
   if (root.origin) yield origin(run, 0, links);
-  if (run.resumed.length) yield resumed(run);
+  if (run.resumptions.length) yield resumptions(run);
   yield limits(run, links);
   yield models(run);
 }
 
-/** An answer, or a word where a limit stopped the RLM before it had one. */
-export function answerOf(node: Node, answer: Ref): HTMLElement {
+/** An answer, or a note if a limit stopped the RLM before it had one. */
+export function answerBlock(node: Node, answer: Ref): HTMLElement {
   if (answer[2] > 0) return textBlock(answer, { className: "answer", label: "Answer" });
-  const why = node.stop && node.stop !== "final" ? ` (${stopReason(node.stop)})` : "";
-  return h("p", { class: "muted" }, `There is no answer: it is empty${why}.`);
+  const why = node.stopReason && node.stopReason !== "final" ? ` (${stopReasonText(node.stopReason)})` : "";
+  return h("p", { class: "muted" }, `The answer is empty${why}.`);
 }
 
 export function section(title: string, ...children: (globalThis.Node | null)[]): HTMLElement {
@@ -35,43 +36,43 @@ export function section(title: string, ...children: (globalThis.Node | null)[]):
 }
 
 export function origin(run: Run, index: number, links: Links): HTMLElement {
-  const { turn, cell, finds } = run.nodes[index]!.origin!;
+  const { turn, cell, sources } = run.nodes[index]!.origin!;
   const answered = run.nodes[index]!.turns.flatMap((each) => each.entries).find(
     (entry): entry is Cell => entry.kind === "cell" && entry.number === cell,
   );
   const called = answered?.calls.length ? [", which called ", ...nodeLinks(run, answered.calls, links)] : [];
-  const given = h(
+  const place = h(
     "p",
     {},
     "Given in ",
     link(links.node(index, `t${turn}`), `turn ${turn}`),
     ", ",
-    cell ? link(links.node(index, `c${cell}`), `cell ${cell}`) : "by the text of the reply",
+    cell ? link(links.node(index, `c${cell}`), `cell ${cell}`) : "in the text of the reply",
     ...called,
     ".",
   );
-  if (!finds.length) return section("Where the answer came from", given);
-  const rows = finds.map((find) =>
+  if (!sources.length) return section("Where the answer came from", place);
+  const rows = sources.map((source) =>
     h(
       "tr",
       {},
-      h("td", {}, said(find.piece, "mono")),
+      h("td", {}, isolated(source.piece, "mono")),
       h(
         "td",
         {},
-        find.call >= 0 ? link(links.node(find.call), "call ", said(run.nodes[find.call]!.id)) : "output",
+        source.call >= 0 ? link(links.node(source.call), "call ", isolated(run.nodes[source.call]!.id)) : "output",
         " of ",
-        link(links.node(index, `c${find.cell}`), `cell ${find.cell}`),
+        link(links.node(index, `c${source.cell}`), `cell ${source.cell}`),
       ),
-      h("td", { class: "num" }, count(find.at)),
+      h("td", { class: "num" }, count(source.offset)),
       run.context && index === 0
-        ? h("td", {}, ...find.context.flatMap((at, i) => [i ? ", " : "", link(links.context(at), count(at))]))
+        ? h("td", {}, ...source.context.flatMap((at, i) => [i ? ", " : "", link(links.context(at), count(at))]))
         : null,
     ),
   );
   return section(
     "Where the answer came from",
-    given,
+    place,
     h(
       "div",
       { class: "scroll-x" },
@@ -85,101 +86,101 @@ export function origin(run: Run, index: number, links: Links): HTMLElement {
             "tr",
             {},
             h("th", {}, "Words"),
-            h("th", {}, "First read in"),
-            h("th", { class: "num" }, "At"),
-            run.context && index === 0 ? h("th", {}, "In the context at") : null,
+            h("th", {}, "First seen in"),
+            h("th", { class: "num" }, "Offset"),
+            run.context && index === 0 ? h("th", {}, "Context offset") : null,
           ),
         ),
         h("tbody", {}, ...rows),
       ),
     ),
-    h("p", { class: "muted" }, "The same words, found by search: a hint, not a proof."),
+    h("p", { class: "muted" }, "Matched by text search: a hint, not proof."),
   );
 }
 
-function resumed(run: Run): HTMLElement {
-  const times = run.resumed.map(([at, recorded, inFlight]) =>
+function resumptions(run: Run): HTMLElement {
+  const times = run.resumptions.map(([at, recorded, inFlight]) =>
     h(
       "li",
       {},
       `After ${seconds(at)}, with ${plural(recorded, "recorded call")}`,
-      inFlight ? `, ${count(inFlight)} of them without an answer.` : ".",
+      inFlight ? `, ${count(inFlight)} of them in flight.` : ".",
     ),
   );
-  return section("Resumed after an interruption", h("ul", {}, ...times));
+  return section("Resumed", h("ul", {}, ...times));
 }
 
 function limits(run: Run, links: Links): HTMLElement {
   const entries = run.nodes.flatMap((node) => node.turns.flatMap((turn) => turn.entries));
   const cells = entries.filter((entry): entry is Cell => entry.kind === "cell");
   const numbers = (test: (node: Node) => boolean): number[] => run.nodes.flatMap((node, i) => (test(node) ? [i] : []));
-  const stopped = numbers((node) => node.stop !== null && node.stop !== "final");
+  const stopped = numbers((node) => node.stopReason !== null && node.stopReason !== "final");
   const failed = numbers((node) => node.parent >= 0 && node.ok === false);
   const lines: (HTMLElement | null)[] = [
     stopped.length
       ? h(
           "li",
           {},
-          `${plural(stopped.length, "RLM")} stopped by a limit: `,
-          ...nodeLinks(run, stopped, links, (node) => ` (${stopReason(node.stop!)})`),
+          `${plural(stopped.length, "RLM")} stopped early: `,
+          ...nodeLinks(run, stopped, links, (node) => ` (${stopReasonText(node.stopReason!)})`),
         )
       : null,
     failed.length
       ? h(
           "li",
           {},
-          `${plural(failed.length, "call")} without an answer: `,
+          `${plural(failed.length, "failed call")}: `,
           ...nodeLinks(run, failed, links),
           ...reasons(run, failed),
         )
       : null,
     ...(
       [
-        ["failed request", entries.filter((entry) => entry.kind === "failure").length],
-        ["cell rolled back", cells.filter((cell) => cell.rolledBack).length],
-        ["cell with an exception", cells.filter((cell) => cell.outcome === "error").length],
-        ["function of the host failed", cells.flatMap((cell) => cell.tools).filter((tool) => !tool.ok).length],
-        ["sandbox lost", entries.filter((entry) => entry.kind === "lost").length],
-        ["conversation made shorter", entries.filter((entry) => entry.kind === "compacted").length],
+        [entries.filter((entry) => entry.kind === "failure").length, "failed request"],
+        [cells.filter((cell) => cell.rolledBack).length, "rolled-back cell"],
+        [cells.filter((cell) => cell.outcome === "error").length, "cell with an exception", "cells with an exception"],
+        [cells.flatMap((cell) => cell.tools).filter((tool) => !tool.ok).length, "failed host function call"],
+        [entries.filter((entry) => entry.kind === "lost").length, "lost sandbox", "lost sandboxes"],
+        [entries.filter((entry) => entry.kind === "compacted").length, "conversation summary", "conversation summaries"],
       ] as const
-    ).map(([what, number]) => (number ? h("li", {}, number === 1 ? `1 ${what}` : `${count(number)} × ${what}`) : null)),
+    ).map(([number, one, many]) => (number ? h("li", {}, plural(number, one, many)) : null)),
   ];
-  const happened = lines.filter((line) => line !== null);
-  const known = Object.entries(run.limits).filter(([, value]) => value !== null);
+  const events = lines.filter((line) => line !== null);
+  const set = Object.entries(run.limits).filter(([, value]) => value !== null);
   return section(
-    "Limits and what went wrong",
-    run.stop && run.stop !== "final"
-      ? h("p", {}, h("span", { class: "badge limit" }, stopReason(run.stop)), " ended the run.")
+    "Limits and failures",
+    run.stopReason && run.stopReason !== "final"
+      ? h("p", {}, "Stop reason: ", h("span", { class: "badge limit" }, stopReasonText(run.stopReason)))
       : null,
-    happened.length
-      ? h("ul", {}, ...happened)
-      : h("p", { class: "muted" }, "No limit was reached, and nothing failed."),
-    known.length
+    events.length
+      ? h("ul", {}, ...events)
+      : h("p", { class: "muted" }, "No limits reached, no failures."),
+    set.length
       ? h(
           "dl",
           { class: "facts" },
-          ...known.map(([name, value]) =>
+          ...set.map(([name, value]) =>
             h(
               "div",
               {},
-              h("dt", {}, said(name)),
-              h("dd", {}, said(typeof value === "number" ? count(value) : JSON.stringify(value))),
+              h("dt", {}, isolated(name)),
+              h("dd", {}, isolated(typeof value === "number" ? count(value) : JSON.stringify(value))),
             ),
           ),
         )
       : null,
-    ...run.notes.map((note) => h("p", { class: "muted" }, shown(note))),
+    ...run.notes.map((note) => h("p", { class: "muted" }, escapeHidden(note))),
   );
 }
 
-/** What the callers were told, each sentence once: equal texts are stored once. */
+/** The error texts of failed calls, without repetition: equal texts share one reference. */
 function reasons(run: Run, failed: number[]): HTMLElement[] {
-  const told = new Map<string, Ref>();
+  const errors = new Map<string, Ref>();
   for (const index of failed) {
     const ref = run.nodes[index]!.answer;
-    if (ref) told.set(ref.join(), ref);
+    if (ref) errors.set(ref.join(), ref);
   }
-  return [...told.values()].slice(0, MOST_REASONS).map((ref) => textBlock(ref, { first: 400, className: "error" }));
+  return [...errors.values()].slice(0, MAX_REASONS).map((ref) => textBlock(ref, { first: 400, className: "error" }));
 }
 
 function nodeLinks(
@@ -188,14 +189,14 @@ function nodeLinks(
   links: Links,
   more: (node: Node) => string = () => "",
 ): (globalThis.Node | string)[] {
-  const few = numbers
-    .slice(0, 12)
+  const some = numbers
+    .slice(0, MAX_LINKS)
     .flatMap((index, i) => [
       i ? ", " : "",
-      link(links.node(index), said(run.nodes[index]!.id)),
+      link(links.node(index), isolated(run.nodes[index]!.id)),
       more(run.nodes[index]!),
     ]);
-  return numbers.length > 12 ? [...few, ` and ${count(numbers.length - 12)} more`] : few;
+  return numbers.length > MAX_LINKS ? [...some, ` and ${count(numbers.length - MAX_LINKS)} more`] : some;
 }
 
 function models(run: Run): HTMLElement {
@@ -221,7 +222,7 @@ function models(run: Run): HTMLElement {
     h(
       "tr",
       {},
-      h("td", {}, said(name)),
+      h("td", {}, isolated(name)),
       ...[count(calls), count(input), count(output), dollars(cost), seconds(time)].map((text) =>
         h("td", { class: "num" }, text),
       ),
@@ -242,7 +243,7 @@ function models(run: Run): HTMLElement {
             "tr",
             {},
             h("th", {}, "Model"),
-            ...["Calls", "Tokens in", "Tokens out", "Cost", "Time, added up"].map((text) =>
+            ...["Calls", "Tokens in", "Tokens out", "Cost", "Total time"].map((text) =>
               h("th", { class: "num" }, text),
             ),
           ),

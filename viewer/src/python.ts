@@ -1,5 +1,5 @@
-// Python's tokens, as far as colours need them.
-import { h, shown } from "./dom";
+// Syntax highlighting of Python.
+import { h, escapeHidden } from "./dom";
 
 const TOKEN =
   /(?<comment>#[^\n]*)|(?<string>(?:\b[rRbBuUfF]{1,2})?(?:"""(?:[^\\]|\\[\s\S])*?(?:"""|$)|'''(?:[^\\]|\\[\s\S])*?(?:'''|$)|"(?:[^"\\\n]|\\[\s\S])*(?:"|$|(?=\n))|'(?:[^'\\\n]|\\[\s\S])*(?:'|$|(?=\n))))|(?<number>\b(?:0[xXoObB][\da-fA-F_]+|\d[\d_]*(?:\.[\d_]*)?(?:[eE][+-]?\d+)?j?))|(?<word>[\p{L}_][\p{L}\p{N}_]*)/gu;
@@ -15,7 +15,7 @@ const CALLS = new Set(
   ),
 );
 
-/** Code as coloured nodes. */
+/** Code as nodes with a class for each kind of token. */
 export function highlighted(code: string): DocumentFragment {
   const fragment = document.createDocumentFragment();
   let from = 0;
@@ -23,11 +23,11 @@ export function highlighted(code: string): DocumentFragment {
     const groups = match.groups!;
     const kind = groups.comment ? "comment" : groups.string ? "string" : groups.number ? "number" : wordKind(match[0]);
     if (!kind) continue;
-    if (match.index > from) fragment.append(shown(code.slice(from, match.index)));
-    fragment.append(h("span", { class: `py-${kind}` }, shown(match[0])));
+    if (match.index > from) fragment.append(escapeHidden(code.slice(from, match.index)));
+    fragment.append(h("span", { class: `py-${kind}` }, escapeHidden(match[0])));
     from = match.index + match[0].length;
   }
-  if (from < code.length) fragment.append(shown(code.slice(from)));
+  if (from < code.length) fragment.append(escapeHidden(code.slice(from)));
   return fragment;
 }
 

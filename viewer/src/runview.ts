@@ -1,12 +1,12 @@
-// One run: its head, its tree, and beside it what is looked at.
+// One run: header, call tree, and the tab that is open.
 import type { Run } from "./data";
 import { ContextView } from "./context";
-import { detail } from "./detail";
-import { h, said } from "./dom";
-import { dollars, seconds, short, state } from "./format";
+import { nodeDetail } from "./detail";
+import { h, isolated } from "./dom";
+import { dollars, seconds, compact, nodeStatus } from "./format";
 import type { Links } from "./links";
 import { Search } from "./search";
-import { fillAll } from "./text";
+import { renderAll } from "./text";
 import { Timeline } from "./timeline";
 import { Tree } from "./tree";
 
@@ -41,11 +41,11 @@ export class RunView {
     this.tree = new Tree(
       run,
       `n${number}-`,
-      (index) => this.go(this.links.node(index)),
-      (index) => this.move(index),
+      (index) => this.navigate(this.links.node(index)),
+      (index) => this.moveTo(index),
     );
     this.search = new Search(run, this.links);
-    const tablist = h("div", { class: "tabs", role: "tablist", "aria-label": "Views of the run" });
+    const tablist = h("div", { class: "tabs", role: "tablist", "aria-label": "Run views" });
     const main = h("div", { class: "main" });
     for (const tab of TABS) {
       const panel = h("div", {
@@ -63,7 +63,7 @@ export class RunView {
           id: `b${number}-${tab}`,
           class: `tab tab-${tab}`,
           "aria-controls": panel.id,
-          click: () => this.choose(tab),
+          click: () => this.openTab(tab),
         },
         TITLES[tab],
       );
@@ -76,19 +76,19 @@ export class RunView {
     this.panels.get("calls")!.append(this.tree.element);
     this.panels.get("search")!.append(this.search.element);
     this.element = h("section", { class: "run", "aria-label": `Run ${number + 1}` }, this.head(), tablist, main);
-    this.open("node");
+    this.showTab("node");
   }
 
-  /** Show what a part of the address names: a node and a part of it, or a tab. */
+  /** Show what a URL fragment names: a node and a part of it, or a tab. */
   route(what: string, part: string | undefined): void {
     const index = Number(what);
     if (what !== "" && Number.isInteger(index) && this.run.nodes[index]) {
       this.showNode(index, part);
-      this.open("node");
+      this.showTab("node");
     } else if (what === "context") {
-      this.open("context");
+      this.showTab("context");
       void this.contextView!.show(Number(part) || 0);
-    } else if ((TABS as readonly string[]).includes(what)) this.open(what as Tab);
+    } else if ((TABS as readonly string[]).includes(what)) this.showTab(what as Tab);
   }
 
   showNode(index: number, part?: string): void {
@@ -96,10 +96,10 @@ export class RunView {
     if (index !== this.node) {
       this.node = index;
       this.tree.select(index);
-      const view = detail(this.run, index, this.links);
+      const view = nodeDetail(this.run, index, this.links);
       panel.replaceChildren(view);
       panel.scrollTop = 0;
-      if (view.querySelectorAll(".block").length <= 200) requestIdleCallback(() => fillAll(view), { timeout: 2000 });
+      if (view.querySelectorAll(".block").length <= 200) requestIdleCallback(() => renderAll(view), { timeout: 2000 });
     }
     if (!part) return;
     const target = [...panel.querySelectorAll<HTMLElement>("[data-part]")]
@@ -108,14 +108,14 @@ export class RunView {
     requestAnimationFrame(() => target?.scrollIntoView({ block: "start" }));
   }
 
-  /** The next or previous call in the order of their start. */
+  /** Move to the next or previous call, by start time. */
   step(by: number): void {
     const next = Math.max(0, Math.min(this.run.nodes.length - 1, this.node + by));
-    this.move(next);
+    this.moveTo(next);
   }
 
   focusSearch(): void {
-    this.choose("search");
+    this.openTab("search");
     this.search.input.focus();
     this.search.input.select();
   }
@@ -124,25 +124,25 @@ export class RunView {
     this.tree.focus();
   }
 
-  choose(tab: Tab): void {
-    this.go(tab === "node" ? this.links.node(this.node) : `#${this.number}/${tab}`);
+  openTab(tab: Tab): void {
+    this.navigate(tab === "node" ? this.links.node(this.node) : `#${this.number}/${tab}`);
   }
 
-  /** To an address, as a link goes there. */
-  private go(hash: string): void {
+  /** Navigate to a URL fragment, as a link does. */
+  private navigate(hash: string): void {
     if (location.hash !== hash) location.hash = hash;
     const [, what, part] = hash.split("/");
     this.route(what!, part);
   }
 
-  /** To a node, without a step in the browser's history. Where the tree fills the view, it stays. */
-  private move(index: number): void {
+  /** Select a node without a step in the browser history. Stays on the tree if the tree is a tab. */
+  private moveTo(index: number): void {
     history.replaceState(null, "", this.links.node(index));
     this.showNode(index);
-    if (this.element.dataset.tab !== "calls") this.open("node");
+    if (this.element.dataset.tab !== "calls") this.showTab("node");
   }
 
-  private open(tab: Tab): void {
+  private showTab(tab: Tab): void {
     this.element.dataset.tab = tab;
     for (const [name, head] of this.tabs) {
       head.setAttribute("aria-selected", String(name === tab));
@@ -161,7 +161,7 @@ export class RunView {
     const by = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
     if (!by) return;
     const next = seen[(seen.indexOf(tab) + by + seen.length) % seen.length]!;
-    this.choose(next);
+    this.openTab(next);
     this.tabs.get(next)!.focus();
     event.preventDefault();
   }
@@ -169,23 +169,23 @@ export class RunView {
   private head(): HTMLElement {
     const { run } = this;
     const root = run.nodes[0]!;
-    const status = state(root, run);
+    const status = nodeStatus(root, run);
     const rlms = run.nodes.filter((node) => node.rlm).length;
     const fact = (value: string, what: string): HTMLElement => h("span", {}, h("b", {}, value), ` ${what}`);
     return h(
       "header",
       { class: "run-head" },
-      h("h1", {}, said(run.id, "mono"), " ", h("span", { class: `badge ${status.kind}` }, status.word)),
+      h("h1", {}, isolated(run.id, "mono"), " ", h("span", { class: `badge ${status.kind}` }, status.word)),
       h(
         "p",
         { class: "stats" },
         fact(seconds(run.ended ?? run.latest), ""),
-        fact(dollars(root.total[5]), ""),
-        fact(short(root.total[1] + root.total[2]), "tokens"),
-        fact(short(root.total[0]), root.total[0] === 1 ? "model call" : "model calls"),
+        fact(dollars(root.totalUsage[5]), ""),
+        fact(compact(root.totalUsage[1] + root.totalUsage[2]), "tokens"),
+        fact(compact(root.totalUsage[0]), root.totalUsage[0] === 1 ? "model call" : "model calls"),
         fact(String(rlms), rlms === 1 ? "RLM" : "RLMs"),
         fact("", `depth ${run.depth}`),
-        fact("", `${new Date(run.began * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`),
+        fact("", `${new Date(run.started * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`),
       ),
     );
   }

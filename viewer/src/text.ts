@@ -1,20 +1,20 @@
-// A text of the record as a block: unpacked when it comes into view, and as much of it as a reader asks for.
+// A text as a block, unpacked when it scrolls into view. Long texts start truncated, with a button for more.
 import type { Ref } from "./data";
 import { textOf } from "./data";
-import { button, h, shown } from "./dom";
+import { button, h, escapeHidden } from "./dom";
 import { count } from "./format";
 import { highlighted } from "./python";
 
-const FIRST_CHARS = 3_000;
-const MORE_CHARS = 200_000;
+const INITIAL_CHARS = 3_000;
+const CHARS_PER_CLICK = 200_000;
 
-const waiting = new WeakMap<Element, () => void>();
+const pendingFills = new WeakMap<Element, () => void>();
 const observer = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
       observer.unobserve(entry.target);
-      waiting.get(entry.target)?.();
+      pendingFills.get(entry.target)?.();
     }
   },
   { rootMargin: "600px" },
@@ -41,7 +41,7 @@ export function textBlock(ref: Ref, options: TextOptions = {}): HTMLElement {
   );
   const length = ref[2];
   body.style.minHeight = `${Math.min(12, Math.ceil(length / 90))}lh`;
-  let end = Math.min(length, options.first ?? FIRST_CHARS);
+  let end = Math.min(length, options.first ?? INITIAL_CHARS);
 
   async function fill(): Promise<void> {
     let text: string;
@@ -51,15 +51,15 @@ export function textBlock(ref: Ref, options: TextOptions = {}): HTMLElement {
       body.replaceChildren(h("em", {}, String(error instanceof Error ? error.message : error)));
       return;
     }
-    if (end < text.length && isLow(text, end)) end++; // not between the halves of a character
+    if (end < text.length && isLowSurrogate(text, end)) end++; // do not split a surrogate pair
     const part = text.slice(0, end);
     body.style.minHeight = "";
-    body.replaceChildren(options.code ? highlighted(part) : shown(part));
+    body.replaceChildren(options.code ? highlighted(part) : escapeHidden(part));
     if (options.code) block.classList.add("code");
-    if (body.scrollHeight > body.clientHeight) body.tabIndex = 0; // it scrolls: with keys, too
+    if (body.scrollHeight > body.clientHeight) body.tabIndex = 0; // makes it scrollable by keyboard
     more.replaceChildren();
     if (end < text.length) {
-      const next = Math.min(text.length, end + MORE_CHARS);
+      const next = Math.min(text.length, end + CHARS_PER_CLICK);
       const label =
         next === text.length
           ? `Show all ${count(text.length)} characters`
@@ -73,21 +73,21 @@ export function textBlock(ref: Ref, options: TextOptions = {}): HTMLElement {
     }
   }
 
-  waiting.set(block, () => void fill());
+  pendingFills.set(block, () => void fill());
   observer.observe(block);
   return block;
 }
 
-function isLow(text: string, index: number): boolean {
+function isLowSurrogate(text: string, index: number): boolean {
   const unit = text.charCodeAt(index);
   return unit >= 0xdc00 && unit < 0xe000;
 }
 
-/** Unpack what has not come into view, so that it is printed too. */
-export function fillAll(element: HTMLElement): void {
+/** Fill the blocks that never scrolled into view, so that they are printed too. */
+export function renderAll(element: HTMLElement): void {
   for (const block of element.querySelectorAll(".block")) {
     observer.unobserve(block);
-    waiting.get(block)?.();
-    waiting.delete(block);
+    pendingFills.get(block)?.();
+    pendingFills.delete(block);
   }
 }

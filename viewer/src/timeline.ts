@@ -1,7 +1,7 @@
-// All calls over time: what waited, what ran, and what ran in parallel.
+// All nodes over time: waiting, running, and how many model calls ran at once.
 import type { Entry, Node, Run } from "./data";
-import { button, h, said, svg } from "./dom";
-import { elapsed, plural, seconds, state } from "./format";
+import { button, h, isolated, svg } from "./dom";
+import { elapsed, plural, seconds, nodeStatus } from "./format";
 import { VirtualList } from "./virtual";
 
 const ROW_HEIGHT = 24;
@@ -29,7 +29,7 @@ export class Timeline {
       class: "waterfall",
       role: "list",
       tabindex: "0",
-      "aria-label": "Calls in the order of their start",
+      "aria-label": "Calls by start time",
     });
     this.chart = this.concurrency();
     this.element = h(
@@ -37,10 +37,10 @@ export class Timeline {
       { class: "timeline" },
       h(
         "div",
-        { class: "bar-of-tools" },
+        { class: "toolbar" },
         button("Zoom in", () => this.zoom(0.5)),
         button("Zoom out", () => this.zoom(2)),
-        button("All", () => this.look(0, this.end)),
+        button("Reset zoom", () => this.setView(0, this.end)),
         this.range,
         h(
           "span",
@@ -50,7 +50,7 @@ export class Timeline {
           h("i", { class: "swatch cell" }),
           "cell",
           h("i", { class: "swatch wait" }),
-          "start or wait",
+          "starting or waiting",
           h("i", { class: "swatch failed" }),
           "failed",
         ),
@@ -63,21 +63,21 @@ export class Timeline {
       const width = this.view[1] - this.view[0];
       if (event.key === "+") this.zoom(0.5);
       else if (event.key === "-") this.zoom(2);
-      else if (event.key === "ArrowRight") this.look(this.view[0] + width / 4, this.view[1] + width / 4);
-      else if (event.key === "ArrowLeft") this.look(this.view[0] - width / 4, this.view[1] - width / 4);
+      else if (event.key === "ArrowRight") this.setView(this.view[0] + width / 4, this.view[1] + width / 4);
+      else if (event.key === "ArrowLeft") this.setView(this.view[0] - width / 4, this.view[1] - width / 4);
       else return;
       event.preventDefault();
     });
-    this.look(0, this.end);
+    this.setView(0, this.end);
   }
 
   private zoom(factor: number): void {
     const [from, to] = this.view;
     const half = ((to - from) * factor) / 2;
-    this.look((from + to) / 2 - half, (from + to) / 2 + half);
+    this.setView((from + to) / 2 - half, (from + to) / 2 + half);
   }
 
-  private look(from: number, to: number): void {
+  private setView(from: number, to: number): void {
     const width = Math.min(this.end, Math.max(to - from, 1e-4));
     const start = Math.max(0, Math.min(from, this.end - width));
     this.view = [start, start + width];
@@ -91,7 +91,7 @@ export class Timeline {
     this.axis.replaceChildren(
       ...ticks.map((tick) => {
         const mark = h("span", {}, tickLabel(tick, step));
-        mark.style.left = `${this.place(tick)}%`;
+        mark.style.left = `${this.percentAt(tick)}%`;
         return mark;
       }),
     );
@@ -101,7 +101,7 @@ export class Timeline {
     shade.hidden = width >= this.end;
   }
 
-  private place(time: number): number {
+  private percentAt(time: number): number {
     return ((time - this.view[0]) / (this.view[1] - this.view[0])) * 100;
   }
 
@@ -110,8 +110,8 @@ export class Timeline {
     const node = this.run.nodes[index]!;
     const bars = h("div", { class: "bars" });
     const add = (from: number, to: number, kind: string): void => {
-      const left = Math.max(0, this.place(from));
-      const right = Math.min(100, this.place(to));
+      const left = Math.max(0, this.percentAt(from));
+      const right = Math.min(100, this.percentAt(to));
       if (right < 0 || left > 100) return;
       const bar = h("i", { class: `span ${kind}` });
       bar.style.left = `${left}%`;
@@ -123,9 +123,9 @@ export class Timeline {
     const label = h(
       "a",
       { class: "name", href: this.href(index) },
-      h("span", { class: `dot ${state(node, this.run).kind}` }),
-      said(node.id, "id"),
-      said(node.model, "muted"),
+      h("span", { class: `dot ${nodeStatus(node, this.run).kind}` }),
+      isolated(node.id, "id"),
+      isolated(node.model, "muted"),
     );
     return h(
       "div",
@@ -136,7 +136,7 @@ export class Timeline {
     );
   }
 
-  /** How many model calls were under way at each time; a part of it can be chosen with the pointer. */
+  /** A chart of concurrent model calls. Dragging on it zooms. */
   private concurrency(): HTMLElement {
     const changes: [number, number][] = [];
     for (const node of this.run.nodes)
@@ -151,13 +151,13 @@ export class Timeline {
       running += change;
       peaks[bucket] = Math.max(peaks[bucket]!, running);
     }
-    const most = peaks.reduce((a, b) => Math.max(a, b), 0);
-    const path = `M0 40 ${peaks.map((peak, i) => `L${i} ${40 - (most ? peak / most : 0) * 38} L${i + 1} ${40 - (most ? peak / most : 0) * 38}`).join(" ")} L${BUCKETS} 40 Z`;
+    const peak = peaks.reduce((a, b) => Math.max(a, b), 0);
+    const path = `M0 40 ${peaks.map((value, i) => `L${i} ${40 - (peak ? value / peak : 0) * 38} L${i + 1} ${40 - (peak ? value / peak : 0) * 38}`).join(" ")} L${BUCKETS} 40 Z`;
     const drawing = svg("svg", {
       viewBox: `0 0 ${BUCKETS} 40`,
       preserveAspectRatio: "none",
       role: "img",
-      "aria-label": `Model calls at once: up to ${most}`,
+      "aria-label": `Up to ${plural(peak, "concurrent model call")}`,
     });
     drawing.append(svg("path", { d: path }));
     const area = h("div", { class: "area" }, drawing, h("div", { class: "shade", hidden: true }));
@@ -173,19 +173,19 @@ export class Timeline {
     area.addEventListener("pointerup", (event) => {
       if (from === null) return;
       const to = timeAt(event);
-      if (Math.abs(to - from) > this.end / 200) this.look(Math.min(from, to), Math.max(from, to));
+      if (Math.abs(to - from) > this.end / 200) this.setView(Math.min(from, to), Math.max(from, to));
       from = null;
     });
     return h(
       "div",
       { class: "chart" },
-      h("span", { class: "muted" }, `up to ${plural(most, "model call")} at once`),
+      h("span", { class: "muted" }, `peak: ${plural(peak, "concurrent call")}`),
       area,
     );
   }
 }
 
-/** The parts of a node's time that are known: its model calls and its cells. */
+/** The model calls and cells of a node. */
 function spansOf(node: Node, run: Run): Span[] {
   return node.turns.flatMap((turn) => turn.entries.flatMap((entry): Span[] => spanOf(entry, run)));
 }

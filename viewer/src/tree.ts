@@ -1,16 +1,16 @@
-// The call tree: rows of what is unfolded, walked with the arrow keys (WAI-ARIA tree pattern).
+// The call tree, with keyboard navigation (WAI-ARIA tree pattern).
 import type { Node, Run } from "./data";
-import { h, said } from "./dom";
-import { dollars, elapsed, seconds, state } from "./format";
+import { h, isolated } from "./dom";
+import { dollars, elapsed, seconds, nodeStatus } from "./format";
 import { VirtualList } from "./virtual";
 
 const ROW_HEIGHT = 30;
-const OPEN_AT_FIRST = 200; // nodes: a small tree is shown unfolded
-const FILTERED_FROM = 20; // nodes: fewer are seen at once
+const MAX_EXPANDED_NODES = 200; // smaller trees start expanded
+const MIN_FILTERED_NODES = 20; // smaller trees fit the screen without a filter
 const FILTERS: Record<string, (node: Node, run: Run) => boolean> = {
-  "all calls": () => true,
+  "All calls": () => true,
   "RLMs only": (node) => node.rlm,
-  "not answered": (node, run) => state(node, run).kind !== "ok",
+  "Failed or stopped": (node, run) => nodeStatus(node, run).kind !== "ok",
 };
 
 export class Tree {
@@ -21,7 +21,7 @@ export class Tree {
   private readonly levels: number[];
   private readonly open = new Set<number>();
   private readonly filter: HTMLSelectElement;
-  private kept: boolean[] = [];
+  private matching: boolean[] = [];
   private rows: number[] = [];
   private places = new Map<number, number>();
   private selected = 0;
@@ -40,7 +40,7 @@ export class Tree {
       this.levels[index] = this.levels[node.parent]! + 1;
     });
     run.nodes.forEach((_, index) => {
-      if (index === 0 || run.nodes.length <= OPEN_AT_FIRST) this.open.add(index);
+      if (index === 0 || run.nodes.length <= MAX_EXPANDED_NODES) this.open.add(index);
     });
     this.list = new VirtualList(ROW_HEIGHT, (row) => this.row(row), {
       class: "tree",
@@ -52,52 +52,52 @@ export class Tree {
     this.tree.addEventListener("keydown", (event) => this.key(event));
     this.filter = h(
       "select",
-      { "aria-label": "Which calls are shown", change: () => this.sift() },
+      { "aria-label": "Filter calls", change: () => this.applyFilter() },
       ...Object.keys(FILTERS).map((name) => h("option", {}, name)),
     );
-    const bar = run.nodes.length > FILTERED_FROM && h("div", { class: "bar-of-tools" }, this.filter);
+    const bar = run.nodes.length > MIN_FILTERED_NODES && h("div", { class: "toolbar" }, this.filter);
     this.element = h("div", { class: "calls-panel" }, bar, this.tree);
-    this.sift();
+    this.applyFilter();
   }
 
   focus(): void {
     this.tree.focus();
   }
 
-  /** Make a node the current one, and unfold what is above it. */
+  /** Select a node, and expand its ancestors. */
   select(index: number): void {
     this.selected = index;
     for (let at = this.run.nodes[index]!.parent; at >= 0; at = this.run.nodes[at]!.parent) this.open.add(at);
-    if (!this.kept[index]) {
+    if (!this.matching[index]) {
       this.filter.selectedIndex = 0;
-      this.sift();
-    } else this.layOut();
+      this.applyFilter();
+    } else this.updateRows();
     this.list.show(this.places.get(index)!);
     this.tree.setAttribute("aria-activedescendant", `${this.prefix}${index}`);
   }
 
-  /** Keep what the filter asks for, and what is above it, which is unfolded then. */
-  private sift(): void {
+  /** Show what the filter matches and its ancestors, expanded. */
+  private applyFilter(): void {
     const { nodes } = this.run;
-    const wanted = FILTERS[this.filter.value]!;
-    this.kept = nodes.map((node) => wanted(node, this.run));
-    this.kept[0] = true;
+    const matches = FILTERS[this.filter.value]!;
+    this.matching = nodes.map((node) => matches(node, this.run));
+    this.matching[0] = true;
     for (let index = nodes.length - 1; index > 0; index--) {
-      if (!this.kept[index]) continue;
-      this.kept[nodes[index]!.parent] = true;
+      if (!this.matching[index]) continue;
+      this.matching[nodes[index]!.parent] = true;
       if (this.filter.selectedIndex > 0) this.open.add(nodes[index]!.parent);
     }
-    this.layOut();
+    this.updateRows();
   }
 
-  private layOut(): void {
+  private updateRows(): void {
     this.rows = [];
     const stack = [0];
     while (stack.length) {
       const index = stack.pop()!;
       this.rows.push(index);
       if (this.open.has(index))
-        for (const child of [...this.children[index]!].reverse()) if (this.kept[child]) stack.push(child);
+        for (const child of [...this.children[index]!].reverse()) if (this.matching[child]) stack.push(child);
     }
     this.places = new Map(this.rows.map((index, place) => [index, place]));
     this.list.set(this.rows.length);
@@ -106,7 +106,7 @@ export class Tree {
   private toggle(index: number, open = !this.open.has(index)): void {
     if (open) this.open.add(index);
     else this.open.delete(index);
-    this.layOut();
+    this.updateRows();
   }
 
   private row(place: number): HTMLElement {
@@ -114,7 +114,7 @@ export class Tree {
     const node = this.run.nodes[index]!;
     const hasChildren = this.children[index]!.length > 0;
     const siblings = node.parent < 0 ? [index] : this.children[node.parent]!;
-    const status = state(node, this.run);
+    const status = nodeStatus(node, this.run);
     const twisty = h(
       "span",
       { class: "twisty", "aria-hidden": "true" },
@@ -141,9 +141,9 @@ export class Tree {
       twisty,
       h("span", { class: `dot ${status.kind}`, role: "img", "aria-label": status.word }),
       h("span", { class: node.rlm ? "kind rlm" : "kind" }, node.rlm ? "RLM" : "call"),
-      said(node.id, "id"),
-      said(node.label.replace(/\s+/g, " "), "label"),
-      h("span", { class: "num cost" }, node.total[5] === null ? "?" : dollars(node.total[5])),
+      isolated(node.id, "id"),
+      isolated(node.label.replace(/\s+/g, " "), "label"),
+      h("span", { class: "num cost" }, node.totalUsage[5] === null ? "?" : dollars(node.totalUsage[5])),
       h("span", { class: "num" }, seconds(elapsed(node, this.run))),
     );
     row.style.setProperty("--level", String(Math.min(this.levels[index]!, 8)));
@@ -188,7 +188,7 @@ export class Tree {
         break;
       case "*":
         for (const child of this.children[this.run.nodes[this.selected]!.parent] ?? []) this.open.add(child);
-        this.layOut();
+        this.updateRows();
         break;
       default:
         return;

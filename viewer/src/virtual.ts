@@ -1,16 +1,16 @@
-// A list of which only the rows in view are in the document: it scrolls ten thousand rows as it does ten.
+// A list that keeps only the rows in view in the document, so that ten thousand rows scroll as fast as ten.
 import { h } from "./dom";
 import { count } from "./format";
 
-const SPARE_ROWS = 8;
-const PRINTED_ROWS = 1_000; // more are a book that nobody reads
+const OVERSCAN_ROWS = 8;
+const MAX_PRINTED_ROWS = 1_000; // nobody reads more on paper
 
 export class VirtualList {
   readonly element: HTMLElement;
   private readonly content: HTMLElement;
   private length = 0;
   private rows = new Map<number, HTMLElement>();
-  private asked = 0;
+  private frame = 0;
   private printing = false;
   private readonly rest = h("div", { class: "muted" });
 
@@ -21,13 +21,13 @@ export class VirtualList {
   ) {
     this.content = h("div", { class: "rows", role: "presentation" });
     this.element = h("div", props, this.content);
-    this.element.addEventListener("scroll", () => this.ask(), { passive: true });
-    new ResizeObserver(() => this.ask()).observe(this.element);
-    window.addEventListener("beforeprint", () => this.print(true));
-    window.addEventListener("afterprint", () => this.print(false));
+    this.element.addEventListener("scroll", () => this.scheduleRender(), { passive: true });
+    new ResizeObserver(() => this.scheduleRender()).observe(this.element);
+    window.addEventListener("beforeprint", () => this.setPrinting(true));
+    window.addEventListener("afterprint", () => this.setPrinting(false));
   }
 
-  /** New rows: all are made anew. */
+  /** Replace all rows. */
   set(length: number): void {
     this.length = length;
     this.content.style.height = `${length * this.rowHeight}px`;
@@ -53,17 +53,17 @@ export class VirtualList {
     this.rows.clear();
   }
 
-  private ask(): void {
-    cancelAnimationFrame(this.asked);
-    this.asked = requestAnimationFrame(() => this.render());
+  private scheduleRender(): void {
+    cancelAnimationFrame(this.frame);
+    this.frame = requestAnimationFrame(() => this.render());
   }
 
   private render(): void {
     const { scrollTop, clientHeight } = this.element;
-    const first = this.printing ? 0 : Math.max(0, Math.floor(scrollTop / this.rowHeight) - SPARE_ROWS);
+    const first = this.printing ? 0 : Math.max(0, Math.floor(scrollTop / this.rowHeight) - OVERSCAN_ROWS);
     const end = this.printing
-      ? Math.min(this.length, PRINTED_ROWS)
-      : Math.min(this.length, Math.ceil((scrollTop + clientHeight) / this.rowHeight) + SPARE_ROWS);
+      ? Math.min(this.length, MAX_PRINTED_ROWS)
+      : Math.min(this.length, Math.ceil((scrollTop + clientHeight) / this.rowHeight) + OVERSCAN_ROWS);
     for (const [index, row] of this.rows) {
       if (index < first || index >= end) {
         row.remove();
@@ -80,13 +80,13 @@ export class VirtualList {
     }
   }
 
-  /** On paper rows stand in the order in which they are made, and the last one says how many there is no room for. */
-  private print(on: boolean): void {
+  /** Print rows in document order, and say at the end how many are omitted. */
+  private setPrinting(on: boolean): void {
     this.printing = on;
     this.clear();
     this.rest.remove();
     this.render();
-    const left = this.length - PRINTED_ROWS;
+    const left = this.length - MAX_PRINTED_ROWS;
     if (on && left > 0) {
       this.rest.textContent = `… and ${count(left)} more`;
       this.content.append(this.rest);

@@ -1,4 +1,4 @@
-// What is done with a page, and what has to be there then. Each gets the page; what it returns may be on the console.
+// Scenarios: actions on a page, and assertions. Each may return patterns of expected console messages.
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -67,7 +67,7 @@ export async function tree(page, { open }) {
   await page.getByRole("button", { name: "Zoom in" }).click();
   await page.getByRole("button", { name: "Zoom in" }).click();
   assert.notEqual(await page.locator(".timeline [role=status]").innerText(), all);
-  await page.getByRole("button", { name: "All", exact: true }).click();
+  await page.getByRole("button", { name: "Reset zoom" }).click();
   assert.equal(await page.locator(".timeline [role=status]").innerText(), all);
   await page.locator(".wrow a").nth(2).click();
   assert.match(page.url(), /#0\/2$/);
@@ -92,12 +92,12 @@ export async function slices(page, { open }) {
   await row.locator("td").nth(3).locator("a").first().click();
   await page.waitForFunction((wanted) => document.querySelector(".context .text").textContent.includes(wanted), word);
   assert(await page.locator(".context mark").first().isVisible());
-  assert.match(await text(page, ".context"), /slices? of it in the prompts and contexts of calls/);
+  assert.match(await text(page, ".context"), /slices? found in the prompts and contexts of calls/);
 
   // Search finds it, in a call's answer and in the context, and leads there.
   await page.keyboard.press("/");
   await page.keyboard.type(word);
-  await page.waitForFunction(() => /^\d+ places?$/.test(document.querySelector(".search [role=status]").textContent));
+  await page.waitForFunction(() => /^\d+ match(es)?$/.test(document.querySelector(".search [role=status]").textContent));
   const found = await page.locator(".hit a").allInnerTexts();
   assert(
     found.some((line) => line.startsWith("context")),
@@ -203,16 +203,16 @@ export async function printed(page, { address, open }) {
 /** A run that had not ended. */
 export async function unfinished(page, { open }) {
   await open();
-  assert.match(await text(page, ".run-head"), /not ended/);
-  assert.match(await text(page, ".detail"), /had not ended when this page was written/);
-  assert.match(await text(page, ".cell .badge"), /not ended/);
+  assert.match(await text(page, ".run-head"), /unfinished/);
+  assert.match(await text(page, ".detail"), /unfinished when this page was written/);
+  assert.match(await text(page, ".cell .badge"), /unfinished/);
 }
 
 /** A run that a limit stopped before it had an answer; the labels of its timeline are seen as wholes. */
 export async function stopped(page, { address, open }) {
   await open();
   const answer = page.locator(".detail section", { hasText: "Answer" });
-  assert.match(await answer.innerText(), /There is no answer: it is empty \(limit on tokens\)\./);
+  assert.match(await answer.innerText(), /The answer is empty \(token limit\)\./);
   assert.equal(await answer.locator(".block").count(), 0);
   for (const width of [1280, 400]) {
     await page.setViewportSize({ width, height: 800 });
@@ -234,10 +234,10 @@ export async function stopped(page, { address, open }) {
 export async function resumed(page, { address, open }) {
   await open();
   const detail = page.locator(".detail");
-  assert.match(await detail.innerText(), /Resumed after an interruption\s+After .*, with 5 recorded calls, 2 of them without an answer\./);
-  assert.match(await detail.innerText(), /call 2 is not the recorded one/);
+  assert.match(await detail.innerText(), /Resumed\s+After .*, with 5 recorded calls, 2 of them in flight\./);
+  assert.match(await detail.innerText(), /call 2 diverged from the recording/);
   assert.equal(await detail.locator(".badge", { hasText: "from the journal" }).count(), 1);
-  assert.match(await detail.innerText(), /12 calls of functions of the host/);
+  assert.match(await detail.innerText(), /12 host function calls/);
   assert.equal(await detail.locator(".tool").count(), 10);
   assert.equal(await detail.locator(".tool .dot.bad").count(), 1);
   assert.equal(await blocks(page, ".tool"), "('apples', 0)");
@@ -265,7 +265,7 @@ export async function attacks(page, { address, open }) {
         .map((element) => element.outerHTML.slice(0, 60))
         .filter(
           (html) =>
-            !/^<(script type="application\/gzip" id="(record|t\d+|end)"|script>|meta |link rel="icon" href="data:,")/.test(
+            !/^<(script type="application\/gzip" id="(runs|t\d+|end)"|script>|meta |link rel="icon" href="data:,")/.test(
               html,
             ),
         ),
@@ -311,7 +311,7 @@ export async function attacks(page, { address, open }) {
   for (const wanted of ["<", "(", "\\", "__proto__", "[", "script"]) {
     await page.goto(`${address}#0/search`);
     await page.locator("input[type=search]").fill(wanted);
-    await page.waitForFunction(() => /places?$/.test(document.querySelector(".search [role=status]").textContent));
+    await page.waitForFunction(() => /match(es)?$/.test(document.querySelector(".search [role=status]").textContent));
     await inert();
   }
   // What cannot be seen is shown as what it is.
