@@ -114,7 +114,7 @@ export class ContextView {
       { class: "slice", role: "listitem" },
       link(this.links.node(node), "call ", isolated(this.run.nodes[node]!.id)),
       link(this.links.context(start), `${count(start)}-${count(end)}`),
-      h("span", { class: "muted" }, `${plural(end - start, "character")}, ${offset < 0 ? "as its context" : `prompt offset ${count(offset)}`}`),
+      h("span", { class: "muted" }, offset < 0 ? "as its context" : `at ${count(offset)} in its prompt`),
     );
   }
 
