@@ -1,4 +1,4 @@
-"""What a run directory holds beside the events: limits, prompts as sent, the context. Each is optional."""
+"""What a run directory holds beside the events: limits, prompts as sent, the context. All optional."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def _run_record(directory: Path, notes: list[str]) -> dict[str, Any]:
 def _context(directory: Path, entry: object, named: Path | None, notes: list[str]) -> SearchableContext | None:
     """The context as text, from the named file or folder, or else from the run directory.
 
-    Its digest must match the one in `run.json`. So a foreign run directory cannot put files of this machine on the page:
-    it would need their digests.
+    Its digest must match the one in `run.json`. So a foreign run directory cannot put a file of this machine on the
+    page without knowing its digest.
     """
     entry = entry if isinstance(entry, dict) else {}
     try:

@@ -1,4 +1,4 @@
-"""Texts that want to be more than text, and a run whose every text is one."""
+"""Texts that try to break out of what displays them, and a run that consists of them."""
 
 import json
 import sqlite3
@@ -64,7 +64,7 @@ ATTACKS = [
 
 
 def attacked_run(directory: Path) -> None:
-    """Write the events, limits and journal of a run in which every text is all attacks, and every name is one."""
+    """Write the events, limits and journal of a run in which every text holds all attacks, and every name is one."""
     every = "\n".join(ATTACKS)
     usage = Usage(calls=1, input_tokens=1, output_tokens=1)
     names = iter(ATTACKS * 4)

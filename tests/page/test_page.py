@@ -1,4 +1,4 @@
-"""The page of a run in a real Chromium: it shows what happened, and nothing of what it shows comes to life.
+"""The page of a run in a real Chromium: it shows what happened, and executes nothing that it shows.
 
 Needs chromium, node, and the packages of `viewer/` (`make viewer/node_modules`).
 """
@@ -52,8 +52,8 @@ missing = [
     if not is_there
 ]
 pytestmark = pytest.mark.skipif(
-    bool(missing) and "CI" not in os.environ,  # where they fail: what is not tested there is not tested
-    reason=f"not there: {', '.join(missing)}",
+    bool(missing) and "CI" not in os.environ,  # in CI, they fail: a skipped check is no check
+    reason=f"missing: {', '.join(missing)}",
 )
 
 
@@ -66,7 +66,7 @@ def tree_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def facts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A real run that reads a text in slices, and that text."""
+    """A real run that reads a text in slices, and the file of that text."""
     folder = tmp_path_factory.mktemp("runs")
     trial = make_trial(number=1, lines=2_000, seed=7, facts=3)
     (folder / "context.txt").write_text(trial.context)
@@ -75,49 +75,49 @@ def facts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def visit(scenario: str, page: Path) -> None:
-    """Go through a page as the scenario in viewer/tests says."""
+    """Run a scenario of viewer/tests on a page."""
     command = ["node", str(VIEWER / "tests" / "run.mjs"), scenario, str(page)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("scenario", ["tree", "narrow", "print"])
-def test_a_real_run_can_be_gone_through(scenario: str, tree_run: Path, tmp_path: Path) -> None:
+def test_a_real_run_can_be_navigated_and_printed(scenario: str, tree_run: Path, tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", read_run(tree_run))
     visit(scenario, tmp_path / "page.html")
 
 
-def test_an_answer_leads_to_its_calls_and_to_its_place_in_the_context(
+def test_an_answer_links_to_its_calls_and_to_its_place_in_the_context(
     facts_run: tuple[Path, Path], tmp_path: Path
 ) -> None:
     write_page(tmp_path / "page.html", read_run(*facts_run))
     visit("slices", tmp_path / "page.html")
 
 
-def test_no_view_breaks_a_rule_of_accessibility_in_light_or_dark(facts_run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_every_view_is_accessible_in_light_and_dark(facts_run: tuple[Path, Path], tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", read_run(*facts_run))
     visit("accessible", tmp_path / "page.html")
 
 
-def test_two_runs_stand_beside_each_other(tree_run: Path, facts_run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_runs_are_shown_side_by_side(tree_run: Path, facts_run: tuple[Path, Path], tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", read_run(tree_run), read_run(facts_run[0]))
     visit("two", tmp_path / "page.html")
 
 
-def test_a_run_that_was_cut_off_is_shown_as_far_as_it_goes(tree_run: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_is_shown_up_to_its_last_event(tree_run: Path, tmp_path: Path) -> None:
     events = (tree_run / "events.jsonl").read_text()
     (tmp_path / "events.jsonl").write_text(events[: events.index("SubCallFinished") + 30])
     write_page(tmp_path / "page.html", read_run(tmp_path))
     visit("unfinished", tmp_path / "page.html")
 
 
-def test_what_was_resumed_replayed_and_asked_of_the_host_is_told(tmp_path: Path) -> None:
+def test_resumptions_replayed_replies_and_host_function_calls_are_shown(tmp_path: Path) -> None:
     resumed_run(tmp_path)
     write_page(tmp_path / "page.html", read_run(tmp_path))
     visit("resumed", tmp_path / "page.html")
 
 
-def test_a_run_that_was_stopped_before_it_had_an_answer_says_so(tmp_path: Path) -> None:
+def test_a_run_that_a_limit_stopped_without_an_answer_says_so(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("w") as file:
         log = EventLog("stopped", file, [])
         log.emit(RunStarted(query="How much?", depth=1, models={0: "m"}, context_bytes=1))
@@ -126,13 +126,13 @@ def test_a_run_that_was_stopped_before_it_had_an_answer_says_so(tmp_path: Path) 
         log.emit(RLMFinished(answer="", stop_reason="max_tokens", iterations=1))
         log.emit(RunFinished(stop_reason="max_tokens", usage=Usage(), seconds=0.3))
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    lasting = [json.dumps(event | {"ts": 1_000 + 0.076 * number}) for number, event in enumerate(events)]
-    (tmp_path / "events.jsonl").write_text("\n".join(lasting))  # 304 ms: the timeline's last label is near its end
+    timed = [json.dumps(event | {"ts": 1_000 + 0.076 * number}) for number, event in enumerate(events)]
+    (tmp_path / "events.jsonl").write_text("\n".join(timed))  # 304 ms puts the timeline's last label near its end
     write_page(tmp_path / "page.html", read_run(tmp_path))
     visit("stopped", tmp_path / "page.html")
 
 
-def test_a_page_full_of_attacks_runs_nothing_asks_for_nothing_and_says_nothing(tmp_path: Path) -> None:
+def test_a_page_full_of_attacks_executes_requests_and_logs_nothing(tmp_path: Path) -> None:
     attacked_run(tmp_path)
     context = tmp_path / "context.txt"
     context.write_text("\n".join(ATTACKS), "utf-8", "surrogatepass")
@@ -140,7 +140,7 @@ def test_a_page_full_of_attacks_runs_nothing_asks_for_nothing_and_says_nothing(t
     visit("attacks", tmp_path / "page.html")
 
 
-def test_the_pages_policy_stops_markup_requests_scripts_and_styles(tmp_path: Path) -> None:
+def test_the_policy_of_the_page_blocks_markup_requests_scripts_and_styles(tmp_path: Path) -> None:
     attacked_run(tmp_path)
     write_page(tmp_path / "page.html", read_run(tmp_path))
     visit("policy", tmp_path / "page.html")
@@ -148,7 +148,7 @@ def test_the_pages_policy_stops_markup_requests_scripts_and_styles(tmp_path: Pat
 
 @pytest.mark.parametrize("words", [300, pytest.param(1_600, marks=[pytest.mark.long, pytest.mark.timeout(240)])])
 def test_ten_thousand_calls_open_within_two_seconds(words: int, tmp_path: Path) -> None:
-    """With 1,600 words a prompt, there are 100 MB of them."""
+    """With 1,600 words a prompt, the run has 100 MB of text."""
     for name, calls in (("page", 3), ("large", 10_000)):
         folder = tmp_path / name
         folder.mkdir()
@@ -161,7 +161,7 @@ def test_ten_thousand_calls_open_within_two_seconds(words: int, tmp_path: Path) 
 
 
 def resumed_run(folder: Path) -> None:
-    """A run that was interrupted, and took another way; one call is the journal's. A cell used functions of the host."""
+    """A resumed run that diverged, with one call from the journal and a cell that calls host functions."""
     usage = Usage(calls=1, input_tokens=10, output_tokens=2)
     reply = ModelReplied(role="root", model="m", text="Then.", finish_reason="stop", usage=usage, seconds=0.01)
     with (folder / "events.jsonl").open("w") as file:
@@ -191,7 +191,7 @@ def resumed_run(folder: Path) -> None:
 
 
 def many_calls(log: EventLog, calls: int, words: int) -> None:
-    """A run with so many calls, and so many words in the prompt of each."""
+    """A run with `calls` calls and `words` words in the prompt of each."""
     log.emit(RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=1))
     log.emit(RLMStarted(level=0, depth=1, model="m", sandbox="s", context_type="str", context_size=1))
     log.emit(TurnStarted(turn=1, of=1))
@@ -205,9 +205,9 @@ def many_calls(log: EventLog, calls: int, words: int) -> None:
         log.emit(SubCallFinished(node=node, ok=True, text="no", seconds=0.001))
 
 
-def test_the_built_viewer_is_what_its_sources_give(tmp_path: Path) -> None:
+def test_the_built_viewer_matches_its_sources(tmp_path: Path) -> None:
     command = ["node_modules/.bin/vite", "build", "--outDir", str(tmp_path / "assets"), "--logLevel", "error"]
     subprocess.run(command, cwd=VIEWER, check=True, timeout=55)
     for name in ("viewer.js", "viewer.css"):
         built = (tmp_path / "assets" / name).read_bytes()
-        assert built == (ASSETS / name).read_bytes(), f"{name} is not that of the sources: run `make viewer`"
+        assert built == (ASSETS / name).read_bytes(), f"{name} does not match its sources: run `make viewer`"

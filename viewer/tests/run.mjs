@@ -1,5 +1,5 @@
-// node run.mjs SCENARIO FILE [DIRECTORY]: opens a page in Debian's Chromium and goes through it as a scenario says.
-// Exit status 0: all that was to be there is there, nothing was requested, and nothing was written to the console.
+// node run.mjs SCENARIO FILE: opens a page in Chromium and runs a scenario of scenarios.mjs on it.
+// Exit status 0: all assertions hold, and the page made no requests and wrote nothing to the console.
 import assert from "node:assert/strict";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -8,15 +8,15 @@ import * as scenarios from "./scenarios.mjs";
 
 const [name, file] = process.argv.slice(2);
 const scenario = scenarios[name];
-assert(scenario, `there is no scenario ${name}`);
+assert(scenario, `unknown scenario ${name}`);
 
-/** Open the page; how many milliseconds it took until its first rows were there. */
+/** Open the page. Returns the milliseconds until its first rows appeared. */
 async function open(page, address) {
-  const began = performance.now();
+  const started = performance.now();
   await page.goto(address, { waitUntil: "commit" });
   await page.waitForSelector("html[data-ready]");
   await page.waitForSelector(".tree .row", { state: "attached" });
-  return performance.now() - began;
+  return performance.now() - started;
 }
 
 const browser = await chromium.launch({
@@ -41,8 +41,8 @@ try {
   });
   page.on("popup", () => seen.push("popup"));
   const expected = (await scenario(page, { address, open: (other = address) => open(page, other) })) ?? [];
-  // What the policy stops never leaves the browser: it is told as a request that failed by reason of "csp".
-  seen.push(...asked.map((request) => `request: ${request.url()} ${request.failure()?.errorText ?? "was sent"}`));
+  // A request that the policy blocks never leaves the browser; it is reported as failed with "csp".
+  seen.push(...asked.map((request) => `request: ${request.url()} ${request.failure()?.errorText ?? "sent"}`));
   const unexpected = seen.filter((line) => !expected.some((pattern) => pattern.test(line)));
   assert.deepEqual(unexpected, []);
 } finally {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 
-const EMPTY_PAGE_MS = 400; // to open a page of a few nodes, in a browser that has just started, on an idle machine of 2 cores
+const EMPTY_PAGE_MS = 400; // to open a page of a few nodes in a fresh browser, on an idle machine with 2 cores
 
 const text = (page, selector) => page.locator(selector).first().innerText();
 const selected = (page) => page.locator(".row.selected .id").innerText();
@@ -14,7 +14,7 @@ const blocks = async (page, selector) => {
   return block.innerText();
 };
 
-/** A run of depth 2 or more, whose answer is 2016. */
+/** A run of depth 2 or more with the answer 2016. */
 export async function tree(page, { open }) {
   await open();
   assert.equal(await blocks(page, ".block.answer"), "2016");
@@ -31,11 +31,11 @@ export async function tree(page, { open }) {
   await page.goBack();
   assert.equal(await selected(page), "0.1");
 
-  // The code of the cell has its colours.
+  // The code of the cell is highlighted.
   assert((await blocks(page, ".cell .code")).includes("llm_batch"));
   assert((await page.locator(".py-keyword").count()) > 0);
 
-  // The tree with keys.
+  // Keyboard navigation of the tree.
   await page.keyboard.press("g");
   await page.keyboard.press("Home");
   assert.equal(await selected(page), "0");
@@ -44,7 +44,7 @@ export async function tree(page, { open }) {
   assert.equal(await selected(page), "0.1");
   const level = (index) => page.locator(".row").nth(index).getAttribute("aria-level");
   assert.equal(await level(2), "3");
-  await page.keyboard.press("ArrowLeft"); // folds it
+  await page.keyboard.press("ArrowLeft"); // collapses it
   assert.equal(await page.locator(".row.selected").getAttribute("aria-expanded"), "false");
   await page.keyboard.press("ArrowRight");
   await page.keyboard.press("ArrowRight");
@@ -60,7 +60,7 @@ export async function tree(page, { open }) {
   await page.keyboard.press("j");
   assert.equal(await selected(page), "0.1");
 
-  // The timeline: a row a node, parallel ones beside each other, and a zoom.
+  // The timeline zooms, and its rows lead to their nodes.
   await page.keyboard.press("t");
   await page.waitForSelector(".wrow");
   const all = await page.locator(".timeline [role=status]").innerText();
@@ -73,7 +73,7 @@ export async function tree(page, { open }) {
   assert.match(page.url(), /#0\/2$/);
   assert(await page.locator(".panel-node").isVisible());
 
-  // Help, and the other theme.
+  // The shortcuts dialog, and the theme.
   await page.keyboard.press("?");
   assert(await page.locator("dialog").isVisible());
   await page.keyboard.press("Escape");
@@ -83,7 +83,7 @@ export async function tree(page, { open }) {
   assert.notEqual(await paper(), before);
 }
 
-/** A run whose answer is words that calls found in their slices of the context, which is in the page. */
+/** A run whose answer consists of words that calls found in their slices of the context. The page has the context. */
 export async function slices(page, { open }) {
   await open();
   const origin = page.locator("section", { hasText: "Where the answer came from" });
@@ -94,7 +94,7 @@ export async function slices(page, { open }) {
   assert(await page.locator(".context mark").first().isVisible());
   assert.match(await text(page, ".context"), /slices? found in the prompts and contexts of calls/);
 
-  // Search finds it, in a call's answer and in the context, and leads there.
+  // Search finds the word in a call's answer and in the context, and links there.
   await page.keyboard.press("/");
   await page.keyboard.type(word);
   await page.waitForFunction(() => /^\d+ match(es)?$/.test(document.querySelector(".search [role=status]").textContent));
@@ -123,11 +123,11 @@ export async function two(page, { open }) {
   await page.locator(".run").nth(1).locator(".row").nth(1).click();
   assert.equal(await page.locator(".run").nth(1).locator(".row.selected .id").innerText(), "0.1");
   assert.equal(await page.locator(".run").nth(0).locator(".row.selected .id").innerText(), "0");
-  await page.keyboard.press("j"); // of the run that was used last
+  await page.keyboard.press("j"); // applies to the run used last
   assert.notEqual(await page.locator(".run").nth(1).locator(".row.selected .id").innerText(), "0.1");
 }
 
-/** Narrow as a phone: nothing stands out sideways, and each part is a tab. */
+/** On a phone, nothing overflows sideways, and each part is a tab. */
 export async function narrow(page, { address, open }) {
   await page.setViewportSize({ width: 400, height: 800 });
   await open();
@@ -146,7 +146,7 @@ export async function narrow(page, { address, open }) {
   }
 }
 
-/** No rule of axe-core (WCAG 2 and good practice) is broken, in light and dark, in each view. */
+/** axe-core (WCAG 2 and best practices) finds no violation in any view, light or dark. */
 export async function accessible(page, { address, open }) {
   const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
   await open();
@@ -157,13 +157,13 @@ export async function accessible(page, { address, open }) {
       await page.emulateMedia({ colorScheme });
       await page.waitForTimeout(200);
       const { violations } = await page.evaluate(() => window.axe.run());
-      const told = violations.map(({ id, nodes }) => `${colorScheme} ${view} ${id}: ${nodes[0].html.slice(0, 200)}`);
-      assert.deepEqual(told, []);
+      const found = violations.map(({ id, nodes }) => `${colorScheme} ${view} ${id}: ${nodes[0].html.slice(0, 200)}`);
+      assert.deepEqual(found, []);
     }
   }
 }
 
-/** In print, rows and texts are there without scrolling, in dark ink on light paper. */
+/** In print, all rows and texts are visible without scrolling, dark on light. */
 export async function print(page, { open }) {
   await open();
   await page.waitForTimeout(500);
@@ -173,7 +173,7 @@ export async function print(page, { open }) {
   assert.equal(await page.evaluate(() => getComputedStyle(document.querySelector(".panel-node")).overflowY), "visible");
   assert(!(await page.locator(".tabs").isVisible()));
   assert(await page.locator(".block.answer").first().isVisible());
-  // Rows stand one below the other in their order, and take no more room than they have.
+  // Rows keep their order and do not overlap.
   const tops = await page.locator(".tree .row").evaluateAll((rows) => rows.map((row) => row.getBoundingClientRect().top));
   assert.deepEqual(
     tops,
@@ -182,10 +182,10 @@ export async function print(page, { open }) {
   assert(pages(await page.pdf()) < 12);
 }
 
-/** How many sheets of paper a PDF has. */
+/** The number of pages of a PDF. */
 const pages = (pdf) => pdf.toString("latin1").match(/\/Type\s*\/Page\b/g).length;
 
-/** More calls than are printed. */
+/** Printing lists the first 1,000 of 10,001 calls, and counts the rest. */
 export async function printed(page, { address, open }) {
   await open(address.replace(/[^/]*$/, "large.html"));
   await page.emulateMedia({ media: "print" });
@@ -200,7 +200,7 @@ export async function printed(page, { address, open }) {
   assert.equal(await page.locator(".tree .rows > .muted").count(), 0);
 }
 
-/** A run that had not ended. */
+/** An unfinished run. */
 export async function unfinished(page, { open }) {
   await open();
   assert.match(await text(page, ".run-head"), /unfinished/);
@@ -208,7 +208,7 @@ export async function unfinished(page, { open }) {
   assert.match(await text(page, ".cell .badge"), /unfinished/);
 }
 
-/** A run that a limit stopped before it had an answer; the labels of its timeline are seen as wholes. */
+/** A run that a limit stopped before it had an answer. No label of its timeline is cut off. */
 export async function stopped(page, { address, open }) {
   await open();
   const answer = page.locator(".detail section", { hasText: "Answer" });
@@ -230,7 +230,7 @@ export async function stopped(page, { address, open }) {
   }
 }
 
-/** A run that was resumed: what came from the journal, what did not, and what its cell asked of the host. */
+/** A resumed run: replies from the journal, live replies, and host function calls. */
 export async function resumed(page, { address, open }) {
   await open();
   const detail = page.locator(".detail");
@@ -250,7 +250,7 @@ export async function resumed(page, { address, open }) {
   assert.match(await text(page, ".detail h2"), /RLM 0\.1 answered from the journal/);
 }
 
-/** Every text is an attack. All is looked at, and nothing of it comes to life. */
+/** Every text is an attack. Showing all of them executes nothing. */
 export async function attacks(page, { address, open }) {
   await open();
   const inert = async () => {
@@ -287,7 +287,7 @@ export async function attacks(page, { address, open }) {
     for (const summary of await page.locator(".detail summary").all()) await summary.click();
     for (const block of await page.locator(".detail .block").all()) await block.scrollIntoViewIfNeeded();
     await page.waitForFunction(() => {
-      // A text above that came meanwhile may have pushed a block out of view before it was seen there.
+      // A text that loaded above may have pushed a block out of view before the observer saw it.
       const empty = [...document.querySelectorAll(".detail .block .text")].find((element) => !element.textContent);
       empty?.scrollIntoView();
       return !empty;
@@ -308,19 +308,19 @@ export async function attacks(page, { address, open }) {
     await page.goto(`${address}#0/${tab}`);
     await inert();
   }
-  for (const wanted of ["<", "(", "\\", "__proto__", "[", "script"]) {
+  for (const query of ["<", "(", "\\", "__proto__", "[", "script"]) {
     await page.goto(`${address}#0/search`);
-    await page.locator("input[type=search]").fill(wanted);
+    await page.locator("input[type=search]").fill(query);
     await page.waitForFunction(() => /match(es)?$/.test(document.querySelector(".search [role=status]").textContent));
     await inert();
   }
-  // What cannot be seen is shown as what it is.
+  // Invisible characters appear as escapes.
   const all = await page.evaluate(() => document.querySelector(".tree").textContent);
   assert(!/[\u202a-\u202e\u2066-\u2069\u200b\u0000-\u0008]/.test(all));
-  assert(all.includes("\\u202e"), "a direction override is shown as an escape");
+  assert(all.includes("\\u202e"), "direction overrides appear as escapes");
 }
 
-/** Were markup to reach the page all the same, its policy would stop it. */
+/** If markup reached the page, its policy would stop it. */
 export async function policy(page, { open }) {
   await open();
   const outcome = await page.evaluate(() => {
@@ -364,9 +364,9 @@ export async function policy(page, { open }) {
   ];
 }
 
-/** 10,000 calls: the first rows are there in time, few of them are in the document, and the last one can be reached. */
+/** 10,000 calls: the first rows appear in time, few rows are in the document, and the last one is reachable. */
 export async function large(page, { address, open }) {
-  // The machine may be busy with other things: a page that holds nothing but the viewer tells how much slower it is now.
+  // A small page measures how much a busy machine slows things down.
   const small = await open();
   await page.goto("about:blank");
   const took = await open(address.replace(/[^/]*$/, "large.html"));
@@ -378,7 +378,7 @@ export async function large(page, { address, open }) {
   assert.equal(await selected(page), "0.10000");
   await page.selectOption(".calls-panel select", "RLMs only");
   assert.equal(await page.locator(".tree .row").count(), 1);
-  await page.keyboard.press("k"); // to a call that the filter leaves out: it is shown all the same
+  await page.keyboard.press("k"); // to a call that the filter hides: selecting it resets the filter
   assert.equal(await selected(page), "0.9999");
   assert((await blocks(page, ".detail .block")).length > 100);
   await page.keyboard.press("t");

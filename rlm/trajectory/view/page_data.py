@@ -1,4 +1,4 @@
-"""A run as the plain data of its page; `viewer/src/data.ts` has the types. Pure. Times count from the start of the run."""
+"""A run as the plain data of its page, whose types are in `viewer/src/data.ts`. Pure. Times count from the run's start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rlm view` finds a run by id or path, writes one private file, and says in one sentence what it cannot do."""
+"""A run is found by ID or path and read with its details; `rlm view` writes it to one private file."""
 
 import json
 import sqlite3
@@ -39,12 +39,12 @@ def test_a_run_is_found_by_its_id_and_by_its_path(name: str, run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["another", "..", "", "/"])
-def test_a_run_that_is_not_there_is_one_sentence(name: str, run: Path) -> None:
+def test_an_unknown_run_is_an_error_of_one_sentence(name: str, run: Path) -> None:
     with pytest.raises(ConfigError, match="No run named"):
         find_run(name)
 
 
-def test_the_page_is_written_for_this_user_alone_and_opened(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_private_to_the_user_and_is_opened(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     result = CliRunner().invoke(cli.app, ["view", "the-run"])
@@ -60,18 +60,18 @@ def test_two_runs_go_into_one_file(run: Path, tmp_path: Path) -> None:
     assert "the-run and the-run" in (tmp_path / "two.html").read_text()
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(run: Path, tmp_path: Path) -> None:
+def test_an_unwritable_file_is_an_error_of_one_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--out"):
         write_page(tmp_path / "none" / "page.html", read_run(run))
 
 
-def test_a_record_that_is_no_text_is_one_sentence(run: Path) -> None:
+def test_binary_events_are_an_error_of_one_sentence(run: Path) -> None:
     (run / "events.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="Cannot read"):
         read_run(run)
 
 
-def test_limits_context_and_prompts_are_read_where_the_run_has_them(run: Path) -> None:
+def test_limits_context_and_prompts_are_read_if_the_run_has_them(run: Path) -> None:
     assert read_details(run).context is None
     (run / "context.text").write_bytes("the context \ud800".encode("utf-8", "surrogatepass"))
     size = (run / "context.text").stat().st_size
@@ -97,7 +97,7 @@ def test_limits_context_and_prompts_are_read_where_the_run_has_them(run: Path) -
     assert details.notes == ()
 
 
-def test_what_of_it_cannot_be_read_becomes_a_note(run: Path) -> None:
+def test_unreadable_details_become_notes(run: Path) -> None:
     (run / "journal.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 20)
     (run / "run.json").write_text('{"context": {"kind": "file", "path": "/nowhere/at/all"}, "limits": 3}')
     details = read_details(run)
@@ -107,7 +107,7 @@ def test_what_of_it_cannot_be_read_becomes_a_note(run: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["stored", "by path", "named"])
-def test_a_context_of_many_texts_is_shown_with_the_place_of_each(run: Path, tmp_path: Path, how: str) -> None:
+def test_a_context_of_many_texts_is_shown_with_the_path_of_each(run: Path, tmp_path: Path, how: str) -> None:
     texts = {"a/one.txt": "first line\nsecond line\n", "two.txt": "x" * 300, "three.bin": b"\xff\x00"}
     folder = tmp_path / "folder"
     (folder / "a").mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_a_context_of_many_texts_is_shown_with_the_place_of_each(run: Path, tmp_
         assert f"context['{name}']{shown}" in context.text
 
 
-def test_a_file_that_has_changed_since_the_run_is_not_shown_as_its_context(run: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_since_the_run_is_not_shown_as_its_context(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "app.log"
     file.write_text("one line")
     digest = sha256(b"one line").hexdigest()
@@ -152,7 +152,7 @@ def test_a_file_that_has_changed_since_the_run_is_not_shown_as_its_context(run: 
         {"path": "{secret}", "digest": None},
     ],
 )
-def test_a_run_of_somebody_elses_puts_no_file_on_the_page_that_it_only_names(run: Path, about: dict[str, Any]) -> None:
+def test_a_foreign_run_directory_cannot_put_a_local_file_on_the_page(run: Path, about: dict[str, Any]) -> None:
     secret = run.parent / "secret.txt"
     secret.write_text("secret")
     (run / "context.text").symlink_to(secret)
@@ -164,18 +164,18 @@ def test_a_run_of_somebody_elses_puts_no_file_on_the_page_that_it_only_names(run
     assert [note.startswith("The context is not shown: ") for note in details.notes] == [True]
 
 
-def test_numbers_stay_on_one_line_and_short_texts_have_one_each() -> None:
+def test_numbers_share_a_line_and_each_short_text_has_its_own() -> None:
     assert flatten([1, 2.5, None]) == "context: [1, 2.5, null]"
     assert flatten([{"a": "b", 1: [True]}]) == "context[0]['a']: \"b\"\ncontext[0][1]: [true]"
     assert flatten(b"plain") == 'context: "plain"'
 
 
-def test_a_context_that_is_named_and_not_there_is_one_sentence(run: Path, tmp_path: Path) -> None:
+def test_a_missing_context_file_is_an_error_of_one_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="context"):
         read_details(run, tmp_path / "none.txt")
 
 
-def test_a_context_that_is_no_text_or_too_large_becomes_a_note(
+def test_a_binary_or_oversized_context_becomes_a_note(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "context"

@@ -1,4 +1,4 @@
-"""Any beginning of a run's events is a record of it; a tree has what its nodes have."""
+"""Any prefix of a run's events is a trajectory, which adds up what its nodes hold."""
 
 import json
 from collections.abc import Iterator
@@ -81,7 +81,7 @@ kinds = st.lists(st.sampled_from(["rlm", "call", "fails"]), max_size=6)
 
 
 @given(kinds, st.data())
-def test_any_beginning_of_a_runs_events_is_a_record(calls: list[str], data: st.DataObject) -> None:
+def test_any_prefix_of_a_runs_events_is_a_trajectory(calls: list[str], data: st.DataObject) -> None:
     text = "".join(to_json(event) + "\n" for event in run_events(calls))
     length = data.draw(st.integers(text.index("\n") + 1, len(text)))
     trajectory = build_trajectory(read_events(text[:length].splitlines()))
@@ -95,12 +95,12 @@ def test_any_beginning_of_a_runs_events_is_a_record(calls: list[str], data: st.D
 
 
 @given(kinds)
-def test_the_events_that_are_read_are_those_that_were_written(calls: list[str]) -> None:
+def test_events_survive_writing_and_reading(calls: list[str]) -> None:
     events = run_events(calls)
     assert [to_json(event) for event in read_events(map(to_json, events))] == [to_json(event) for event in events]
 
 
-def test_a_tree_has_its_turns_cells_calls_and_sums() -> None:
+def test_a_trajectory_has_turns_cells_calls_and_total_usage() -> None:
     trajectory = build_trajectory(run_events(["rlm", "call", "fails"]))
     root = trajectory.root
     assert list(trajectory.nodes) == ["0", "0.1", "0.1.1", "0.2", "0.3"]
@@ -112,19 +112,19 @@ def test_a_tree_has_its_turns_cells_calls_and_sums() -> None:
     assert (trajectory.nodes["0.3"].ok, trajectory.nodes["0.3"].answer) == (False, "t")
 
 
-def test_a_cost_that_is_unknown_anywhere_is_unknown_for_all_above() -> None:
+def test_an_unknown_cost_makes_the_cost_of_all_ancestors_unknown() -> None:
     events = [started("0"), replied("0.1.1", usage=Usage(calls=1, cost_usd=None)), replied("0.2")]
     trajectory = build_trajectory(events)
     assert [trajectory.nodes[name].total_usage.cost_usd for name in ("0", "0.1", "0.2")] == [None, None, 0.5]
 
 
-def test_a_node_whose_beginning_is_missing_stands_where_its_name_says() -> None:
+def test_a_node_without_a_start_event_is_placed_by_its_id() -> None:
     trajectory = build_trajectory([replied("0.7.2"), replied("__proto__"), replied("x." * 3000)])
     assert trajectory.nodes["0.7.2"].parent == "0.7"
     assert trajectory.nodes["__proto__"].parent == "0"
 
 
-def test_work_that_is_recorded_once_more_after_an_interruption_counts_once() -> None:
+def test_work_repeated_after_an_interruption_counts_once() -> None:
     first = run_events(["rlm", "call"])
     trajectory = build_trajectory([*first[:9], *first[1:]])
     assert trajectory.root.total_usage.calls == build_trajectory(first).root.total_usage.calls
@@ -132,7 +132,7 @@ def test_work_that_is_recorded_once_more_after_an_interruption_counts_once() -> 
     assert len(trajectory.nodes) == len(build_trajectory(first).nodes)
 
 
-def test_a_run_that_was_resumed_has_not_ended_until_it_ends_again() -> None:
+def test_a_resumed_run_is_unfinished_until_it_ends_again() -> None:
     first = run_events(["rlm"])
     cancelled = RunFinished(stop_reason="cancelled", usage=ONE, seconds=1.0, error="cancelled")
     again = RunResumed(recorded=3, in_flight=1, ts=5.0)
@@ -147,14 +147,14 @@ def test_a_run_that_was_resumed_has_not_ended_until_it_ends_again() -> None:
     assert (trajectory.error, trajectory.stop_reason, trajectory.root.ok) == (None, "final", True)
 
 
-def test_an_answer_of_the_journal_is_marked_until_its_rlm_runs_again() -> None:
+def test_an_answer_from_the_journal_is_marked_until_its_rlm_runs_again() -> None:
     asked = SubCallStarted(node="0.1", prompt="p", model="m", recursive=True, batch=0)
     events = [started("0"), asked, AnswerReplayed(node="0.1", below=["0.1.1"])]
     assert build_trajectory(events).nodes["0.1"].from_journal
     assert not build_trajectory([*events, started("0.1")]).nodes["0.1"].from_journal
 
 
-def test_a_function_of_the_host_stands_at_the_cell_that_called_it_also_where_it_ended_after_it() -> None:
+def test_a_host_function_is_listed_with_its_cell_even_if_it_outlasts_it() -> None:
     use = ToolUsed(tool="f", arguments="(1)", ok=True, seconds=0.5)
     events = run_events([])
     ended = next(number for number, event in enumerate(events) if isinstance(event, CellFinished))
@@ -163,12 +163,12 @@ def test_a_function_of_the_host_stands_at_the_cell_that_called_it_also_where_it_
         assert cell.tools == [use]
 
 
-def test_where_a_replay_takes_another_way_is_an_entry_of_the_turn() -> None:
+def test_the_divergence_of_a_replay_is_an_entry_of_its_turn() -> None:
     other = ReplayDiverged(ordinal=2)
     assert build_trajectory([started("0"), TurnStarted(turn=1, of=2), other]).root.turns[0].entries == [other]
 
 
-def test_a_further_question_is_open_until_it_is_answered_and_counts_its_turns_anew() -> None:
+def test_a_further_question_reopens_the_root_and_restarts_the_turn_count() -> None:
     further, raised = QuestionAsked(query="and?", context_bytes=None), LimitsRaised(limits={"max_tokens": 9.0})
     events = [*run_events([])[:-1], raised, further]
     trajectory = build_trajectory(events)
@@ -179,7 +179,7 @@ def test_a_further_question_is_open_until_it_is_answered_and_counts_its_turns_an
     assert (trajectory.root.ok, trajectory.root.answer, trajectory.root.turns[-1].is_final) == (True, "43", False)
 
 
-def test_a_last_line_that_was_cut_off_is_left_out() -> None:
+def test_a_truncated_last_line_is_ignored() -> None:
     lines = [to_json(event) for event in run_events([])]
     assert len(list(read_events([*lines[:3], lines[3][:40]]))) == 3
 
@@ -197,12 +197,12 @@ def test_a_last_line_that_was_cut_off_is_left_out() -> None:
         [],
     ],
 )
-def test_what_is_no_record_is_one_sentence(lines: list[str]) -> None:
+def test_an_invalid_event_log_is_an_error_of_one_sentence(lines: list[str]) -> None:
     with pytest.raises(ConfigError):
         build_trajectory(read_events(lines))
 
 
-def test_events_and_fields_of_newer_versions_are_left_out() -> None:
+def test_events_and_fields_of_newer_versions_are_ignored() -> None:
     event = json.loads(to_json(TurnStarted(turn=1, of=3)))
     lines = [json.dumps(event | {"colour": "red"}), json.dumps(event | {"type": "Danced"})]
     assert list(read_events(lines)) == [TurnStarted(turn=1, of=3)]

@@ -1,4 +1,4 @@
-"""A run is a valid ATIF trajectory, with a nested trajectory for each node and the sums of the run."""
+"""A run is a valid ATIF trajectory, with a nested trajectory for each node and the totals of the run."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -44,13 +44,13 @@ def test_a_run_is_valid_by_the_published_schema(run_dir: Path) -> None:
     Trajectory.model_validate(exported(run_dir))
 
 
-def test_a_run_whose_every_text_is_an_attack_is_valid_too(tmp_path: Path) -> None:
+def test_a_run_full_of_attacks_is_valid_too(tmp_path: Path) -> None:
     attacked_run(tmp_path)
     done = CliRunner().invoke(cli.app, ["export", str(tmp_path), "--to", "atif"])
     assert len(Trajectory.model_validate_json(done.stdout_bytes).subagent_trajectories or ()) == 5
 
 
-def test_each_node_is_a_trajectory_inside_that_of_its_caller_and_is_referred_to_by_its_cell(run_dir: Path) -> None:
+def test_each_node_is_a_trajectory_nested_in_its_callers_and_referenced_by_the_calling_cell(run_dir: Path) -> None:
     data = exported(run_dir)
     assert [each["extra"]["node"] for each in with_nested(data)] == ["0", "0.1", "0.1.1", "0.2"]
     for each in with_nested(data):
@@ -63,7 +63,7 @@ def test_each_node_is_a_trajectory_inside_that_of_its_caller_and_is_referred_to_
         assert refs == [nested["trajectory_id"] for nested in each.get("subagent_trajectories", ())]
 
 
-def test_the_agent_is_the_rlm_that_made_the_run_and_a_plain_call_is_a_model_alone(run_dir: Path) -> None:
+def test_the_agent_names_rlm_and_its_version_and_a_plain_call_is_an_llm(run_dir: Path) -> None:
     agents = [each["agent"] for each in with_nested(exported(run_dir))]
     assert [(agent["name"], agent["model_name"]) for agent in agents] == [
         ("rlm", "big"),
@@ -83,7 +83,7 @@ def test_steps_are_the_prompts_then_each_reply_with_its_cells(run_dir: Path) -> 
     assert steps[-1]["message"] == "FINAL(42)"
 
 
-def test_metrics_of_steps_add_up_to_those_of_the_trajectory_and_these_to_the_runs(run_dir: Path) -> None:
+def test_step_metrics_add_up_to_trajectory_metrics_and_those_to_the_runs(run_dir: Path) -> None:
     data = exported(run_dir)
     for each in with_nested(data):
         of_steps = sum(step["metrics"]["prompt_tokens"] for step in each["steps"] if "metrics" in step)
@@ -93,7 +93,7 @@ def test_metrics_of_steps_add_up_to_those_of_the_trajectory_and_these_to_the_run
     assert whole["prompt_tokens"] == sum(each["final_metrics"]["total_prompt_tokens"] for each in with_nested(data))
 
 
-def test_what_is_no_reply_is_a_step_of_the_system_and_functions_of_the_host_stand_at_their_cell() -> None:
+def test_other_events_are_system_steps_and_host_functions_are_listed_with_their_cell() -> None:
     events = [
         RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, run_id="r", ts=1.0),
         TurnStarted(turn=1, of=3),

@@ -1,4 +1,4 @@
-"""`rlm export` writes to standard output or to a private file, and says in one sentence what it cannot do."""
+"""`rlm export` writes to standard output or to a private file; each error is one sentence."""
 
 import json
 import stat
@@ -22,23 +22,23 @@ def test_a_run_is_written_to_standard_output(name: str, begins: str, run_dir: Pa
     assert done.stdout.startswith(begins)
 
 
-def test_a_file_is_for_this_user_alone(run_dir: Path, tmp_path: Path) -> None:
+def test_an_exported_file_is_private_to_the_user(run_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     CliRunner().invoke(cli.app, ["export", str(run_dir), "--to", "atif", "-o", str(file)])
     assert json.loads(file.read_text())["session_id"] == run_dir.name
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_format_that_is_not_there_is_refused(run_dir: Path) -> None:
+def test_an_unknown_format_is_a_usage_error(run_dir: Path) -> None:
     assert CliRunner().invoke(cli.app, ["export", str(run_dir), "--to", "pdf"]).exit_code == 2
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--out"):
         write_private_file(tmp_path / "none" / "run.json", "text")
 
 
-def test_without_the_extra_spans_are_one_sentence_and_all_else_is_there(
+def test_without_opentelemetry_spans_are_an_error_of_one_sentence_and_other_formats_work(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.startswith(("rlm.otel", "rlm.trajectory.export.otlp"))]:

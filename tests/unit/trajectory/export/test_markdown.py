@@ -1,4 +1,4 @@
-"""A run as Markdown: no text of it leaves the block or the mark that it stands in."""
+"""A run as Markdown: no text escapes its fence or code span."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ texts = st.text(st.sampled_from("`~\n\r <>&*_[]()|\\#-.'\"a\x00\u202e\ud800"), m
 
 
 def tokens(text: str) -> list[Token]:
-    """All tokens, those in lines too."""
+    """All tokens, inline ones included."""
     found: list[Token] = []
     for token in MarkdownIt("gfm-like", {"linkify": False}).parse(text):
         found += [token, *(token.children or ())]
@@ -29,27 +29,27 @@ def tokens(text: str) -> list[Token]:
 
 
 @given(texts)
-def test_a_text_in_a_line_is_one_piece_of_code(text: str) -> None:
+def test_a_text_in_a_line_is_one_code_span(text: str) -> None:
     kinds = [token.type for token in tokens(f"before {inline(text)} after") if token.type != "inline"]
     code = ["code_inline", "text"] if text and inline(text) != "(empty)" else []
     assert kinds == ["paragraph_open", "text", *code, "paragraph_close"]
 
 
 @given(texts)
-def test_a_text_in_a_block_is_one_block(text: str) -> None:
+def test_a_text_in_a_block_is_one_fence(text: str) -> None:
     kinds = [token.type for token in tokens(f"before\n\n{block(text)}\n\nafter") if token.type != "inline"]
     paragraph = ["paragraph_open", "text", "paragraph_close"]
     assert kinds == [*paragraph, "fence", *paragraph]
 
 
-def test_a_run_whose_every_text_is_an_attack_has_no_markup_but_ours(tmp_path: Path) -> None:
+def test_a_run_full_of_attacks_adds_no_markup(tmp_path: Path) -> None:
     attacked_run(tmp_path)
     text = markdown(*read_run(tmp_path))
     assert {token.type for token in tokens(text)} <= OURS
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text)
 
 
-def test_a_run_can_be_read_from_its_question_to_each_cell(run_dir: Path) -> None:
+def test_a_run_reads_from_its_question_to_each_cell(run_dir: Path) -> None:
     text = markdown(*read_run(run_dir))
     headings = re.findall(r"^(#+ .*)$", text, re.MULTILINE)
     assert headings[1:7] == [
@@ -65,7 +65,7 @@ def test_a_run_can_be_read_from_its_question_to_each_cell(run_dir: Path) -> None
     assert "8 model calls" in text
 
 
-def test_long_texts_are_cut_so_that_a_forge_shows_the_file(run_dir: Path) -> None:
+def test_long_texts_are_truncated_so_that_forges_render_the_file(run_dir: Path) -> None:
     assert MAX_TEXT_CHARS < len(block("x" * 10**6)) < MAX_TEXT_CHARS + 200
     trajectory, details = read_run(run_dir)
     trajectory.root.cells[2].calls *= 1_000

@@ -1,4 +1,4 @@
-"""The spans of a run as OTLP JSON are what a receiver of protobuf gets, whatever the texts are."""
+"""OTLP JSON holds the same spans as protobuf, whatever the texts are."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from rlm.trajectory.run_reader import read_run, read_run_events
 
 
 def request_of(text: str) -> ExportTraceServiceRequest:
-    """OTLP JSON, read as the specification has it: ids are hexadecimal, unlike in the JSON of protobuf."""
+    """Parse OTLP JSON, whose IDs are hexadecimal, unlike those of protobuf JSON."""
 
     def in_base64(value: Any) -> Any:
         match value:
@@ -42,12 +42,12 @@ def request_of(text: str) -> ExportTraceServiceRequest:
     return request
 
 
-def test_otlp_json_holds_what_is_sent_as_protobuf(run_dir: Path) -> None:
+def test_otlp_json_equals_what_is_sent_as_protobuf(run_dir: Path) -> None:
     spans = spans_of(read_run_events(run_dir), RunDetails(), content=True)
     assert request_of(otlp_json(spans)) == encode_spans(spans)
 
 
-def test_a_record_is_written_to_a_file_or_to_standard_output(run_dir: Path, tmp_path: Path) -> None:
+def test_spans_are_written_to_a_file_or_to_standard_output(run_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "spans.json"
     command = ["export", str(run_dir), "--to", "otel"]
     shown = CliRunner().invoke(cli.app, command).stdout
@@ -60,7 +60,7 @@ def test_a_record_is_written_to_a_file_or_to_standard_output(run_dir: Path, tmp_
     assert len(names[0]) == 14
 
 
-def test_prompts_as_they_were_sent_are_in_the_spans_where_the_journal_has_them(run_dir: Path) -> None:
+def test_spans_hold_the_prompts_as_sent_if_the_journal_has_them(run_dir: Path) -> None:
     _, details = read_run(run_dir)
     spans = spans_of(read_run_events(run_dir), details, content=True)
     first = next(span for span in spans if span.name == "chat big")
@@ -68,7 +68,7 @@ def test_prompts_as_they_were_sent_are_in_the_spans_where_the_journal_has_them(r
     assert [message["role"] for message in messages] == ["system", "user"]
 
 
-def test_texts_that_are_no_unicode_do_not_stop_an_export(tmp_path: Path) -> None:
+def test_invalid_unicode_does_not_stop_an_export(tmp_path: Path) -> None:
     attacked_run(tmp_path)
     spans = spans_of(read_run_events(tmp_path), RunDetails(), content=True)
     encoded = encode_spans(spans).SerializeToString()
@@ -78,6 +78,6 @@ def test_texts_that_are_no_unicode_do_not_stop_an_export(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "", "ftp://host", "http://", "http://host:99999", "http://["])
-def test_a_receiver_that_cannot_be_is_refused(run_dir: Path, endpoint: str) -> None:
+def test_an_invalid_endpoint_is_an_error(run_dir: Path, endpoint: str) -> None:
     with pytest.raises(ConfigError, match="use an HTTP URL such as http://"):
         export_run(run_dir, ExportFormat.otel, out=None, endpoint=endpoint, content=None)

@@ -1,4 +1,4 @@
-"""A run as the reference implementation logs it: the fields of its types, and those that its viewer reads."""
+"""A run as a log of the reference implementation has the fields of its types and of its viewer."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_an_iteration_has_the_prompt_as_sent_and_its_cells_with_what_they_printe
     assert cell["result"]["stderr"].startswith("NameError")
 
 
-def test_a_call_has_its_usage_and_one_that_was_an_rlm_its_own_log(run_dir: Path) -> None:
+def test_a_call_has_its_usage_and_a_recursive_call_its_own_log(run_dir: Path) -> None:
     _, iterations = exported(run_dir)
     (child,), (plain,) = (line["code_blocks"][0]["result"]["rlm_calls"] for line in iterations[1:3])
     assert plain.keys() == CALL | READ_BY_THE_VIEWER
@@ -57,6 +57,6 @@ def test_a_call_has_its_usage_and_one_that_was_an_rlm_its_own_log(run_dir: Path)
     assert [call["response"] for call in inner] == ["<llm of the tree>"]
 
 
-def test_a_run_that_has_only_begun_has_metadata_alone() -> None:
+def test_a_run_that_just_started_has_only_metadata() -> None:
     begun = build_trajectory([RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3)])
     assert len(list(log_lines(begun, RunDetails()))) == 1

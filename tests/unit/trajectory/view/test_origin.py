@@ -1,4 +1,4 @@
-"""An answer is traced to the cell and the call that it came from, and into the context."""
+"""An answer is traced to its cell, to the call it came from, and into the context."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def events_of(prompt: str) -> list[Event]:
     ]
 
 
-def test_an_answer_leads_to_its_cell_the_call_that_said_it_first_and_the_place_in_the_context() -> None:
+def test_an_answer_is_traced_to_its_cell_its_first_call_and_its_place_in_the_context() -> None:
     trajectory = build_trajectory(events_of("Find the magic number in this:\n" + "\n".join(LINES[60:80])))
     origin = find_origin(trajectory, trajectory.root, SearchableContext(TEXT))
     assert origin is not None
@@ -52,7 +52,7 @@ def test_an_answer_leads_to_its_cell_the_call_that_said_it_first_and_the_place_i
     assert source.context == (TEXT.index("8553239"),)
 
 
-def test_the_answer_of_a_recursive_call_leads_to_the_part_that_was_its_context() -> None:
+def test_the_answer_of_a_recursive_call_is_traced_into_the_part_that_was_its_context() -> None:
     events = events_of("Find the magic number.")
     part = "\n".join(LINES[60:80])
     ends = {"context_head": part[:50], "context_tail": part[-50:]}
@@ -61,7 +61,7 @@ def test_the_answer_of_a_recursive_call_leads_to_the_part_that_was_its_context()
     )
     events[4] = replace(events[4], recursive=True)
     trajectory = build_trajectory([*events[:5], started, *events[5:]])
-    again = SearchableContext(TEXT + "\n" + TEXT)  # all of it stands there twice, the part is the first that begins so
+    again = SearchableContext(TEXT + "\n" + TEXT)  # the text occurs twice; the first match wins
     assert list(slices_for(trajectory.nodes["0.2"], again)) == [
         ContextSlice(start=TEXT.index(part), end=TEXT.index(part) + len(part), offset=-1)
     ]
@@ -70,19 +70,19 @@ def test_the_answer_of_a_recursive_call_leads_to_the_part_that_was_its_context()
     assert origin.sources[0].context == (TEXT.index("8553239"),)
 
 
-def test_without_the_context_the_way_ends_at_the_call() -> None:
+def test_without_the_context_the_trace_ends_at_the_call() -> None:
     trajectory = build_trajectory(events_of("p"))
     origin = find_origin(trajectory, trajectory.root, None)
     assert origin is not None
     assert origin.sources[0].context == ()
 
 
-def test_while_there_is_no_answer_there_is_no_origin() -> None:
+def test_without_an_answer_there_is_no_origin() -> None:
     trajectory = build_trajectory(events_of("p")[:-1])
     assert find_origin(trajectory, trajectory.root, None) is None
 
 
-def test_the_words_that_tell_most_are_looked_for() -> None:
+def test_the_most_distinctive_words_are_searched_for() -> None:
     words = " ".join(f"word{'y' * number}" for number in range(30))
     assert "2024-11-03" in pieces_of(f"{words} on 2024-11-03, and so on")
     assert pieces_of("") == []
@@ -94,15 +94,11 @@ ASKED = [
     "{}",
     "<doc>{}</doc> Is that so?",
 ]
-TABLE = "\n".join(
-    f"{number},{number * number % 97}" for number in range(2_000)
-)  # lines too short to tell anything alone
+TABLE = "\n".join(f"{number},{number * number % 97}" for number in range(2_000))  # lines too short to be distinctive
 
 
 @given(st.sampled_from(ASKED), st.sampled_from([TEXT, TEXT.replace("\n", " "), TABLE]), st.data())
-def test_the_slice_that_a_prompt_holds_is_found_whatever_stands_around_it(
-    asked: str, text: str, data: st.DataObject
-) -> None:
+def test_a_slice_in_a_prompt_is_found_whatever_surrounds_it(asked: str, text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text) - 80))
     end = data.draw(st.integers(start + 80, min(len(text), start + 3_000)))
     prompt = asked.format(text[start:end])
@@ -112,7 +108,7 @@ def test_the_slice_that_a_prompt_holds_is_found_whatever_stands_around_it(
         assert prompt[part.offset : part.offset + part.end - part.start] == text[part.start : part.end]
 
 
-def test_two_slices_for_one_prompt_are_both_found_in_its_order() -> None:
+def test_two_slices_in_one_prompt_are_both_found_in_its_order() -> None:
     first, second = TEXT[3_000:3_400], TEXT[200:700]
     found = SearchableContext(TEXT).slices(f"Compare <{first}> with <{second}>. What differs?")
     assert [(part.start, part.end - part.start) for part in found] == [
@@ -121,7 +117,7 @@ def test_two_slices_for_one_prompt_are_both_found_in_its_order() -> None:
     ]
 
 
-def test_the_context_of_a_recursive_call_is_known_by_how_it_begins_and_ends() -> None:
+def test_the_context_of_a_recursive_call_is_found_by_its_head_tail_and_length() -> None:
     context = SearchableContext(TEXT)
     assert context.slice_between(TEXT[500:600], TEXT[900:1000], 500) == ContextSlice(start=500, end=1000, offset=-1)
     assert context.slice_between(TEXT[500:600], TEXT[901:1001], 500) is None
@@ -131,14 +127,14 @@ def test_the_context_of_a_recursive_call_is_known_by_how_it_begins_and_ends() ->
 
 
 @given(st.text("ab"), st.text("ab"))
-def test_the_common_length_is_that_of_the_common_beginning(left: str, right: str) -> None:
+def test_the_common_length_is_the_length_of_the_common_prefix(left: str, right: str) -> None:
     length = common_length(left, 0, right, 0)
     assert left[:length] == right[:length]
     assert left[length : length + 1] != right[length : length + 1] or length == min(len(left), len(right))
     assert common_length_before(left[::-1], right[::-1], len(right)) == length
 
 
-def test_a_line_that_stands_in_many_places_is_taken_where_the_most_around_it_agrees() -> None:
+def test_a_repeated_line_matches_where_the_most_text_around_it_agrees() -> None:
     again = "this line stands in the context more than once"
     lines = [again, *LINES[:5], again, *LINES[5:10]]
     (found,) = SearchableContext("\n".join(lines)).slices("\n".join(lines[6:]))
@@ -146,7 +142,7 @@ def test_a_line_that_stands_in_many_places_is_taken_where_the_most_around_it_agr
     assert found.end == len("\n".join(lines))
 
 
-def test_searching_ends_where_it_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searching_stops_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlm.trajectory.context_search.MAX_SEARCHED_CHARS", 3 * len(TEXT))
     context = SearchableContext(TEXT)
     assert context.slices("\n".join(f"this line number {number} is not in the context" for number in range(9))) == []

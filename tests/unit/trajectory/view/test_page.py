@@ -1,4 +1,4 @@
-"""Whatever a run says, its page has the same elements; what it says can be unpacked from it, byte for byte."""
+"""Whatever texts a run holds, its page has the same elements, and the texts unpack from it unchanged."""
 
 import base64
 import gzip
@@ -53,8 +53,8 @@ def unpack(packed: str) -> Any:
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
-def run(*said: str) -> Sequence[Event]:
-    name, question, prompt, answer = said
+def run(*texts_of_run: str) -> Sequence[Event]:
+    name, question, prompt, answer = texts_of_run
     return [
         RunStarted(query=question, depth=1, models={0: name}, context_bytes=3, run_id=name),
         RLMStarted(level=0, depth=1, model=name, sandbox=name, context_type=name, context_size=3),
@@ -64,17 +64,17 @@ def run(*said: str) -> Sequence[Event]:
 
 
 @given(st.lists(texts, min_size=4, max_size=4))
-def test_no_text_adds_an_element_or_an_attribute(said: list[str]) -> None:
+def test_no_text_adds_an_element_or_an_attribute(values: list[str]) -> None:
     plain = Elements(render_page((build_trajectory(run("a", "b", "c", "d")), RunDetails())))
-    hostile = Elements(render_page((build_trajectory(run(*said)), RunDetails(notes=said))))
+    hostile = Elements(render_page((build_trajectory(run(*values)), RunDetails(notes=values))))
     assert hostile.tags == plain.tags
     assert (hostile.within["script"], hostile.within["style"]) == (plain.within["script"], plain.within["style"])
 
 
 @given(st.lists(texts, min_size=4, max_size=4))
-def test_what_was_said_is_in_the_page_as_it_was(said: list[str]) -> None:
-    _, question, prompt, answer = said
-    elements = Elements(render_page((build_trajectory(run(*said)), RunDetails())))
+def test_every_text_is_in_the_page_unchanged(values: list[str]) -> None:
+    _, question, prompt, answer = values
+    elements = Elements(render_page((build_trajectory(run(*values)), RunDetails())))
     (data,) = unpack(elements.within["runs"])["runs"]
     called = data["nodes"][-1]
     for ref, text in ((data["query"], question), (called["prompt"], prompt), (called["answer"], answer)):
@@ -82,7 +82,7 @@ def test_what_was_said_is_in_the_page_as_it_was(said: list[str]) -> None:
         assert unpack(elements.within[f"t{piece}"])[place] == text
 
 
-def test_the_policy_names_the_very_script_and_style_of_the_page_and_nothing_else() -> None:
+def test_the_policy_allows_exactly_the_script_and_style_of_the_page() -> None:
     elements = Elements(render_page((build_trajectory(run("a", "b", "c", "d")), RunDetails())))
     policy = next(attributes["content"] for tag, attributes in elements.tags if "http-equiv" in attributes)
     assert policy is not None
@@ -94,7 +94,7 @@ def test_the_policy_names_the_very_script_and_style_of_the_page_and_nothing_else
     assert not re.search(r"unsafe|https?:|\*", policy)
 
 
-def test_the_viewer_fits_and_asks_for_nothing() -> None:
+def test_the_viewer_is_small_and_makes_no_requests() -> None:
     elements = Elements(render_page((build_trajectory(run("a", "b", "c", "d")), RunDetails())))
     viewer = elements.within["script"] + elements.within["style"]
     assert len(viewer) < 150_000
@@ -111,16 +111,16 @@ def test_a_text_is_stored_once_in_pieces_of_bounded_size() -> None:
     assert [unpack(piece) for piece in store.pieces] == [["a", "b", long], ["c", "\U0001f600"]]
 
 
-def test_the_context_its_slices_limits_and_prompts_as_sent_are_there_when_they_are_known() -> None:
+def test_the_page_holds_the_context_its_slices_and_limits_if_known() -> None:
     context = "".join(f"line {number} of a context that is long\n" for number in range(5_000))
     events = run("a", "b", context[100:1_000], "d")
     data_without = unpack(Elements(render_page((build_trajectory(events), RunDetails()))).within["runs"])["runs"][0]
     assert (data_without["context"], data_without["limits"]) == (None, {})
-    details = RunDetails(context=SearchableContext(context), limits={"max_calls": 3}, notes=["so it is"])
+    details = RunDetails(context=SearchableContext(context), limits={"max_calls": 3}, notes=["a note"])
     elements = Elements(render_page((build_trajectory(events), details)))
     data = unpack(elements.within["runs"])["runs"][0]
     assert data["limits"] == {"max_calls": 3}
-    assert data["notes"] == ["so it is"]
+    assert data["notes"] == ["a note"]
     parts = [unpack(elements.within[f"t{piece}"])[place] for piece, place, _ in data["context"]["parts"]]
     assert "".join(parts) == context
     assert {len(part) for part in parts[:-1]} == {CONTEXT_PART_CHARS}
