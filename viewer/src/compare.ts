@@ -1,7 +1,7 @@
 // Two runs compared in numbers.
 import type { Run } from "./data";
 import { h, isolated } from "./dom";
-import { count, dollars, seconds, nodeStatus } from "./format";
+import { count, dollars, nodeStatus, seconds } from "./format";
 import { textBlock } from "./text";
 
 export function comparison(runs: Run[]): HTMLElement {

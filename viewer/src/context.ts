@@ -1,7 +1,7 @@
 // The context: type and size, the slices that calls received, and the text around any offset.
 import type { Context, Run } from "./data";
 import { textOf } from "./data";
-import { button, h, link, isolated, escapeHidden, svg } from "./dom";
+import { button, escapeHidden, h, isolated, link, svg } from "./dom";
 import { bytes, count, plural } from "./format";
 import type { Links } from "./links";
 import { VirtualList } from "./virtual";
@@ -43,12 +43,15 @@ export class ContextView {
       return;
     }
     const used = coveredChars(context);
+    const slices = plural(context.slices.length, "slice");
+    const share = ((used / Math.max(1, context.chars)) * 100).toFixed(1);
     this.element.append(
       h(
         "p",
         {},
         context.slices.length
-          ? `${plural(context.slices.length, "slice")} found in the prompts and contexts of calls, covering ${count(used)} of ${plural(context.chars, "character")} (${((used / Math.max(1, context.chars)) * 100).toFixed(1)}%).`
+          ? `${slices} found in the prompts and contexts of calls, ` +
+              `covering ${count(used)} of ${plural(context.chars, "character")} (${share}%).`
           : "No slices found in the prompts and contexts of calls.",
       ),
       this.map(context),
@@ -90,7 +93,8 @@ export class ContextView {
       const ref = context.parts[part];
       if (!ref) break;
       const characters = await textOf(ref);
-      text += charactersBetween(characters, Math.max(0, from - part * context.partChars), end - part * context.partChars);
+      const partStart = part * context.partChars;
+      text += charactersBetween(characters, Math.max(0, from - partStart), end - partStart);
     }
     const slice = context.slices.find(([, start, stop]) => start <= this.offset && this.offset < stop);
     const word = /^\S{0,40}/.exec(charactersBetween(text, this.offset - from, end - from))![0];
@@ -121,10 +125,10 @@ export class ContextView {
   private map(context: Context): HTMLElement {
     const scale = MAP_WIDTH / Math.max(1, context.chars);
     const path = context.slices
-      .map(
-        ([, start, end]) =>
-          `M${(start * scale).toFixed(1)} 0h${Math.max(1, (end - start) * scale).toFixed(1)}v10h-${Math.max(1, (end - start) * scale).toFixed(1)}z`,
-      )
+      .map(([, start, end]) => {
+        const width = Math.max(1, (end - start) * scale).toFixed(1);
+        return `M${(start * scale).toFixed(1)} 0h${width}v10h-${width}z`;
+      })
       .join("");
     const drawing = svg("svg", {
       viewBox: `0 0 ${MAP_WIDTH} 10`,

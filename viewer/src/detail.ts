@@ -1,7 +1,7 @@
 // The details of one node: prompt, answer and its origin, turns.
 import type { Cell, Entry, Node, Ref, Reply, Run, Tool, Turn } from "./data";
-import { button, h, link, isolated } from "./dom";
-import { bytes, count, dollars, elapsed, plural, seconds, nodeStatus, tokens } from "./format";
+import { button, h, isolated, link } from "./dom";
+import { bytes, count, dollars, elapsed, nodeStatus, plural, seconds, tokens } from "./format";
 import type { Links } from "./links";
 import { answerBlock, origin, overview, section } from "./overview";
 import { textBlock } from "./text";
@@ -24,7 +24,7 @@ export function nodeDetail(run: Run, index: number, links: Links): HTMLElement {
         node.rlm ? "RLM " : "Call ",
         isolated(node.id),
         " ",
-        h("span", { class: `badge ${status.kind}` }, status.word),
+        badge(status.kind, status.word),
         " ",
         node.fromJournal ? h("span", { class: "badge" }, "from the journal") : null,
       ),
@@ -91,14 +91,12 @@ function facts(run: Run, node: Node): HTMLElement {
   add("Model", isolated(node.model || "unknown"));
   add("Time", seconds(elapsed(node, run)));
   add("Cost", dollars(node.totalUsage[5]));
-  add(
-    "Model calls",
-    node.totalUsage[0] === node.ownUsage[0] ? count(node.ownUsage[0]) : `${count(node.totalUsage[0])} (${count(node.ownUsage[0])} own)`,
-  );
-  add(
-    "Tokens",
-    `${count(node.totalUsage[1])} in, ${count(node.totalUsage[2])} out${node.totalUsage[3] ? `, ${count(node.totalUsage[3])} cached` : ""}${node.totalUsage[4] ? `, ${count(node.totalUsage[4])} reasoning` : ""}`,
-  );
+  const [calls, input, output, cached, reasoning] = node.totalUsage;
+  add("Model calls", calls === node.ownUsage[0] ? count(calls) : `${count(calls)} (${count(node.ownUsage[0])} own)`);
+  const tokenCounts = [`${count(input)} in`, `${count(output)} out`];
+  if (cached) tokenCounts.push(`${count(cached)} cached`);
+  if (reasoning) tokenCounts.push(`${count(reasoning)} reasoning`);
+  add("Tokens", tokenCounts.join(", "));
   if (node.contextSize !== null) add("Context", isolated(`${node.contextType} of length ${count(node.contextSize)}`));
   if (node.rlm) add("Remaining depth", String(node.depth));
   if (node.sandbox) add("Sandbox", isolated(node.sandbox.slice(0, 12), "mono"));
@@ -127,91 +125,61 @@ function turnSection(run: Run, index: number, turn: Turn, links: Links): HTMLEle
 }
 
 function entryBlock(run: Run, index: number, entry: Entry, links: Links): HTMLElement {
+  const muted = (text: string): HTMLElement => h("span", { class: "muted" }, text);
   switch (entry.kind) {
     case "reply":
       return reply(run.nodes[index]!, entry);
     case "failure":
-      return h(
-        "div",
-        { class: "entry" },
-        h(
-          "div",
-          { class: "entry-head" },
-          h("span", { class: "badge bad" }, "request failed"),
-          isolated(entry.model, "muted"),
-          h("span", { class: "muted" }, seconds(entry.seconds)),
-        ),
+      return withHead(
+        [badge("bad", "request failed"), isolated(entry.model, "muted"), muted(seconds(entry.seconds))],
         textBlock(entry.error, { className: "error" }),
       );
     case "lost":
-      return h(
-        "div",
-        { class: "entry" },
-        h(
-          "div",
-          { class: "entry-head" },
-          h("span", { class: "badge bad" }, "sandbox lost"),
-          h("span", { class: "muted" }, "replaced by "),
+      return withHead(
+        [
+          badge("bad", "sandbox lost"),
+          muted("replaced by"),
           isolated(entry.sandbox.slice(0, 12), "mono"),
-          h("span", { class: "muted" }, entry.restored ? "; its cells ran again" : "; only the context survived"),
-        ),
+          muted(entry.restored ? "its cells ran again" : "only the context survived"),
+        ],
         textBlock(entry.reason, { className: "error" }),
       );
     case "compacted":
-      return h(
-        "div",
-        { class: "entry" },
-        h(
-          "div",
-          { class: "entry-head" },
-          h("span", { class: "badge limit" }, "summarized"),
-          h("span", { class: "muted" }, `this summary replaced the older of ${count(entry.messages)} messages`),
-        ),
+      return withHead(
+        [badge("limit", "summarized"), muted(`this summary replaced the older of ${count(entry.messages)} messages`)],
         textBlock(entry.summary),
       );
     case "diverged":
-      return h(
-        "div",
-        { class: "entry" },
-        h(
-          "div",
-          { class: "entry-head" },
-          h("span", { class: "badge limit" }, "diverged"),
-          h(
-            "span",
-            { class: "muted" },
-            `call ${count(entry.call)} diverged from the recording; continuing with live calls`,
-          ),
-        ),
-      );
+      return withHead([
+        badge("limit", "diverged"),
+        muted(`call ${count(entry.call)} differs from the recording; continuing with live calls`),
+      ]);
     case "question":
-      return h(
-        "div",
-        { class: "entry" },
-        h(
-          "div",
-          { class: "entry-head" },
+      return withHead(
+        [
           h("span", { class: "who" }, "Further question"),
-          entry.contextBytes === null ? null : h("span", { class: "muted" }, `with a context of ${bytes(entry.contextBytes)}`),
-        ),
+          entry.contextBytes !== null && muted(`with a context of ${bytes(entry.contextBytes)}`),
+        ],
         textBlock(entry.query, { label: "Further question", className: "prompt" }),
       );
     case "limits":
-      return h(
-        "div",
-        { class: "entry" },
-        h(
-          "div",
-          { class: "entry-head" },
-          h("span", { class: "badge limit" }, "limits raised"),
-          ...Object.entries(entry.limits).map(([name, value]) =>
-            isolated(`${name}: ${value === null ? "none" : count(value)}`, "muted"),
-          ),
+      return withHead([
+        badge("limit", "limits raised"),
+        ...Object.entries(entry.limits).map(([name, value]) =>
+          isolated(`${name}: ${value === null ? "none" : count(value)}`, "muted"),
         ),
-      );
+      ]);
     case "cell":
       return cell(run, index, entry, links);
   }
+}
+
+function withHead(head: (HTMLElement | false)[], ...body: HTMLElement[]): HTMLElement {
+  return h("div", { class: "entry" }, h("div", { class: "entry-head" }, ...head), ...body);
+}
+
+function badge(kind: string, text: string): HTMLElement {
+  return h("span", { class: `badge ${kind}` }, text);
 }
 
 function reply(node: Node, entry: Reply): HTMLElement {
@@ -266,16 +234,12 @@ function cell(run: Run, index: number, entry: Cell, links: Links): HTMLElement {
     h("span", { class: "who" }, `Cell ${entry.number}`),
     h("span", { class: `badge ${kind}` }, isolated(outcome)),
   );
-  if (entry.rolledBack) head.append(h("span", { class: "badge limit" }, "rolled back"));
-  if (entry.snapshot === false) head.append(h("span", { class: "badge limit" }, "no snapshot"));
-  if (entry.answer != null) head.append(h("span", { class: "badge ok" }, "gave the answer"));
-  head.append(
-    h(
-      "span",
-      { class: "muted" },
-      `${seconds((entry.ended ?? run.latest) - entry.started)}${entry.ownSeconds === undefined ? "" : ` (${seconds(entry.ownSeconds)} excluding waits)`}`,
-    ),
-  );
+  if (entry.rolledBack) head.append(badge("limit", "rolled back"));
+  if (entry.snapshot === false) head.append(badge("limit", "no snapshot"));
+  if (entry.answer != null) head.append(badge("ok", "gave the answer"));
+  const total = seconds((entry.ended ?? run.latest) - entry.started);
+  const own = entry.ownSeconds === undefined ? "" : ` (${seconds(entry.ownSeconds)} excluding waits)`;
+  head.append(h("span", { class: "muted" }, total + own));
   const box = h(
     "div",
     { class: "entry cell", "data-part": `c${entry.number}` },

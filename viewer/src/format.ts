@@ -1,5 +1,5 @@
 // Numbers, sizes, times and states for display.
-import type { Run, Node, Usage } from "./data";
+import type { Node, Run, Usage } from "./data";
 
 export const count = (value: number): string => value.toLocaleString("en-US");
 

@@ -1,6 +1,6 @@
 // The overview of a run: question, answer and its origin, limits, failures, models.
 import type { Cell, Node, Ref, Run } from "./data";
-import { h, link, isolated, escapeHidden } from "./dom";
+import { escapeHidden, h, isolated, link } from "./dom";
 import { count, dollars, plural, seconds, stopReasonText } from "./format";
 import type { Links } from "./links";
 import { textBlock } from "./text";
@@ -141,7 +141,11 @@ function limits(run: Run, links: Links): HTMLElement {
         [cells.filter((cell) => cell.outcome === "error").length, "cell with an exception", "cells with an exception"],
         [cells.flatMap((cell) => cell.tools).filter((tool) => !tool.ok).length, "failed host function call"],
         [entries.filter((entry) => entry.kind === "lost").length, "lost sandbox", "lost sandboxes"],
-        [entries.filter((entry) => entry.kind === "compacted").length, "conversation summary", "conversation summaries"],
+        [
+          entries.filter((entry) => entry.kind === "compacted").length,
+          "conversation summary",
+          "conversation summaries",
+        ],
       ] as const
     ).map(([number, one, many]) => (number ? h("li", {}, plural(number, one, many)) : null)),
   ];

@@ -1,5 +1,5 @@
 // Syntax highlighting of Python.
-import { h, escapeHidden } from "./dom";
+import { escapeHidden, h } from "./dom";
 
 const TOKEN =
   /(?<comment>#[^\n]*)|(?<string>(?:\b[rRbBuUfF]{1,2})?(?:"""(?:[^\\]|\\[\s\S])*?(?:"""|$)|'''(?:[^\\]|\\[\s\S])*?(?:'''|$)|"(?:[^"\\\n]|\\[\s\S])*(?:"|$|(?=\n))|'(?:[^'\\\n]|\\[\s\S])*(?:'|$|(?=\n))))|(?<number>\b(?:0[xXoObB][\da-fA-F_]+|\d[\d_]*(?:\.[\d_]*)?(?:[eE][+-]?\d+)?j?))|(?<word>[\p{L}_][\p{L}\p{N}_]*)/gu;

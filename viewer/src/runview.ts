@@ -3,10 +3,10 @@ import type { Run } from "./data";
 import { ContextView } from "./context";
 import { nodeDetail } from "./detail";
 import { h, isolated } from "./dom";
-import { dollars, seconds, compact, nodeStatus } from "./format";
+import { compact, dollars, nodeStatus, seconds } from "./format";
 import type { Links } from "./links";
 import { Search } from "./search";
-import { renderAll } from "./text";
+import { fillAll } from "./text";
 import { Timeline } from "./timeline";
 import { Tree } from "./tree";
 
@@ -19,6 +19,9 @@ const TITLES: Record<Tab, string> = {
   context: "Context",
   search: "Search",
 };
+
+const MAX_FILLED_BLOCKS = 200; // more take noticeably long to unpack
+const isSmall = (view: HTMLElement): boolean => view.querySelectorAll(".block").length <= MAX_FILLED_BLOCKS;
 
 export class RunView {
   readonly element: HTMLElement;
@@ -99,13 +102,14 @@ export class RunView {
       const view = nodeDetail(this.run, index, this.links);
       panel.replaceChildren(view);
       panel.scrollTop = 0;
-      if (view.querySelectorAll(".block").length <= 200) requestIdleCallback(() => renderAll(view), { timeout: 2000 });
+      if (isSmall(view)) requestIdleCallback(() => void fillAll(view), { timeout: 2000 });
     }
     if (!part) return;
     const target = [...panel.querySelectorAll<HTMLElement>("[data-part]")]
       .reverse()
       .find((element) => element.dataset.part === part);
-    requestAnimationFrame(() => target?.scrollIntoView({ block: "start" }));
+    const filled = isSmall(panel) ? fillAll(panel) : Promise.resolve();
+    void filled.then(() => target?.scrollIntoView({ block: "start" }));
   }
 
   /** Move to the next or previous call, by start time. */

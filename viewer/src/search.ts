@@ -1,7 +1,7 @@
 // Searches all texts of a run, one unpacked piece at a time.
 import type { Ref, Run } from "./data";
 import { textOf } from "./data";
-import { h, isolated, escapeHidden } from "./dom";
+import { escapeHidden, h, isolated } from "./dom";
 import { count, plural } from "./format";
 import type { Links } from "./links";
 import { VirtualList } from "./virtual";
@@ -80,7 +80,8 @@ export class Search {
         if (this.hits.length >= MAX_MATCHES) break;
       }
       if (performance.now() - renderedAt > RENDER_INTERVAL_MS) {
-        this.status.textContent = `${plural(this.hits.length, "match", "matches")}, ${Math.round(((number + 1) / sources.length) * 100)}% searched`;
+        const percent = Math.round(((number + 1) / sources.length) * 100);
+        this.status.textContent = `${plural(this.hits.length, "match", "matches")}, ${percent}% searched`;
         this.list.set(this.hits.length);
         await new Promise((resolve) => setTimeout(resolve));
         renderedAt = performance.now();
@@ -88,7 +89,9 @@ export class Search {
       if (this.hits.length >= MAX_MATCHES) break;
     }
     this.status.textContent =
-      this.hits.length >= MAX_MATCHES ? `First ${count(MAX_MATCHES)} matches` : plural(this.hits.length, "match", "matches");
+      this.hits.length >= MAX_MATCHES
+        ? `First ${count(MAX_MATCHES)} matches`
+        : plural(this.hits.length, "match", "matches");
     this.list.set(this.hits.length);
   }
 
@@ -148,7 +151,8 @@ function searchedTexts(run: Run, links: Links): SearchedText[] {
             add(`${node.id} standard error of cell ${entry.number}`, entry.stderr, inCell);
             add(`${node.id} error of cell ${entry.number}`, entry.error, inCell);
             add(`${node.id} answer of cell ${entry.number}`, entry.answer, inCell);
-            for (const tool of entry.tools) add(`${node.id} host function arguments in cell ${entry.number}`, tool.arguments, inCell);
+            for (const tool of entry.tools)
+              add(`${node.id} host function arguments in cell ${entry.number}`, tool.arguments, inCell);
           }
         }
       }

@@ -1,20 +1,20 @@
 // A text as a block, unpacked when it scrolls into view. Long texts start truncated, with a button for more.
 import type { Ref } from "./data";
 import { textOf } from "./data";
-import { button, h, escapeHidden } from "./dom";
+import { button, escapeHidden, h } from "./dom";
 import { count } from "./format";
 import { highlighted } from "./python";
 
 const INITIAL_CHARS = 3_000;
 const CHARS_PER_CLICK = 200_000;
 
-const pendingFills = new WeakMap<Element, () => void>();
+const pendingFills = new WeakMap<Element, () => Promise<void>>();
 const observer = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
       observer.unobserve(entry.target);
-      pendingFills.get(entry.target)?.();
+      void pendingFills.get(entry.target)?.();
     }
   },
   { rootMargin: "600px" },
@@ -73,7 +73,7 @@ export function textBlock(ref: Ref, options: TextOptions = {}): HTMLElement {
     }
   }
 
-  pendingFills.set(block, () => void fill());
+  pendingFills.set(block, fill);
   observer.observe(block);
   return block;
 }
@@ -83,11 +83,13 @@ function isLowSurrogate(text: string, index: number): boolean {
   return unit >= 0xdc00 && unit < 0xe000;
 }
 
-/** Fill the blocks that never scrolled into view, so that they are printed too. */
-export function renderAll(element: HTMLElement): void {
-  for (const block of element.querySelectorAll(".block")) {
+/** Fill the blocks that did not scroll into view yet: printing needs all, and late fills move what is on screen. */
+export async function fillAll(element: HTMLElement): Promise<void> {
+  const fills = [...element.querySelectorAll(".block")].map((block) => {
     observer.unobserve(block);
-    pendingFills.get(block)?.();
+    const fill = pendingFills.get(block);
     pendingFills.delete(block);
-  }
+    return fill?.();
+  });
+  await Promise.all(fills);
 }

@@ -1,7 +1,7 @@
 // All nodes over time: waiting, running, and how many model calls ran at once.
 import type { Entry, Node, Run } from "./data";
 import { button, h, isolated, svg } from "./dom";
-import { elapsed, plural, seconds, nodeStatus } from "./format";
+import { elapsed, nodeStatus, plural, seconds } from "./format";
 import { VirtualList } from "./virtual";
 
 const ROW_HEIGHT = 24;
@@ -152,7 +152,9 @@ export class Timeline {
       peaks[bucket] = Math.max(peaks[bucket]!, running);
     }
     const peak = peaks.reduce((a, b) => Math.max(a, b), 0);
-    const path = `M0 40 ${peaks.map((value, i) => `L${i} ${40 - (peak ? value / peak : 0) * 38} L${i + 1} ${40 - (peak ? value / peak : 0) * 38}`).join(" ")} L${BUCKETS} 40 Z`;
+    const top = (value: number): number => 40 - (peak ? value / peak : 0) * 38;
+    const steps = peaks.map((value, i) => `L${i} ${top(value)} L${i + 1} ${top(value)}`).join(" ");
+    const path = `M0 40 ${steps} L${BUCKETS} 40 Z`;
     const drawing = svg("svg", {
       viewBox: `0 0 ${BUCKETS} 40`,
       preserveAspectRatio: "none",

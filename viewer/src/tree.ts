@@ -1,7 +1,7 @@
 // The call tree, with keyboard navigation (WAI-ARIA tree pattern).
 import type { Node, Run } from "./data";
 import { h, isolated } from "./dom";
-import { dollars, elapsed, seconds, nodeStatus } from "./format";
+import { dollars, elapsed, nodeStatus, seconds } from "./format";
 import { VirtualList } from "./virtual";
 
 const ROW_HEIGHT = 30;

@@ -90,7 +90,7 @@ export async function slices(page, { open }) {
   const row = origin.locator("tbody tr").first();
   const word = await row.locator("td").first().innerText();
   await row.locator("td").nth(3).locator("a").first().click();
-  await page.waitForFunction((wanted) => document.querySelector(".context .text").textContent.includes(wanted), word);
+  await page.waitForFunction((expected) => document.querySelector(".context .text").textContent.includes(expected), word);
   assert(await page.locator(".context mark").first().isVisible());
   assert.match(await text(page, ".context"), /slices? found in the prompts and contexts of calls/);
 
@@ -235,7 +235,7 @@ export async function resumed(page, { address, open }) {
   await open();
   const detail = page.locator(".detail");
   assert.match(await detail.innerText(), /Resumed\s+After .*, with 5 recorded calls, 2 of them in flight\./);
-  assert.match(await detail.innerText(), /call 2 diverged from the recording/);
+  assert.match(await detail.innerText(), /call 2 differs from the recording/);
   assert.equal(await detail.locator(".badge", { hasText: "from the journal" }).count(), 1);
   assert.match(await detail.innerText(), /12 host function calls/);
   assert.equal(await detail.locator(".tool").count(), 10);
