@@ -50,7 +50,7 @@ def _node_trajectory(trajectory: Trajectory, details: RunDetails, node: Trajecto
     agent: Data = {"name": "rlm" if node.recursive else "llm", "version": details.version, "model_name": node.model}
     if node.recursive:
         agent |= {"tool_definitions": [_PYTHON], "extra": {"depth": node.depth, "sandbox": node.sandbox}}
-    steps = _Steps(trajectory, details, node).steps
+    steps = _StepBuilder(trajectory, details, node).steps
     data: Data = {
         "schema_version": SCHEMA_VERSION,
         "session_id": trajectory.run_id,
@@ -81,7 +81,7 @@ def _node_trajectory(trajectory: Trajectory, details: RunDetails, node: Trajecto
     return data
 
 
-class _Steps:
+class _StepBuilder:
     """Builds the steps of one node, in order; at least one."""
 
     def __init__(self, trajectory: Trajectory, details: RunDetails, node: TrajectoryNode) -> None:

@@ -75,7 +75,7 @@ def _lines(trajectory: Trajectory, details: RunDetails) -> Iterator[str]:
     yield from (f"- Note: {inline(note)}" for note in details.notes)
     yield f"\n## Question\n\n{block(trajectory.query or '(in the context)')}"
     if root.answer is not None:
-        yield f"\n## Answer\n\n{block(root.answer)}"
+        yield f"\n## Answer\n\n{block(root.answer) if root.answer else 'The answer is empty.'}"
     for node in trajectory.nodes.values():
         if node.recursive:
             yield from _rlm(trajectory, node)
@@ -88,7 +88,7 @@ def _status(trajectory: Trajectory) -> str:
         return "unfinished"
     if trajectory.stop_reason == "final":
         return "answered"
-    return f"stopped: {inline(trajectory.stop_reason or 'unknown')}"
+    return f"stopped ({inline(trajectory.stop_reason or 'unknown')})"
 
 
 def _rlm(trajectory: Trajectory, node: TrajectoryNode) -> Iterator[str]:
@@ -107,6 +107,8 @@ def _rlm(trajectory: Trajectory, node: TrajectoryNode) -> Iterator[str]:
     for turn in node.turns:
         of = "" if turn.limit is None else f" of {turn.limit}"
         yield "\n### Final turn" if turn.is_final else f"\n### Turn {turn.number}{of}"
+        if not turn.entries:
+            yield "\nNo reply."
         for entry in turn.entries:
             yield from _entry(trajectory, entry)
 
@@ -115,7 +117,7 @@ def _entry(trajectory: Trajectory, entry: TurnEntry) -> Iterator[str]:
     match entry:
         case ModelReplied():
             source = ", from the journal" if entry.replayed else ""
-            yield f"\nReply of {inline(entry.model)} ({entry.seconds:.1f} s, {_tokens(entry.usage)}{source}):"
+            yield f"\nReply of {inline(entry.model)} ({entry.seconds:.1f} s, {_tokens(entry.usage)}{source})"
             if prose := parse(entry.text).prose:
                 yield f"\n{block(prose)}"
         case ModelFailed():

@@ -213,7 +213,7 @@ def test_a_beginning_that_several_ids_have_is_one_sentence_that_names_them(rlm: 
     for command in (["resume"], ["replay"], ["view"], ["export", "--to", "md"]):
         sentence = "The id of 2 runs begins with 20260101: give more of it, as in 20260101-a, 20260101-b."
         assert is_one_sentence(rlm(*command, "20260101"), sentence)
-    assert is_one_sentence(rlm("export", "--to", "md", "3"), "There is no run 3: give its id, as in ")
+    assert is_one_sentence(rlm("export", "--to", "md", "3"), "No run named '3' in ")
 
 
 @pytest.mark.parametrize("command", [["runs"], ["view", "x"], ["resume", "x"], ["clean", "--older-than", "1d"]])
