@@ -1,16 +1,17 @@
-# Every target runs what it needs first. `make` alone says what there is.
+# Each target runs what it needs first. `make` alone lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup image niah niah-local eval test test-unit test-long security reliability check format bench viewer clean lock
+.PHONY: help setup image niah niah-local eval test test-unit test-long security reliability check format bench viewer docs pictures \
+    clean lock
 
 PY := .venv/bin/python
-ifeq ($(origin LINES),environment)  # a terminal's height, not ours
+ifeq ($(origin LINES),environment)  # the height of the terminal, not the option
 LINES :=
 endif
 NIAH := $(foreach name,MODEL SUB_MODEL DEPTH TRIALS LINES SEED OUT,\
     $(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
-# Tests that may run beside each other: they measure nothing.
+# Tests that can run in parallel, because they measure no time.
 BESIDE := tests/unit tests/security/test_attacks.py $(foreach part,repl exec hosting,tests/integration/test_$(part).py)
 
 TASKS ?= ruler/single_1 ruler/multivalue seed_niah/facts oolong/trec_coarse oolong_pairs
@@ -19,68 +20,76 @@ EVAL = $(if $(RESUME),--resume '$(RESUME)',$(TASKS) $(foreach name,$(METHODS),--
     $(if $(N),-n $(N)) $(if $(LENGTHS),--lengths '$(LENGTHS)') \
     $(foreach name,MODEL SUB_MODEL SEED OUT,$(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-setup: ## virtual environment and Docker engine; what is there is used
+setup: ## create the virtual environment and start a Docker engine, where missing
 	@scripts/setup.sh
 
-image: setup ## the sandbox image; more packages: EXTRA="numpy pandas"
+image: setup ## build the sandbox image; EXTRA="numpy pandas" adds packages
 	@$(PY) -m rlm.sandbox.docker.build $(if $(filter undefined,$(origin EXTRA)),,--extra "$(EXTRA)")
 
-niah: image ## needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
+niah: image ## find a needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
 	@.venv/bin/rlm niah $(NIAH) $(if $(VERBOSE),--verbose)
 
-niah-local: image ## the needle with a real small model below the scripted root; LINES= TRIALS= LOCAL_GGUF= LOCAL_URL= LOCAL_ROOT=
+niah-local: image ## the same with a small local model for sub-calls; LINES= TRIALS= LOCAL_GGUF= LOCAL_URL= LOCAL_ROOT=
 	@LINES='$(LINES)' TRIALS='$(TRIALS)' OUT='$(OUT)' $(PY) scripts/niah_local.py
 
-eval: image ## several tasks by several methods; TASKS= METHODS= N= LENGTHS= MODEL= SUB_MODEL= SEED= OUT= RESUME=
+eval: image ## evaluate methods on tasks; TASKS= METHODS= N= LENGTHS= MODEL= SUB_MODEL= SEED= OUT= RESUME=
 	@.venv/bin/rlm eval $(EVAL)
 
-test: image check viewer/node_modules ## checks and all tests but the long ones
+test: image check viewer/node_modules ## run the checks and all tests except the long ones
 	@$(PY) -m pytest -n auto --maxprocesses 4 $(BESIDE)
 	@$(PY) -m pytest $(addprefix --ignore=,$(BESIDE))
 
-test-unit: ## tests without Docker
+test-unit: ## run the tests that need no Docker; PYTHON= chooses the interpreter
 	@scripts/venv.sh
 	@$(PY) -m pytest tests/unit
 
-test-long: image ## the long tests, and those of openai's older major version and of Inspect AI
+test-long: image ## run the long tests, and those of the older openai and of Inspect AI
 	@$(PY) -m pytest -m long || [ $$? -eq 5 ]
 	@scripts/test_openai2.sh
 	@scripts/test_inspect.sh
 
-security: image ## all attacks, on both runtimes and transports; writes docs/security-results.md
+security: image ## run all attacks on both runtimes and transports; writes docs/security-results.md
 	@RLM_SOAK_SECONDS=800 $(PY) -m pytest tests/security -m "" --results docs/security-results.md
 
-reliability: image ## all faults; writes docs/reliability-results.md
+reliability: image ## inject all faults; writes docs/reliability-results.md
 	@RLM_RUNS=500 $(PY) -m pytest tests/faults -m "" --record docs/reliability-results.md
 
-check: ## lint, format, types, import rules
+check: ## check lint, format, types, import rules and the CI workflow
 	@scripts/venv.sh
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@PYTHONPATH=sandbox_image .venv/bin/lint-imports
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-format: ## format the code and mend what the linter can
+format: ## format the code and apply the linter's fixes
 	@scripts/venv.sh
 	@.venv/bin/ruff check --fix
 	@.venv/bin/ruff format
 
-bench: image ## times and ratios of the system itself
+bench: image ## benchmark the overhead of the system
 	@$(PY) scripts/bench.py
 	@$(PY) scripts/bench_live.py
 
-viewer: viewer/node_modules ## build the page of `rlm view` anew (needs node)
+viewer: viewer/node_modules ## rebuild the page of `rlm view` (needs node)
 	@cd viewer && npm run --silent build
 
-viewer/node_modules: viewer/package-lock.json  # without them, the tests of the page in a browser are skipped
+viewer/node_modules: viewer/package-lock.json  # without it, the browser tests of the page are skipped
 	@cd viewer && npm ci --silent --no-audit --no-fund && touch node_modules || \
-	echo "npm is not there, or has no packages: the page of \`rlm view\` is not tested in a browser."
+	echo "npm is missing or failed: the browser tests of \`rlm view\` will be skipped."
 
-clean: ## remove environment, caches, our containers and our images
+docs: ## build the documentation as a site in .cache/site
+	@scripts/venv.sh
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+
+pictures: image ## remake the pictures in docs/ and the outputs in README and tutorial, from real runs
+	@$(PY) scripts/make_pictures.py
+
+clean: ## remove the environment, caches, and the containers and images of rlm
 	@scripts/clean.sh
 
-lock: ## write the lock files anew (needs uv)
+lock: ## update the lock files (needs uv)
 	@scripts/lock.sh

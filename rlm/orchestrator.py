@@ -148,7 +148,7 @@ class Orchestrator:
         Raises:
             ConfigError: there is no such run, it is running or finished, its context has changed, or a model is missing.
             JournalError: its directory is damaged, or was written by a newer version.
-            and what `completion` raises.
+            RLMError: what `completion` raises.
         """
         return self._block(partial(self.aresume, run, **overrides))
 
@@ -159,7 +159,7 @@ class Orchestrator:
 
         Raises:
             ReplayDivergedError: a model would be asked for something else; it says where.
-            and what `resume` raises.
+            RLMError: what `resume` raises.
         """
         return self._block(partial(self.areplay, run, **overrides))
 

@@ -120,7 +120,7 @@ class Run:
         Raises:
             TimeoutError: there is none yet.
             RunCancelled: the run was cancelled.
-            and what `Orchestrator.completion` raises.
+            RLMError: what `Orchestrator.completion` raises.
         """
         try:
             return self._future.result(timeout)

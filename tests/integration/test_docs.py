@@ -32,7 +32,7 @@ from rlm import events as event_types
 from rlm.cli import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{8}"
 _BLOCK = re.compile(r"^```(?P<info>[^`\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -58,7 +58,13 @@ def samples() -> Iterator[Sample]:
             beside = following is not None and not text[block.end() : following.start()].strip()
             output = following["body"] if following is not None and beside and not following["info"] else None
             line = text.count("\n", 0, block.start()) + 1
-            yield Sample(page=page.name, line=line, info=block["info"].strip(), body=block["body"], printed=output)
+            yield Sample(
+                page=page.relative_to(ROOT).as_posix(),
+                line=line,
+                info=block["info"].strip(),
+                body=block["body"],
+                printed=output,
+            )
 
 
 def of(*infos: str) -> list[object]:
@@ -141,6 +147,15 @@ def test_a_cell_runs_in_an_rlm(sample: Sample, tmp_path: Path) -> None:
     root, sub = ScriptedModel([f"````repl\n{cell}\n````"]), ScriptedModel(lambda messages: "A reply.", name="sub")
     rlm = Orchestrator(model=root, sub_model=sub, run_root=tmp_path)
     assert rlm.completion("A long text. " * 1000, "q", limits=Limits(max_iterations=1)).answer == "it ran"
+
+
+def test_the_output_in_the_tutorial_is_what_its_program_prints(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- output of (scripts/tutorial.py) -->\n```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, ROOT / shown[1]], env=env, stdout=subprocess.PIPE, text=True, timeout=50)
+    assert done.stdout == shown[2], "run `make pictures`"
 
 
 @pytest.mark.parametrize("line", commands())
