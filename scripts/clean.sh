@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Removes what set-up, tests and runs made: the environment, caches, our containers and our images. Nothing else.
+# Remove what set-up, tests and runs made: the environment, caches, and the containers and images of rlm.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if docker info >/dev/null 2>&1; then

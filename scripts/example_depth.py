@@ -1,6 +1,6 @@
-"""Depth 3: a list of numbers is cut in four at every level, and every RLM has a container of its own.
+"""Depth 3: each level cuts a list of numbers in four, and each RLM has its own container.
 
-Prints the tree of nodes with their containers. Runs offline with the scripted model.
+Prints the call tree with the containers. Runs offline with the scripted model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A real folder as context: the source of the running Python's standard library, tens of megabytes.
 
-The question has an answer that this script computes by itself and compares. Runs offline: the root model is a script of
-two cells that look at the folder and count.
+The script computes the answer itself and compares. Runs offline: the scripted root model looks at the folder in one
+cell and counts in another.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FINAL(len(names))
 
 
 def expected(folder: Path) -> int:
-    """The same count, made here; a file in another encoding than UTF-8 is bytes in the sandbox, and not counted."""
+    """The same count on the host. A file that is not UTF-8 arrives as bytes in the sandbox and is not counted."""
     sources = [path.read_bytes() for path in folder.rglob("*.py") if path.is_file() and not path.is_symlink()]
     return sum(len(re.findall(rb"^class (\w+Error)\b", source, re.MULTILINE)) for source in sources if is_utf8(source))
 

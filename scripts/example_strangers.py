@@ -1,6 +1,6 @@
-"""Runs many scripts of strangers, each in a sandbox of its own, a few at a time: `example_strangers.py [COUNT] [AT_ONCE]`.
+"""Runs many untrusted scripts, each in its own sandbox, a few at a time: `example_strangers.py [COUNT] [CONCURRENT]`.
 
-The scripts are made here: most compute something and leave a file, every tenth attacks. What each came to is counted.
+Most scripts compute something and leave a file; every tenth one attacks. The program counts the outcomes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ ATTACKS = [
     "import os\nos.symlink('/etc/passwd', 'result.json')",
     "import os\nos.kill(-1, 9)",
 ]
-# A stranger's share of the machine: multiply the memory by how many run at once.
+# The share of one script: multiply the memory by the number of concurrent scripts.
 POLICY = SandboxConfig(memory_bytes=256 << 20, cpus=0.5, tmp_bytes=8 << 20, max_output_bytes=64 << 10)
 SECONDS = 2.0
 RESULT_BYTES = 10_000
 
 
 async def run_one(number: int) -> str:
-    """What the script of stranger `number` came to."""
+    """The outcome of script `number`."""
     script = ATTACKS[number // 10 % len(ATTACKS)] if number % 10 == 9 else HONEST
     try:
         async with Sandbox(POLICY) as sandbox:
@@ -49,22 +49,22 @@ async def run_one(number: int) -> str:
         return "left no result"
 
 
-async def main(count: int, at_once: int) -> None:
-    came_to: Counter[str] = Counter()
-    places = anyio.CapacityLimiter(at_once)
+async def main(count: int, concurrent: int) -> None:
+    outcomes: Counter[str] = Counter()
+    limiter = anyio.CapacityLimiter(concurrent)
 
     async def work(number: int) -> None:
-        async with places:
-            came_to[await run_one(number)] += 1
+        async with limiter:
+            outcomes[await run_one(number)] += 1
 
     began = time.perf_counter()
     async with anyio.create_task_group() as group:
         for number in range(count):
             group.start_soon(work, number)
     seconds = time.perf_counter() - began
-    for outcome, times in came_to.most_common():
+    for outcome, times in outcomes.most_common():
         print(f"{times:5}  {outcome}")
-    print(f"{count} scripts in {seconds:.0f} s: {count / seconds:.1f} a second, {at_once} at once")
+    print(f"{count} scripts in {seconds:.0f} s: {count / seconds:.1f} a second, {concurrent} at once")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that the rest needs on a fresh Debian machine: the virtual environment and a Docker engine.
+# Create the virtual environment and start a Docker engine, where missing.
 set -euo pipefail
 here=$(dirname "$0")
 "$here/venv.sh"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# venv.sh [FOLDER]: a virtual environment with what requirements.lock names, and this package, editable. Python >= 3.11.
+# venv.sh [FOLDER]: create a virtual environment from requirements.lock, with this package editable. Python >= 3.11.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.venv}
 stamp="$folder/.rlm-stamp"
-wanted=$(cat requirements.lock pyproject.toml | sha256sum)
-[[ -x $folder/bin/python && $(cat "$stamp" 2>/dev/null) == "$wanted" ]] && exit 0
+expected=$(cat requirements.lock pyproject.toml | sha256sum)
+[[ -x $folder/bin/python && $(cat "$stamp" 2>/dev/null) == "$expected" ]] && exit 0
 
 fail() { echo "error: $*" >&2; exit 1; }
 
@@ -16,7 +16,7 @@ for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11};
         break
     fi
 done
-[[ -n $python ]] || fail "Python 3.11 or newer is missing: install it, or name it with PYTHON=..., and try again."
+[[ -n $python ]] || fail "Python 3.11 or newer is missing: install it, or set PYTHON=..., and try again."
 
 if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     sudo=""
@@ -33,4 +33,4 @@ echo "Installing Python packages into $folder ..."
 pip=("$folder/bin/python" -m pip --disable-pip-version-check install --quiet --quiet)
 "${pip[@]}" --require-hashes --requirement requirements.lock
 "${pip[@]}" --no-deps --no-build-isolation --no-index --editable .
-echo "$wanted" > "$stamp"
+echo "$expected" > "$stamp"

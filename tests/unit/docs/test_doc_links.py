@@ -46,3 +46,10 @@ def test_every_file_and_test_that_a_page_names_is_there(page: Path) -> None:
         if re.fullmatch(r"test_\w+(\.py)?", words):
             there = any(ROOT.rglob(f"tests/**/{words}")) if words.endswith(".py") else f"def {words}(" in sources
             assert there, f"{page.name} names {words}"
+
+
+def test_every_guarantee_names_a_test() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    promises = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| promise |")]
+    assert len(promises) > 20
+    assert [line for line in promises if "`tests/" not in line.split(" | ")[-1]] == []
