@@ -19,7 +19,7 @@ from rlm.models.prices import Price
 from rlm.models.request import Request
 from rlm.store.entries import GIVEN_BACK, TOO_LONG, CallLookup, Failure, RecordedUsage
 from rlm.store.event_log import EventLog
-from rlm.store.journal import Journal
+from rlm.store.replay import Replay
 from rlm.types import Message, ModelReply, StopReason, Usage
 
 from .budget import (
@@ -47,7 +47,7 @@ class Calls:
 
     Args:
         budget: the run's ledger.
-        journal: the run's record; a read-only one stands for a replay that may send nothing.
+        replay: serves recorded calls and records new ones; a read-only one may send nothing.
         max_concurrent: requests in flight at once, None for any number. A request never waits for another one, so one
             limit serves all levels.
         events: where replies and failures are told.
@@ -59,14 +59,14 @@ class Calls:
         self,
         *,
         budget: Budget,
-        journal: Journal,
+        replay: Replay,
         max_concurrent: int | None,
         events: EventLog,
         cache: Cache | None = None,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
         self.budget = budget
-        self.journal = journal
+        self.replay = replay
         self._cache = cache
         self._slots = anyio.CapacityLimiter(math.inf if max_concurrent is None else max_concurrent)
         self._reserving = anyio.Lock(fast_acquire=True)  # one after the other, so that none is always overtaken
@@ -96,7 +96,7 @@ class Calls:
             ReplayDivergedError: the call is not in the record, and this is a replay.
         """
         request = await _request(model, messages)
-        found = await self.journal.find(node, ordinal, request)
+        found = await self.replay.find_call(node, ordinal, request)
         self._take(found, node=node, ordinal=ordinal)
         replayed = found.outcome is not None
         started = time.perf_counter()
@@ -107,7 +107,7 @@ class Calls:
                 if failure.state in ("failed", "lost"):
                     self._tell_failure(model, failure, node=node, role=role, seconds=0.0)
                 raise _as_error(failure)
-            case None if self.journal.read_only:
+            case None if self.replay.read_only:
                 raise ReplayDivergedError(node=node, ordinal=ordinal)
             case None if (cached := await self._cached(model, request)) is not None:
                 reply, replayed = cached, True
@@ -130,27 +130,20 @@ class Calls:
         )
         return reply
 
-    async def recorded(self, node: str) -> ModelReply:
-        """What a plain query was answered in this process, or raised."""
-        outcome = await self.journal.outcome(node)
-        if isinstance(outcome, Failure):
-            raise _as_error(outcome)
-        return outcome
-
     async def cut_off(self, node: str, ordinal: int) -> None:
         """The time for an RLM's call was up: a replay does not make it either."""
-        await self.journal.cut_off(node, ordinal, "the time for this call was up")
+        await self.replay.abandon_call(node, ordinal, "the time for this call was up")
 
-    async def leave(self, node: str) -> None:
+    async def finish_node(self, node: str) -> None:
         """An RLM has its answer: what is recorded beyond that was done otherwise."""
-        self._take(await self.journal.leave(node), node=node, ordinal=1)
+        self._take(await self.replay.finish_node(node), node=node, ordinal=1)
 
-    async def skip(self, node: str, *, requests: int, queries: int) -> None:
+    async def mark_cut_off(self, node: str, *, requests: int, queries: int) -> None:
         """An RLM has made so many requests and queries, some of which were cut off: they count all the same."""
-        self.add_recorded_usage(await self.journal.skip(node, requests=requests, queries=queries))
+        self.add_recorded_usage(await self.replay.mark_cut_off(node, requests=requests, queries=queries))
 
     def _take(self, found: CallLookup, *, node: str, ordinal: int) -> None:
-        self.add_recorded_usage(found.spent)
+        self.add_recorded_usage(found.usage)
         for other in found.diverged:
             self._events.emit(ReplayDiverged(node=other, ordinal=ordinal if other == node else 1))
 
@@ -160,7 +153,7 @@ class Calls:
         max_tokens, estimate = await self._reserve(model, request, node=node, ordinal=ordinal, last=last)
         started = time.perf_counter()
         try:
-            call = await self.journal.sent(
+            call = await self.replay.record_sent(
                 node, ordinal, request, reserved_tokens=estimate.tokens, reserved_usd=estimate.dollars
             )
             reply = await _reply(model, request.messages, max_tokens, role)
@@ -175,7 +168,7 @@ class Calls:
                 self._wake()
             else:
                 self._settle(estimate, RecordedUsage(node=node, model=model.name, usage=usage or Usage()))
-            await self.journal.ended(call, failure)
+            await self.replay.record_outcome(call, failure)
             self._tell_failure(model, failure, node=node, role=role, seconds=time.perf_counter() - started)
             raise
         except BaseException:
@@ -184,7 +177,7 @@ class Calls:
         reply = replace(reply, usage=self._priced(model, reply.usage))
         self._settle(estimate, RecordedUsage(node=node, model=model.name, usage=reply.usage))
         self._learn(model, request.messages, reply.usage)
-        await self.journal.ended(call, reply)
+        await self.replay.record_outcome(call, reply)
         if self._cache is not None and reply.finish_reason != "length":  # there is more of it for a run with more left
             await self._cache.put(server_of(model), request, reply)
         return reply
@@ -262,7 +255,7 @@ class Calls:
                     break
                 await self._ended.wait()
         failure = Failure(state="refused", text=str(refused), reason=refused.reason)
-        await self.journal.refused(node, ordinal, request, failure)
+        await self.replay.record_refusal(node, ordinal, request, failure)
         raise refused
 
     def _learn(self, model: Model, messages: Sequence[Message], usage: Usage) -> None:
@@ -299,7 +292,7 @@ class Calls:
         self.budget.settle(estimate, reply.usage)
         self._note(RecordedUsage(node=node, model=model.name, usage=reply.usage))
         self._wake()
-        await self.journal.ended(await self.journal.sent(node, ordinal, request), reply)
+        await self.replay.record_outcome(await self.replay.record_sent(node, ordinal, request), reply)
 
     def add_recorded_usage(self, spent: Iterable[RecordedUsage]) -> None:
         """Count what an earlier process of the run has paid."""
@@ -325,6 +318,13 @@ class Calls:
                 node=node, role=role, model=model.name, error=failure.text, usage=failure.usage, seconds=seconds
             )
         )
+
+
+def reply_or_raise(outcome: ModelReply | Failure) -> ModelReply:
+    """The recorded reply of a call. Raises what the call raised."""
+    if isinstance(outcome, Failure):
+        raise _as_error(outcome)
+    return outcome
 
 
 async def _reply(

@@ -15,7 +15,7 @@ import anyio
 
 from rlm._util.text import clip
 from rlm.calls.budget import BudgetExceeded
-from rlm.calls.gateway import HASHED_AT_ONCE, Calls
+from rlm.calls.gateway import HASHED_AT_ONCE, Calls, reply_or_raise
 from rlm.errors import ConfigError, ModelError, ReplayDivergedError, SandboxError
 from rlm.events import AnswerReplayed, ReplayDiverged, SubCallFinished, SubCallStarted
 from rlm.models.base import Model
@@ -23,6 +23,7 @@ from rlm.models.request import digest_of
 from rlm.prompts import question_from
 from rlm.sandbox.base import Answer, QueryReply, SandboxQuery
 from rlm.sandbox.values import Value, encode
+from rlm.store.entries import Failure, RecordedAnswer
 from rlm.store.event_log import EventLog
 from rlm.types import Message, ModelReply, StopPoint, StopReason
 
@@ -100,8 +101,8 @@ class Broker:
         self._calls = calls
         self._child = child
         self._events = events
-        self._journal = calls.journal
-        self._journal.queries.begin(task.node)
+        self._replay = calls.replay
+        self._replay.queries.begin(task.node)
         self._asked: dict[str, _OpenQuery] = {}  # by the cell that runs
         self._before: dict[str, _OpenQuery] = {}  # and by the same cell, in a sandbox that was lost
 
@@ -111,20 +112,20 @@ class Broker:
 
     def rewind(self) -> None:
         """The cell that runs begins once more."""
-        self._journal.queries.give_back(self._asked)
+        self._replay.queries.mark_pending(self._asked)
         self._asked, self._before = {}, self._asked
 
     async def end_cell(self) -> Sequence[str]:
         """The queries of the cell that has ended. Those that are still open will not be answered, in a replay neither."""
         late = {node: asked.recursive for node, asked in self._asked.items() if not asked.answered}
-        await self._journal.abandon(late, CELL_ENDED)
+        await self._replay.abandon_queries(late, CELL_ENDED)
         return tuple(self._asked)
 
     def recall(self, nodes: Sequence[str]) -> Answer:
         """Serves a cell that runs again with the answers that it got to these queries. Raises NotRecorded."""
         left: dict[bytes, deque[str]] = {}
         for node in nodes:
-            left.setdefault(self._journal.queries.digest(node), deque()).append(node)
+            left.setdefault(self._replay.queries.digest(node), deque()).append(node)
 
         async def answer(query: SandboxQuery) -> QueryReply:
             same = left.get(await self._digest(query))
@@ -137,12 +138,12 @@ class Broker:
     async def answer(self, query: SandboxQuery) -> QueryReply:
         """One answer, or the sentence that says why there is none. Raises nothing that a query can cause."""
         recursive = self._task.depth > 1 and query.recurse is not False
-        found = self._journal.ask(self._task.node, await self._digest(query))
+        found = self._replay.place_query(self._task.node, await self._digest(query))
         before, asked = self._before.get(found.node), _OpenQuery(recursive=recursive)
         self._asked[found.node] = asked
         if found.diverged:
             self._events.emit(ReplayDiverged(node=found.node, ordinal=1))
-            if self._journal.read_only:
+            if self._replay.read_only:
                 raise ReplayDivergedError(node=found.node, ordinal=1)
         if before is not None and before.answered:
             reply = await self._remembered(found.node)
@@ -153,18 +154,14 @@ class Broker:
 
     async def _remembered(self, node: str) -> QueryReply:
         """What a query was answered. Answers may be long, so that only the journal keeps them."""
-        if self._journal.has_answer(node):
-            found = await self._journal.answer(node)
+        found = await self._replay.served_answer(node)
+        if isinstance(found, RecordedAnswer):
             return QueryReply(ok=found.ok, text=found.text)
-        return await _in_words(self._called(node))
-
-    async def _called(self, node: str) -> str:
-        return _text_of(await self._calls.recorded(node))
+        return await _in_words(_called(found))
 
     async def _answer(self, query: SandboxQuery, node: str, *, recursive: bool) -> QueryReply:
         reply = await self._reply(query, node, recursive=recursive)
-        if recursive or not self._journal.was_sent(node):
-            await self._journal.answered(node, ok=reply.ok, text=reply.text)
+        await self._replay.record_answer(node, recursive=recursive, ok=reply.ok, text=reply.text)
         return reply
 
     async def _reply(self, query: SandboxQuery, node: str, *, recursive: bool) -> QueryReply:
@@ -198,12 +195,12 @@ class Broker:
 
     async def _recorded(self, node: str) -> QueryReply | None:
         """The answer of an RLM that had come to its end before the run was interrupted."""
-        found = await self._journal.find_answer(node)
+        found = await self._replay.lookup_answer(node)
         if found is None:
             return None
-        self._calls.add_recorded_usage(found.spent)
+        self._calls.add_recorded_usage(found.usage)
         self._calls.budget.count_rlms(found.rlms)
-        below = {spent.node for spent in found.spent} - {node}
+        below = {usage.node for usage in found.usage} - {node}
         self._events.emit(AnswerReplayed(node=node, below=sorted(below)))
         return QueryReply(ok=found.ok, text=found.text)
 
@@ -254,6 +251,10 @@ async def _in_words(asked: Awaitable[str]) -> QueryReply:
         return QueryReply(ok=False, text=f"This call was not made: {error}.")
     except (ModelError, SandboxError, ConfigError) as error:
         return QueryReply(ok=False, text=f"This call failed: {error}")
+
+
+async def _called(outcome: ModelReply | Failure) -> str:
+    return _text_of(reply_or_raise(outcome))
 
 
 def _text_of(reply: ModelReply) -> str:

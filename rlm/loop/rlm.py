@@ -183,7 +183,7 @@ class RLM:
             if scope.cancelled_caught:
                 await self._services.calls.cut_off(self._task.node, self._requests)
             answered = RLMResult(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=stop.at)
-        await self._services.calls.leave(self._task.node)
+        await self._services.calls.finish_node(self._task.node)
         self._services.events.emit(
             RLMFinished(
                 node=self._task.node,
@@ -296,7 +296,7 @@ class RLM:
             replies=self._replies,
             cells=self._cells,
             requests=self._requests,
-            queries=self._services.calls.journal.queries.latest(self._task.node),
+            queries=self._services.calls.replay.queries.latest(self._task.node),
         )
 
     async def _stop_where_recorded(self) -> None:
@@ -304,7 +304,7 @@ class RLM:
         if at is not None and (at.replies, at.cells) == (self._replies, self._cells):
             self._stop_at = None
             self._requests = at.requests
-            await self._services.calls.skip(self._task.node, requests=at.requests, queries=at.queries)
+            await self._services.calls.mark_cut_off(self._task.node, requests=at.requests, queries=at.queries)
             raise _Stop(at.reason, SENTENCES[at.reason], at=at)
 
     async def _compact(self, window: ContextWindow) -> None:

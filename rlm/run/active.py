@@ -35,8 +35,8 @@ from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
 from rlm.store.contexts import store_context
 from rlm.store.event_log import EventLog, open_for_append, truncate_partial_line
-from rlm.store.journal import Journal
 from rlm.store.record import FurtherQuestion, RunRecord, State
+from rlm.store.replay import Replay
 from rlm.types import Completion, StopPoint, StopReason, Usage
 
 from .counts import CountingListener, RunCounts
@@ -70,7 +70,7 @@ class ActiveRun:
         models: Mapping[int, Model],
         record: RunRecord,
         directory: Path,
-        journal: Journal,
+        replay: Replay,
         start: Event,
         control: RunControl,
         *,
@@ -80,7 +80,7 @@ class ActiveRun:
         self._models = models
         self._record = record
         self._directory = directory
-        self._journal = journal
+        self._replay = replay
         self._start = start
         self._control = control
         self._numbered = numbered
@@ -116,13 +116,13 @@ class ActiveRun:
         self._events = EventLog(self._record.run_id, file, listeners, redact=_redaction(self._models.values()), seq=seq)
         self._calls = Calls(
             budget=Budget(options.limits),
-            journal=self._journal,
+            replay=self._replay,
             max_concurrent=options.limits.max_concurrent_calls,
             events=self._events,
             cache=cache,
             prices=options.prices,
         )
-        self._calls.add_recorded_usage(self._journal.usage_of_stale_calls())
+        self._calls.add_recorded_usage(self._replay.usage_of_stale_calls())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -177,7 +177,7 @@ class ActiveRun:
         self._asked += 1
         self._write_answer(answered.answer)
         stops = {} if answered.stop is None else {number: answered.stop}
-        await self._journal.database.run(partial(self._note_end, answered.stop_reason, stops))
+        await self._replay.journal.database.run(partial(self._note_end, answered.stop_reason, stops))
         now = self._count()
         part, self._counted = now.since(self._counted), now
         return Completion(
@@ -222,7 +222,7 @@ class ActiveRun:
         prompt = digest_of(system_prompt_of(task, services)).hex()
         self._record = replace(self._record, digests={"prompt": prompt, "image": source_digest()})
         if store:
-            self._journal.database.begin_with(partial(self._store_first, question.context, question.source))
+            self._replay.journal.database.begin_with(partial(self._store_first, question.context, question.source))
         self._events.emit(self._start)
         self._control.on_limits = self._raise_limits
         if self._control.limits != self._options.limits:  # raised before there was a run
@@ -246,7 +246,7 @@ class ActiveRun:
         if rlm is not None:
             await rlm.ask(question.query, question.context)
         if store:
-            await self._journal.database.run(partial(self._store_further, question, number))
+            await self._replay.journal.database.run(partial(self._store_further, question, number))
         size = None if question.context is None else question.context.size
         self._events.emit(QuestionAsked(query=question.query, context_bytes=size))
 
@@ -283,7 +283,7 @@ class ActiveRun:
             name: getattr(limits, name) for name in RAISABLE if getattr(limits, name) != getattr(budget.limits, name)
         }
         self._calls.take_limits(limits)
-        self._journal.database.begin_with(partial(self._note_limits, new))
+        self._replay.journal.database.begin_with(partial(self._note_limits, new))
         self._events.emit(LimitsRaised(limits=new))
 
     def _count(self) -> RunCounts:
@@ -294,9 +294,9 @@ class ActiveRun:
             sub_calls=self._counting.sub_calls,
             sandboxes=self._counting.sandboxes,
             unaccounted=self._calls.budget.unaccounted,
-            replayed=self._journal.replayed,
-            resent_calls=self._journal.resent_calls,
-            diverged=tuple(self._journal.diverged),
+            replayed=self._replay.replayed,
+            resent_calls=self._replay.resent_calls,
+            diverged=tuple(self._replay.diverged),
         )
 
     def _write_answer(self, answer: str) -> None:
@@ -309,7 +309,7 @@ class ActiveRun:
 
     def _can_go_on(self, error: BaseException) -> bool:
         """Whether a resumed run would keep something, as far as that is known."""
-        kept = self._record.context is not None and not self._journal.read_only
+        kept = self._record.context is not None and not self._replay.read_only
         return kept and (self.usage.calls > 0 or not isinstance(error, Exception))
 
     def _how_to_go_on(self) -> str:
@@ -326,7 +326,7 @@ class ActiveRun:
             case _:
                 state = "interrupted"
         with anyio.CancelScope(shield=True):
-            await self._journal.database.run(partial(self._end, state))
+            await self._replay.journal.database.run(partial(self._end, state))
 
     def _tell_end(self, error: BaseException | None) -> None:
         failure = None
@@ -373,7 +373,7 @@ class ActiveRun:
         self._save()
 
     def _save(self) -> None:
-        if not self._journal.read_only:
+        if not self._replay.read_only:
             self._record.save(self._directory)
 
     def _end(self, state: State) -> None:

@@ -18,6 +18,7 @@ from rlm.store.entries import FILE_NAME as JOURNAL
 from rlm.store.journal import Journal
 from rlm.store.lock import run_lock
 from rlm.store.record import ModelRecord, RunRecord
+from rlm.store.replay import Replay
 from rlm.types import Completion, StopPoint, Usage
 
 from .active import ActiveRun, RunQuestion, tools_of
@@ -66,7 +67,7 @@ async def start_run(
         with Journal(directory / JOURNAL) as journal:
             control = control or RunControl(options.limits)
             async with ActiveRun(
-                options, models, record, directory, journal, start, control, numbered=numbered
+                options, models, record, directory, Replay(journal), start, control, numbered=numbered
             ) as tree:
                 yield tree
 
@@ -88,10 +89,11 @@ async def resume_run(
     """
     require_known_prices(options, models)
     ended = record.state == "finished" and undo is None
-    with run_lock(directory), Journal(directory / JOURNAL, mode="open", ended=ended) as journal:
+    with run_lock(directory), Journal(directory / JOURNAL, mode="open") as journal:
+        replay = Replay(journal, ended=ended)
         record.ensure_unchanged(directory)
         if undo is not None:  # while the record has the stop: a start that fails from here on is tried again
-            await journal.undo(undo.requests)
+            await replay.rewind_to(undo.requests)
         taken = record.take_over(
             directory,
             raised={**record.raised, **raised_limits(options.limits, record.limits_now)},
@@ -99,10 +101,10 @@ async def resume_run(
             stops={number: stop for number, stop in record.stops.items() if stop is not undo},
             answered=record.answered if undo is None else len(record.further),
         )
-        start = RunResumed(recorded=journal.recorded, in_flight=journal.in_flight)
+        start = RunResumed(recorded=replay.recorded, in_flight=replay.in_flight)
         control = control or RunControl(options.limits)
         numbered = numbered or bool(record.further)
-        async with ActiveRun(options, models, taken, directory, journal, start, control, numbered=numbered) as tree:
+        async with ActiveRun(options, models, taken, directory, replay, start, control, numbered=numbered) as tree:
             yield tree
 
 
@@ -114,9 +116,10 @@ async def replay_run(
     options = replace(options, limits=replace(options.limits, max_seconds=None))
     _, place = new_directory(directory / "replays")
     with Journal(directory / JOURNAL, mode="read") as journal:
-        start = RunResumed(recorded=journal.recorded, in_flight=journal.in_flight)
+        replay = Replay(journal)
+        start = RunResumed(recorded=replay.recorded, in_flight=replay.in_flight)
         control, numbered = RunControl(options.limits), bool(record.further)
-        async with ActiveRun(options, models, record, place, journal, start, control, numbered=numbered) as tree:
+        async with ActiveRun(options, models, record, place, replay, start, control, numbered=numbered) as tree:
             yield tree
 
 

@@ -1,4 +1,4 @@
-"""What a journal holds: its tables, and calls, their outcomes and queries as they come out of it. No I/O."""
+"""The tables of a journal, and its calls, outcomes and queries as data. No I/O."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ CREATE TABLE queries (             -- what cells asked; the answer, where it is 
 class Failure:
     """How a call ended without a reply.
 
-    `reason` is the limit that refused it, or the kind of failure; `status` the HTTP status; `usage` what was billed all the
-    same, if the provider said so. It is `lost` where the provider may have replied, and bill that, but no reply arrived.
+    `reason` is the limit that refused it, or the kind of failure; `status` the HTTP status; `usage` what the provider
+    billed all the same. A `lost` call may be billed, too: its reply, if any, did not arrive.
     """
 
     state: Literal["failed", "lost", "refused", "abandoned"]
@@ -62,8 +62,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedUsage:
-    """What a recorded call used: counted once in every process that replays it. So much had been set aside for it, which is
-    what counts where it is not `settled`: nobody knows what came of it.
+    """The usage of a recorded call, counted once in every process that replays it.
+
+    Unless it is `settled`, the reservation counts: nobody knows what the call used.
     """
 
     node: str
@@ -76,19 +77,19 @@ class RecordedUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallLookup:
-    """What the journal has of a call: its outcome, None where it has to be sent; and what now counts as spent.
+    """The journal's answer to a call. `outcome` is None if the call has to be sent; `usage` counts from now on.
 
-    `diverged`: the nodes that take another way than the recorded one.
+    `diverged` are the nodes that no longer follow the record.
     """
 
     outcome: ModelReply | Failure | None = None
-    spent: Sequence[RecordedUsage] = ()
+    usage: Sequence[RecordedUsage] = ()
     diverged: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryPlacement:
-    """The node of a query. `diverged`: all queries of its cell are recorded, and this is none of them."""
+    """The node of a query. It is `diverged` if the record of its cell is complete and lacks it."""
 
     node: str
     diverged: bool
@@ -96,17 +97,27 @@ class QueryPlacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedAnswer:
-    """The answer to a query; `spent` by all calls of its tree, which is not gone through again, by so many `rlms`."""
+    """The answer to a query, with the `usage` of all calls below it and the number of `rlms` that made them."""
 
     ok: bool
     text: str
-    spent: Sequence[RecordedUsage] = ()
+    usage: Sequence[RecordedUsage] = ()
     rlms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedQuery:
+    """A query's row without its answer. `ok` is None if it has none, or if that is the outcome of the node's one call."""
+
+    node: str
+    digest: bytes
+    ok: bool | None
+    stale: bool
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Call:
-    """A call that has a row. `counted`: what it used has been counted in this process, or is, as it is made there."""
+    """A call that has a row. It is `counted` once its usage counts in this process."""
 
     id: int
     node: str

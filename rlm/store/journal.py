@@ -1,9 +1,7 @@
-"""The durable record of a run's model calls (`journal.sqlite`), and what a replay is served from.
+"""The rows of `journal.sqlite`: a run's model calls and queries. What a resumed run makes of them is in `replay.py`.
 
-A call is known by its place: the node that made it, and its ordinal there. Its digest says whether the request is the same
-as the recorded one. A query's node is known by what it asks (queries.py). A reply is on the disk before anyone sees it.
-That a query is made and a call sent is written before, but without fsync: it outlives the process, though not a power cut,
-after which the count of calls paid twice may be too low.
+A reply is on the disk before anyone sees it. A query, and a call about to be sent, are written first but without fsync:
+they survive the process, not a power cut, after which the number of resent calls may come out too low.
 """
 
 from __future__ import annotations
@@ -11,8 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -20,56 +18,39 @@ from rlm.models.request import Request
 from rlm.types import ModelReply, Usage
 
 from .database import Database, Mode, Statement, text_of
-from .entries import (
-    GIVEN_BACK,
-    ROOT,
-    SCHEMA,
-    SCHEMA_VERSION,
-    Call,
-    CallLookup,
-    Failure,
-    QueryPlacement,
-    RecordedAnswer,
-    RecordedUsage,
+from .entries import GIVEN_BACK, SCHEMA, SCHEMA_VERSION, Call, Failure, RecordedQuery, RecordedUsage
+
+_SELECT_CALLS = "SELECT id, node, ordinal, digest, parameters, state FROM calls WHERE NOT stale ORDER BY id"
+_SELECT_OUTCOME = "SELECT text, finish_reason, reply_model, request_id, status, usage FROM calls WHERE id = ?"
+_SELECT_USAGE = (
+    "SELECT node, model, usage, state, reserved_tokens, reserved_usd FROM calls"
+    " WHERE state != 'refused' AND finish_reason IS NOT ? AND "
 )
-from .queries import Queries
+_INSERT_CALL = (
+    "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, reserved_tokens, reserved_usd,"
+    " sent) VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?, ?, ?)"
+)
+_UPDATE_OUTCOME = (
+    "UPDATE calls SET state = ?, text = ?, finish_reason = ?, reply_model = ?, request_id = ?, status = ?, usage = ?,"
+    " cost_usd = ?, ended = ? WHERE id = ?"
+)
 
 
 class Journal:
-    """One run's journal, used from one event loop.
+    """The journal of one run, used from one event loop.
 
     Args:
-        path: of the file; None keeps it in memory.
-        mode: of its file; with `read`, what is there is served and nothing is written, so that a replay leaves no trace.
-        ended: the run came to its end, also where a failure of the root's was the last of it.
-
-    Attributes:
-        queries: that cells have made.
-        in_flight: calls that were sent and not answered, when the journal was opened.
-        replayed: calls that were served since.
-        resent_calls: calls that were sent again, as nobody knows whether they were answered.
-        diverged: the nodes at which a request was not the recorded one.
+        path: the file; None keeps the journal in memory.
+        mode: how to open the file. With `read`, every write is ignored, so that a replay leaves no trace.
 
     Raises:
-        JournalError: the file is damaged, or was written by a version that is newer or too old.
+        JournalError: the file is damaged, or a newer or a too old version wrote it.
     """
 
-    def __init__(self, path: Path | None = None, *, mode: Mode = "create", ended: bool = False) -> None:
+    def __init__(self, path: Path | None = None, *, mode: Mode = "create") -> None:
         self.read_only = mode == "read"
-        self._ended = ended or self.read_only
-        self.replayed = 0
-        self.resent_calls = 0
-        self.diverged: list[str] = []
-        self.queries = Queries()
-        self._answers: dict[str, bool] = {}  # of queries: whether it is a good one
-        self._calls: dict[tuple[str, int], Call] = {}
-        self._reached: dict[str, int] = {}  # by node: the call that was asked for last
-        self._sent_again: list[int] = []  # calls in whose place there is a later one
         self.database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION, oldest=SCHEMA_VERSION, mode=mode)
-        self._read_calls()
-        self._read_queries()
         self._latest: int = self.database.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
-        self.in_flight = sum(call.state == "sent" for call in self._calls.values())
 
     def __enter__(self) -> Self:
         return self
@@ -77,238 +58,12 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.database.close()
 
-    @property
-    def recorded(self) -> int:
-        """Calls that it has."""
-        return len(self._calls)
+    # Read: the first three before any write
 
-    def usage_of_stale_calls(self) -> Sequence[RecordedUsage]:
-        """What calls used that an earlier replay has left aside, or sent again. Before anything else."""
-        return [*self._spent("stale"), *self._spent_by(self._sent_again)]
-
-    # Calls
-
-    async def find(self, node: str, ordinal: int, request: Request) -> CallLookup:
-        """What is recorded of a call.
-
-        A request that is not the recorded one ends the replay of its node and of all below it. A failure of the root's own
-        calls that is the last of them is not served if it ended the work on a run that can go on: nothing acted on it.
-        """
-        self._reached[node] = ordinal
-        call = self._calls.get((node, ordinal))
-        if call is None:
-            return await self.leave(node)
-        same_parameters = (
-            self.read_only or call.parameters == request.parameters
-        )  # of models that a replay does not have
-        if call.digest != request.digest or not same_parameters:
-            return CallLookup(spent=await self._diverge(node), diverged=[node])
-        acted_on = call.state in ("answered", "abandoned")
-        ended_the_work = node == ROOT and not acted_on and not (self._ended or self._goes_on(node))
-        if call.state == "sent" or ended_the_work:
-            self.resent_calls += call.state == "sent"
-            return CallLookup(spent=await self._count([call]))
-        self.replayed += 1
-        spent = await self._count([call])
-        return CallLookup(outcome=await self.database.run(lambda: self._read(call)), spent=spent)
-
-    async def leave(self, node: str) -> CallLookup:
-        """Where the record of an RLM ends: queries that it has, and that were not made again, are not what its cells ask."""
-        left = () if self._goes_on(node) else self.queries.left(node)
-        if not left:
-            return CallLookup()
-        gone = set(self.queries.forget(node))
-        calls = [call for call in self._calls.values() if call.node in gone]
-        # A call that its cell did not wait for is made or not, as it happens.
-        awaited = {call.node[len(node) + 1 :].partition(".")[0] for call in calls if call.state != "abandoned"}
-        diverged = [query for query in left if query[len(node) + 1 :] in awaited]
-        self.diverged += diverged
-        return CallLookup(spent=await self._drop(calls, gone), diverged=diverged)
-
-    async def skip(self, node: str, *, requests: int, queries: int) -> Sequence[RecordedUsage]:
-        """An RLM's requests and queries up to these numbers. Those that are left were cut off, and are not made again."""
-        gone = set(self.queries.forget(node, until=queries))
-        return await self._count(
-            call
-            for call in self._calls.values()
-            if call.node in gone or (call.node == node and call.ordinal <= requests)
-        )
-
-    async def undo(self, requests: int) -> None:
-        """The root goes on after so many requests: what it asked for then, to answer with what it had, is gone.
-
-        Before anything else.
-        """
-        gone = [call for call in self._below(ROOT) if call.node == ROOT and call.ordinal > requests]
-        for call in gone:
-            del self._calls[call.node, call.ordinal]
-        await self.database.write(*map(_stale, gone), durable=True)
-
-    async def sent(
-        self,
-        node: str,
-        ordinal: int,
-        request: Request,
-        *,
-        reserved_tokens: int = 0,
-        reserved_usd: float = 0.0,
-    ) -> Call:
-        """Note that a call is about to be sent, for which so much has been set aside."""
-        parts = [part.hex() for part in request.parts]
-        call, insert = self._begin(node, ordinal, request, parts, reserved_tokens, reserved_usd)
-        texts: list[Statement] = [
-            ("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (part, message.role, message.content))
-            for part, message in zip(request.parts, request.messages, strict=True)
-        ]
-        await self.database.write(*texts, insert, durable=False)
-        return call
-
-    async def refused(self, node: str, ordinal: int, request: Request, failure: Failure) -> None:
-        """Make it durable that the budget refused a call. Its messages are not kept: it costs a cell nothing, and would fill
-        the disk.
-        """
-        call, insert = self._begin(node, ordinal, request, [])
-        await self.database.write(insert, self._end(call, failure), durable=True)
-
-    def _begin(
-        self, node: str, ordinal: int, request: Request, parts: Sequence[str], tokens: int = 0, dollars: float = 0.0
-    ) -> tuple[Call, Statement]:
-        self._latest += 1
-        call = Call(
-            id=self._latest,
-            node=node,
-            ordinal=ordinal,
-            digest=request.digest,
-            parameters=request.parameters,
-            state="sent",
-            counted=True,
-        )
-        self._calls[node, ordinal] = call
-        insert = (
-            "INSERT INTO calls (id, node, ordinal, digest, model, parameters, messages, state, reserved_tokens,"
-            " reserved_usd, sent) VALUES (?, ?, ?, ?, ?, ?, ?, 'sent', ?, ?, ?)",
-            (
-                *(call.id, node, ordinal, request.digest, request.model, request.parameters),
-                *(json.dumps(parts), tokens, dollars, time.time()),
-            ),
-        )
-        return call, insert
-
-    async def ended(self, call: Call, outcome: ModelReply | Failure) -> None:
-        """Make the outcome of a call durable. It is written also where the caller is cancelled meanwhile."""
-        await self.database.write(self._end(call, outcome), durable=True)
-
-    async def cut_off(self, node: str, ordinal: int, text: str) -> None:
-        """The time for a call and what follows from it was up, before its reply or after: a replay is told so at once."""
-        call = self._calls.get((node, ordinal))
-        if call is None:
-            return
-        if call.state == "sent":
-            await self.ended(call, Failure(state="abandoned", text=text))
-        elif call.state == "answered":
-            call.state = "abandoned"
-            await self.database.write(("UPDATE calls SET state = ? WHERE id = ?", (call.state, call.id)), durable=True)
-
-    def _end(self, call: Call, outcome: ModelReply | Failure) -> Statement:
-        row: Sequence[object]
-        match outcome:
-            case ModelReply(text=text, usage=usage):
-                call.state = "answered"
-                row = (text, outcome.finish_reason, outcome.model, outcome.request_id, None)
-                row = (*row, json.dumps(asdict(usage)), usage.cost_usd)
-            case Failure(text=text):
-                call.state = outcome.state
-                row = (text, outcome.reason, None, outcome.request_id, outcome.status)
-                billed = outcome.usage
-                row = (*row, billed and json.dumps(asdict(billed)), billed and billed.cost_usd)
-        update = (
-            "UPDATE calls SET state = ?, text = ?, finish_reason = ?, reply_model = ?, request_id = ?, status = ?,"
-            " usage = ?, cost_usd = ?, ended = ? WHERE id = ?"
-        )
-        return update, (call.state, *row, time.time(), call.id)
-
-    def was_sent(self, node: str) -> bool:
-        """Whether a plain query came to a call."""
-        return (node, 1) in self._calls
-
-    async def outcome(self, node: str) -> ModelReply | Failure:
-        """How the call of a plain query ended."""
-        call = self._calls[node, 1]
-        return await self.database.run(lambda: self._read(call))
-
-    # Queries
-
-    def ask(self, rlm: str, digest: bytes) -> QueryPlacement:
-        """The node of a query that a cell of this RLM makes: that of a recorded one which asked the same, else a new one."""
-        node = self.queries.take(rlm, digest)
-        if node is not None:
-            return QueryPlacement(node=node, diverged=False)
-        node = self.queries.new(rlm, digest)
-        if not self.read_only:
-            self.database.add(("INSERT INTO queries (node, digest) VALUES (?, ?)", (node, digest)))
-        diverged = self.read_only or self._goes_on(rlm)
-        if diverged:
-            self.diverged.append(node)
-        return QueryPlacement(node=node, diverged=diverged)
-
-    async def find_answer(self, node: str) -> RecordedAnswer | None:
-        """The answer to a query that had come to its end: its RLM need not run again.
-
-        A read-only journal gives failures alone, which may have had reasons outside of the run: a replay is to go through
-        everything else.
-        """
-        if node not in self._answers or (self.read_only and self._answers[node]):
-            return None
-        calls = [call for call in self._below(node) if not call.counted]
-        self.replayed += len(calls)
-        spent = await self._count(calls)
-        begun = [where for where in self._answers if where == node or where.startswith(node + ".")]
-        rlms = sum((where, 1) in self._calls for where in begun)
-        return replace(await self.answer(node), spent=spent, rlms=rlms)
-
-    async def answer(self, node: str) -> RecordedAnswer:
-        """What was answered to a query that `has_answer`."""
-        select = "SELECT text FROM queries WHERE node = ?"
-        rows = await self.database.run(lambda: self.database.rows(select, (node,)))
-        return RecordedAnswer(ok=self._answers[node], text=text_of(rows[0][0]))
-
-    def has_answer(self, node: str) -> bool:
-        """Whether the answer to a query is recorded as such. Of a plain one that was sent it is the outcome of its call."""
-        return node in self._answers
-
-    async def answered(self, node: str, *, ok: bool, text: str) -> None:
-        """Make the answer to a query durable."""
-        answer = self._answer(node, ok=ok, text=text)
-        if not self.read_only:
-            await self.database.write(answer, durable=True)
-
-    def _answer(self, node: str, *, ok: bool, text: str) -> Statement:
-        self._answers[node] = ok
-        return "UPDATE queries SET ok = ?, text = ? WHERE node = ?", (ok, text, node)
-
-    async def abandon(self, queries: Mapping[str, bool], text: str) -> None:
-        """The cell ended before these queries, recursive or not, were answered. A replay is told `text` at once, unpaid."""
-        late: list[Statement] = []
-        for node, recursive in queries.items():
-            plain = [self._calls[node, 1]] if self.was_sent(node) else []
-            sent = [call for call in (self._below(node) if recursive else plain) if call.state == "sent"]
-            if not self.read_only:
-                late += [self._end(call, Failure(state="abandoned", text=text)) for call in sent]
-            if recursive or not plain:
-                late.append(self._answer(node, ok=False, text=text))
-        if late and not self.read_only:
-            await self.database.write(*late, durable=True)
-
-    # What is in the record
-
-    def _read_calls(self) -> None:
-        select = "SELECT id, node, ordinal, digest, parameters, state FROM calls WHERE NOT stale ORDER BY id"
-        for number, node, ordinal, digest, parameters, state in self.database.rows(select):
-            before = self._calls.get((node, ordinal))
-            if before is not None:
-                self.resent_calls += before.state == "sent" and before.digest == digest
-                self._sent_again.append(before.id)
-            self._calls[node, ordinal] = Call(
+    def calls(self) -> Iterator[Call]:
+        """All calls that are not stale, oldest first. One place may have several: the last one counts."""
+        for number, node, ordinal, digest, parameters, state in self.database.rows(_SELECT_CALLS):
+            yield Call(
                 id=number,
                 node=node,
                 ordinal=ordinal,
@@ -317,70 +72,27 @@ class Journal:
                 state=state,
             )
 
-    def _read_queries(self) -> None:
+    def queries(self) -> Iterator[RecordedQuery]:
+        """All queries, also the stale ones."""
         for node, digest, ok, stale in self.database.rows("SELECT node, digest, ok, stale FROM queries"):
-            self.queries.record(node, digest, stale=bool(stale))
-            if ok is not None and not stale:
-                self._answers[node] = bool(ok)
+            yield RecordedQuery(node=node, digest=digest, ok=None if ok is None else bool(ok), stale=bool(stale))
 
-    def _below(self, node: str) -> list[Call]:
-        """The calls of a node and of all nodes below it."""
-        below = node + "."
-        return [call for call in self._calls.values() if call.node == node or call.node.startswith(below)]
+    def usage_of_stale(self) -> list[RecordedUsage]:
+        """The usage of calls that an earlier replay has discarded."""
+        return self._usage("stale")
 
-    async def _diverge(self, node: str) -> Sequence[RecordedUsage]:
-        """Another request than the recorded one: what was recorded of a node and below it is gone."""
-        self.diverged.append(node)
-        return await self._drop(self._below(node), self.queries.forget(node))
+    def usage_of(self, ids: Iterable[int]) -> list[RecordedUsage]:
+        """The usage of these calls. Refused calls have none."""
+        return [usage for number in ids for usage in self._usage("id = ?", (number,))]
 
-    async def _drop(self, calls: Iterable[Call], queries: Iterable[str] = ()) -> Sequence[RecordedUsage]:
-        """Forget calls, but for those that this process has used. Paid is paid: they count."""
-        unused = [call for call in calls if call.state == "sent" or not call.counted]
-        for call in unused:
-            del self._calls[call.node, call.ordinal]
-        spent = await self._count(unused)
-        if not self.read_only:
-            await self.database.write(
-                *map(_stale, unused),
-                *(("UPDATE queries SET stale = 1 WHERE node = ?", (query,)) for query in queries),
-                durable=False,
-            )
-        return spent
+    async def read_usage(self, calls: Iterable[Call]) -> list[RecordedUsage]:
+        """As `usage_of`, at any time."""
+        ids = [call.id for call in calls]
+        return await self.database.run(lambda: self.usage_of(ids)) if ids else []
 
-    def _goes_on(self, node: str) -> bool:
-        """Whether a node's call after the one that it has asked for last is in the record."""
-        return (node, self._reached.get(node, 0) + 1) in self._calls
-
-    async def _count(self, calls: Iterable[Call]) -> Sequence[RecordedUsage]:
-        """What these calls used, of those that were not counted yet."""
-        fresh = [call for call in calls if not call.counted]
-        for call in fresh:
-            call.counted = True
-        return await self.database.run(lambda: self._spent_by(call.id for call in fresh)) if fresh else ()
-
-    def _spent_by(self, ids: Iterable[int]) -> list[RecordedUsage]:
-        return [spent for number in ids for spent in self._spent("id = ?", (number,))]
-
-    def _spent(self, where: str, values: Sequence[object] = ()) -> list[RecordedUsage]:
-        """What calls used that were sent, as what the budget refused was not, and that count."""
-        select = "SELECT node, model, usage, state, reserved_tokens, reserved_usd FROM calls"
-        counting = f"state != 'refused' AND finish_reason IS NOT '{GIVEN_BACK}'"
-        rows = self.database.rows(f"{select} WHERE {where} AND {counting}", values)
-        return [
-            RecordedUsage(
-                node=node,
-                model=model,
-                usage=Usage(**json.loads(usage)) if usage else Usage(),
-                reserved_tokens=tokens,
-                reserved_usd=dollars,
-                settled=usage is not None or state in ("answered", "failed"),
-            )
-            for node, model, usage, state, tokens, dollars in rows
-        ]
-
-    def _read(self, call: Call) -> ModelReply | Failure:
-        select = "SELECT text, finish_reason, reply_model, request_id, status, usage FROM calls WHERE id = ?"
-        row = self.database.rows(select, (call.id,))[0]
+    async def read_outcome(self, call: Call) -> ModelReply | Failure:
+        """How a call ended."""
+        row = (await self.database.run(lambda: self.database.rows(_SELECT_OUTCOME, (call.id,))))[0]
         text, finish_reason, model, request_id, status, usage = row
         if call.state == "answered":
             return ModelReply(
@@ -400,6 +112,117 @@ class Journal:
             usage=Usage(**json.loads(usage)) if usage else None,
         )
 
+    async def read_answer(self, node: str) -> str:
+        """The text of an answer that `record_answer` wrote."""
+        select = "SELECT text FROM queries WHERE node = ?"
+        rows = await self.database.run(lambda: self.database.rows(select, (node,)))
+        return text_of(rows[0][0])
 
-def _stale(call: Call) -> Statement:
-    return "UPDATE calls SET stale = 1 WHERE id = ?", (call.id,)
+    def _usage(self, where: str, values: Sequence[object] = ()) -> list[RecordedUsage]:
+        rows = self.database.rows(_SELECT_USAGE + where, (GIVEN_BACK, *values))
+        return [
+            RecordedUsage(
+                node=node,
+                model=model,
+                usage=Usage(**json.loads(usage)) if usage else Usage(),
+                reserved_tokens=tokens,
+                reserved_usd=dollars,
+                settled=usage is not None or state in ("answered", "failed"),
+            )
+            for node, model, usage, state, tokens, dollars in rows
+        ]
+
+    # Write: cancelling the caller does not undo it
+
+    def new_call(self, node: str, ordinal: int, request: Request) -> Call:
+        """A call that has no row yet."""
+        self._latest += 1
+        return Call(
+            id=self._latest,
+            node=node,
+            ordinal=ordinal,
+            digest=request.digest,
+            parameters=request.parameters,
+            state="sent",
+            counted=True,
+        )
+
+    async def record_sent(self, call: Call, request: Request, *, reserved_tokens: int, reserved_usd: float) -> None:
+        """Write the call before it is sent, with its messages and what is reserved for it."""
+        texts: list[Statement] = [
+            ("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (part, message.role, message.content))
+            for part, message in zip(request.parts, request.messages, strict=True)
+        ]
+        parts = [part.hex() for part in request.parts]
+        insert = _insert(call, request, parts, reserved_tokens, reserved_usd)
+        await self._write(*texts, insert, durable=False)
+
+    async def record_refusal(self, call: Call, request: Request, failure: Failure) -> None:
+        """Write a call that the budget refused. Its messages are left out: refusals are free, and could fill the disk."""
+        await self._write(_insert(call, request), _outcome(call, failure), durable=True)
+
+    async def record_outcome(self, call: Call, outcome: ModelReply | Failure) -> None:
+        """Write how a call ended."""
+        await self._write(_outcome(call, outcome), durable=True)
+
+    async def record_state(self, call: Call) -> None:
+        """Write the state of a call, and keep its reply and usage."""
+        await self._write(("UPDATE calls SET state = ? WHERE id = ?", (call.state, call.id)), durable=True)
+
+    def add_query(self, node: str, digest: bytes) -> None:
+        """Write a query before anything that is written later, in the same transaction."""
+        if not self.read_only:
+            self.database.add(("INSERT INTO queries (node, digest) VALUES (?, ?)", (node, digest)))
+
+    async def record_answer(self, node: str, *, ok: bool, text: str) -> None:
+        """Write the answer to a query."""
+        await self._write(_answer(node, ok, text), durable=True)
+
+    async def record_abandoned(self, calls: Iterable[Call], queries: Iterable[str], text: str) -> None:
+        """Write that nobody waits for these calls and queries: `text` is their outcome."""
+        abandoned = Failure(state="abandoned", text=text)
+        await self._write(
+            *(_outcome(call, abandoned) for call in calls),
+            *(_answer(node, False, text) for node in queries),
+            durable=True,
+        )
+
+    async def mark_stale(self, calls: Iterable[Call], queries: Iterable[str] = (), *, durable: bool) -> None:
+        """Keep calls and queries out of later replays. The usage of the calls still counts."""
+        await self._write(
+            *(("UPDATE calls SET stale = 1 WHERE id = ?", (call.id,)) for call in calls),
+            *(("UPDATE queries SET stale = 1 WHERE node = ?", (query,)) for query in queries),
+            durable=durable,
+        )
+
+    async def _write(self, *statements: Statement, durable: bool) -> None:
+        if statements and not self.read_only:
+            await self.database.write(*statements, durable=durable)
+
+
+def _insert(
+    call: Call, request: Request, parts: Sequence[str] = (), reserved_tokens: int = 0, reserved_usd: float = 0.0
+) -> Statement:
+    return _INSERT_CALL, (
+        *(call.id, call.node, call.ordinal, request.digest, request.model, request.parameters),
+        *(json.dumps(parts), reserved_tokens, reserved_usd, time.time()),
+    )
+
+
+def _outcome(call: Call, outcome: ModelReply | Failure) -> Statement:
+    row: Sequence[object]
+    match outcome:
+        case ModelReply(text=text, usage=usage):
+            call.state = "answered"
+            row = (text, outcome.finish_reason, outcome.model, outcome.request_id, None)
+            row = (*row, json.dumps(asdict(usage)), usage.cost_usd)
+        case Failure(text=text):
+            call.state = outcome.state
+            row = (text, outcome.reason, None, outcome.request_id, outcome.status)
+            billed = outcome.usage
+            row = (*row, billed and json.dumps(asdict(billed)), billed and billed.cost_usd)
+    return _UPDATE_OUTCOME, (call.state, *row, time.time(), call.id)
+
+
+def _answer(node: str, ok: bool, text: str) -> Statement:
+    return "UPDATE queries SET ok = ?, text = ? WHERE node = ?", (ok, text, node)

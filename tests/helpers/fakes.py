@@ -26,6 +26,7 @@ from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value
 from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
+from rlm.store.replay import Replay
 from rlm.types import CellResult
 
 journals: list[Journal] = []  # of `services`; closed after each test (conftest.py)
@@ -131,7 +132,9 @@ def services(
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(
         limits=limits,
-        calls=Calls(budget=Budget(limits), journal=journal, max_concurrent=limits.max_concurrent_calls, events=events),
+        calls=Calls(
+            budget=Budget(limits), replay=Replay(journal), max_concurrent=limits.max_concurrent_calls, events=events
+        ),
         events=events,
         slots=slots or LevelSlots(slots=8, levels=4),
         sandbox_factory=sandbox_factory or FakeSandboxes(),

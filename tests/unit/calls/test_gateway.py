@@ -26,6 +26,7 @@ from rlm.models.prices import Price
 from rlm.models.scripted import ScriptedModel
 from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
+from rlm.store.replay import Replay
 from rlm.types import Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +39,7 @@ def calls_within(limits: Limits, *, seen: list[Event] | None = None, prices: dic
     events = EventLog("run", io.StringIO(), [] if seen is None else [seen.append])
     return Calls(
         budget=Budget(limits),
-        journal=memory_journal(),
+        replay=Replay(memory_journal()),
         max_concurrent=limits.max_concurrent_calls,
         events=events,
         prices=prices,
@@ -313,7 +314,9 @@ async def test_a_call_of_unknown_cost_counts_in_a_resumed_run_as_it_did_when_it_
     for ordinal, mode in enumerate(("create", "open"), start=1):
         with Journal(tmp_path / "journal.sqlite", mode=mode) as journal:
             events = EventLog("run", io.StringIO(), [])
-            calls = Calls(budget=Budget(Limits(max_cost_usd=3.0)), journal=journal, max_concurrent=1, events=events)
+            calls = Calls(
+                budget=Budget(Limits(max_cost_usd=3.0)), replay=Replay(journal), max_concurrent=1, events=events
+            )
             left = 3.0 - calls.estimate(model, ASK).dollars
             await calls.complete(model, ASK, node="0.1", ordinal=1, role="sub")
             with pytest.raises(BudgetExceeded, match=rf"\$3 \${left:.4g} are left"):
@@ -321,6 +324,6 @@ async def test_a_call_of_unknown_cost_counts_in_a_resumed_run_as_it_did_when_it_
             assert calls.budget.used.cost_usd is None
     with Journal(tmp_path / "journal.sqlite", mode="open") as journal:
         prices = {"m": Price(input=1000, output=0)}
-        calls = Calls(budget=Budget(Limits()), journal=journal, max_concurrent=1, events=events, prices=prices)
+        calls = Calls(budget=Budget(Limits()), replay=Replay(journal), max_concurrent=1, events=events, prices=prices)
         await calls.complete(model, ASK, node="0.1", ordinal=1, role="sub")
         assert calls.budget.used.cost_usd == 0.005

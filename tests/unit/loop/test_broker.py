@@ -103,7 +103,7 @@ async def test_what_is_not_sent_is_not_recorded_whole(depth: int, limits: Limits
     told = [event.prompt for event in seen if isinstance(event, SubCallStarted)]
     assert len(told) == 3
     assert all(len(prompt) < 1_000 for prompt in told)
-    assert asked._journal.database.rows("SELECT coalesce(sum(length(content)), 0) FROM messages") == [(0,)]
+    assert asked._replay.journal.database.rows("SELECT coalesce(sum(length(content)), 0) FROM messages") == [(0,)]
 
 
 async def test_a_failed_model_is_told_in_words() -> None:

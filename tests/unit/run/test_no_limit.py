@@ -26,6 +26,7 @@ from rlm.sandbox.base import Answer
 from rlm.sandbox.session import MAX_CELL_SECONDS
 from rlm.sandbox.slots import LevelSlots
 from rlm.store.event_log import EventLog
+from rlm.store.replay import Replay
 from rlm.types import CellResult
 
 pytestmark = pytest.mark.anyio
@@ -115,7 +116,7 @@ async def test_requests_without_limit_are_all_sent_at_once() -> None:
             await anyio.sleep_forever()
 
     events = EventLog("run", io.StringIO(), [])
-    calls = Calls(budget=Budget(NONE), journal=memory_journal(), max_concurrent=None, events=events)
+    calls = Calls(budget=Budget(NONE), replay=Replay(memory_journal()), max_concurrent=None, events=events)
     asked = [Message(role="user", content="?")]
     async with anyio.create_task_group() as group:
         for number in range(300):

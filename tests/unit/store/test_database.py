@@ -100,9 +100,12 @@ async def test_a_reply_is_on_the_disk_before_it_is_given_and_each_message_only_o
         messages = [Message(role="user", content="a long text")]
         for ordinal in (1, 2, 3):
             request = Request("m", messages, {})
-            call = await journal.sent("0", ordinal, request)
+            call = journal.new_call("0", ordinal, request)
+            await journal.record_sent(call, request, reserved_tokens=0, reserved_usd=0.0)
             assert read(tmp_path / "j", "SELECT state FROM calls WHERE ordinal = ?", ordinal) == [("sent",)]
-            await journal.ended(call, ModelReply(text="reply", usage=Usage(calls=1, cost_usd=0.25), model="m-1"))
+            await journal.record_outcome(
+                call, ModelReply(text="reply", usage=Usage(calls=1, cost_usd=0.25), model="m-1")
+            )
             messages += [Message(role="assistant", content="reply"), Message(role="user", content=f"turn {ordinal}")]
         select = "SELECT state, text, reply_model, cost_usd FROM calls WHERE ordinal = ?"
         assert read(tmp_path / "j", select, 3) == [("answered", "reply", "m-1", 0.25)]

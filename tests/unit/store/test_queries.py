@@ -208,12 +208,12 @@ def test_of_those_that_ask_the_same_the_first_that_is_left_is_taken_and_no_numbe
         queries.record(node, digest)
     queries.record("0.9", b"x", stale=True)
     assert [queries.take("0", b"x") for _ in range(3)] == ["0.1", "0.3", None]
-    assert queries.new("0", b"x") == "0.10"
-    queries.give_back(["0.3", "0.10"])
-    assert queries.left("0") == ["0.2", "0.3", "0.10"]
-    assert queries.forget("0", until=3) == ["0.2", "0.3"]
+    assert queries.add("0", b"x") == "0.10"
+    queries.mark_pending(["0.3", "0.10"])
+    assert queries.pending("0") == ["0.2", "0.3", "0.10"]
+    assert queries.discard("0", until=3) == ["0.2", "0.3"]
     assert queries.take("0", b"x") == "0.10"
     queries.begin("0")
-    assert (queries.left("0"), queries.left("0.1")) == (["0.1", "0.10"], ["0.1.1"])
-    assert queries.forget("0") == ["0.1", "0.1.1", "0.10"]
+    assert (queries.pending("0"), queries.pending("0.1")) == (["0.1", "0.10"], ["0.1.1"])
+    assert queries.discard("0") == ["0.1", "0.1.1", "0.10"]
     assert queries.latest("0") == 10
