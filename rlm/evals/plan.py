@@ -22,7 +22,7 @@ from rlm.evals.tasks.pairs import Pairs
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.models.scripted import ScriptedModel
-from rlm.run.clients import named
+from rlm.run.clients import model_by_name
 from rlm.testing.policies import scripted_model_for
 
 from .registry import tasks
@@ -188,10 +188,10 @@ class Plan:
         """
         root = sub = None
         if self.asks_models and self.model != SCRIPTED:
-            root = named(self.model)
+            root = model_by_name(self.model)
         if self.asks_models and self.sub_model != SCRIPTED:
             same = self.sub_model == self.model and self.sub_base_url is None
-            sub = root if same else named(self.sub_model, sub_base_url=self.sub_base_url)
+            sub = root if same else model_by_name(self.sub_model, sub_base_url=self.sub_base_url)
         found = Models(plan=self, tasks=self._tasks(), root=root, sub=sub)
         if self.base_url not in (None, found.base_url):
             raise ConfigError(

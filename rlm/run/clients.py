@@ -1,4 +1,4 @@
-"""Which model serves which level, and the connections of those that were given by name."""
+"""The model of each level, and the connections of models."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from rlm.store.record import ModelRecord
 
 from .options import Options, slots_of
 
-CLOSE_SECONDS: Final = 5.0  # for the connections to a provider
+CLOSE_SECONDS: Final = 5.0  # to close the connections to a provider
 
 
 @dataclass(slots=True)
 class _Users:
-    """Of one event loop: how many use its connections, and the models that hold them."""
+    """Of one event loop: the number of users of its connections, and the models that hold them."""
 
     count: int = 0
     models: set[Model] = field(default_factory=set)
 
 
-_used: WeakKeyDictionary[asyncio.AbstractEventLoop, Counter[Model]] = WeakKeyDictionary()  # by so many orchestrators
+_used: WeakKeyDictionary[asyncio.AbstractEventLoop, Counter[Model]] = WeakKeyDictionary()  # by number of orchestrators
 _lock = threading.Lock()
 
 
-def named(name: str, *, sub_base_url: str | None = None, max_concurrency: int | None = 64) -> OpenAIModel:
-    """A model by its name, at the server of the environment, or at one that calls have of their own.
+def model_by_name(name: str, *, sub_base_url: str | None = None, max_concurrency: int | None = 64) -> OpenAIModel:
+    """A model by its name, at the server of the environment, or at a separate one for sub-calls.
 
-    The latter gets the key that is meant for it (`RLM_SUB_API_KEY`), or none: never the root's.
+    A separate server gets its own key (`RLM_SUB_API_KEY`) or none, never the root's.
 
     Raises:
-        ConfigError: there is no key, or an address cannot be.
+        ConfigError: a key is missing, or an address is invalid.
     """
     if sub_base_url is None:
         return OpenAIModel(name, max_concurrency=max_concurrency)
@@ -56,24 +56,24 @@ def named(name: str, *, sub_base_url: str | None = None, max_concurrency: int | 
 
 
 class Clients:
-    """The models of one orchestrator. Safe from many threads and event loops.
+    """The models of one orchestrator. Safe for use from several threads and event loops.
 
     Args:
-        max_concurrent: requests of one named model in flight at once; None is any number.
+        max_concurrent: requests of one named model in flight at once; None is no limit.
     """
 
     def __init__(self, *, max_concurrent: int | None) -> None:
         self._max_concurrent = max_concurrent
-        self._named: dict[tuple[str, str | None], Model] = {}  # by name, and the server where it is the calls' own
+        self._named: dict[tuple[str, str | None], Model] = {}  # by name and separate server
         self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()
 
     def models(self, options: Options) -> dict[int, Model]:
         """The model of each level, from the root to the level of plain calls.
 
         Raises:
-            ConfigError: there are more levels than sandboxes, or a named model cannot be.
+            ConfigError: the run has more levels than sandboxes, or a named model is not available.
         """
-        slots_of(options)  # before anything is made for levels that cannot be
+        slots_of(options)  # fails before any model is made
         model, sub_model = options.model, options.sub_model
         if model is None:
             settings = Settings()
@@ -84,38 +84,37 @@ class Clients:
         }
 
     def restore_model(self, level: int, model: ModelRecord, options: Options) -> Model:
-        """The model that a level of a run had: the caller's object of that name, or made again from its name.
+        """The model that a level of a run had: the caller's object of that name, or a new client for the name.
 
         Raises:
-            ConfigError: it is another one now, or cannot be made again.
+            ConfigError: the options name another model, or an object is missing.
         """
-        wanted = options.level_models.get(level, options.sub_model if level else options.model)
-        if wanted is not None and _name(wanted) != model.name:
+        given = options.level_models.get(level, options.sub_model if level else options.model)
+        if given is not None and _name(given) != model.name:
             raise ConfigError(
-                f"The run's model of level {level} is {model.name}: it cannot go on with {_name(wanted)}."
+                f"The run has the model {model.name} at level {level}, which cannot change to {_name(given)}."
             )
-        for each in (wanted, options.model, options.sub_model):
+        for each in (given, options.model, options.sub_model):
             if each is not None and not isinstance(each, str) and each.name == model.name:
                 return each
         if model.server is None:
             raise ConfigError(
-                f"The model {model.name} of level {level} was given as an object: give it again, as model, sub_model or "
-                "in level_models."
+                f"The model {model.name} of level {level} was given as an object: pass it again as model, sub_model or in "
+                "level_models."
             )
         client = self._resolve(model.name, level)
         if isinstance(client, OpenAIModel) and client.base_url != model.server:
             set_by = "OPENAI_BASE_URL and RLM_SUB_BASE_URL" if level else "OPENAI_BASE_URL"
             raise ConfigError(
-                f"The run asked {model.name} at {model.server}, and would ask it at {client.base_url} now: set {set_by} "
-                "back."
+                f"The run used {model.name} at {model.server}, not at {client.base_url}: restore {set_by}."
             )
         return client
 
     @asynccontextmanager
     async def connections(self, models: Collection[Model]) -> AsyncIterator[None]:
-        """Connections belong to an event loop, and stay open there while anyone uses them: the last to leave closes them.
+        """Keep connections open on this event loop. The last user closes them.
 
-        A model may be used by several orchestrators on one loop; each of them counts as one user of it.
+        Several orchestrators may share a model on one loop. Each counts as one user.
         """
         loop = asyncio.get_running_loop()
         with _lock:
@@ -128,27 +127,29 @@ class Clients:
         finally:
             with _lock:
                 users.count -= 1
-                left = users.count == 0
-                if left:
+                unused = users.count == 0
+                if unused:
                     del self._users[loop]
-            for model in users.models if left else ():
-                if _leave(loop, model):  # and nobody comes in between: there is no await
+            for model in users.models if unused else ():
+                if _release(loop, model):  # without an await until `aclose`, so that nobody takes it in between
                     with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                         await model.aclose()
 
     def _resolve(self, model: str | Model, level: int) -> Model:
-        """A name stands for one client at one server, shared by all that use it."""
+        """The model, or the one client that all users of a name and server share."""
         if not isinstance(model, str):
             return model
         server = Settings().sub_base_url if level else None
         with _lock:
             if (model, server) not in self._named:
-                self._named[model, server] = named(model, sub_base_url=server, max_concurrency=self._max_concurrent)
+                self._named[model, server] = model_by_name(
+                    model, sub_base_url=server, max_concurrency=self._max_concurrent
+                )
             return self._named[model, server]
 
 
-def _leave(loop: asyncio.AbstractEventLoop, model: Model) -> bool:
-    """An orchestrator no longer uses a model on this loop; whether none does."""
+def _release(loop: asyncio.AbstractEventLoop, model: Model) -> bool:
+    """One orchestrator no longer uses a model on this loop. Returns whether none does."""
     with _lock:
         used = _used[loop]
         used[model] -= 1

@@ -1,4 +1,4 @@
-"""What a `Completion` reports, counted over a run: a question's part is what was added since the one before."""
+"""The counts that a `Completion` reports. They grow over a run: each question reports the difference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlm.types import Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCounts:
-    """The counts of a run at one time."""
+    """The counts of a run at one moment."""
 
     usage: Usage = field(default_factory=Usage)
     by_model: Mapping[str, Usage] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class RunCounts:
     diverged: tuple[str, ...] = ()
 
     def since(self, before: RunCounts) -> RunCounts:
-        """What was added."""
+        """The counts added since an earlier moment."""
         return RunCounts(
             usage=self.usage.since(before.usage),
             by_model=_since(self.by_model, before.by_model),
@@ -39,12 +39,12 @@ class RunCounts:
 
 
 def _since(now: Mapping[str, Usage], before: Mapping[str, Usage]) -> dict[str, Usage]:
-    """What each has used since; those that have not are left out."""
+    """The usage added by name, without names that added none."""
     return {name: usage.since(before.get(name, Usage())) for name, usage in now.items() if usage != before.get(name)}
 
 
 class CountingListener:
-    """A listener that counts sandboxes and calls below the root."""
+    """An event listener that counts sandboxes and calls below the root."""
 
     def __init__(self) -> None:
         self.sandboxes = 0

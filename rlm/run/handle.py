@@ -1,4 +1,4 @@
-"""A run under way, for whoever started it: its events, its answer, and the switches."""
+"""The handle of a run that has been started: its events, its answer, and its controls."""
 
 from __future__ import annotations
 
@@ -24,30 +24,28 @@ from rlm.events import Event
 from rlm.loop.control import RunControl
 from rlm.types import Completion
 
-QUEUE: Final = (
-    100_000  # events that nobody has taken; the oldest are dropped beyond, and are in events.jsonl all the same
-)
+MAX_QUEUED_EVENTS: Final = 100_000  # nobody has read; older ones are dropped here, but stay in events.jsonl
 
 Work = Callable[[RunControl, Callable[[Event], None]], Awaitable[Completion]]
 
 
 class Run:
-    """A run that goes on in a thread of its own; from `Orchestrator.start()`:
+    """A run in a thread of its own; from `Orchestrator.start()`:
 
         with orchestrator.start(context, query) as run:
             for event in run:
                 ...
             print(run.result().answer)
 
-    `async with`, `async for` and `await run` do the same on an event loop. Each event is given once. Leaving the block
-    cancels what is not done. All methods may be called from any thread, also from an `on_event` callback.
+    `async with`, `async for` and `await run` do the same on an event loop. Each event is delivered once. Leaving the
+    block cancels an unfinished run. All methods are thread-safe, and may be called from an `on_event` callback.
     """
 
     def __init__(
         self, work: Work, control: RunControl, *, portal: Callable[[], AbstractContextManager[BlockingPortal]]
     ) -> None:
         self._control = control
-        self._events: deque[Event] = deque(maxlen=QUEUE)
+        self._events: deque[Event] = deque(maxlen=MAX_QUEUED_EVENTS)
         self._wakers: deque[Callable[[], object]] = deque()
         self._ended = threading.Event()
         self._thread = 0
@@ -64,10 +62,10 @@ class Run:
         finally:
             self._ended.set()
             self._wake()
-            # An event loop cannot be left from within: a thread waits for its end.
+            # A portal cannot be closed from its own event loop, so a thread does it.
             threading.Thread(target=self._resources.close, name="rlm-run-ends").start()
 
-    # What happens
+    # Events
 
     def _take(self, event: Event) -> None:
         self._events.append(event)
@@ -75,11 +73,11 @@ class Run:
 
     def _wake(self) -> None:
         while self._wakers:
-            with contextlib.suppress(RuntimeError):  # of an event loop that is closed: nobody waits there any more
+            with contextlib.suppress(RuntimeError):  # that event loop is closed: nobody waits there
                 self._wakers.popleft()()
 
     def __iter__(self) -> Iterator[Event]:
-        """The events from the start on, up to the end of the run."""
+        """Iterate over the events, from the start to the end of the run."""
         while True:
             news = threading.Event()
             self._wakers.append(news.set)
@@ -92,7 +90,7 @@ class Run:
                 news.wait()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """The same, on an event loop."""
+        """As `__iter__`, on an event loop."""
         while True:
             news = asyncio.Event()
             self._wakers.append(partial(asyncio.get_running_loop().call_soon_threadsafe, news.set))
@@ -104,21 +102,21 @@ class Run:
             if not self._ended.is_set():
                 await news.wait()
 
-    # How it ends
+    # Result
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether the run has ended, in whatever way."""
         return self._ended.is_set()
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the answer.
 
         Args:
-            timeout: in seconds; None waits as long as it takes.
+            timeout: in seconds; None waits for ever.
 
         Raises:
-            TimeoutError: there is none yet.
+            TimeoutError: the run has not ended yet.
             RunCancelled: the run was cancelled.
             RLMError: what `Orchestrator.completion` raises.
         """
@@ -130,8 +128,8 @@ class Run:
         except KeyboardInterrupt as interrupt:
             self.cancel()
             self._ended.wait(STOP_SECONDS)
-            for said in self._notes:
-                interrupt.add_note(said)
+            for text in self._notes:
+                interrupt.add_note(text)
             raise
 
     def __await__(self) -> Generator[Any, None, Completion]:
@@ -146,48 +144,48 @@ class Run:
         await anyio.to_thread.run_sync(self._ended.wait, STOP_SECONDS)
         raise RunCancelled
 
-    # The switches
+    # Controls
 
     @property
     def limits(self) -> Limits:
-        """As they are now."""
+        """The current limits."""
         return self._control.limits
 
     @property
     def seconds(self) -> float:
-        """What is used of `max_seconds`: the time in which it worked on its question and was not paused."""
+        """The time used of `max_seconds`, without pauses."""
         return self._control.seconds
 
     @property
     def paused(self) -> bool:
-        """Whether it waits before the next turns."""
+        """Whether RLMs wait before their next turn."""
         return self._control.paused
 
     def pause(self) -> None:
-        """No RLM begins another turn until `unpause`; what is under way is finished. The run's clock stands still."""
-        self._steer(self._control.pause)
+        """Let no RLM begin another turn until `unpause`. Turns under way finish; the clock of `max_seconds` stops."""
+        self._control_in_loop(self._control.pause)
 
     def unpause(self) -> None:
-        """RLMs begin turns again."""
-        self._steer(self._control.unpause)
+        """Continue after `pause`."""
+        self._control_in_loop(self._control.unpause)
 
     def answer_now(self) -> None:
-        """Stop what is under way: the root takes its last turn and answers with what it has. `stop_reason` is `stopped`."""
-        self._steer(self._control.answer_now)
+        """Stop the work: the root answers with what it has, in one last turn. `stop_reason` is `stopped`."""
+        self._control_in_loop(self._control.answer_now)
 
     def raise_limit(self, **limits: float | None) -> None:
-        """Give `max_lm_calls`, `max_tokens`, `max_cost_usd` or `max_seconds` a higher value; None takes the limit away.
+        """Raise `max_lm_calls`, `max_tokens`, `max_cost_usd` or `max_seconds`; None removes the limit.
 
         Raises:
-            ConfigError: it is none of these, or the value is no number or not higher.
+            ConfigError: another limit, or a value that is not a higher number.
         """
-        self._steer(partial(self._control.raise_limit, **limits))
+        self._control_in_loop(partial(self._control.raise_limit, **limits))
 
     def cancel(self) -> None:
-        """End it without an answer; its containers are removed, and it can be resumed."""
+        """End the run without an answer and remove its containers. It can be resumed."""
         self._future.cancel()
 
-    def _steer(self, act: Callable[[], None]) -> None:
+    def _control_in_loop(self, act: Callable[[], None]) -> None:
         if threading.get_ident() == self._thread:
             act()
             return

@@ -1,11 +1,13 @@
-"""The ways into a run: a new one, one that goes on from its directory, or a finished one once more without any model."""
+"""The ways into a run: start a new one, resume one from its directory, or replay a finished one without a model."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import anyio.to_thread
 
 from rlm.config import RAISABLE, Limits
 from rlm.errors import ConfigError, LimitExceeded
@@ -13,40 +15,86 @@ from rlm.events import RunResumed, RunStarted
 from rlm.loop.control import RunControl, raised_limits
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
-from rlm.store.directory import new_directory
+from rlm.models.scripted import ScriptedModel
+from rlm.sandbox.values import Value
+from rlm.store.contexts import stored_contexts
+from rlm.store.directory import default_root, find, new_directory
 from rlm.store.entries import FILE_NAME as JOURNAL
 from rlm.store.journal import Journal
-from rlm.store.lock import run_lock
+from rlm.store.lock import ensure_unlocked, run_lock
 from rlm.store.record import ModelRecord, RunRecord
+from rlm.store.record_writer import RecordWriter
 from rlm.store.replay import Replay
 from rlm.types import Completion, StopPoint, Usage
 
 from .active import ActiveRun, RunQuestion, tools_of
-from .options import Options
+from .clients import Clients
+from .options import Options, OptionsDict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A run on the disk, with the options to reopen it: those it was started with, and what was given since."""
+
+    directory: Path
+    record: RunRecord
+    options: Options
+
+    @classmethod
+    def load(cls, run: str | Path, given: OptionsDict) -> StoredRun:
+        """Load a run by its ID or directory.
+
+        Raises:
+            ConfigError: the run does not exist, or `given` changes what a run has to keep.
+            JournalError: its record is damaged.
+        """
+        directory = find(run, Options().changed(given).run_root or default_root())
+        record = RunRecord.load(directory)
+        limits = given.get("limits", record.limits_now)
+        for name, before, now in (
+            ("depth", record.depth, given.get("depth", record.depth)),
+            # The model has read these two in its prompts.
+            ("max_iterations", record.limits.max_iterations, limits.max_iterations),
+            ("max_output_chars", record.limits.max_output_chars, limits.max_output_chars),
+        ):
+            if now != before:
+                raise ConfigError(f"Run {record.run_id} has {name}={before}, which cannot change: leave it out.")
+        recorded: OptionsDict = {"depth": record.depth, "limits": limits, "sandbox": record.sandbox}
+        prices = {**record.prices, **given.get("prices", {})}
+        return cls(
+            directory=directory,
+            record=record,
+            options=Options().changed({**recorded, **given, "prices": prices}),
+        )
+
+    async def contexts(self) -> list[Value | None]:
+        """The contexts of its questions. Raises what `stored_contexts` does."""
+        return await anyio.to_thread.run_sync(stored_contexts, self.directory, self.record)
 
 
 @asynccontextmanager
 async def start_run(
-    *,
     options: Options,
-    models: Mapping[int, Model],
+    clients: Clients,
     question: RunQuestion,
+    *,
     control: RunControl | None = None,
     numbered: bool = False,
 ) -> AsyncIterator[ActiveRun]:
-    """A new run.
+    """Start a new run.
 
     Args:
-        options: how it is made.
-        models: one for each level from 0 to max(1, depth).
-        question: that will be asked first.
-        control: what may be changed while it is under way.
-        numbered: further questions may come, so the contexts are numbered.
+        options: of the run.
+        clients: make the models.
+        question: the first one, with a context. It is not asked yet.
+        control: changes limits, pauses or stops the run.
+        numbered: contexts get numbers, as further questions may come.
 
-    Raises what `Orchestrator.completion` says.
+    Raises what `Orchestrator.completion` does.
     """
-    # Refuse what cannot be before there is a directory.
-    assert question.context is not None, "the first question comes with a context"
+    assert question.context is not None
+    models = clients.models(options)
+    # Before there is a directory:
     require_known_prices(options, models)
     tools_of(options)
     run_id, directory = new_directory(options.run_root)
@@ -62,72 +110,88 @@ async def start_run(
     )
     names = {level: model.name for level, model in models.items()}
     start = RunStarted(query=question.query, depth=options.depth, models=names, context_bytes=question.context.size)
-    with run_lock(directory):
-        record.save(directory)
-        with Journal(directory / JOURNAL) as journal:
-            control = control or RunControl(options.limits)
-            async with ActiveRun(
-                options, models, record, directory, Replay(journal), start, control, numbered=numbered
-            ) as tree:
-                yield tree
+    async with clients.connections(models.values()):
+        with run_lock(directory):
+            record.save(directory)
+            with Journal(directory / JOURNAL) as journal:
+                writer, replay = RecordWriter(record, directory), Replay(journal)
+                control = control or RunControl(options.limits)
+                async with ActiveRun(options, models, writer, replay, start, control, numbered=numbered) as run:
+                    yield run
 
 
 @asynccontextmanager
 async def resume_run(
-    *,
-    options: Options,
-    models: Mapping[int, Model],
-    record: RunRecord,
-    directory: Path,
-    control: RunControl | None = None,
-    undo: StopPoint | None = None,
-    numbered: bool = False,
+    stored: StoredRun, clients: Clients, *, control: RunControl | None = None, session: bool = False
 ) -> AsyncIterator[ActiveRun]:
-    """A run that was interrupted, or one that is asked a further question: what its journal holds is not asked again.
+    """Resume a run: answer its questions again from its journal, and the last one beyond that if it was interrupted.
 
-    `undo` is where a limit ended the work on its last question, if that is to go on.
+    Args:
+        stored: the run.
+        clients: make its models again.
+        control: changes limits, pauses or stops the run.
+        session: further questions may come, so that a finished run is valid too.
+
+    Raises what `Orchestrator.resume` does.
     """
+    options, record, directory = stored.options, stored.record, stored.directory
+    stop = None if session else resumable_stop(record, options.limits, directory)
+    ensure_unlocked(directory)
+    contexts = await stored.contexts()
+    models = {level: clients.restore_model(level, model, options) for level, model in record.models.items()}
     require_known_prices(options, models)
-    ended = record.state == "finished" and undo is None
-    with run_lock(directory), Journal(directory / JOURNAL, mode="open") as journal:
-        replay = Replay(journal, ended=ended)
-        record.ensure_unchanged(directory)
-        if undo is not None:  # while the record has the stop: a start that fails from here on is tried again
-            await replay.rewind_to(undo.requests)
-        taken = record.take_over(
-            directory,
-            raised={**record.raised, **raised_limits(options.limits, record.limits_now)},
-            prices=options.prices,
-            stops={number: stop for number, stop in record.stops.items() if stop is not undo},
-            answered=record.answered if undo is None else len(record.further),
-        )
-        start = RunResumed(recorded=replay.recorded, in_flight=replay.in_flight)
-        control = control or RunControl(options.limits)
-        numbered = numbered or bool(record.further)
-        async with ActiveRun(options, models, taken, directory, replay, start, control, numbered=numbered) as tree:
-            yield tree
+    ended = record.state == "finished" and stop is None
+    async with clients.connections(models.values()):
+        with run_lock(directory), Journal(directory / JOURNAL, mode="open") as journal:
+            record.ensure_unchanged(directory)
+            replay = Replay(journal, ended=ended)
+            if stop is not None:  # while the record has it: a start that fails after this can be tried again
+                await replay.rewind_to(stop.requests)
+            record = record.take_over(
+                directory,
+                raised={**record.raised, **raised_limits(options.limits, record.limits_now)},
+                prices=options.prices,
+                stops={number: each for number, each in record.stops.items() if each is not stop},
+                answered=record.answered if stop is None else len(record.further),
+            )
+            start = RunResumed(recorded=replay.recorded, in_flight=replay.in_flight)
+            writer, control = RecordWriter(record, directory), control or RunControl(options.limits)
+            numbered = session or bool(record.further)
+            async with ActiveRun(options, models, writer, replay, start, control, numbered=numbered) as run:
+                await run.ask_recorded(contexts)
+                yield run
 
 
 @asynccontextmanager
-async def replay_run(
-    *, options: Options, models: Mapping[int, Model], record: RunRecord, directory: Path
-) -> AsyncIterator[ActiveRun]:
-    """A finished run once more, without any model. Its directory stays as it is but for the replay's own, inside."""
-    options = replace(options, limits=replace(options.limits, max_seconds=None))
-    _, place = new_directory(directory / "replays")
+async def replay_run(stored: StoredRun) -> AsyncIterator[ActiveRun]:
+    """Run a finished run again without a model. Its directory changes only in that the replay's own appears inside.
+
+    Raises what `Orchestrator.replay` does.
+    """
+    record, directory = stored.record, stored.directory
+    if record.state != "finished":
+        raise ConfigError(f"Run {record.run_id} has not finished: use `rlm resume` to continue it.")
+    contexts = await stored.contexts()
+    options = replace(stored.options, limits=replace(stored.options.limits, max_seconds=None))
+    models = {
+        level: ScriptedModel([], name=model.name, context_window=model.context_window)
+        for level, model in record.models.items()
+    }
+    _, replay_directory = new_directory(directory / "replays")
     with Journal(directory / JOURNAL, mode="read") as journal:
         replay = Replay(journal)
         start = RunResumed(recorded=replay.recorded, in_flight=replay.in_flight)
-        control, numbered = RunControl(options.limits), bool(record.further)
-        async with ActiveRun(options, models, record, place, replay, start, control, numbered=numbered) as tree:
-            yield tree
+        writer, control = RecordWriter(record, replay_directory, read_only=True), RunControl(options.limits)
+        async with ActiveRun(options, models, writer, replay, start, control, numbered=bool(record.further)) as run:
+            await run.ask_recorded(contexts)
+            yield run
 
 
 def resumable_stop(record: RunRecord, limits: Limits, directory: Path) -> StopPoint | None:
-    """Where a limit ended a run that goes on now, as the limit has been raised; None for a run that had no end.
+    """Where a limit ended the run, if that limit is raised now; None for a run that has not finished.
 
     Raises:
-        ConfigError: it is finished.
+        ConfigError: the run has finished.
     """
     if record.state != "finished":
         return None
@@ -135,35 +199,35 @@ def resumable_stop(record: RunRecord, limits: Limits, directory: Path) -> StopPo
     stop = record.stops.get(len(record.further))
     if limit is not None and stop is not None and limit in raised_limits(limits, record.limits_now):
         return stop
-    ended_by = "" if limit is None or stop is None else f"; {limit} ended it: with a higher one it goes on"
+    advice = "" if limit is None or stop is None else f" To continue it, raise {limit}, which ended it."
     raise ConfigError(
-        f"The run {record.run_id} is finished: its answer is in {directory / 'answer.txt'}, and `rlm replay` goes through "
-        f"it again{ended_by}."
+        f"Run {record.run_id} has already finished. Its answer is in {directory / 'answer.txt'}; use `rlm replay` to run it "
+        f"again without a model.{advice}"
     )
 
 
 def raise_if_limited(completion: Completion, options: Options) -> Completion:
-    """The completion; LimitExceeded where a limit ended it and the caller asked for an error."""
+    """Return the completion. Raises LimitExceeded if a limit ended it and the caller asked for an error."""
     if options.on_limit == "raise" and completion.stop_reason != "final":
         raise LimitExceeded(f"The run was stopped by a limit: {completion.stop_reason}.", partial=completion)
     return completion
 
 
 def require_known_prices(options: Options, models: Mapping[int, Model]) -> None:
-    """A limit on dollars holds only where every price is known."""
+    """Raises ConfigError if dollars are limited, but a model's price is unknown: the limit could not be enforced."""
     if options.limits.max_cost_usd is None:
         return
     for model in models.values():
         if model.name not in options.prices and model.cost(Usage()) is None:
             raise ConfigError(
-                f"max_cost_usd is set, and the price of {model.name} is not known: give it in dollars per million tokens, "
-                f"as in Orchestrator(prices={{{model.name!r}: Price(input=1.25, output=10)}}) or, for the command line, "
-                "in rlm.toml, or leave max_cost_usd out."
+                f"max_cost_usd needs the price of {model.name}, which is unknown. Set it in dollars per million tokens: "
+                f"Orchestrator(prices={{{model.name!r}: Price(input=1.25, output=10)}}), or in rlm.toml for the command "
+                "line. Or leave max_cost_usd out."
             )
 
 
 def _model_record(model: Model, options: Options) -> ModelRecord:
-    """A model that was given by its name can be made again."""
+    """The record of a model. One given by its name can be made again, so its server is recorded."""
     given = [options.model, options.sub_model, *options.level_models.values()]
     by_name = not any(model is each for each in given)
     server = model.base_url if by_name and isinstance(model, OpenAIModel) else None

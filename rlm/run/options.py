@@ -1,4 +1,4 @@
-"""How runs are made: the arguments of `Orchestrator`, as data."""
+"""The options of a run: the arguments of `Orchestrator`, as data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, cast
 
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
@@ -17,11 +17,19 @@ from rlm.prompts import SystemPrompt, default_system_prompt
 from rlm.sandbox.base import SandboxFactory
 from rlm.sandbox.slots import LevelSlots
 
-PATHS: Final = ("run_root", "cache")  # options that may be given as text
+PATHS: Final = ("run_root", "cache")  # options that accept a str
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "<unset>"
+
+
+UNSET: Final[Any] = _Unset()  # the default of an option in a signature: the caller did not give it
 
 
 class OptionsDict(TypedDict, total=False):
-    """The arguments of `Orchestrator`, each of which a single completion may set differently."""
+    """Options that a caller gave, to `Orchestrator` or to a single completion."""
 
     depth: int
     model: str | Model | None
@@ -43,7 +51,7 @@ class OptionsDict(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The same, with defaults, checked. See `Orchestrator` for the meaning of each."""
+    """All options of a run, validated. See `Orchestrator` for their meaning."""
 
     depth: int = 1
     model: str | Model | None = None
@@ -64,29 +72,31 @@ class Options:
 
     def __post_init__(self) -> None:
         if type(self.depth) is not int or self.depth < 0:
-            raise ConfigError(f"depth={self.depth!r} is not a number of levels: give 0, 1, 2, ...")
+            raise ConfigError(f"depth={self.depth!r} is invalid: must be a non-negative integer.")
         if self.limits.max_depth is not None and self.depth > self.limits.max_depth:
             raise ConfigError(
-                f"depth={self.depth} is more than Limits(max_depth={self.limits.max_depth}) allows: give a smaller depth."
+                f"depth={self.depth} exceeds Limits(max_depth={self.limits.max_depth}): use a smaller depth."
             )
         if self.on_limit not in ("answer", "raise"):
-            raise ConfigError(f"on_limit={self.on_limit!r} cannot be: give 'answer' or 'raise'.")
+            raise ConfigError(f"on_limit={self.on_limit!r} is invalid: must be 'answer' or 'raise'.")
         for name, price in self.prices.items():
             if not isinstance(price, Price):
-                raise ConfigError(f"prices[{name!r}] is a {type(price).__name__}: give Price(input=..., output=...).")
+                raise ConfigError(f"prices[{name!r}] is a {type(price).__name__}: use Price(input=..., output=...).")
 
     def changed(self, changes: OptionsDict) -> Options:
-        """With these in place of its own. Raises ConfigError where there is no such option."""
-        unknown = changes.keys() - OptionsDict.__annotations__.keys()
-        if unknown:
-            known = ", ".join(OptionsDict.__annotations__)
-            raise ConfigError(f"There is no option {', '.join(sorted(unknown))}; the options are: {known}.")
+        """A copy with these options changed. Raises ConfigError if one is invalid."""
         values: dict[str, Any] = {
             name: Path(value) if name in PATHS and isinstance(value, str) else value for name, value in changes.items()
         }
         return dataclasses.replace(self, **values)
 
 
+def given_options(arguments: Mapping[str, object]) -> OptionsDict:
+    """The options among the arguments of a method (its `locals()`) that the caller gave."""
+    given = {name: arguments[name] for name in OptionsDict.__annotations__ if arguments[name] is not UNSET}
+    return cast("OptionsDict", given)
+
+
 def slots_of(options: Options) -> LevelSlots:
-    """The sandboxes of a run that may be alive at once. Raises ConfigError where they are too few."""
+    """The sandbox slots of a run. Raises ConfigError if it has fewer slots than levels."""
     return LevelSlots(slots=options.limits.max_sandboxes, levels=max(1, options.depth))

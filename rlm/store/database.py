@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from rlm.errors import JournalError, RLMError
+from rlm.errors import JournalError
 
 BUSY_SECONDS: Final = 30.0  # for another process that writes to the same file
 BUSY_PAUSE: Final = 0.01  # seconds, before that is tried again for which SQLite does not wait
@@ -45,7 +45,7 @@ class Database:
         self._waiting: list[Statement] = []
         self._durable = False
         self._commit: asyncio.Future[None] | None = None
-        self._broken: RLMError | None = None
+        self._broken: JournalError | None = None
         with ExitStack() as opening:
             try:
                 self._connection = opening.enter_context(closing(_connect(path, mode)))
@@ -77,17 +77,6 @@ class Database:
         """Have something written with what is written next, and before it."""
         with self._lock:
             self._waiting += statements
-
-    def begin_with(self, work: Callable[[], None]) -> None:
-        """Do something before anything else; if it fails, every write raises what it raised."""
-
-        def guarded() -> None:
-            try:
-                work()
-            except RLMError as error:
-                self._broken = error
-
-        self._thread.submit(guarded)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do something in the database's thread: all that is asked for later comes after it."""

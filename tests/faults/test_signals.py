@@ -116,7 +116,7 @@ def test_a_script_that_is_interrupted_stops_within_5_seconds_leaves_no_container
     assert seconds < 5
     assert containers(f"rlm.owner.pid={process.pid}") == []
     (run,) = tmp_path.iterdir()
-    assert said.rstrip().endswith(f"KeyboardInterrupt\nto go on with the run: rlm resume {run}")
+    assert said.rstrip().endswith(f"KeyboardInterrupt\nTo continue this run: rlm resume {run}")
     assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
     check_that_it_resumes(run, provider, record_property, signals=1)
 

@@ -52,7 +52,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
         assert "interrupted" in listed.stdout
         early = rlm(environment, "replay", str(run))
         assert (early.returncode, early.stdout) == (2, "")
-        assert "is not finished" in early.stderr
+        assert "has not finished" in early.stderr
 
         resumed = rlm(environment, "resume", str(run))
         assert (resumed.returncode, resumed.stdout) == (0, "a good\nanswer\n")
@@ -64,7 +64,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
     assert "The same answer, from 5 recorded calls." in replayed.stderr
     again = rlm(environment, "resume", str(run))
     assert again.returncode == 2
-    assert "is finished: its answer is in" in again.stderr
+    assert "has already finished. Its answer is in" in again.stderr
     assert again.stderr.count("\n") == 1
     (run / "answer.txt").write_text("another")
     differs = rlm(environment, "replay", str(run))

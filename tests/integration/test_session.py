@@ -107,7 +107,7 @@ async def test_the_clock_of_a_question_leaves_a_sandbox_that_answers_the_next(tm
         first = await session.aask("first?", "text")
         assert (first.stop_reason, first.answer) == ("max_seconds", "late")
         directory = first.run_dir
-        session._tree._steering.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
+        session._run._control.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
         assert (await session.aask("second?")).answer == "[7, False, '<q>']"
     replayed = await rlm.areplay(directory)
     assert (replayed.answer, replayed.diverged) == ("[7, False, '<q>']", ())

@@ -43,4 +43,4 @@ def test_a_run_without_its_answer_is_not_gone_through_again(rlm: RLM, run: Path)
     assert (ended.status, ended.err) == (1, sentence)
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"state": "interrupted"}))
-    assert "is not finished" in rlm("replay", str(run)).err
+    assert "has not finished" in rlm("replay", str(run)).err

@@ -1,9 +1,13 @@
 """Options, models and connections of an orchestrator."""
 
+import dataclasses
 import gc
+import inspect
 import itertools
 import tracemalloc
+import typing
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from rlm.loop.broker import RLMTask
 from rlm.loop.control import RunControl
 from rlm.loop.rlm import rlm_loop
 from rlm.models.scripted import ScriptedModel
+from rlm.run.options import PATHS, UNSET, Options, OptionsDict
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.types import CellResult, Message, ModelReply, Usage
@@ -74,15 +79,41 @@ async def test_a_single_completion_may_differ_from_its_orchestrator(tmp_path: Pa
     [
         ({"depth": -1}, "depth=-1"),
         ({"depth": True}, "depth=True"),
-        ({"dept": 1}, "There is no option dept"),
-        ({"depth": 3, "limits": Limits(max_depth=2)}, r"depth=3 is more than Limits\(max_depth=2\) allows"),
-        ({"on_limit": "stop"}, "on_limit='stop' cannot be: give 'answer' or 'raise'"),
-        ({"prices": {"m": 1.0}}, r"prices\['m'\] is a float: give Price\(input=..., output=...\)"),
+        ({"depth": 3, "limits": Limits(max_depth=2)}, r"depth=3 exceeds Limits\(max_depth=2\)"),
+        ({"on_limit": "stop"}, "on_limit='stop' is invalid: must be 'answer' or 'raise'"),
+        ({"prices": {"m": 1.0}}, r"prices\['m'\] is a float: use Price\(input=..., output=...\)"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_sentence(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         Orchestrator(**options)
+
+
+def test_every_method_spells_out_all_options_with_their_types() -> None:
+    """Editors, help() and type checkers know them."""
+    methods = [Orchestrator.__init__, Orchestrator.completion, Orchestrator.acompletion, Orchestrator.start]
+    methods += [Orchestrator.session, Orchestrator.resume, Orchestrator.aresume, Orchestrator.start_resume]
+    methods += [Orchestrator.replay, Orchestrator.areplay]
+    options = {field.name: field.type for field in dataclasses.fields(Options)}
+    options |= {name: options[name].replace("Path", "str | Path") for name in PATHS}
+    for method in methods:
+        parameters = inspect.signature(method).parameters.values()
+        named = {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "resume"}
+        assert {name: each.annotation for name, each in named.items()} == options
+        assert {each.default for each in named.values()} == {UNSET}
+    assert typing.get_type_hints(OptionsDict).keys() == options.keys()
+
+
+def test_an_option_of_a_wrong_name_is_a_type_error() -> None:
+    for call in (Orchestrator, partial(Orchestrator().completion, "text", "q"), partial(Orchestrator().resume, "run")):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'dept'"):
+            call(dept=1)
+
+
+async def test_what_a_completion_does_not_set_is_as_its_orchestrator_has_it(tmp_path: Path) -> None:
+    orchestrator = Orchestrator(depth=2, tools_for_children=True, run_root=tmp_path)
+    options = orchestrator._options_with({"depth": 3})
+    assert (options.depth, options.tools_for_children, options.run_root) == (3, True, tmp_path)
 
 
 async def test_a_query_or_context_of_a_wrong_type_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -116,7 +147,8 @@ async def test_a_limit_on_dollars_without_a_price_is_refused_before_anything_is_
         limits=Limits(max_cost_usd=1.0),
     )
     with pytest.raises(
-        ConfigError, match=r"price of house-model is not known: .* Orchestrator\(prices={'house-model': Price"
+        ConfigError,
+        match=r"needs the price of house-model, which is unknown\. .* Orchestrator\(prices={'house-model': Price",
     ):
         await orchestrator.acompletion("text", "q")
     assert sandboxes.started == []

@@ -252,7 +252,7 @@ async def test_an_error_says_how_to_go_on_if_anything_was_paid(tmp_path: Path, t
     with pytest.raises(ModelError, match="away") as failed:
         await alone.acompletion("text", "q")
     (run,) = tmp_path.iterdir()
-    advice = f"to go on with the run: Orchestrator.resume({str(run)!r})"
+    advice = f"To continue this run: Orchestrator.resume({str(run)!r})"
     assert getattr(failed.value, "__notes__", []) == [advice] * turns
 
 
@@ -349,24 +349,24 @@ async def test_the_directory_holds_the_context_as_it_was_for_this_user_alone(tmp
 async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path: Path) -> None:
     paid, whole = await complete(ROOT, CHILD, tmp_path)
     shared = orchestrator(paid, tmp_path / "runs")
-    with pytest.raises(ConfigError, match="is finished: its answer is in"):
+    with pytest.raises(ConfigError, match=r"has already finished\. Its answer is in"):
         await shared.aresume(whole.run_id)
     with pytest.raises(ConfigError, match="There is no run in"):
         await shared.aresume("nothing")
-    with pytest.raises(ConfigError, match="is finished: its answer is in"):
+    with pytest.raises(ConfigError, match=r"has already finished\. Its answer is in"):
         await shared.aresume(whole.run_id[:-1])
     shutil.copytree(whole.run_dir, whole.run_dir.with_name(f"{whole.run_id}-copy"))
     with pytest.raises(
         ConfigError, match=rf"The id of 2 runs begins with .*: give more of it, as in {whole.run_id}, 2"
     ):
         await shared.aresume(whole.run_id[:-1])
-    with pytest.raises(ConfigError, match="is not finished"):
+    with pytest.raises(ConfigError, match="has not finished"):
         await shared.areplay(paid.copies[2])
-    with pytest.raises(ConfigError, match="has depth 2"):
+    with pytest.raises(ConfigError, match="has depth=2, which cannot change"):
         await shared.aresume(paid.copies[2], depth=1)
-    with pytest.raises(ConfigError, match="model of level 1 is child: it cannot go on with other"):
+    with pytest.raises(ConfigError, match="model child at level 1, which cannot change to other"):
         await shared.aresume(paid.copies[2], level_models={1: "other"})
-    with pytest.raises(ConfigError, match="given as an object: give it again"):
+    with pytest.raises(ConfigError, match="given as an object: pass it again"):
         await Orchestrator(sandbox_factory=FakeSandboxes(asks)).aresume(paid.copies[2])
     change(paid.copies[2], v=99)
     with pytest.raises(JournalError, match="another version"):
@@ -478,7 +478,7 @@ async def test_of_many_resumes_of_a_run_at_once_one_goes_on_with_it(tmp_path: Pa
     assert again.calls == whole.usage.calls - recorded
     refused = [str(one) for one in ended if isinstance(one, ConfigError)]
     assert len(refused) == 7
-    assert all(re.search("is running, in process|has gone on meanwhile|is finished", said) for said in refused)
+    assert all(re.search("is running, in process|has gone on meanwhile|has already finished", said) for said in refused)
 
 
 async def test_a_run_that_went_on_meanwhile_is_not_taken_over_from_an_old_record(tmp_path: Path) -> None:
@@ -604,9 +604,9 @@ async def test_a_limit_on_dollars_without_a_price_is_refused_in_a_sentence_when_
     shared = Orchestrator(
         depth=2, level_models=models, sandbox_factory=FakeSandboxes(asks), limits=Limits(max_cost_usd=1.0)
     )
-    with pytest.raises(ConfigError, match="max_cost_usd is set, and the price of root is not known"):
+    with pytest.raises(ConfigError, match="max_cost_usd needs the price of root, which is unknown"):
         await shared.aresume(paid.copies[1])
-    with pytest.raises(ConfigError, match="max_cost_usd is set, and the price of root is not known"):
+    with pytest.raises(ConfigError, match="max_cost_usd needs the price of root, which is unknown"):
         async with shared.session(resume=paid.copies[1]):
             pass
     assert (await shared.aresume(paid.copies[1], limits=Limits())).answer == whole.answer

@@ -180,7 +180,7 @@ async def test_one_question_at_a_time(tmp_path: Path) -> None:
     async with orchestrator(Root(), tmp_path).session() as session, anyio.create_task_group() as group:
         group.start_soon(session.aask, "first?", "text")
         await anyio.sleep(0)
-        with pytest.raises(ConfigError, match="is answering"):
+        with pytest.raises(ConfigError, match="is busy with a question"):
             await session.aask("second?")
 
 
@@ -265,8 +265,8 @@ async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path
             raise AssertionError
 
     def used(session: Session) -> tuple[object, ...]:
-        assert session._tree is not None
-        budget = session._tree._calls.budget
+        assert session._run is not None
+        budget = session._run._calls.budget
         return budget.left(), budget._calls, budget.unaccounted, budget.used
 
     limits = Limits(max_seconds=0.2, max_tokens=100_000, max_lm_calls=20)
@@ -292,7 +292,7 @@ async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_on
             assert (done.answer, done.stop_reason, done.usage.calls) == ("", "max_seconds", 0)
         assert sandboxes.alive == 0
         sandboxes.latency = 0.0
-        session._tree._control.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
+        session._run._control.raise_limit(max_seconds=100.0)  # type: ignore[union-attr]
         assert (await session.aask("third?")).answer.startswith("read")
         assert sandboxes.alive == 1
     again = Root()

@@ -189,10 +189,12 @@ async def test_a_finished_run_is_resumed_where_the_limit_that_ended_it_is_raised
     limits = replace(play.limits, **MANY)
     shared = play.orchestrator(tmp_path)
     if end not in LIMITS:
-        with pytest.raises(ConfigError, match=r"is finished: its answer is in .* goes through it again\.$"):
+        with pytest.raises(ConfigError, match=r"has already finished\. Its answer is in .* again without a model\.$"):
             await shared.aresume(copy, limits=limits)
         return
-    with pytest.raises(ConfigError, match=r"is finished: .*; max_\w+ ended it: with a higher one it goes on\.$"):
+    with pytest.raises(
+        ConfigError, match=r"has already finished\. .* To continue it, raise max_\w+, which ended it\.$"
+    ):
         await shared.aresume(copy)
     play.behaviour = says_after_asking  # type: ignore[method-assign]
     done = await play.orchestrator(tmp_path).aresume(copy, limits=limits)
@@ -200,7 +202,7 @@ async def test_a_finished_run_is_resumed_where_the_limit_that_ended_it_is_raised
     # What had been paid is not paid again; the answer with what there was counts too.
     assert done.usage.calls == play.paid == paid + done.usage.calls - whole.usage.calls
     assert (await play.orchestrator(tmp_path).areplay(copy)).answer == done.answer
-    with pytest.raises(ConfigError, match="is finished"):
+    with pytest.raises(ConfigError, match="has already finished"):
         await shared.aresume(copy)
 
 
@@ -229,7 +231,7 @@ async def test_a_limit_that_was_raised_stays_so(tmp_path: Path) -> None:
     assert done.stop_reason == "max_lm_calls"
     record = json.loads((whole.run_dir / "run.json").read_text())
     assert (record["limits"]["max_lm_calls"], record["raised"]) == (4, {"max_lm_calls": 6})
-    with pytest.raises(ConfigError, match="is finished"):
+    with pytest.raises(ConfigError, match="has already finished"):
         await play.orchestrator(tmp_path).aresume(whole.run_dir, limits=Limits(max_lm_calls=6))
     done = await play.orchestrator(tmp_path).aresume(whole.run_dir, limits=Limits(max_lm_calls=60))
     assert (done.stop_reason, done.usage.calls) == ("final", play.paid)

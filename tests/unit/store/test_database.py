@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.errors import ConfigError, JournalError
+from rlm.errors import JournalError
 from rlm.models.request import Request
 from rlm.store.database import Database, text_of
 from rlm.store.journal import Journal
@@ -72,18 +72,6 @@ async def test_after_a_failure_nothing_is_written_and_what_was_there_stays_reada
     with pytest.raises(JournalError, match="cannot be written"):
         await database.write((INSERT, (3, "")), durable=True)
     assert database.rows("SELECT * FROM t") == [(1, "kept")]
-    database.close()
-
-
-async def test_what_fails_at_the_beginning_fails_every_write() -> None:
-    database = opened(None)
-
-    def work() -> None:
-        raise ConfigError("the context cannot be read")
-
-    database.begin_with(work)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        await database.write((INSERT, (1, "")), durable=False)
     database.close()
 
 
