@@ -1,4 +1,4 @@
-"""Where runs are: their root, a new directory, and finding one by its id."""
+"""Run directories: where they are, a new one, and one by its ID. Imports errors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Final
 from rlm.errors import ConfigError
 
 FILE_NAME: Final = "run.json"
-CANDIDATES: Final = 5  # runs that are named where an id could be of several
+MAX_EXAMPLES: Final = 5  # runs named in the error about an ambiguous ID
 
 
 def find(run: str | Path, root: Path) -> Path:
-    """The directory of a run, by its path, its id, or as much of its id as no other run's begins with.
+    """The directory of a run, from its path, its ID, or a unique prefix of its ID.
 
     Raises:
-        ConfigError: several begin so.
+        ConfigError: several runs have the prefix.
     """
     path = Path(run)
     if path.is_absolute() or len(path.parts) > 1 or path.is_dir():
@@ -28,19 +28,20 @@ def find(run: str | Path, root: Path) -> Path:
         return root / path
     found = sorted(each.parent for each in root.glob(f"**/{escape(str(run))}*/{FILE_NAME}"))
     if len(found) > 1:
-        names = ", ".join(each.name for each in found[:CANDIDATES]) + ", ..." * (len(found) > CANDIDATES)
-        raise ConfigError(f"The id of {len(found):,} runs begins with {run}: give more of it, as in {names}.")
+        names = ", ".join(each.name for each in found[:MAX_EXAMPLES]) + ", ..." * (len(found) > MAX_EXAMPLES)
+        raise ConfigError(f"'{run}' matches {len(found):,} runs. Use a longer prefix, for example {names}.")
     return found[0] if found else root / path
 
 
 def default_root() -> Path:
-    """Where runs are, unless said otherwise."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "rlm" / "runs"
+    """The directory of run directories, unless another is configured: in the user's state directory."""
+    from platformdirs import user_state_path
+
+    return user_state_path("rlm", appauthor=False) / "runs"
 
 
 def new_directory(root: Path | None) -> tuple[str, Path]:
-    """A new directory that only this user can read: it will hold the data and the answers."""
+    """Make a run directory that only this user can read, as it holds data and answers. Returns its ID and path."""
     root = default_root() if root is None else root
     run_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
     directory = root / run_id
@@ -49,11 +50,11 @@ def new_directory(root: Path | None) -> tuple[str, Path]:
         directory.mkdir(mode=0o700)
     except OSError as error:
         raise ConfigError(
-            f"No run directory can be made in {root} ({error.strerror}): choose another with run_root."
+            f"Cannot create a run directory in {root} ({error.strerror}): set run_root to another directory."
         ) from error
     return run_id, directory
 
 
 def private(path: str, flags: int) -> int:
-    """As `opener` of `open`: a file that only this user can read."""
+    """An `opener` for `open`: new files are readable by this user only."""
     return os.open(path, flags, 0o600)

@@ -1,80 +1,96 @@
-"""Who works on a run: one process at a time, as long as it holds the lock on a file of the run's directory.
+"""The lock of a run: one process at a time works on it, and holds a lock on a file of the run directory.
 
-The system lets go of the lock when the process ends, however it ends; so a run whose lock is free can be taken over.
+The system releases the lock when the process ends, however it ends. So a run that nobody locks can be taken over.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from rlm.errors import ConfigError, JournalError
 
 FILE_NAME: Final = "lock"
-PATIENCE_SECONDS: Final = 0.1  # whoever looks whether a run is held holds it for some microseconds
+TAKE_SECONDS: Final = 0.1  # to take a lock: whoever looks whether it is free holds it for microseconds
+LOOK_SECONDS: Final = 0.02  # to look whether it is free: another process may be looking, too
+RETRY_SECONDS: Final = 0.005
 
 
 @contextmanager
 def run_lock(directory: Path) -> Iterator[None]:
-    """Be the only one who works on a run.
+    """Hold the lock of a run.
 
     Raises:
-        ConfigError: somebody else does.
-        JournalError: the file system has no locks, or no room.
+        ConfigError: another process holds it.
+        JournalError: the file system has no locks, or is full.
     """
-    with ExitStack() as holding:
+    try:
+        file = os.open(directory / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    try:
         try:
-            lock = os.open(directory / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-            holding.callback(os.close, lock)
-            _take(lock, directory)
-            os.ftruncate(lock, 0)
-            os.write(lock, str(os.getpid()).encode())  # for the sentence that others are told
+            if not _lock(file, seconds=TAKE_SECONDS):
+                raise _running(directory)
+            os.ftruncate(file, 0)
+            os.write(file, f"\n{os.getpid()}".encode())  # for the error that others raise
         except OSError as error:
-            raise JournalError(
-                f"The run in {directory} cannot be locked ({error.strerror}): make room, or choose another disk."
-            ) from error
+            raise _unusable(directory, error) from error
         yield
+    finally:
+        os.close(file)
 
 
 def ensure_unlocked(directory: Path) -> None:
-    """Raises ConfigError where somebody works on the run."""
+    """Raises ConfigError if a process works on the run."""
     if is_locked(directory):
         raise _running(directory)
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether somebody works on a run. Raises JournalError where that cannot be seen."""
+    """Whether a process works on the run. Changes nothing. Raises JournalError if the lock cannot be read."""
     try:
-        lock = os.open(directory / FILE_NAME, os.O_RDONLY | os.O_NONBLOCK)
+        file = os.open(directory / FILE_NAME, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise JournalError(f"The lock of the run in {directory} cannot be read ({error.strerror}).") from error
+        raise _unreadable(directory, error) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _lock(file, seconds=LOOK_SECONDS)
+    except OSError as error:
+        raise _unreadable(directory, error) from error
     finally:
-        os.close(lock)
-    return False
+        os.close(file)
 
 
-def _take(lock: int, directory: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise _running(directory) from None
-        time.sleep(PATIENCE_SECONDS / 20)
+def _lock(file: int, *, seconds: float) -> bool:
+    """Lock an open file, until it is closed; False if another process holds it all the time."""
+    from filelock import lock_descriptor
+
+    deadline = time.monotonic() + seconds
+    while not lock_descriptor(file, blocking=False):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(RETRY_SECONDS)
+    return True
 
 
 def _running(directory: Path) -> ConfigError:
-    process = (directory / FILE_NAME).read_text(encoding="ascii", errors="replace")
-    return ConfigError(f"The run {directory.name} is running, in process {process}: wait, or stop it.")
+    with open(directory / FILE_NAME, "rb") as file:
+        file.seek(1)  # Windows lets nobody read the byte that is locked
+        process = file.read().decode("ascii", "replace")
+    return ConfigError(f"Run {directory.name} is running, in process {process}: wait for it, or stop it.")
+
+
+def _unreadable(directory: Path, error: OSError) -> JournalError:
+    return JournalError(f"Cannot read the lock of the run in {directory} ({error.strerror}).")
+
+
+def _unusable(directory: Path, error: OSError) -> JournalError:
+    return JournalError(
+        f"Cannot lock the run in {directory} ({error.strerror}): free some space, or choose another disk."
+    )

@@ -149,7 +149,7 @@ def _is_a_run(directory: Path) -> bool:
     signs = (
         _is_recorded(directory),
         _begin(directory / JOURNAL) == b"SQLite format 3\0",
-        re.fullmatch(rb"[0-9]+", _begin(directory / LOCK)) is not None,
+        re.fullmatch(rb"\n[0-9]+", _begin(directory / LOCK)) is not None,
     )
     return sum(signs) >= 2
 

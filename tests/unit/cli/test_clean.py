@@ -165,7 +165,7 @@ def test_folders_that_are_no_runs_stay_and_are_named(engine: FakeEngine, rlm: RL
         (folder / "thesis.tex").write_text("years")
         (folder / "run.json").write_text('{"run_id": "mine"}')
     shutil.copy(make_run("old", days=30) / "run.json", others[1])
-    (others[2] / "lock").write_text("123")
+    (others[2] / "lock").write_text("\n123")
     for path in (here / "project", *(here / "project").rglob("*")):
         os.utime(path, (0, 0))
     ended = rlm("clean", "--yes", "--older-than", "1d", "--runs", str(here), "--json")
@@ -229,7 +229,7 @@ def test_a_run_whose_lock_cannot_be_read_stays_and_is_named(engine: FakeEngine, 
     unreadable(monkeypatch, directory / "lock")
     ended = rlm("clean", "--yes", "--older-than", "1d")
     assert (ended.status, directory.is_dir()) == (0, True)
-    assert f"rlm: {directory} is left as it is: The lock of the run in {directory} cannot be read" in ended.err
+    assert f"rlm: {directory} is left as it is: Cannot read the lock of the run in {directory}" in ended.err
 
 
 def test_nothing_is_removed_where_nobody_can_be_asked(engine: FakeEngine, rlm: RLM) -> None:

@@ -211,7 +211,7 @@ def test_a_beginning_that_several_ids_have_is_one_sentence_that_names_them(rlm: 
         (default_root() / name).mkdir(parents=True)
         (default_root() / name / "run.json").write_text("{}")
     for command in (["resume"], ["replay"], ["view"], ["export", "--to", "md"]):
-        sentence = "The id of 2 runs begins with 20260101: give more of it, as in 20260101-a, 20260101-b."
+        sentence = "'20260101' matches 2 runs. Use a longer prefix, for example 20260101-a, 20260101-b."
         assert is_one_sentence(rlm(*command, "20260101"), sentence)
     assert is_one_sentence(rlm("export", "--to", "md", "3"), "No run named '3' in ")
 

@@ -356,9 +356,7 @@ async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path:
     with pytest.raises(ConfigError, match=r"has already finished\. Its answer is in"):
         await shared.aresume(whole.run_id[:-1])
     shutil.copytree(whole.run_dir, whole.run_dir.with_name(f"{whole.run_id}-copy"))
-    with pytest.raises(
-        ConfigError, match=rf"The id of 2 runs begins with .*: give more of it, as in {whole.run_id}, 2"
-    ):
+    with pytest.raises(ConfigError, match=rf"matches 2 runs\. Use a longer prefix, for example {whole.run_id}, 2"):
         await shared.aresume(whole.run_id[:-1])
     with pytest.raises(ConfigError, match="has not finished"):
         await shared.areplay(paid.copies[2])
