@@ -3,8 +3,7 @@
     from rlm import Orchestrator
     print(Orchestrator(depth=3).completion(context, "What changed between the two reports?"))
 
-Importing the package is cheap and does no I/O beyond reading the list of public names in `__init__.pyi`: each is loaded
-when it is first used.
+Importing the package is cheap: it only reads `__init__.pyi`. A public name is loaded when it is first used.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The public names, each once; `__init__.py` loads one when it is first used."""
+"""The public names. `__init__.py` loads each when it is first used."""
 
 from .config import Limits as Limits
 from .config import SandboxConfig as SandboxConfig

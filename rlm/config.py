@@ -1,4 +1,4 @@
-"""What a caller can set: limits, the sandbox's policy, and settings from the environment."""
+"""Limits of a run, and the policy of its sandboxes. Imports errors."""
 
 from __future__ import annotations
 
@@ -13,32 +13,30 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-RAISABLE: Final = (
-    "max_lm_calls",
-    "max_tokens",
-    "max_cost_usd",
-    "max_seconds",
-)  # limits a running run can be given more of
+RAISABLE: Final = ("max_lm_calls", "max_tokens", "max_cost_usd", "max_seconds")  # limits that a run under way accepts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a run may use, over its whole tree. None means no limit.
+    """Limits of a run, over its whole tree. None means no limit.
 
     Attributes:
         max_lm_calls: model calls.
         max_tokens: input plus output tokens.
-        max_cost_usd: dollars; needs known prices (see `Orchestrator(prices=...)`).
-        max_seconds: time in which the run works on its question (of a session: on all questions together).
-        max_rlms: RLMs, the root included.
-        max_depth: the largest `depth` that a completion may ask for; a larger one is refused before anything is started.
+        max_cost_usd: cost in dollars. Needs known prices (see `Orchestrator(prices=...)`).
+        max_seconds: time spent on the question, without pauses. A session spends it on all questions together.
+        max_rlms: RLMs, including the root.
+        max_depth: largest valid `depth` of a completion.
         max_sandboxes: sandboxes alive at once.
         max_iterations: turns of each RLM.
-        max_consecutive_errors: turns in a row without a cell that succeeded, after which an RLM gives up.
+        max_consecutive_errors: turns in a row without a successful cell, after which an RLM gives up.
         max_concurrent_calls: model requests in flight at once.
-        max_context_bytes: size of a context as it is sent to a sandbox.
-        cell_seconds: a cell's own time; it stands still while the cell waits for a model.
-        max_output_chars: of a cell's output that the model is shown (head and tail).
+        max_context_bytes: size of a context, as encoded for a sandbox.
+        cell_seconds: run time of a cell, without its waiting for model calls.
+        max_output_chars: characters of a cell's output shown to the model (head and tail).
+
+    Raises:
+        ConfigError: a value is invalid.
     """
 
     max_lm_calls: int | None = 10_000
@@ -59,13 +57,11 @@ class Limits:
         for name, value, whole in _numbers(self):
             if not _is_number(value, whole=whole):
                 number = "a whole number" if whole else "a number"
-                raise ConfigError(f"Limits({name}={value!r}) cannot be: give {number}, or None for no limit.")
+                raise ConfigError(f"Limits({name}={value!r}) is invalid: use {number}, or None for no limit.")
             if value == 0 and name == "max_depth":
-                continue  # code only
+                continue  # depth 0 has code only
             if not value > 0:
-                raise ConfigError(
-                    f"Limits({name}={value!r}) allows nothing: give a number above 0, or None for no limit."
-                )
+                raise ConfigError(f"Limits({name}={value!r}) is invalid: use a number above 0, or None for no limit.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,24 +69,28 @@ class SandboxConfig:
     """The policy of a sandbox.
 
     Attributes:
-        image: name of the image, which must carry the digest of this package's guest sources; None is the one that
-            `make image` built.
-        transport: `attach` (works with every engine) or `unix` (local Linux engines; faster).
-        runtime: the engine's runtime; None is the engine's default, `runsc` is gVisor.
-        memory_bytes: memory without the context; `memory_per_context_byte` x the context's size is added.
-        cpus: of the container.
+        image: name of an image with the digest of this package's guest sources. None is the image that `rlm image build`
+            makes.
+        transport: `attach` works with every engine. `unix` is faster, but needs a local Linux engine.
+        runtime: container runtime; `runsc` selects gVisor. None is the engine's default.
+        memory_bytes: memory of the container, apart from its context.
+        memory_per_context_byte: memory added per byte of the context.
+        cpus: processors of the container.
         max_processes: processes and threads in the container.
         tmp_bytes: size of each writable tmpfs (`/tmp` and the working directory).
-        max_output_bytes: kept of each output stream of a cell.
+        max_output_bytes: bytes kept of each output stream of a cell.
         max_calls_in_flight: unanswered queries at once.
-        max_value_bytes: prompts and answers that a sandbox may send ahead, together.
-        max_frames_per_second: messages that the host reads of a sandbox; what comes faster waits.
-        max_bytes_per_second: bytes, likewise.
-        max_received_bytes: of all that a sandbox may ever send; more ends it.
-        tool_seconds: for one call of a host function.
-        start_seconds: until a container must have come up.
-        stop_seconds: for the removal of a container.
-        lifetime_seconds: after which a sandbox ends whatever it does, also when nobody is left to remove it.
+        max_value_bytes: total size of prompts and answers that a sandbox may send ahead.
+        max_frames_per_second: rate at which the host reads messages of a sandbox. Faster ones wait.
+        max_bytes_per_second: rate at which the host reads bytes of a sandbox. Faster ones wait.
+        max_received_bytes: total bytes that a sandbox may send. Exceeding it ends the sandbox.
+        tool_seconds: time limit of a call to a host function.
+        start_seconds: time limit for a container's start.
+        stop_seconds: time limit for a container's removal.
+        lifetime_seconds: age at which a sandbox ends, even if nobody is left to remove it.
+
+    Raises:
+        ConfigError: a value is invalid.
     """
 
     image: str | None = None
@@ -114,20 +114,20 @@ class SandboxConfig:
 
     def __post_init__(self) -> None:
         if self.transport not in ("attach", "unix"):
-            raise ConfigError(f"SandboxConfig(transport={self.transport!r}) cannot be: give 'attach' or 'unix'.")
+            raise ConfigError(f"SandboxConfig(transport={self.transport!r}) is invalid: use 'attach' or 'unix'.")
         for name in ("image", "runtime"):
             value = getattr(self, name)
             if not (value is None or isinstance(value, str)):
-                raise ConfigError(f"SandboxConfig({name}={value!r}) cannot be: give a name, or None for the default.")
+                raise ConfigError(f"SandboxConfig({name}={value!r}) is invalid: use a name, or None for the default.")
         for name, value, whole in _numbers(self):
-            # To an engine, 0 processors or processes are as many as it has.
+            # An engine reads 0 processors or processes as no limit.
             if not _is_number(value, whole=whole) or not value > (-1 if name == "memory_per_context_byte" else 0):
                 number = "a whole number" if whole else "a number"
-                raise ConfigError(f"SandboxConfig({name}={value!r}) cannot be: give {number} above 0.")
+                raise ConfigError(f"SandboxConfig({name}={value!r}) is invalid: use {number} above 0.")
 
 
 def _numbers(config: Limits | SandboxConfig) -> Iterable[tuple[str, Any, bool]]:
-    """Its numbers that are set: name, value, and whether it has to be a whole one, as its annotation says."""
+    """Its numbers other than None: name, value, and whether the annotation asks for an integer."""
     for field in fields(config):
         value, kind = getattr(config, field.name), str(field.type)
         if kind.startswith(("int", "float")) and not (value is None and kind.endswith("None")):
@@ -135,5 +135,5 @@ def _numbers(config: Limits | SandboxConfig) -> Iterable[tuple[str, Any, bool]]:
 
 
 def _is_number(value: object, *, whole: bool) -> bool:
-    """Whether it is a finite one; True and False are none."""
+    """Whether it is a finite number, and no bool."""
     return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Every error that rlm raises. The class says who has to act."""
+"""All errors that rlm raises. The class tells who has to act. Imports nothing."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ class RLMError(Exception):
 
 
 class ConfigError(RLMError):
-    """The caller asked for something that cannot be: the sentence says what to change."""
+    """The caller passed an invalid argument or setting. The message says what to change."""
 
 
 class EngineUnavailable(RLMError):
-    """Docker cannot be reached, or lacks the image: the sentence says how to start or build it."""
+    """Docker is unreachable, or the image is missing. The message says how to start or build it."""
 
 
 class ModelError(RLMError):
-    """The provider did not give a usable reply.
+    """The provider gave no usable reply.
 
     Attributes:
-        status: the HTTP status, if there was a response.
-        request_id: the provider's id of the request, if it gave one.
-        usage: what the provider counted for the reply that cannot be used, if it did: that is billed all the same. Where it
-            did not, and gave no status of an error either, the call counts as estimated.
+        status: HTTP status of the response, if any.
+        request_id: the provider's ID of the request, if any.
+        usage: what the provider counted for an unusable reply, which it bills all the same. Without usage and error
+            status, the estimate of the call counts.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class ModelError(RLMError):
 
 
 class ContextTooLong(ModelError):
-    """The conversation, or the prompt, is longer than the model's window."""
+    """The conversation or prompt exceeds the model's context window."""
 
 
 class ReplyCutOff(ModelError):
-    """The limit on output tokens was used up before there was any text, by reasoning perhaps."""
+    """The model reached its output limit before any text, for example by reasoning."""
 
 
 class SandboxError(RLMError):
@@ -57,54 +57,53 @@ class SandboxError(RLMError):
 
 
 class SandboxStartError(SandboxError):
-    """A container could not be created or did not come up in time."""
+    """A container could not be created, or did not start in time."""
 
 
 class SandboxDied(SandboxError):
-    """A sandbox ended while it was in use (killed from outside, out of memory as a whole)."""
+    """A sandbox ended during use: killed from outside, or out of memory."""
 
 
 class SandboxMisbehaved(SandboxError):
-    """A sandbox broke the protocol or a limit; it has been removed."""
+    """A sandbox violated the protocol or a limit, and was removed."""
 
 
 class ToolError(RLMError):
-    """A tool gives no value, and its text is for the sandbox to read: the one error of a tool that is told there."""
+    """Raise this in a tool to show the message to the sandbox. Other exceptions of tools stay hidden from it."""
 
 
 class JournalError(RLMError):
-    """A run's record cannot be written or read: the sentence says what its owner can do."""
+    """The run directory cannot be written or read. The message says what to do."""
 
 
 class RunCancelled(RLMError):
-    """A run was cancelled before it had an answer."""
+    """The run was cancelled before it had an answer."""
 
     def __init__(self) -> None:
-        super().__init__("The run was cancelled; `rlm resume` goes on with it.")
+        super().__init__("The run was cancelled. To continue it, use `rlm resume`.")
 
 
 class ReplayDivergedError(RLMError):
-    """A replay asked a model for something that the run had not asked: prompts, code or image are not the run's.
+    """A replay made a request that its run did not make: prompts, code or image differ.
 
     Attributes:
-        node: where.
-        ordinal: of the call at its node, from 1.
+        node: of the request.
+        ordinal: number of the call at its node, from 1.
     """
 
     def __init__(self, *, node: str, ordinal: int) -> None:
         super().__init__(
-            f"The replay is not the run: call {ordinal} of node {node} is not the recorded one. What differs is in its "
-            "cells, the prompts, or the options."
+            f"Replay diverged at node {node}, call {ordinal}: cells, prompts or options differ from the recorded run."
         )
         self.node = node
         self.ordinal = ordinal
 
 
 class LimitExceeded(RLMError):
-    """A limit of the run was reached and the caller asked for an error instead of a best answer.
+    """A limit ended the run, and the caller asked for an error (`on_limit="raise"`).
 
     Attributes:
-        partial: what the run had when it stopped, if it had started.
+        partial: the completion with the best answer, if the run had started.
     """
 
     def __init__(self, message: str, *, partial: Completion | None = None) -> None:

@@ -1,6 +1,6 @@
-"""What happens in a run, as typed events: to a callback, to `events.jsonl`, to the terminal.
+"""The events of a run: typed data for callbacks, `events.jsonl` and the terminal. Imports types.
 
-Everything a sandbox or a model said arrives here unchanged; whoever shows it escapes it (see `console.py`).
+Texts of sandboxes and models are untrusted and arrive unchanged. Whoever shows them has to escape them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ SCHEMA_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Fields of every event: the run, the node and its parent (None for the root), order in the run, and time.
+    """The fields of every event.
 
-    `seq` counts the recorded events from 1 without gaps; `ts` is seconds since the epoch.
+    Attributes:
+        node: place in the tree of calls, such as `0.3.1`; `0` is the root.
+        run_id: ID of the run.
+        seq: number of the event in the run, from 1 without gaps.
+        ts: time in seconds since the epoch.
     """
 
     node: str = "0"
@@ -28,13 +32,20 @@ class Event:
 
     @property
     def parent(self) -> str | None:
-        """The node that called this one."""
+        """The node that called this one; None for the root."""
         return self.node.rpartition(".")[0] or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """A completion begins."""
+    """A run starts.
+
+    Attributes:
+        query: the question; None if the context contains it.
+        depth: levels below the root that may be called.
+        models: names of the models, by level.
+        context_bytes: size of the context.
+    """
 
     query: str | None
     depth: int
@@ -44,8 +55,11 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed(Event):
-    """A run that had been interrupted goes on; what follows repeats its events up to there. `recorded` calls are in the
-    journal, `in_flight` of them without an answer.
+    """A run is resumed. The events that follow repeat its events up to the interruption.
+
+    Attributes:
+        recorded: calls in the journal.
+        in_flight: calls of these without an outcome.
     """
 
     recorded: int
@@ -54,21 +68,34 @@ class RunResumed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayDiverged(Event):
-    """A request or query is not the recorded one: from here on, this node and all below it ask the network."""
+    """A node diverged from the recording: it continues with live calls, and so do all nodes below it.
+
+    Attributes:
+        ordinal: number of the first live call at the node, from 1.
+    """
 
     ordinal: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerReplayed(Event):
-    """A recursive call is answered from the journal. `below` are the nodes of its tree that had called a model."""
+    """A recursive call is answered from the journal.
+
+    Attributes:
+        below: nodes of its tree that called a model.
+    """
 
     below: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionAsked(Event):
-    """A further question of a session; `context_bytes` of what comes with it, None where nothing does."""
+    """A session asks a further question.
+
+    Attributes:
+        query: the question.
+        context_bytes: size of the context that comes with it; None if none does.
+    """
 
     query: str
     context_bytes: int | None
@@ -76,15 +103,28 @@ class QuestionAsked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsRaised(Event):
-    """The run has other limits from now on. Only those are told that are not what they were."""
+    """Limits of the run have changed.
+
+    Attributes:
+        limits: new values of the changed ones, by name; None is no limit.
+    """
 
     limits: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RLMStarted(Event):
-    """An RLM has its sandbox and its context. `level` is 0 for the root, `depth` what may still be called below. Of a text
-    `context_head` and `context_tail` are the first and last characters.
+    """An RLM starts, with its context in its sandbox.
+
+    Attributes:
+        level: levels below the root; 0 is the root.
+        depth: levels that it may call.
+        model: name of its model.
+        sandbox: ID of its container.
+        context_type: Python type of the context in the sandbox.
+        context_size: its length: characters of a text, bytes, or items.
+        context_head: first characters of a text; empty for the root.
+        context_tail: last characters of a text; empty for the root.
     """
 
     level: int
@@ -99,8 +139,13 @@ class RLMStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxLost(Event):
-    """A sandbox died or misbehaved; a new one takes its place. `restored`: its cells have run again, so that it has the
-    variables too.
+    """A sandbox died or misbehaved, and a new one replaces it.
+
+    Attributes:
+        sandbox: ID of the lost one.
+        reason: of the loss.
+        replacement: ID of the new one.
+        restored: whether the new one has all variables, as the cells have run again.
     """
 
     sandbox: str
@@ -111,21 +156,34 @@ class SandboxLost(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted(Event):
-    """The root model of an RLM is asked for turn `turn` (from 1) of `of`; None is without limit."""
+    """An RLM takes a turn.
+
+    Attributes:
+        turn: number of the turn, from 1.
+        of: limit on turns; None is no limit.
+    """
 
     turn: int
     of: int | None
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """`turn 3 of 30`"""
         return f"turn {self.turn}" if self.of is None else f"turn {self.turn} of {self.of}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReplied(Event):
-    """A model call has been paid. `role`: it drove an RLM (`root`) or answered a plain sub-call (`sub`). `replayed`: it
-    was paid before, and the reply is the journal's.
+    """A model call returned a reply.
+
+    Attributes:
+        role: `root` drives an RLM, `sub` answers a plain sub-call.
+        model: name of the model.
+        text: the reply.
+        finish_reason: the provider's word, such as `stop` or `length`.
+        usage: of the call.
+        seconds: from sending the request to the reply.
+        replayed: whether the reply is from the journal or the cache, and so not billed again.
     """
 
     role: Literal["root", "sub"]
@@ -139,7 +197,15 @@ class ModelReplied(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFailed(Event):
-    """A model call gave no usable reply, after the client's retries. `usage` is set where it was billed all the same."""
+    """A model call failed, after the client's retries.
+
+    Attributes:
+        role: `root` drives an RLM, `sub` answers a plain sub-call.
+        model: name of the model.
+        error: message of the error.
+        usage: what was billed all the same, if known.
+        seconds: from sending the request to the failure.
+    """
 
     role: Literal["root", "sub"]
     model: str
@@ -150,7 +216,12 @@ class ModelFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compacted(Event):
-    """The conversation of an RLM, so many messages in all, has been made shorter: `summary` stands for the older turns."""
+    """A summary replaced the older turns in an RLM's conversation.
+
+    Attributes:
+        messages: number of messages so far.
+        summary: the model's summary.
+    """
 
     messages: int
     summary: str
@@ -158,7 +229,12 @@ class Compacted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellStarted(Event):
-    """A cell (numbered from 1 in its RLM) runs."""
+    """A cell starts.
+
+    Attributes:
+        cell: its number in the RLM, from 1.
+        code: Python code.
+    """
 
     cell: int
     code: str
@@ -166,8 +242,13 @@ class CellStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOutput(Event):
-    """Output of a running cell, as it appears. Not recorded, as `CellFinished` holds it all; `seq` is that of the event
-    recorded before it.
+    """Output of a running cell, as it appears. It is not recorded, as `CellFinished` has all of it.
+
+    Attributes:
+        cell: number of the cell.
+        stream: of the output.
+        text: a piece of it.
+        seq: that of the last recorded event.
     """
 
     cell: int
@@ -177,7 +258,12 @@ class CellOutput(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellFinished(Event):
-    """A cell has ended."""
+    """A cell ended.
+
+    Attributes:
+        cell: number of the cell.
+        result: its output, error or answer.
+    """
 
     cell: int
     result: CellResult
@@ -185,7 +271,14 @@ class CellFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolUsed(Event):
-    """A cell has called a function of the host; long arguments are cut."""
+    """A cell called a host function.
+
+    Attributes:
+        tool: name of the function.
+        arguments: as text; long ones are cut.
+        ok: whether it returned a value.
+        seconds: run time.
+    """
 
     tool: str
     arguments: str
@@ -195,7 +288,14 @@ class ToolUsed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubCallStarted(Event):
-    """A cell of the parent calls a model (`recursive`: as an RLM). `batch` groups one `llm_batch`, 0 is a single call."""
+    """A cell of the parent makes a sub-call.
+
+    Attributes:
+        prompt: of the sub-call.
+        model: name of the model.
+        recursive: whether an RLM answers, rather than a plain model call.
+        batch: number of the `llm_batch` that it belongs to; 0 is a single call.
+    """
 
     prompt: str
     model: str
@@ -205,7 +305,13 @@ class SubCallStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubCallFinished(Event):
-    """The answer (or, when not `ok`, the reason why there is none) goes back to the parent's cell."""
+    """A sub-call returns to the parent's cell.
+
+    Attributes:
+        ok: whether it has an answer.
+        text: the answer, or what went wrong.
+        seconds: from its start.
+    """
 
     ok: bool
     text: str
@@ -214,7 +320,13 @@ class SubCallFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RLMFinished(Event):
-    """An RLM has its answer."""
+    """An RLM has its answer.
+
+    Attributes:
+        answer: the answer.
+        stop_reason: `final`, or what ended its work.
+        iterations: turns it took.
+    """
 
     answer: str
     stop_reason: StopReason
@@ -223,7 +335,14 @@ class RLMFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
-    """The run is over. `error` is set instead of an answer when it failed or was cancelled."""
+    """The run ended.
+
+    Attributes:
+        stop_reason: of the last question; None if the run failed.
+        usage: of the whole run.
+        seconds: spent on questions.
+        error: set if the run failed or was cancelled.
+    """
 
     stop_reason: StopReason | None
     usage: Usage

@@ -1,4 +1,4 @@
-"""The data that flows between the parts. Imports nothing of the package."""
+"""Data that the rooms exchange. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Context = str | bytes | Path | Sequence[Any] | Mapping[Any, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message of a conversation with a model."""
+    """A message of a conversation with a model."""
 
     role: Role
     content: str
@@ -35,10 +35,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What model calls used, as the provider counted it.
+    """Usage of model calls, as counted by the provider.
 
-    `cached_tokens` are part of `input_tokens`, `reasoning_tokens` part of `output_tokens`. `cost_usd` is None when the
-    price of any call in the sum is unknown.
+    Attributes:
+        calls: number of calls.
+        input_tokens: includes `cached_tokens`.
+        output_tokens: includes `reasoning_tokens`.
+        cached_tokens: input tokens that the provider read from its cache.
+        reasoning_tokens: output tokens that the model reasoned with.
+        cost_usd: in dollars; None if the price of any call is unknown.
     """
 
     calls: int = 0
@@ -50,10 +55,11 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
+        """Input plus output tokens."""
         return self.input_tokens + self.output_tokens
 
     def since(self, earlier: Usage) -> Usage:
-        """What was used after an earlier state of the same count."""
+        """The usage added since an earlier count."""
         unknown = self.cost_usd is None or earlier.cost_usd is None
         return Usage(
             calls=self.calls - earlier.calls,
@@ -78,7 +84,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReply:
-    """One reply of a model. `finish_reason` is the provider's word (`stop`, `length`, ...)."""
+    """A reply of a model.
+
+    Attributes:
+        text: what the model wrote.
+        usage: of this call.
+        model: name of the model.
+        finish_reason: the provider's word, such as `stop` or `length` (cut off at the output limit).
+        request_id: the provider's ID of the request, if any.
+    """
 
     text: str
     usage: Usage
@@ -89,13 +103,19 @@ class ModelReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellResult:
-    """What one cell did.
+    """The result of one cell.
 
-    `stdout` and `stderr` hold the head and the tail of long output, with a line between them that says how many bytes
-    were cut there; `stdout_cut` and `stderr_cut` are those numbers. Bytes that are not UTF-8 are shown escaped. `error` is
-    the traceback of an exception, or how the cell's process ended. `rolled_back`: variables are those from before the cell.
-    `answer` is the final answer that the cell gave. `snapshot` is false where the REPL's state was too large for a
-    second copy. `seconds` is the cell's own time, without waiting for queries.
+    Attributes:
+        outcome: `ok`; `error` (an exception); `timeout`; `died` (its process); `lost` (its sandbox).
+        stdout: head and tail of the output, with a line between them that tells how many bytes are missing. Bytes that
+            are not UTF-8 are escaped.
+        stderr: likewise.
+        stdout_cut: bytes missing from `stdout`.
+        stderr_cut: bytes missing from `stderr`.
+        error: traceback of the exception, or how the cell's process ended.
+        answer: final answer that the cell gave, if any.
+        snapshot: whether the cell could be rolled back. False if the REPL's state is too large for a copy.
+        seconds: run time of the cell, without its waiting for queries.
     """
 
     outcome: Outcome
@@ -110,16 +130,24 @@ class CellResult:
 
     @property
     def rolled_back(self) -> bool:
+        """Whether variables have their values from before the cell."""
         return self.outcome in ("timeout", "died")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopPoint:
-    """Where the root's work on a question was ended: by the clock or a person, which a replay has to end at the same place,
-    or by a limit of the run. Where a limit is raised, the work goes on from there.
+    """Where the root was stopped before it had an answer: by the clock, a person or a limit of the run.
 
-    So many `replies` of its model had come by then, and so many `cells` had run, over all questions; `requests` and
-    `queries` of cells are counted with those that were under way. Where it had not even `started`, there was no last turn.
+    A replay stops at the same point. If the limit is raised, the work continues from there. All counts are over all
+    questions of the run.
+
+    Attributes:
+        reason: of the stop.
+        replies: received from the root model.
+        cells: that had run.
+        requests: sent to the root model, including one in flight.
+        queries: made by the root's cells, including those in flight.
+        started: whether the root had a sandbox. Without one it had no last turn.
     """
 
     reason: StopReason
@@ -132,16 +160,27 @@ class StopPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What a run gave. `str()` of it is the answer.
+    """The answer to a question, and what it took. `str()` of it is the answer.
 
-    `usage` is the whole tree's, `by_model` and `by_node` break it down. `cost` is in dollars, None when a price is
-    unknown. `iterations` counts the root's turns, `depth_reached` the deepest level at which something was called
-    (0: the root alone), `sub_calls` the model calls below the root, `sandboxes` the containers. `unaccounted_calls` were
-    sent, then cut off or their replies lost: they are not in `usage`, as nobody knows what they used. They may be billed,
-    and count against the limits as estimated.
-
-    Of a run that was resumed: `replayed_calls` were served from its journal; `resent_calls` were sent a second time, as they
-    were in flight when it was interrupted; `diverged` are the nodes that took another way than the journal's.
+    Attributes:
+        answer: the answer.
+        stop_reason: `final`, or the limit that ended the work (the answer is then the best one available), `stopped` (by
+            `answer_now`), or `cancelled`.
+        usage: of the whole tree of calls.
+        by_model: usage by name of the model.
+        by_node: usage by node of the tree (`0`, `0.3`, `0.3.1`).
+        seconds: time spent on the question.
+        iterations: turns of the root.
+        depth_reached: deepest level called; 0 is the root alone.
+        sub_calls: model calls below the root.
+        sandboxes: containers started.
+        run_id: ID of the run.
+        run_dir: its directory.
+        unaccounted_calls: calls cut off, or whose reply was lost. Their usage is unknown: they are not in `usage`, may be
+            billed, and count against the limits as estimated.
+        replayed_calls: calls served from the journal, in a resumed run.
+        resent_calls: calls sent a second time because they were in flight when the run was interrupted.
+        diverged: nodes of a resumed run that did not follow its journal.
     """
 
     answer: str
@@ -163,6 +202,7 @@ class Completion:
 
     @property
     def cost(self) -> float | None:
+        """The cost in dollars; None if a price is unknown."""
         return self.usage.cost_usd
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""How code without an event loop runs what has one: in a thread of its own, where Ctrl-C lets it clean up."""
+"""Runs async code for blocking callers, in an event loop thread. Ctrl-C lets it clean up. Imports anyio."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from anyio.from_thread import BlockingPortal
 
-STOP_SECONDS: Final = 15.0  # for what was interrupted to remove its containers
+STOP_SECONDS: Final = 15.0  # for interrupted work to remove its containers
 
 T = TypeVar("T")
 
@@ -18,18 +18,19 @@ _notes: ContextVar[list[str]] = ContextVar("notes")
 
 
 def keep_notes(notes: list[str]) -> None:
-    """Have this list get what `note` is told in this task and those that it starts."""
+    """Collect in this list what `note` gets in this task and those that it starts."""
     _notes.set(notes)
 
 
 def note(text: str) -> None:
-    """Tell whoever interrupted this task. An exception's own notes get lost: each layer may raise a CancelledError anew."""
+    """Leave a text for whoever interrupts this task. Notes of a CancelledError get lost when a layer raises a new one."""
     _notes.get([]).append(text)
 
 
 def wait_for(portal: BlockingPortal, make: Callable[[], Awaitable[T]]) -> T:
-    """Run it on the portal's event loop, and wait. An interrupt cancels it, and is raised once it has cleaned up, with what
-    it noted: how to go on.
+    """Run a coroutine function on the portal's event loop, and wait for its result.
+
+    A KeyboardInterrupt cancels it, and is raised again, with its notes, when it has cleaned up.
     """
     ended = threading.Event()
     notes: list[str] = []
@@ -47,6 +48,6 @@ def wait_for(portal: BlockingPortal, make: Callable[[], Awaitable[T]]) -> T:
     except KeyboardInterrupt as interrupt:
         future.cancel()
         ended.wait(STOP_SECONDS)
-        for said in notes:
-            interrupt.add_note(said)
+        for text in notes:
+            interrupt.add_note(text)
         raise

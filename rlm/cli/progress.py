@@ -74,7 +74,7 @@ class Lines:
             case TurnStarted(node="0"):
                 seconds = time.monotonic() - self._began
                 self._stream.write(
-                    f"{event.told}: {seconds:.1f} s, {used(self._used)}, {counted(self._sandboxes, 'sandbox', 'es')}\n"
+                    f"{event.label}: {seconds:.1f} s, {used(self._used)}, {counted(self._sandboxes, 'sandbox', 'es')}\n"
                 )
                 self._stream.flush()
 

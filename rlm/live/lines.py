@@ -75,7 +75,7 @@ class PlainView:
             case RLMStarted():
                 return f"RLM on {one_line(event.model)}, context: {event.context_type} of {event.context_size:,}"
             case TurnStarted():
-                return event.told
+                return event.label
             case ModelFailed():
                 return f"{one_line(event.model)} failed: {one_line(event.error)}"
             case CellFinished():

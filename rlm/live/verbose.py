@@ -62,7 +62,7 @@ class ConsoleView:
                 size = f"{event.context_type} of {event.context_size:,}"
                 say(event, f"RLM on {event.model}, sandbox {event.sandbox[:12]}, context: {size}", "bold")
             case TurnStarted():
-                self._console.print(Rule(Text(f"{event.node}  {event.told}"), style="dim"))
+                self._console.print(Rule(Text(f"{event.node}  {event.label}"), style="dim"))
             case CellStarted():
                 code = Syntax(
                     printable(clip(event.code, SHOWN_CHARS)), "python", background_color="default", word_wrap=True

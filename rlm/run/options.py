@@ -72,13 +72,13 @@ class Options:
 
     def __post_init__(self) -> None:
         if type(self.depth) is not int or self.depth < 0:
-            raise ConfigError(f"depth={self.depth!r} is invalid: must be a non-negative integer.")
+            raise ConfigError(f"depth={self.depth!r} is invalid: use 0, 1, 2, ...")
         if self.limits.max_depth is not None and self.depth > self.limits.max_depth:
             raise ConfigError(
                 f"depth={self.depth} exceeds Limits(max_depth={self.limits.max_depth}): use a smaller depth."
             )
         if self.on_limit not in ("answer", "raise"):
-            raise ConfigError(f"on_limit={self.on_limit!r} is invalid: must be 'answer' or 'raise'.")
+            raise ConfigError(f"on_limit={self.on_limit!r} is invalid: use 'answer' or 'raise'.")
         for name, price in self.prices.items():
             if not isinstance(price, Price):
                 raise ConfigError(f"prices[{name!r}] is a {type(price).__name__}: use Price(input=..., output=...).")

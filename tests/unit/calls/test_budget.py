@@ -176,7 +176,7 @@ def test_a_price_that_is_unknown_makes_the_sum_unknown() -> None:
 
 @pytest.mark.parametrize("wrong", [{"max_iterations": 0}, {"max_tokens": -1}, {"cell_seconds": 0.0}, {"max_depth": -1}])
 def test_a_limit_that_allows_nothing_is_refused_in_one_sentence(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="allows nothing"):
+    with pytest.raises(ConfigError, match="is invalid: use a number above 0"):
         Limits(**wrong)
 
 
@@ -186,7 +186,7 @@ def test_what_is_no_number_is_refused_as_a_limit_in_one_sentence(name: str, valu
     if value == 2.5 and name in ("max_seconds", "max_cost_usd", "cell_seconds"):
         assert getattr(Limits(**{name: value}), name) == value
         return
-    with pytest.raises(ConfigError, match=rf"Limits\({name}=.*\) cannot be: give a .*number, or None for no limit\."):
+    with pytest.raises(ConfigError, match=rf"Limits\({name}=.*\) is invalid: use a .*number, or None for no limit\."):
         Limits(**{name: value})
 
 
@@ -211,7 +211,7 @@ def test_every_limit_can_be_none(name: str) -> None:
     ],
 )
 def test_a_policy_that_cannot_be_is_refused_in_one_sentence(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"^SandboxConfig\({next(iter(wrong))}=.*\) cannot be: give .*\.$"):
+    with pytest.raises(ConfigError, match=rf"^SandboxConfig\({next(iter(wrong))}=.*\) is invalid: use .*\.$"):
         SandboxConfig(**wrong)
 
 

@@ -96,7 +96,7 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
         ("limits = 3", "limits in rlm.toml is no setting"),
         (
             "[limits]\nmax_seconds = 0",
-            "limits.max_seconds in rlm.toml is 0, which cannot be: give a number above 0, or none",
+            "limits.max_seconds in rlm.toml is 0, which cannot be: use a number above 0, or none",
         ),
         (
             "[limits]\nmax_iterations = 'many'",
@@ -104,9 +104,9 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
         ),
         (
             "[limits]\nmax_seconds = inf",
-            "limits.max_seconds in rlm.toml is inf, which cannot be: give a number, or none",
+            "limits.max_seconds in rlm.toml is inf, which cannot be: use a number, or none",
         ),
-        ("[sandbox]\ncpus = 0", "sandbox.cpus in rlm.toml is 0, which cannot be: give a number above 0."),
+        ("[sandbox]\ncpus = 0", "sandbox.cpus in rlm.toml is 0, which cannot be: use a number above 0."),
         ("[sandbox]\ntransport = 'tcp'", "sandbox.transport in rlm.toml is 'tcp', which should be 'attach' or 'unix'."),
         ("[prices.m]\ninput = 1", "prices.m in rlm.toml is {'input': 1}, which lacks output."),
         (
@@ -149,9 +149,7 @@ def test_a_file_that_is_no_text_is_one_sentence(here: Path) -> None:
 
 def test_a_wrong_flag_or_variable_is_named_as_it_was_given(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "rlm.toml").write_text("[limits]\nmax_tokens = 5")
-    with pytest.raises(
-        ConfigError, match="--max-tokens is '0', which cannot be: give a number above 0, or none for no"
-    ):
+    with pytest.raises(ConfigError, match="--max-tokens is '0', which cannot be: use a number above 0, or none for no"):
         settings(limits={"max_tokens": "0"})
     monkeypatch.setenv("RLM_LIMITS__MAX_TOKENS", "0")
     with pytest.raises(ConfigError, match="RLM_LIMITS__MAX_TOKENS is '0', which cannot be"):

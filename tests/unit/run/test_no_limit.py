@@ -71,7 +71,7 @@ async def test_turns_without_limit_go_on_and_name_no_number(tmp_path: Path) -> N
     assert done.iterations == 50
     assert heard[0].endswith("\n\nThis is turn 1.")
     assert heard[-1].endswith("\n\nThis is turn 50.")
-    assert [event.told for event in seen if isinstance(event, TurnStarted)][-1] == "turn 50"
+    assert [event.label for event in seen if isinstance(event, TurnStarted)][-1] == "turn 50"
 
 
 def test_a_prompt_tells_the_limits_that_there_are() -> None:

@@ -80,7 +80,7 @@ async def test_a_single_completion_may_differ_from_its_orchestrator(tmp_path: Pa
         ({"depth": -1}, "depth=-1"),
         ({"depth": True}, "depth=True"),
         ({"depth": 3, "limits": Limits(max_depth=2)}, r"depth=3 exceeds Limits\(max_depth=2\)"),
-        ({"on_limit": "stop"}, "on_limit='stop' is invalid: must be 'answer' or 'raise'"),
+        ({"on_limit": "stop"}, "on_limit='stop' is invalid: use 'answer' or 'raise'"),
         ({"prices": {"m": 1.0}}, r"prices\['m'\] is a float: use Price\(input=..., output=...\)"),
     ],
 )
