@@ -14,7 +14,7 @@ import anyio
 from rlm.errors import ConfigError, EngineUnavailable, JournalError, RLMError
 from rlm.evals.methods.base import Method, MethodContext, Outcome
 from rlm.evals.methods.lookup import method
-from rlm.store.runs import list_runs, used
+from rlm.store.runs import list_runs, usage_of_run
 from rlm.types import Usage
 
 from .concurrency import Slots
@@ -107,7 +107,7 @@ async def _do(job: Job, answer: Method, means: MethodContext, results: Results, 
         outcome = await answer(instance, means, runs)
         seconds = time.perf_counter() - began
         if outcome.run_dir is not None:
-            row = replace(row, failed_calls=(await anyio.to_thread.run_sync(used, outcome.run_dir)).failed)
+            row = replace(row, failed_calls=(await anyio.to_thread.run_sync(usage_of_run, outcome.run_dir)).failed)
     except ConfigError:
         raise
     except RLMError as error:
@@ -145,7 +145,7 @@ def _paid(row: Row, runs: Path, folder: Path) -> Row:
         return unknown
     run_dir = os.path.relpath(run.directory, folder)
     try:
-        found = used(run.directory)
+        found = usage_of_run(run.directory)
     except JournalError:
         return replace(unknown, run_dir=run_dir)
     below = [node for node in found.by_node if "." in node]

@@ -1,4 +1,4 @@
-"""The contexts of a run's questions, as they were given."""
+"""The stored contexts of a run's questions."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ from .record import ContextRecord, RunRecord
 def store_context(
     directory: Path, value: Value, source: Path | None, stop: threading.Event, *, number: int = 0
 ) -> ContextRecord | None:
-    """Keep a context, piece by piece; of a `Path` only where it is and what it holds. None where it was stopped.
+    """Store a context in pieces. Of a `Path`, only its place and digest are recorded.
 
-    `number` is that of the question it comes with.
+    Args:
+        directory: of the run.
+        value: the context.
+        source: the path that it was given as, if any.
+        stop: when set, storing is given up.
+        number: of the question that it comes with.
+
+    Returns:
+        The record of the context; None if storing was given up.
 
     Raises:
-        JournalError: the disk does not take it.
+        JournalError: the disk is full or failed.
         ConfigError: the path cannot be read.
     """
     total = sha256()
-    kept = directory / (f"context_{number}.{value.kind}" if number else f"context.{value.kind}")
+    stored = directory / (f"context_{number}.{value.kind}" if number else f"context.{value.kind}")
     try:
-        with open(os.devnull if source is not None else kept, "wb", opener=private) as file:
+        with open(os.devnull if source is not None else stored, "wb", opener=private) as file:
             for piece in value.pieces():
                 if stop.is_set():
                     return None
@@ -39,32 +47,32 @@ def store_context(
                 os.fsync(file.fileno())
     except OSError as error:
         raise JournalError(
-            f"The run's context cannot be stored in {directory} ({error.strerror}): make room."
+            f"Cannot store the run's context in {directory} ({error.strerror}): free some space."
         ) from error
     return ContextRecord(
         kind=value.kind,
         size=value.size,
         digest=total.hexdigest(),
-        file=kept.name if source is None else None,
+        file=stored.name if source is None else None,
         path=None if source is None else str(source.absolute()),
         mtime_ns=None if source is None else source.stat().st_mtime_ns,
     )
 
 
 def is_context_file(name: str) -> bool:
-    """Whether `store_context` gives a file such a name."""
+    """Whether a file name is one that `store_context` makes."""
     return re.fullmatch(r"context(_[0-9]+)?\.(text|bytes|data)", name) is not None
 
 
 def stored_contexts(directory: Path, record: RunRecord) -> list[Value | None]:
-    """The contexts of a run's questions, as they were.
+    """The contexts of a run's questions.
 
     Raises:
-        ConfigError: the file or folder that one was given as has changed, or the run had not begun.
-        JournalError: what was stored is damaged.
+        ConfigError: a file or folder given as a `Path` has changed, or the run had made no call yet.
+        JournalError: a stored context is damaged.
     """
     if record.context is None:
-        raise ConfigError(f"The run {record.run_id} was interrupted before its first model call: start it again.")
+        raise ConfigError(f"Run {record.run_id} was interrupted before its first model call: start a new run.")
     contexts = [record.context, *(question.context for question in record.further)]
     return [None if context is None else _stored(directory, record, context) for context in contexts]
 
@@ -75,11 +83,10 @@ def _stored(directory: Path, record: RunRecord, context: ContextRecord) -> Value
             value = encode(Path(context.path))
             same = value.kind == context.kind and value.size == context.size and _digest(value) == context.digest
         except ConfigError as error:
-            raise ConfigError(f"The context of the run {record.run_id} is gone: {error}") from error
+            raise ConfigError(f"The context of run {record.run_id} is missing: {error}") from error
         if not same:
             raise ConfigError(
-                f"The context {context.path} has changed since the run {record.run_id}: put it back as it was, or start "
-                "a new run."
+                f"The context {context.path} has changed since run {record.run_id}: restore it, or start a new run."
             )
         return value
     value = from_file(context.kind, directory / str(context.file), context.size)
@@ -88,7 +95,7 @@ def _stored(directory: Path, record: RunRecord, context: ContextRecord) -> Value
     except ConfigError as error:
         raise JournalError(f"The run in {directory} is damaged: {error}") from error
     if not same:
-        raise JournalError(f"The run in {directory} is damaged: {context.file} is not what was stored.")
+        raise JournalError(f"The run in {directory} is damaged: {context.file} has changed.")
     return value
 
 

@@ -1,6 +1,6 @@
-"""A SQLite file with one thread that does all its work, in order. The event loop never waits for the disk.
+"""A SQLite file with one thread that does all work in order, so that the event loop never waits for the disk.
 
-What is written at about the same time shares a transaction, so that many calls at once cost few commits.
+Writes that are pending at the same time share a transaction, so that many concurrent calls cost few commits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, TypeVar
 
 from rlm.errors import JournalError
 
-BUSY_SECONDS: Final = 30.0  # for another process that writes to the same file
-BUSY_PAUSE: Final = 0.01  # seconds, before that is tried again for which SQLite does not wait
+BUSY_SECONDS: Final = 30.0  # to wait for another process that writes to the same file
+BUSY_RETRY_SECONDS: Final = 0.01  # between attempts where SQLite itself does not wait
 
 Mode = Literal["create", "open", "read"]
 Statement = tuple[str, Sequence[object]]
@@ -26,17 +26,17 @@ T = TypeVar("T")
 
 
 class Database:
-    """One open file, for one event loop.
+    """An open database, for one event loop.
 
     Args:
-        path: None keeps it in memory.
-        schema: the statements that make its tables.
+        path: the file; None keeps the database in memory.
+        schema: SQL statements that create the tables.
         version: of the schema.
         oldest: version that can still be used.
-        mode: `create` makes the file if there is none; for `open` and `read` it has to be there, and `read` changes nothing.
+        mode: `create` creates a missing file; `open` and `read` need it, and `read` changes nothing.
 
     Raises:
-        JournalError: it is damaged, or was written by a newer version, or one that is too old.
+        JournalError: the file is damaged, or a newer or a too old version wrote it.
     """
 
     def __init__(self, path: Path | None, *, schema: str, version: int, oldest: int = 1, mode: Mode = "create") -> None:
@@ -51,19 +51,17 @@ class Database:
                 self._connection = opening.enter_context(closing(_connect(path, mode)))
                 self._prepare(schema, version, oldest, mode)
             except (sqlite3.Error, OSError) as error:
-                raise JournalError(
-                    f"{self._name} cannot be used ({error}): it is damaged, or its disk is full."
-                ) from error
+                raise JournalError(f"Cannot use {self._name} ({error}): it is damaged, or its disk is full.") from error
             opening.pop_all()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlm-database")
 
     def close(self) -> None:
-        """Waits for what is being written: milliseconds."""
+        """Close it, after pending writes: milliseconds."""
         self._thread.shutdown()
         self._connection.close()
 
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Read at once, where nothing else is under way: before the first write, or in `read`.
+        """Query in the calling thread: in `run`, or while no write is pending.
 
         Raises:
             JournalError: the file is damaged.
@@ -71,33 +69,33 @@ class Database:
         try:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise JournalError(f"{self._name} cannot be read ({error}): it is damaged.") from error
+            raise JournalError(f"Cannot read {self._name} ({error}): it is damaged.") from error
 
     def add(self, *statements: Statement) -> None:
-        """Have something written with what is written next, and before it."""
+        """Write these statements in the next transaction, first."""
         with self._lock:
             self._waiting += statements
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do something in the database's thread: all that is asked for later comes after it."""
+        """Run something in the thread of the database, in order with writes."""
         return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work)))
 
     async def write(self, *statements: Statement, durable: bool) -> None:
-        """Write in one transaction with whatever else waits. Cancelling the caller does not undo it.
+        """Write statements in one transaction, with all other pending ones. Cancelling the caller does not undo it.
 
         Args:
             statements: with their values.
-            durable: have it on the disk (fsync), not only out of this process.
+            durable: wait until they are on the disk (fsync), not only out of this process.
 
         Raises:
-            JournalError: it could not be written; from then on nothing is.
+            JournalError: this write or an earlier one failed.
         """
         with self._lock:
             self._waiting += statements
             self._durable |= durable
             if self._commit is None:
                 self._commit = asyncio.wrap_future(self._thread.submit(self._write_waiting))
-                self._commit.add_done_callback(_look_at)
+                self._commit.add_done_callback(_retrieve)
             commit = self._commit
         await asyncio.shield(commit)
 
@@ -117,15 +115,15 @@ class Database:
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self._broken = JournalError(f"{self._name} cannot be written ({error}): make room on its disk.")
+            self._broken = JournalError(f"Cannot write {self._name} ({error}): free some space on its disk.")
             raise self._broken from error
 
     def _prepare(self, schema: str, version: int, oldest: int, mode: Mode) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if found > version:
-            raise JournalError(f"{self._name} was written by a newer version of rlm: use that one.")
+            raise JournalError(f"{self._name} was written by a newer version of rlm: use that version.")
         if 0 < found < oldest:
-            raise JournalError(f"{self._name} was written by an older version of rlm: use that one.")
+            raise JournalError(f"{self._name} was written by an older version of rlm: use that version.")
         if found == 0 and mode != "create":
             raise JournalError(f"{self._name} is damaged: it is empty.")
         if found == 0:
@@ -133,20 +131,20 @@ class Database:
             self._connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {version}; COMMIT;")
 
     def _use_wal(self) -> None:
-        """SQLite does not wait for the lock that this takes, and another process may be making the same file."""
-        patience = time.monotonic() + BUSY_SECONDS
+        """Switch to WAL. SQLite does not wait for the lock of this, and another process may be creating the same file."""
+        deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-            time.sleep(BUSY_PAUSE)
+            time.sleep(BUSY_RETRY_SECONDS)
 
 
 def _connect(path: Path | None, mode: Mode) -> sqlite3.Connection:
-    """In autocommit: transactions are begun where they are wanted."""
+    """A connection in autocommit mode: transactions begin explicitly."""
     name = ":memory:"
     if path is not None:
         if mode == "create":
@@ -157,14 +155,14 @@ def _connect(path: Path | None, mode: Mode) -> sqlite3.Connection:
     return connection
 
 
-def _look_at(done: asyncio.Future[None]) -> None:
-    """All who waited may have been cancelled; the next write says the same again."""
+def _retrieve(done: asyncio.Future[None]) -> None:
+    """Retrieve the exception, as all waiters may be cancelled. The next write raises it again."""
     if not done.cancelled():
         done.exception()
 
 
 def _bindable(value: object) -> object:
-    """SQLite's text has no lone surrogates: such a text is kept as bytes."""
+    """The value, with texts that contain lone surrogates as bytes: SQLite rejects them."""
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
@@ -174,5 +172,5 @@ def _bindable(value: object) -> object:
 
 
 def text_of(value: str | bytes) -> str:
-    """A text as it was before it was written."""
+    """The text of a stored value."""
     return value if isinstance(value, str) else value.decode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""A run's events on the disk and to its listeners."""
+"""Writes the events of a run to `events.jsonl`, and hands them to listeners."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from rlm.events import SCHEMA_VERSION, CellOutput, Event, OnEvent
 
 
 class EventLog:
-    """Stamps the events of one run and hands them to the JSONL file and the listeners, in order.
+    """Numbers the events of one run, and passes them to the file and the listeners, in order.
 
-    `redact` takes secrets out of a text; nothing that is told or written has not gone through it. `seq` is the number of the
-    latest event, where the run had some before.
+    Args:
+        run_id: ID of the run.
+        file: one JSON object per line.
+        listeners: called with every event.
+        redact: removes secrets from a text. It is applied to everything that is written or passed on.
+        seq: number of the last event in the file.
     """
 
     def __init__(
@@ -38,7 +42,11 @@ class EventLog:
         self._seq = seq
 
     def emit(self, event: Event) -> None:
-        """A listener that raises ends the run: an observer that fails is the caller's bug, not to be hidden."""
+        """Record an event. An exception of a listener ends the run, as it is a bug of the caller.
+
+        Raises:
+            JournalError: the disk is full or failed.
+        """
         recorded = not isinstance(event, CellOutput)
         self._seq += recorded
         stamped = dataclasses.replace(event, run_id=self._run_id, seq=self._seq, ts=time.time())
@@ -50,13 +58,13 @@ class EventLog:
                 self._file.write(clean + "\n")
                 self._file.flush()
             except OSError as error:
-                raise JournalError(f"The run's events cannot be written ({error.strerror}): make room.") from error
+                raise JournalError(f"Cannot write the run's events ({error.strerror}): free some space.") from error
         for listener in self._listeners:
             listener(stamped)
 
 
 def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    """The same data with every text redacted."""
+    """A copy of the data with every text redacted."""
     match value:
         case str():
             return redact(value)
@@ -69,32 +77,32 @@ def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
 
 
 def to_json(event: Event) -> str:
-    """One line of `events.jsonl`: ASCII, so that lone surrogates survive."""
+    """A line of `events.jsonl`: ASCII, so that lone surrogates survive."""
     head = {"v": SCHEMA_VERSION, "type": type(event).__name__, "parent": event.parent}
     return json.dumps(head | _plain(event), default=_plain)
 
 
 def _plain(value: Any) -> dict[str, object]:
-    """The fields of a dataclass; `dataclasses.asdict` copies all that is in them, at several times the cost."""
+    """The fields of a dataclass. `dataclasses.asdict` would copy their contents, at several times the cost."""
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 @contextmanager
 def open_for_append(path: Path) -> Iterator[TextIO]:
-    """A file for `EventLog`. Raises JournalError where there can be none."""
+    """A file for `EventLog`. Raises JournalError if it cannot be opened."""
     try:
         file = path.open("a", encoding="ascii")
     except OSError as error:
-        raise JournalError(f"The run's events cannot be written to {path} ({error.strerror}).") from error
+        raise JournalError(f"Cannot write the run's events to {path} ({error.strerror}).") from error
     try:
         yield file
     finally:
-        with contextlib.suppress(OSError):  # a full disk, which was told when it was written to
+        with contextlib.suppress(OSError):  # a full disk: writing to it has raised already
             file.close()
 
 
 def truncate_partial_line(path: Path) -> int:
-    """Take away the last line if a crash cut it off; gives the number of lines. Raises JournalError."""
+    """Remove a last line that a crash cut off, and return the number of lines. Raises JournalError."""
     lines = size = 0
     if not path.exists():
         return 0

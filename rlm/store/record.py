@@ -1,4 +1,4 @@
-"""What a run directory says of its run: `run.json`, and the context, so that the run can be resumed from there alone."""
+"""The record of a run, `run.json`: all that a resumed run needs, besides its context and journal."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ State = Literal["running", "finished", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """The model of a level. `server` is its base URL; None where the model was an object of the caller's, not a name. A
-    replay shortens conversations and output for the same `context_window`; older versions did not write it.
+    """The model of a level.
+
+    Attributes:
+        name: of the model.
+        server: its base URL; None if the caller passed an object rather than a name.
+        context_window: in tokens, if known. A replay shortens conversations and output for the same window.
     """
 
     name: str
@@ -38,7 +42,16 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextRecord:
-    """Where the context is: `file` in the run directory, or what was given as a `Path`. `digest` is of its bytes."""
+    """The place of a context: `file` in the run directory, or `path` if it was given as a `Path`.
+
+    Attributes:
+        kind: of its encoding.
+        size: of its encoding, in bytes.
+        digest: SHA-256 of its encoding, in hexadecimal.
+        file: name of the file.
+        path: absolute path.
+        mtime_ns: modification time of the path.
+    """
 
     kind: Kind
     size: int
@@ -50,7 +63,7 @@ class ContextRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FurtherQuestion:
-    """A question of a session after its first; `context` is None where none came with it."""
+    """A further question of a session. `context` is None if none came with it."""
 
     query: str
     context: ContextRecord | None
@@ -58,12 +71,28 @@ class FurtherQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """`run.json`. Times are seconds since the epoch. A run that is `running` but held by nobody (hold.py) was interrupted.
+    """The content of `run.json`. Times are in seconds since the epoch.
 
-    `context` is None until it has been stored, which is before the first call. `further`: the questions of a session after
-    the first; `answered`: so many of all. `stops`: where the work on a question was ended, by its number from 0. `raised`:
-    limits that were raised while the run was under way, or when it was resumed. `prices`: those that the caller gave.
-    `digests`: of the root's system prompt, and of the sources of the sandbox image.
+    Attributes:
+        run_id: name of the run directory.
+        state: a `running` run whose lock is free (lock.py) was interrupted.
+        query: the first question; None if the context contains it.
+        depth: levels below the root that may be called.
+        models: by level.
+        limits: those that the run started with.
+        sandbox: policy of the containers.
+        context: that of the first question; None until it is stored, which is before the first call.
+        further: questions of a session after the first.
+        answered: number of questions with an answer.
+        stops: where the work on a question was stopped, by its number from 0.
+        raised: limits raised during the run, or when it was resumed.
+        prices: given by the caller.
+        digests: of the root's system prompt, and of the sources of the sandbox image.
+        versions: of rlm and Python.
+        attempts: processes that have worked on the run.
+        started: time of the start.
+        ended: time of the end, if it has ended.
+        stop_reason: of the last answer.
     """
 
     run_id: str
@@ -88,14 +117,14 @@ class RunRecord:
 
     @property
     def limits_now(self) -> Limits:
-        """With those that were raised."""
+        """The limits, including raised ones."""
         return replace(self.limits, **self.raised)  # type: ignore[arg-type]
 
     def save(self, directory: Path) -> None:
-        """Write it in one step: a reader sees the old one or the new one.
+        """Write the file in one step: readers see the old or the new one.
 
         Raises:
-            JournalError: the disk does not take it.
+            JournalError: the disk is full or failed.
         """
         new = directory / f"{FILE_NAME}.new"
         try:
@@ -106,27 +135,26 @@ class RunRecord:
             new.replace(directory / FILE_NAME)
         except OSError as error:
             raise JournalError(
-                f"The run's record cannot be written in {directory} ({error.strerror}): make room, then resume the run."
+                f"Cannot write {FILE_NAME} in {directory} ({error.strerror}): free some space, then resume the run."
             ) from error
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read it.
+        """Read the file.
 
         Raises:
-            ConfigError: there is no run.
-            JournalError: it is damaged, or was written by a newer version.
+            ConfigError: the directory contains no run.
+            JournalError: the file is damaged, or another version wrote it.
         """
         try:
             found: dict[str, Any] = json.loads((directory / FILE_NAME).read_bytes())
             written = found.pop("v")
-            found.pop("owner", None)  # which versions before the lock wrote
         except FileNotFoundError:
-            raise ConfigError(f"There is no run in {directory}: `rlm runs` lists those there are.") from None
+            raise ConfigError(f"No run in {directory}. Use `rlm runs` to list all runs.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} cannot be read.") from error
         if written != FORMAT:
-            raise JournalError(f"The run in {directory} was written by another version of rlm: use that one.")
+            raise JournalError(f"The run in {directory} was written by another version of rlm: use that version.")
         try:
             context, further = found.pop("context"), found.pop("further", ())
             stops = {int(number): StopPoint(**stop) for number, stop in found.pop("stops", {}).items()}
@@ -147,19 +175,21 @@ class RunRecord:
                 **found,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} lacks what it should hold.") from error
+            raise JournalError(
+                f"The run in {directory} is damaged: {FILE_NAME} lacks a field, or has a wrong one."
+            ) from error
 
     def ensure_unchanged(self, directory: Path) -> None:
-        """Before this process, which holds the run, does anything to it.
+        """Check the file, once this process holds the lock.
 
         Raises:
-            ConfigError: another has worked on it since this was read.
+            ConfigError: another process has worked on the run since the file was read.
         """
         if RunRecord.load(directory) != self:
-            raise ConfigError(f"The run {self.run_id} has gone on meanwhile: look at it again with `rlm runs`.")
+            raise ConfigError(f"Run {self.run_id} was modified by another process: re-check with `rlm runs`.")
 
     def take_over(self, directory: Path, **changes: Any) -> Self:
-        """Make this process, which holds the run, the one that works on it, and change the record so."""
+        """Save and return the record of a run that this process, which holds the lock, resumes."""
         versions = {"rlm": version("rlm"), "python": _python()}
         taken = replace(
             self,
@@ -172,9 +202,6 @@ class RunRecord:
         )
         taken.save(directory)
         return taken
-
-
-# The context
 
 
 def _context(found: dict[str, Any] | None) -> ContextRecord | None:

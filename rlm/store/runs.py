@@ -1,4 +1,4 @@
-"""The runs that are on the disk: what each was asked, how it stands, and what it has paid."""
+"""Lists the runs on the disk, with their questions, states and costs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ _CALLS = "SELECT node, state, finish_reason, usage, stale FROM calls ORDER BY id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """One run. `run_id` is the name of its directory, by which it is found. `state` is that of its record, but `interrupted`
-    where its process is gone, and `damaged` where it cannot be read: `calls` is None then. `cost_usd` is None where a price
-    is unknown, too. `by_name`: all its models were given by name.
+    """A run on the disk.
+
+    Attributes:
+        run_id: name of its directory.
+        directory: of the run.
+        state: that of its record; `interrupted` if its process is gone; `damaged` if its files cannot be read.
+        query: the question, if known.
+        calls: answered model calls; None if damaged.
+        cost_usd: of these calls, in dollars; None if a price is unknown.
+        ended: time of its end, in seconds since the epoch.
+        by_name: whether all its models were given by name, so that the command line can resume it.
     """
 
     run_id: str
@@ -38,19 +46,21 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Used:
-    """What the calls of a run used, by node, also of a run that failed or is no longer gone through.
+class RunUsage:
+    """The usage of a run's recorded calls, including stale ones.
 
-    `failed`: so many calls below the root got no reply from their provider, after the client's retries. Prompts that were
-    too long for their model are not among them: another attempt would do no better.
+    Attributes:
+        by_node: usage by node.
+        failed: calls below the root that got no reply after the client's retries. Prompts that exceed the model's window
+            do not count, as another attempt would fail, too.
     """
 
     by_node: Mapping[str, Usage]
     failed: int
 
 
-def used(directory: Path) -> Used:
-    """Read from the run's journal. Raises JournalError where there is none, or it is damaged."""
+def usage_of_run(directory: Path) -> RunUsage:
+    """Read the usage from the journal of a run. Raises JournalError if it is missing or damaged."""
     by_node: dict[str, Usage] = {}
     failed = 0
     with closing(_journal(directory)) as database:
@@ -58,7 +68,7 @@ def used(directory: Path) -> Used:
             if usage is not None:
                 by_node[node] = by_node.get(node, Usage()) + Usage(**json.loads(usage))
             failed += state in ("failed", "lost") and node != ROOT and reason != TOO_LONG and not stale
-    return Used(by_node=by_node, failed=failed)
+    return RunUsage(by_node=by_node, failed=failed)
 
 
 def _journal(directory: Path) -> Database:
@@ -66,7 +76,7 @@ def _journal(directory: Path) -> Database:
 
 
 def list_runs(root: Path) -> Iterator[RunSummary]:
-    """All runs in a folder, which is none itself, and those below it, the oldest first."""
+    """All runs below a folder, oldest first."""
     found = (path.parent for path in root.glob("**/run.json") if path.parent != root)
     for directory in sorted(found, key=lambda directory: (directory.name, directory)):
         try:

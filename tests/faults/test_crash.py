@@ -293,7 +293,7 @@ def test_a_full_disk_stops_the_run_before_it_pays_for_another_call(
 ) -> None:
     cell = "```repl\nprint(llm_query('y' * 20_000, recurse=False))\n```"
     provider.behaviour = lambda messages, model: "z" * 20_000 if model != "root" else f"{len(messages)}\n{cell}"
-    assert "cannot be written" in on_a_full_disk(tmp_path, context=1)
+    assert "Cannot write" in on_a_full_disk(tmp_path, context=1)
     paid = len(provider.requests)
     (run,) = tmp_path.iterdir()
     provider.behaviour = lambda messages, model: "FINAL(there is room again)"
@@ -309,6 +309,6 @@ def test_a_full_disk_stops_the_run_before_it_pays_for_another_call(
 def test_a_context_that_does_not_fit_on_the_disk_costs_nothing(
     provider: FakeProvider, tmp_path: Path, record_property: Record
 ) -> None:
-    assert "The run's context cannot be stored" in on_a_full_disk(tmp_path, context=300_000)
+    assert "Cannot store the run's context" in on_a_full_disk(tmp_path, context=300_000)
     assert provider.requests == []
     count(record_property, faults=1)

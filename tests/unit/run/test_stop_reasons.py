@@ -211,7 +211,7 @@ async def test_where_the_limit_is_raised_a_start_that_fails_can_be_tried_again(t
     play, whole = await ended(end, tmp_path)
     limits = replace(play.limits, **MANY)
     play.behaviour = says_after_asking  # type: ignore[method-assign]
-    with pytest.raises(JournalError, match="cannot be used"):
+    with pytest.raises(JournalError, match="Cannot use"):
         await play.orchestrator(tmp_path, cache=tmp_path).aresume(whole.run_dir, limits=limits)
     done = await play.orchestrator(tmp_path).aresume(whole.run_dir)  # the raised limit is in the record
     assert (done.stop_reason, done.iterations, done.diverged) == ("final", play.turns + 1, ())

@@ -67,9 +67,9 @@ async def test_a_write_whose_caller_is_cancelled_is_written_all_the_same(tmp_pat
 async def test_after_a_failure_nothing_is_written_and_what_was_there_stays_readable(tmp_path: Path) -> None:
     database = opened(tmp_path / "x")
     await database.write((INSERT, (1, "kept")), durable=True)
-    with pytest.raises(JournalError, match="cannot be written"):
+    with pytest.raises(JournalError, match="Cannot write"):
         await database.write((INSERT, (2, "gone")), (INSERT, (2, "twice")), durable=True)
-    with pytest.raises(JournalError, match="cannot be written"):
+    with pytest.raises(JournalError, match="Cannot write"):
         await database.write((INSERT, (3, "")), durable=True)
     assert database.rows("SELECT * FROM t") == [(1, "kept")]
     database.close()

@@ -150,7 +150,7 @@ async def test_a_query_that_differs_is_named_and_costs_itself_alone_whatever_the
     assert told == [("0.6", 1), ("0", 2)]
     assert done.usage.calls == tree.asked.total() + 1
     assert (await again.orchestrator(Threads(changed="b")).areplay(tree.copy)).answer == done.answer
-    with pytest.raises(ReplayDivergedError, match=r"call 1 of node 0\.7 "):
+    with pytest.raises(ReplayDivergedError, match=r"at node 0\.7, call 1:"):
         await again.orchestrator(Threads(changed="c")).areplay(tree.copy)
 
 
