@@ -196,7 +196,7 @@ class Orchestrator:
             ConfigError: the run does not exist, is running or has finished; its context has changed; or a model is
                 missing.
             JournalError: the run directory is damaged, or a newer version wrote it.
-            and what `completion` raises.
+            RLMError: what `completion` raises.
         """
         return self._block(partial(self._resume, self._stored(run, given_options(locals()))))
 
@@ -252,7 +252,7 @@ class Orchestrator:
 
         Raises:
             ReplayDivergedError: a request is not the recorded one. The error says where.
-            and what `resume` raises.
+            RLMError: what `resume` raises.
         """
         return self._block(partial(self._replay, self._stored(run, given_options(locals()))))
 

@@ -80,7 +80,7 @@ class Session:
 
         Raises:
             ConfigError: the session is closed or busy, or an argument is invalid.
-            and what `Orchestrator.completion` raises. The session is closed then; resume it to continue.
+            RLMError: what `Orchestrator.completion` raises. The session is closed then; resume it to continue.
         """
         if self._portal is None:
             raise ConfigError("The session is not open: use `with orchestrator.session() as session`.")

@@ -325,7 +325,7 @@ async def test_a_context_that_was_a_file_has_to_be_the_same(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="has changed since run "):
         await orchestrator(paid, runs).aresume(copy)
     source.unlink()
-    with pytest.raises(ConfigError, match="is gone"):
+    with pytest.raises(ConfigError, match="is missing"):
         await orchestrator(paid, runs).aresume(copy)
     source.write_text("a long text")
     assert (await orchestrator(Paid(["look"], [], copy.parent), runs).aresume(copy)).answer
