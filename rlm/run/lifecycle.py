@@ -199,10 +199,10 @@ def resumable_stop(record: RunRecord, limits: Limits, directory: Path) -> StopPo
     stop = record.stops.get(len(record.further))
     if limit is not None and stop is not None and limit in raised_limits(limits, record.limits_now):
         return stop
-    advice = "" if limit is None or stop is None else f" To continue it, raise {limit}, which ended it."
+    advice = "" if limit is None or stop is None else f" It stopped at {limit}: raise that limit to continue."
     raise ConfigError(
         f"Run {record.run_id} has already finished. Its answer is in {directory / 'answer.txt'}; use `rlm replay` to run it "
-        f"again without a model.{advice}"
+        f"again offline.{advice}"
     )
 
 

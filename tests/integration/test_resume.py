@@ -82,7 +82,7 @@ def test_a_run_that_a_limit_ended_goes_on_with_a_higher_one(tmp_path: Path) -> N
         (run,) = tmp_path.iterdir()
         refused = rlm(environment, "resume", str(run))
         assert refused.returncode == 2
-        assert "; max_lm_calls ended it: with a higher one it goes on." in refused.stderr
+        assert " It stopped at max_lm_calls: raise that limit to continue." in refused.stderr
         before = len(provider.requests)
         resumed = rlm(environment, "resume", str(run), "--max-lm-calls", "20")
         assert (resumed.returncode, resumed.stdout) == (0, "a good\nanswer\n")

@@ -189,11 +189,11 @@ async def test_a_finished_run_is_resumed_where_the_limit_that_ended_it_is_raised
     limits = replace(play.limits, **MANY)
     shared = play.orchestrator(tmp_path)
     if end not in LIMITS:
-        with pytest.raises(ConfigError, match=r"has already finished\. Its answer is in .* again without a model\.$"):
+        with pytest.raises(ConfigError, match=r"has already finished\. Its answer is in .* again offline\.$"):
             await shared.aresume(copy, limits=limits)
         return
     with pytest.raises(
-        ConfigError, match=r"has already finished\. .* To continue it, raise max_\w+, which ended it\.$"
+        ConfigError, match=r"has already finished\. .* It stopped at max_\w+: raise that limit to continue\.$"
     ):
         await shared.aresume(copy)
     play.behaviour = says_after_asking  # type: ignore[method-assign]
