@@ -24,7 +24,7 @@ from .run.active import RunQuestion
 from .run.clients import Clients
 from .run.handle import Run
 from .run.lifecycle import StoredRun, raise_if_limited, replay_run, resume_run, start_run
-from .run.options import UNSET, Options, OptionsDict, given_options
+from .run.options import UNSET, Options, OptionsDict, explicit_options
 from .run.session import Session
 from .sandbox.base import SandboxFactory
 from .sandbox.values import encode
@@ -78,8 +78,8 @@ class Orchestrator:
         tools_for_children: bool = UNSET, run_root: str | Path | None = UNSET, cache: str | Path | None = UNSET,
         verbose: bool = UNSET, on_event: OnEvent | None = UNSET,
     ) -> None:  # fmt: skip
-        self._given = given_options(locals())
-        self._options = Options().changed(self._given)
+        self._explicit = explicit_options(locals())
+        self._options = Options().changed(self._explicit)
         self._clients = Clients(max_concurrent=self._options.limits.max_concurrent_calls)
         self._portal: BlockingPortal | None = None
         self._entered = ExitStack()
@@ -111,7 +111,7 @@ class Orchestrator:
             SandboxError: sandboxes failed to start, or were lost repeatedly.
             LimitExceeded: a limit ended the run, and `on_limit` is `raise`.
         """
-        return self._block(partial(self._complete, context, query, self._options_with(given_options(locals()))))
+        return self._block(partial(self._complete, context, query, self._options_with(explicit_options(locals()))))
 
     async def acompletion(
         self, context: Context, query: str | None = None, *,
@@ -124,7 +124,7 @@ class Orchestrator:
         verbose: bool = UNSET, on_event: OnEvent | None = UNSET,
     ) -> Completion:  # fmt: skip
         """As `completion`, on the running asyncio event loop. Cancelling it removes the run's containers."""
-        return await self._complete(context, query, self._options_with(given_options(locals())))
+        return await self._complete(context, query, self._options_with(explicit_options(locals())))
 
     def start(
         self, context: Context, query: str | None = None, *,
@@ -141,7 +141,7 @@ class Orchestrator:
         Raises:
             ConfigError: an option is invalid. The handle's `result()` raises everything else.
         """
-        return self._start(partial(self._complete, context, query), self._options_with(given_options(locals())))
+        return self._start(partial(self._complete, context, query), self._options_with(explicit_options(locals())))
 
     def session(
         self, *, resume: str | Path | None = None,
@@ -164,10 +164,10 @@ class Orchestrator:
         Raises:
             ConfigError: an argument is invalid.
         """
-        given = given_options(locals())
+        overrides = explicit_options(locals())
         if resume is None:
-            return Session(self._options_with(given), self._clients, portal=self._borrowed_portal)
-        stored = self._stored(resume, given)
+            return Session(self._options_with(overrides), self._clients, portal=self._borrowed_portal)
+        stored = self._stored(resume, overrides)
         ensure_unlocked(stored.directory)
         return Session(stored.options, self._clients, portal=self._borrowed_portal, stored=stored)
 
@@ -186,8 +186,8 @@ class Orchestrator:
         Cells run again in new sandboxes. Recorded calls are served from the journal and not billed again. Earlier usage
         counts against the limits, except the time: `max_seconds` starts from zero.
 
-        Options that are not given keep the values of the run. Models that were given as objects, and a `system_prompt`,
-        have to be given again, here or to the `Orchestrator`.
+        Options that you do not pass keep the values of the run. Pass models that were objects, and a `system_prompt`,
+        again, here or to the `Orchestrator`.
 
         Args:
             run: its ID or directory.
@@ -198,7 +198,7 @@ class Orchestrator:
             JournalError: the run directory is damaged, or a newer version wrote it.
             RLMError: what `completion` raises.
         """
-        return self._block(partial(self._resume, self._stored(run, given_options(locals()))))
+        return self._block(partial(self._resume, self._stored(run, explicit_options(locals()))))
 
     async def aresume(
         self, run: str | Path, *,
@@ -211,7 +211,7 @@ class Orchestrator:
         verbose: bool = UNSET, on_event: OnEvent | None = UNSET,
     ) -> Completion:  # fmt: skip
         """As `resume`, on the running asyncio event loop."""
-        return await self._resume(self._stored(run, given_options(locals())))
+        return await self._resume(self._stored(run, explicit_options(locals())))
 
     def start_resume(
         self, run: str | Path, *,
@@ -228,7 +228,7 @@ class Orchestrator:
         Raises:
             ConfigError: the run does not exist, or an option is invalid. The handle's `result()` raises everything else.
         """
-        stored = self._stored(run, given_options(locals()))
+        stored = self._stored(run, explicit_options(locals()))
         return self._start(
             lambda options, control: self._resume(replace(stored, options=options), control), stored.options
         )
@@ -254,7 +254,7 @@ class Orchestrator:
             ReplayDivergedError: a request is not the recorded one. The error says where.
             RLMError: what `resume` raises.
         """
-        return self._block(partial(self._replay, self._stored(run, given_options(locals()))))
+        return self._block(partial(self._replay, self._stored(run, explicit_options(locals()))))
 
     async def areplay(
         self, run: str | Path, *,
@@ -267,7 +267,7 @@ class Orchestrator:
         verbose: bool = UNSET, on_event: OnEvent | None = UNSET,
     ) -> Completion:  # fmt: skip
         """As `replay`, on the running asyncio event loop."""
-        return await self._replay(self._stored(run, given_options(locals())))
+        return await self._replay(self._stored(run, explicit_options(locals())))
 
     # What they share
 
@@ -303,11 +303,11 @@ class Orchestrator:
 
         return Run(work, RunControl(options.limits), portal=self._borrowed_portal)
 
-    def _options_with(self, given: OptionsDict) -> Options:
-        return _with_view(self._options.changed(given))
+    def _options_with(self, overrides: OptionsDict) -> Options:
+        return _with_view(self._options.changed(overrides))
 
-    def _stored(self, run: str | Path, given: OptionsDict) -> StoredRun:
-        stored = StoredRun.load(run, {**self._given, **given})
+    def _stored(self, run: str | Path, overrides: OptionsDict) -> StoredRun:
+        stored = StoredRun.load(run, {**self._explicit, **overrides})
         return replace(stored, options=_with_view(stored.options))
 
     def __enter__(self) -> Self:

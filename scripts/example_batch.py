@@ -1,6 +1,6 @@
-"""Several facts in a long text, asked for all at once with `llm_batch`.
+"""Finds several facts in a long text with one `llm_batch`.
 
-Runs offline with the scripted model; with RLM_MODEL set, on the models of the environment.
+Uses a scripted model offline; set RLM_MODEL to use the models of the environment.
 """
 
 from __future__ import annotations

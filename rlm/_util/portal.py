@@ -23,7 +23,7 @@ def keep_notes(notes: list[str]) -> None:
 
 
 def note(text: str) -> None:
-    """Leave a text for whoever interrupts this task. Notes of a CancelledError get lost when a layer raises a new one."""
+    """Leave a text for the code that interrupts this task: a CancelledError loses its own notes on the way."""
     _notes.get([]).append(text)
 
 

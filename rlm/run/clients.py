@@ -78,9 +78,9 @@ class Clients:
         if model is None:
             settings = Settings()
             model, sub_model = settings.model, sub_model or settings.sub_model
-        given = {0: model} | dict.fromkeys(range(1, max(1, options.depth) + 1), sub_model or model)
+        defaults = {0: model} | dict.fromkeys(range(1, max(1, options.depth) + 1), sub_model or model)
         return {
-            level: self._resolve(options.level_models.get(level, default), level) for level, default in given.items()
+            level: self._resolve(options.level_models.get(level, default), level) for level, default in defaults.items()
         }
 
     def restore_model(self, level: int, model: ModelRecord, options: Options) -> Model:
@@ -89,12 +89,12 @@ class Clients:
         Raises:
             ConfigError: the options name another model, or an object is missing.
         """
-        given = options.level_models.get(level, options.sub_model if level else options.model)
-        if given is not None and _name(given) != model.name:
+        requested = options.level_models.get(level, options.sub_model if level else options.model)
+        if requested is not None and _name(requested) != model.name:
             raise ConfigError(
-                f"The run has the model {model.name} at level {level}, which cannot change to {_name(given)}."
+                f"The run has the model {model.name} at level {level}, which cannot change to {_name(requested)}."
             )
-        for each in (given, options.model, options.sub_model):
+        for each in (requested, options.model, options.sub_model):
             if each is not None and not isinstance(each, str) and each.name == model.name:
                 return each
         if model.server is None:

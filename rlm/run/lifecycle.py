@@ -34,25 +34,25 @@ from .options import Options, OptionsDict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run on the disk, with the options to reopen it: those it was started with, and what was given since."""
+    """A run on the disk, with the options to reopen it: those it was started with, and overrides."""
 
     directory: Path
     record: RunRecord
     options: Options
 
     @classmethod
-    def load(cls, run: str | Path, given: OptionsDict) -> StoredRun:
+    def load(cls, run: str | Path, overrides: OptionsDict) -> StoredRun:
         """Load a run by its ID or directory.
 
         Raises:
-            ConfigError: the run does not exist, or `given` changes what a run has to keep.
+            ConfigError: the run does not exist, or `overrides` changes what a run has to keep.
             JournalError: its record is damaged.
         """
-        directory = find(run, Options().changed(given).run_root or default_root())
+        directory = find(run, Options().changed(overrides).run_root or default_root())
         record = RunRecord.load(directory)
-        limits = given.get("limits", record.limits_now)
+        limits = overrides.get("limits", record.limits_now)
         for name, before, now in (
-            ("depth", record.depth, given.get("depth", record.depth)),
+            ("depth", record.depth, overrides.get("depth", record.depth)),
             # The model has read these two in its prompts.
             ("max_iterations", record.limits.max_iterations, limits.max_iterations),
             ("max_output_chars", record.limits.max_output_chars, limits.max_output_chars),
@@ -60,11 +60,11 @@ class StoredRun:
             if now != before:
                 raise ConfigError(f"Run {record.run_id} has {name}={before}, which cannot change: leave it out.")
         recorded: OptionsDict = {"depth": record.depth, "limits": limits, "sandbox": record.sandbox}
-        prices = {**record.prices, **given.get("prices", {})}
+        prices = {**record.prices, **overrides.get("prices", {})}
         return cls(
             directory=directory,
             record=record,
-            options=Options().changed({**recorded, **given, "prices": prices}),
+            options=Options().changed({**recorded, **overrides, "prices": prices}),
         )
 
     async def contexts(self) -> list[Value | None]:
@@ -227,8 +227,8 @@ def require_known_prices(options: Options, models: Mapping[int, Model]) -> None:
 
 
 def _model_record(model: Model, options: Options) -> ModelRecord:
-    """The record of a model. One given by its name can be made again, so its server is recorded."""
-    given = [options.model, options.sub_model, *options.level_models.values()]
-    by_name = not any(model is each for each in given)
+    """The record of a model. One passed by name can be made again, so its server is recorded."""
+    passed = [options.model, options.sub_model, *options.level_models.values()]
+    by_name = not any(model is each for each in passed)
     server = model.base_url if by_name and isinstance(model, OpenAIModel) else None
     return ModelRecord(name=model.name, server=server, context_window=model.context_window)

@@ -25,11 +25,11 @@ class _Unset:
         return "<unset>"
 
 
-UNSET: Final[Any] = _Unset()  # the default of an option in a signature: the caller did not give it
+UNSET: Final[Any] = _Unset()  # default of an option in a signature: the caller did not pass it
 
 
 class OptionsDict(TypedDict, total=False):
-    """Options that a caller gave, to `Orchestrator` or to a single completion."""
+    """Options that a caller passed to `Orchestrator` or to a single completion."""
 
     depth: int
     model: str | Model | None
@@ -91,10 +91,10 @@ class Options:
         return dataclasses.replace(self, **values)
 
 
-def given_options(arguments: Mapping[str, object]) -> OptionsDict:
-    """The options among the arguments of a method (its `locals()`) that the caller gave."""
-    given = {name: arguments[name] for name in OptionsDict.__annotations__ if arguments[name] is not UNSET}
-    return cast("OptionsDict", given)
+def explicit_options(arguments: Mapping[str, object]) -> OptionsDict:
+    """The options among a method's arguments (its `locals()`) that the caller passed."""
+    explicit = {name: arguments[name] for name in OptionsDict.__annotations__ if arguments[name] is not UNSET}
+    return cast("OptionsDict", explicit)
 
 
 def slots_of(options: Options) -> LevelSlots:

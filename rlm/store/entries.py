@@ -9,36 +9,36 @@ from typing import Final, Literal
 from rlm.types import ModelReply, Usage
 
 FILE_NAME: Final = "journal.sqlite"
-SCHEMA_VERSION: Final = 3  # 1 did not say what queries had asked, 2 not which tokens were set aside
+SCHEMA_VERSION: Final = 3  # 1 had no digests of queries, 2 no reserved tokens
 ROOT: Final = "0"
-TOO_LONG: Final = "context_too_long"  # the reason of a failure that a replay has to raise as what it was
-GIVEN_BACK: Final = "given_back"  # the same, of a call that does not count: it was made again, shorter
+TOO_LONG: Final = "context_too_long"  # reason of a failure that a replay raises as ContextTooLong
+GIVEN_BACK: Final = "given_back"  # the same, for a call that does not count, as a shorter one replaced it
 
 SCHEMA: Final = """
 CREATE TABLE calls (               -- each call that was sent, or that the budget refused
     id INTEGER PRIMARY KEY,
-    node TEXT NOT NULL,            -- who asked: an RLM, or a plain sub-call, which is a node of its own
+    node TEXT NOT NULL,            -- the caller: an RLM, or a plain sub-call, which is its own node
     ordinal INTEGER NOT NULL,      -- of the call at its node, from 1
     digest BLOB NOT NULL,          -- of model and messages
     model TEXT NOT NULL,
     parameters TEXT NOT NULL,      -- JSON
-    messages TEXT NOT NULL,        -- JSON: digests of the messages (in hexadecimal), in order; none where refused
+    messages TEXT NOT NULL,        -- JSON: hexadecimal digests of the messages, in order; empty if refused
     state TEXT NOT NULL,           -- sent | answered | failed | lost | refused | abandoned
-    stale INTEGER NOT NULL DEFAULT 0,  -- 1: a later replay took another way
+    stale INTEGER NOT NULL DEFAULT 0,  -- 1: a later replay took another path
     text, finish_reason, reply_model, request_id,
-    status INTEGER,                -- of HTTP, of a call that failed
+    status INTEGER,                -- HTTP status of a failed call
     usage TEXT,                    -- JSON
-    cost_usd REAL,                 -- NULL where the price is unknown
-    reserved_usd REAL,             -- what counts then; 0 where nothing was set aside
-    reserved_tokens INTEGER,       -- what counts where a call may be billed, and nobody knows what it used
+    cost_usd REAL,                 -- NULL if the price is unknown
+    reserved_usd REAL,             -- counts then; 0 if nothing was reserved
+    reserved_tokens INTEGER,       -- count if the call may be billed, but its usage is unknown
     sent REAL NOT NULL, ended REAL -- seconds since the epoch
 );
-CREATE TABLE messages (            -- each once, however many requests repeat it
+CREATE TABLE messages (            -- each text once, however many requests repeat it
     digest BLOB PRIMARY KEY, role TEXT NOT NULL, content NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE queries (             -- what cells asked; the answer, where it is not that of the node's one call
+CREATE TABLE queries (             -- of cells; with the answer, unless it is the reply of the node's one call
     node TEXT PRIMARY KEY,
-    digest BLOB NOT NULL,          -- of all that decides about the answer
+    digest BLOB NOT NULL,          -- of everything that decides the answer
     ok INTEGER, text,
     stale INTEGER NOT NULL DEFAULT 0
 )"""
