@@ -24,6 +24,7 @@ class Replay:
         ended: the run came to its end, so that a failure of the root's last call is served, too.
 
     Attributes:
+        journal: where calls and queries are recorded.
         queries: those that cells have made.
         in_flight: calls without an outcome when the journal was opened.
         replayed: calls served from the journal since.
