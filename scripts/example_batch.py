@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 
 from rlm import Orchestrator
-from rlm.evals.tasks.niah import is_correct, make_trial
+from rlm.evals.tasks.niah import is_correct, make_haystack
 from rlm.testing.policies import scripted_model_for
 
 
 def main() -> None:
-    trial = make_trial(number=1, lines=200_000, seed=1, facts=4)
+    trial = make_haystack(number=1, lines=200_000, seed=1, facts=4)
     print(f"A text of {len(trial.context):,} characters. {trial.query}")
     model = None if os.environ.get("RLM_MODEL") else scripted_model_for("facts")
     done = Orchestrator(depth=1, model=model).completion(trial.context, trial.query)

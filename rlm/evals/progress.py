@@ -1,4 +1,4 @@
-"""How far an evaluation is, on standard error: a table on a terminal, else a line for each instance."""
+"""Progress of an evaluation on standard error: a live table on a terminal, otherwise a line for each finished job."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rich.table import Table
 
 from rlm._util.text import printable
 
-from .plan import length_name
-from .results import Job, Key, Row
+from .plan import format_length
+from .results import Job, JobKey, ResultRow
 
-FRAMES: Final = 4  # a second
+REFRESHES_PER_SECOND: Final = 4
 
 
 @dataclass(slots=True)
 class _Group:
-    """Of one task, length and method."""
+    """Counts of one task, length and method."""
 
     total: int = 0
     running: int = 0
@@ -33,62 +33,66 @@ class _Group:
 
 
 class Progress:
-    """Shows rows as they come; a context manager.
+    """A context manager that shows jobs as they start and finish.
 
     Args:
-        jobs: all there are.
-        before: rows of an earlier process that stand.
+        jobs: all jobs of the evaluation.
+        final: the rows that a resumed evaluation keeps.
+        console: where the table goes; standard error by default.
     """
 
-    def __init__(self, jobs: Sequence[Job], before: Iterable[Row], *, console: Console | None = None) -> None:
+    def __init__(self, jobs: Sequence[Job], final: Iterable[ResultRow], *, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._groups: dict[tuple[str, int, str], _Group] = {}
         for job in jobs:
             self._group(job.key).total += 1
-        for row in before:
+        for row in final:
             self._add(row)
-        self._live = Live(self._table(), console=self._console, refresh_per_second=FRAMES, get_renderable=self._table)
+        self._live = Live(
+            self.render(), console=self._console, refresh_per_second=REFRESHES_PER_SECOND, get_renderable=self.render
+        )
 
-    def start(self, key: Key) -> None:
-        """An instance is in work."""
+    def start(self, key: JobKey) -> None:
+        """A job has started."""
         self._group(key).running += 1
 
-    def row(self, row: Row) -> None:
-        """An instance is done."""
+    def row(self, row: ResultRow) -> None:
+        """A job has finished."""
         self._group(row.key).running -= 1
         self._add(row)
         if not self._console.is_terminal:
-            came_to = f"failed: {printable(row.error)}" if row.error else f"{row.value('strict'):.2f}"
+            result = f"failed: {printable(row.error)}" if row.error else f"score {row.value('strict'):.2f}"
             if row.failed_calls and not row.error:
-                came_to += f" without the replies of {row.failed_calls:,} calls that failed"
+                result += f", {row.failed_calls:,} sub-calls failed"
             sys.stderr.write(
-                f"{row.task} {length_name(row.length)} #{row.index} {row.method}: {came_to}, {row.seconds:.2f} s\n"
+                f"{row.task} {format_length(row.length)} #{row.index} {row.method}: {result}, {row.seconds:.2f} s\n"
             )
 
-    def _group(self, key: Key) -> _Group:
-        return self._groups.setdefault((key.task, key.bucket, key.method), _Group())
+    def _group(self, key: JobKey) -> _Group:
+        return self._groups.setdefault((key.task, key.length_bucket, key.method), _Group())
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: ResultRow) -> None:
         group = self._group(row.key)
         group.done += 1
         group.failed += bool(row.error)
         group.score += row.value("strict")
         group.cost = None if group.cost is None or row.cost_usd is None else group.cost + row.cost_usd
 
-    def _table(self) -> Table:
-        shown = Table(
+    def render(self) -> Table:
+        """The current table."""
+        table = Table(
             "task", "length", "method", "done", "running", "failed", "score", "cost", box=None, padding=(0, 1)
         )
         groups = list(self._groups.items())
-        most = max(5, self._console.height - 4)
-        for (task, length, way), group in sorted(groups, key=lambda item: -item[1].running)[:most]:
+        max_rows = max(5, self._console.height - 4)
+        for (task, length, method), group in sorted(groups, key=lambda item: -item[1].running)[:max_rows]:
             score = f"{group.score / group.done:.2f}" if group.done else ""
             cost = "unknown" if group.cost is None else f"${group.cost:.4g}"
             done, running, failed = f"{group.done} of {group.total}", str(group.running or ""), str(group.failed or "")
-            shown.add_row(task, length_name(length), way, done, running, failed, score, cost)
-        if len(groups) > most:
-            shown.add_row(f"and {len(groups) - most} more")
-        return shown
+            table.add_row(task, format_length(length), method, done, running, failed, score, cost)
+        if len(groups) > max_rows:
+            table.add_row(f"and {len(groups) - max_rows} more")
+        return table
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

@@ -1,4 +1,4 @@
-"""All tasks, by name."""
+"""All tasks by name."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from pathlib import Path
 
 from rlm.evals.corpus.questions import built_in, read_trec
 from rlm.evals.tasks.multihop import Multihop
+from rlm.evals.tasks.niah import SeedNiah
 from rlm.evals.tasks.oolong import Oolong
 from rlm.evals.tasks.pairs import Pairs
 from rlm.evals.tasks.repo_qa import RepoQA
 
 from .task import Task
-from .tasks import long_output, ruler, seed_niah
+from .tasks import long_output, niah, ruler
 
 
-def tasks(*, trec: Path | None = None) -> dict[str, Task]:
-    """The tasks in the order of a report.
+def load_tasks(*, trec: Path | None = None, facts: int | None = None) -> dict[str, Task]:
+    """All tasks in report order.
 
     Args:
-        trec: the file of the real TREC questions; with it there are `oolong/trec_file` and `oolong_pairs/trec_file` too.
+        trec: the file of TREC questions, which adds `oolong/trec_file` and `oolong_pairs/trec_file`.
+        facts: names that an instance of `seed_niah/facts` asks for; 5 by default.
 
     Raises:
         ConfigError: the file cannot be read.
     """
-    every: list[Task] = [
+    tasks: list[Task] = [
         *ruler.VARIANTS,
-        *seed_niah.VARIANTS,
+        SeedNiah(variant="needle", facts=1),
+        SeedNiah(variant="facts", facts=facts or niah.FACTS),
         Oolong(name="oolong/trec_coarse", questions=built_in),
         Pairs(name="oolong_pairs", questions=built_in),
         Multihop(),
@@ -33,9 +36,9 @@ def tasks(*, trec: Path | None = None) -> dict[str, Task]:
         RepoQA(),
     ]
     if trec is not None:
-        real = read_trec(trec)
-        every += [
-            Oolong(name="oolong/trec_file", questions=lambda: real),
-            Pairs(name="oolong_pairs/trec_file", questions=lambda: real),
+        questions = read_trec(trec)
+        tasks += [
+            Oolong(name="oolong/trec_file", questions=lambda: questions),
+            Pairs(name="oolong_pairs/trec_file", questions=lambda: questions),
         ]
-    return {task.name: task for task in every}
+    return {task.name: task for task in tasks}

@@ -1,4 +1,4 @@
-"""An evaluation on the disk: its rows (`results.jsonl`) and what it was made with (`eval.json`). A report needs no more."""
+"""An evaluation on disk: its rows (`results.jsonl`) and its settings (`eval.json`). A report needs nothing else."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rlm.store.event_log import truncate_partial_line
 
 from .task import Instance
 
-ROWS: Final = "results.jsonl"
-SETTINGS: Final = "eval.json"
+ROWS_FILE: Final = "results.jsonl"
+SETTINGS_FILE: Final = "eval.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """Which instance was given to which method."""
+class JobKey:
+    """Identifies a job: an instance and the method that answers it."""
 
     task: str
     length: int
@@ -32,30 +32,41 @@ class Key:
     method: str
 
     @property
-    def bucket(self) -> int:
-        """The length under which it is reported: that of a file's instance is rounded up to a power of two."""
-        made = not self.task.startswith(("user/", "longbench", "oolong_file/"))
-        return self.length if made else 1 << (self.length - 1).bit_length()
+    def length_bucket(self) -> int:
+        """The length that reports group by. Lengths of instances from files are rounded up to a power of two."""
+        generated = not self.task.startswith(("user/", "longbench", "oolong_file/"))
+        return self.length if generated else 1 << (self.length - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """An instance for a method. It is made when its turn comes, as it may be large."""
+    """An instance for a method. `make` creates the instance when the job starts, because instances are large."""
 
-    key: Key
+    key: JobKey
     make: Callable[[], Instance]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line: what an instance asked, what a method gave, and what that used.
+class ResultRow:
+    """One line of the results: the instance, the method's answer, its scores and its usage.
 
-    `digest` is that of the instance, whose context is not kept. `strict` and `lax` are None where the system failed, with
-    the reason in `error`. `cost_usd` is None where a price is unknown; where a method failed that leaves no record, calls
-    and tokens are None too. `failed_calls`: so many calls below the root got no reply from their provider, and the answer
-    was made without. `by_node` has calls, input and output tokens, and dollars. `run_dir` is relative to the file's folder.
-    `resumed`: the run was cut off and went on later, so `seconds` are those of its last part. `settings` are the
-    evaluation's, so that the rows alone make a report.
+    Attributes:
+        task, length, seed, index, method: see `JobKey`.
+        digest: the instance's digest; its context is not stored.
+        expected: the correct answers.
+        answer: the method's output.
+        read: the part of the output that the strict rule scored.
+        strict, lax: scores from 0 to 1; None if the method failed.
+        stop_reason, note, iterations, sub_calls, depth, sandboxes: see `MethodOutcome`.
+        seconds: wall time of the method. If `resumed`, that of the last process only.
+        calls, input_tokens, output_tokens: usage; None if a method failed that keeps no record.
+        failed_calls: sub-calls without a reply from their provider; the answer was made without them.
+        cost_usd: None if a price or the usage is unknown.
+        by_node: (calls, input tokens, output tokens, dollars) of each node.
+        run_dir: the run's directory, relative to the folder of the results; empty if the method keeps none.
+        resumed: an earlier process started the run.
+        error: why the method failed; empty if it did not.
+        settings: those of the evaluation, so that the rows alone make a report.
     """
 
     task: str
@@ -88,151 +99,161 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def key(self) -> Key:
-        return Key(self.task, self.length, self.seed, self.index, self.method)
+    def key(self) -> JobKey:
+        return JobKey(self.task, self.length, self.seed, self.index, self.method)
 
     @property
     def tokens(self) -> int | None:
-        return (
-            None if self.input_tokens is None or self.output_tokens is None else self.input_tokens + self.output_tokens
-        )
+        """Input and output tokens; None if unknown."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        return self.input_tokens + self.output_tokens
 
     def value(self, score: Literal["strict", "lax"]) -> float:
-        """A score; that of a failure is 0."""
-        found: float | None = getattr(self, score)
-        return found or 0.0
+        """A score. Failures score 0."""
+        value: float | None = getattr(self, score)
+        return value or 0.0
 
-    def stands(self, *, redo_failed_calls: bool = False) -> bool:
-        """Whether an evaluation that goes on keeps it, and does not do its instance again."""
+    def is_final(self, *, redo_failed_calls: bool = False) -> bool:
+        """Whether a resumed evaluation keeps this row instead of repeating its job."""
         return not self.error and not (redo_failed_calls and self.failed_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """The folder of an evaluation, opened to go on or to be read.
+    """The folder of an evaluation, as loaded.
 
-    `replaced` are attempts that were done again: paid for, beside those of `rows`.
+    Attributes:
+        folder: where the files are.
+        settings: the plan as JSON, with versions, machine and date.
+        rows: the latest row of each job.
+        superseded: earlier attempts that were paid for and later repeated.
     """
 
     folder: Path
     settings: Mapping[str, Any]
-    rows: Mapping[Key, Row]
-    replaced: Sequence[Row] = ()
+    rows: Mapping[JobKey, ResultRow]
+    superseded: Sequence[ResultRow] = ()
 
     @classmethod
-    def create(cls, folder: Path, settings: Mapping[str, Any], *, goes_on: bool = True) -> Self:
-        """A new one. Raises ConfigError where there is one already, or the folder cannot be written.
+    def create(cls, folder: Path, settings: Mapping[str, Any]) -> Self:
+        """Start an evaluation in a new or empty folder.
 
-        `goes_on`: it is of a kind that `rlm eval --resume` goes on with, which the error then says.
+        Raises:
+            ConfigError: the folder already contains results, or is not writable.
         """
-        other = "give another folder with --out (OUT=)"
+        other = "choose another folder with --out (OUT=)"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if (folder / ROWS).exists():
-                way = f"go on with --resume {folder}, or {other}" if goes_on else other
-                raise ConfigError(f"There are results in {folder} already: {way}.")
+            if (folder / ROWS_FILE).exists():
+                raise ConfigError(
+                    f"{folder} already contains results. Continue with `rlm eval --resume {folder}`, or {other}."
+                )
             _write_settings(folder, settings)
-            (folder / ROWS).touch()
+            (folder / ROWS_FILE).touch()
         except OSError as error:
-            raise ConfigError(f"No results can be written to {folder} ({error.strerror}): {other}.") from error
+            raise ConfigError(f"Cannot write results to {folder} ({error.strerror}): {other}.") from error
         return cls(folder=folder, settings=settings, rows={})
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
-        """The same with other settings, on the disk too. Raises ConfigError where another process is at it."""
+        """Replace the settings, on disk too. Raises ConfigError while another process uses the folder."""
         with open_for_append(self.folder):
             try:
                 _write_settings(self.folder, settings)
             except OSError as error:
-                raise ConfigError(f"No results can be written to {self.folder} ({error.strerror}).") from error
+                raise ConfigError(f"Cannot write results to {self.folder} ({error.strerror}).") from error
         return replace(self, settings=settings)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What is there; of several rows of one key the last counts. Raises ConfigError where it cannot be read.
+        """Read a folder. The last row of a job wins.
 
-        The rows' settings count where the file of them is missing: a greater n is in that file before it is in a row.
+        Settings come from `eval.json`, or from the rows if it is missing: a larger n is in the file before any row has it.
+
+        Raises:
+            ConfigError: the folder holds no readable evaluation.
         """
         try:
-            found = list(_read(folder / ROWS))
-            rows = {row.key: row for row in found}
+            attempts = list(_read(folder / ROWS_FILE))
+            rows = {row.key: row for row in attempts}
             settings = next((row.settings for row in reversed(rows.values()) if row.settings), None)
-            if settings is None or (folder / SETTINGS).exists():
-                settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            if settings is None or (folder / SETTINGS_FILE).exists():
+                settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"There is no evaluation in {folder}: give the folder that --out named.") from error
+            raise ConfigError(f"No evaluation found in {folder}. Use the folder that --out named.") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"The evaluation in {folder} is damaged: {error}") from error
-        # a run that went on has in its last row what it paid before; what leaves no run pays each time
-        attempts = {(row.key, row.run_dir or number): row for number, row in enumerate(found)}
-        replaced = [row for row in attempts.values() if row is not rows[row.key]]
-        return cls(folder=folder, settings=settings, rows=rows, replaced=replaced)
+        # The last row of a resumed run includes its earlier cost. An attempt without a run pays each time.
+        paid = {(row.key, row.run_dir or number): row for number, row in enumerate(attempts)}
+        superseded = [row for row in paid.values() if row is not rows[row.key]]
+        return cls(folder=folder, settings=settings, rows=rows, superseded=superseded)
 
 
-def line(row: Row) -> str:
-    """One line of the file."""
+def to_line(row: ResultRow) -> str:
+    """A row as one line of the file."""
     return json.dumps(asdict(row)) + "\n"
 
 
 @contextmanager
 def open_for_append(folder: Path) -> Iterator[Callable[[str], None]]:
-    """For one process at a time; a last line that a crash cut off is taken away.
+    """Lock the rows for this process and yield a function that appends durably. Drops a partial last line.
 
     Raises:
-        ConfigError: another process is at it, or the file cannot be written.
+        ConfigError: another process holds the lock, or the file is not writable.
     """
     try:
-        descriptor = os.open(folder / ROWS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(folder / ROWS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise ConfigError(f"No results can be written to {folder} ({error.strerror}).") from error
+        raise ConfigError(f"Cannot write results to {folder} ({error.strerror}).") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"Another process works on the evaluation in {folder}: wait, or stop it.") from None
-        truncate_partial_line(folder / ROWS)
-        yield partial(write_through, descriptor)
+            raise ConfigError(f"Another process is using the evaluation in {folder}. Wait for it or stop it.") from None
+        truncate_partial_line(folder / ROWS_FILE)
+        yield partial(append_durably, descriptor)
     finally:
         os.close(descriptor)
 
 
-def write_through(descriptor: int, text: str) -> None:
-    """Append, and have it on the disk: what was paid for is not lost."""
-    left = memoryview(text.encode("ascii"))
-    while left:
-        left = left[os.write(descriptor, left) :]
+def append_durably(descriptor: int, text: str) -> None:
+    """Append and fsync, so that a crash loses no paid answer."""
+    pending = memoryview(text.encode("ascii"))
+    while pending:
+        pending = pending[os.write(descriptor, pending) :]
     os.fsync(descriptor)
 
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    new = folder / f"{SETTINGS}.new"
+    new = folder / f"{SETTINGS_FILE}.new"
     new.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    new.replace(folder / SETTINGS)
+    new.replace(folder / SETTINGS_FILE)
 
 
-def _read(path: Path) -> Iterator[Row]:
+def _read(path: Path) -> Iterator[ResultRow]:
     with path.open("rb") as file:
         for number, text in enumerate(file, 1):
-            if text.endswith(b"\n"):  # else a crash cut it off
+            if text.endswith(b"\n"):  # a crash may leave a partial last line
                 try:
-                    found = json.loads(text.decode("ascii"))
-                    found["expected"] = tuple(found["expected"])
-                    found["by_node"] = {node: tuple(used) for node, used in found["by_node"].items()}
-                    row = Row(**found)
+                    fields = json.loads(text.decode("ascii"))
+                    fields["expected"] = tuple(fields["expected"])
+                    fields["by_node"] = {node: tuple(usage) for node, usage in fields["by_node"].items()}
+                    row = ResultRow(**fields)
                     hash(row.key)
                 except (AttributeError, LookupError, TypeError, ValueError) as error:
-                    raise ValueError(f"line {number} of {path.name} is no row; take it away.") from error
+                    raise ValueError(f"{path.name}, line {number} is not a result row; remove it.") from error
                 yield row
 
 
-def in_order(rows: Iterable[Row], *, tasks: Iterable[str], methods: Iterable[str]) -> list[Row]:
-    """Rows in the order of the plan, whatever the order in which they were done."""
-    task_at = {name: place for place, name in enumerate(tasks)}
-    method_at = {name: place for place, name in enumerate(methods)}
+def sort_rows(rows: Iterable[ResultRow], *, tasks: Iterable[str], methods: Iterable[str]) -> list[ResultRow]:
+    """Rows in the order of the plan, whatever order they finished in."""
+    task_rank = {name: rank for rank, name in enumerate(tasks)}
+    method_rank = {name: rank for rank, name in enumerate(methods)}
 
-    def place(row: Row) -> tuple[int, str, int, int, int, int]:
-        last = len(task_at)
+    def rank(row: ResultRow) -> tuple[int, str, int, int, int, int]:
+        last = len(task_rank)
         return (
-            task_at.get(row.task, last), row.task, row.length, row.seed, row.index, method_at.get(row.method, 0)
+            task_rank.get(row.task, last), row.task, row.length, row.seed, row.index, method_rank.get(row.method, 0)
         )  # fmt: skip
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=rank)

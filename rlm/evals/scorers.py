@@ -1,8 +1,7 @@
-"""How an answer is scored: each rule twice, strict and lax, and both are reported.
+"""Scoring rules for answers. Each gives a strict and a lax score, and reports show both.
 
-*Strict* is the published rule of a benchmark, with its quirks, or for our own tasks the exact one. *Lax* forgives form: it
-shows what a model knew, also where it said more than it was asked. Neither is always the higher one. docs/evals.md has
-all rules in a table.
+*Strict* is the published rule of a benchmark, quirks included, or an exact rule for our own tasks. *Lax* ignores form: it
+shows what a model knew even if it wrote more than requested. Either can be the higher one. docs/evals.md lists all rules.
 """
 
 from __future__ import annotations
@@ -19,14 +18,19 @@ from .task import Instance
 from .tasks import niah
 
 PHRASES: Final = ("more common", "less common", "same frequency")
-SHORT_CHARS: Final = 20  # below it, OOLONG takes an answer without a colon as a whole
-NUMBER_BASE: Final = 0.75  # OOLONG's score of a number that is off by n is this to the power of n
-NO_ITEMS: Final = frozenset({"", "none", "nothing", "empty", "n/a", "no one", "nobody", "[]", "()", "{}", "set()"})
+SHORT_CHARS: Final = 20  # OOLONG uses a shorter answer without a colon as a whole
+NUMBER_BASE: Final = 0.75  # OOLONG scores a number that is off by n with the n-th power
+EMPTY_ITEMS: Final = frozenset({"", "none", "nothing", "empty", "n/a", "no one", "nobody", "[]", "()", "{}", "set()"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """From 0 to 1 each; `read` is what the strict rule took for the answer."""
+    """The scores of an output.
+
+    Attributes:
+        strict, lax: from 0 to 1.
+        read: the part of the output that the strict rule scored.
+    """
 
     strict: float
     lax: float
@@ -34,36 +38,36 @@ class Score:
 
 
 def score(instance: Instance, output: str) -> Score:
-    """The score of a model's output."""
+    """Score a model's output. A method that failed is not scored here; reports count it as 0."""
     return SCORERS[instance.scorer](output, instance.answers)
 
 
-def readable(scorer: str, answers: Sequence[str]) -> bool:
-    """Whether the scorer can tell these answers: they are right in the form that it asks for, and not found in nonsense."""
+def can_score(scorer: str, answers: Sequence[str]) -> bool:
+    """Whether a scorer can recognize these answers: they score 1 in its own form, and nonsense does not."""
     match scorer:
         case "phrase":
-            said = list(answers)  # any of them alone
+            outputs = list(answers)  # any one alone
         case "choice":
-            said = [f"The correct answer is ({', '.join(answers)})"]
+            outputs = [f"The correct answer is ({', '.join(answers)})"]
         case "recall" | "pairs" | "lines":
-            said = ["\n".join(answers)]
+            outputs = ["\n".join(answers)]
         case _:
-            said = [f"Answer: {', '.join(answers) or 'none'}"]
+            outputs = [f"Answer: {', '.join(answers) or 'none'}"]
     rule = SCORERS[scorer]
-    right = [rule(text, answers).strict == 1 for text in said]
+    right = [rule(text, answers).strict == 1 for text in outputs]
     fooled = [rule("\0", (answer,)).strict == 1 for answer in answers]
     return bool(right) and all(right) and not any(fooled)
 
 
 def recall(output: str, answers: Sequence[str]) -> Score:
-    """RULER: the share of the answers that are part of the output, in whatever case. Lax is the same."""
+    """RULER: the share of answers that the output contains, ignoring case. Lax is the same."""
     text = output.casefold()
     share = sum(answer.casefold() in text for answer in answers) / len(answers)
     return Score(strict=share, lax=share, read=output.strip())
 
 
 def facts(output: str, answers: Sequence[str]) -> Score:
-    """Strict: every number beside its name, and no other of seven digits. Lax: the share of numbers that are stated."""
+    """Strict: every number beside its name and no other seven-digit number. Lax: the share of numbers in the output."""
     expected = {name: value for name, _, value in (answer.rpartition("=") for answer in answers)}
     right = niah.is_correct(output, expected)
     plain = _without_separators(output)
@@ -72,7 +76,7 @@ def facts(output: str, answers: Sequence[str]) -> Score:
 
 
 def oolong(output: str, answers: Sequence[str]) -> Score:
-    """OOLONG's rule for labels, users, months and comparisons; lax: the answer is anywhere in the output."""
+    """OOLONG's rule for labels, users, months and comparisons. Lax: the output contains the answer."""
     candidate = _oolong_candidate(output)
     gold = answers[0]
     right = candidate == gold or (candidate in PHRASES and candidate in gold)
@@ -89,7 +93,7 @@ def oolong_number(output: str, answers: Sequence[str]) -> Score:
 
 
 def oolong_date(output: str, answers: Sequence[str]) -> Score:
-    """OOLONG's rule for dates: the same day, however it is written."""
+    """OOLONG's rule for dates: the same day in any format."""
     candidate = _oolong_candidate(output)
     read = read_date(candidate)
     right = candidate == answers[0] or (read is not None and read == read_date(answers[0]))
@@ -97,45 +101,45 @@ def oolong_date(output: str, answers: Sequence[str]) -> Score:
 
 
 def pairs(output: str, answers: Sequence[str]) -> Score:
-    """F1 over unordered pairs of users. Strict reads `(1, 2)`; lax also `['1', '2']`, `1-2` and `User 1 and User 2`."""
-    wanted = set(_pairs(_STRICT_PAIR, "\n".join(answers)))
+    """F1 over unordered pairs of users. Strict reads `(1, 2)`; lax also `['1', '2']`, `1-2`, `User 1 and User 2`."""
+    expected = set(_pairs(_STRICT_PAIR, "\n".join(answers)))
     found = set(_pairs(_STRICT_PAIR, output))
     loose = found.union(_pairs(_LAX_PAIR, output))
-    return Score(strict=f1(found, wanted), lax=f1(loose, wanted), read=f"{len(found)} pairs")
+    return Score(strict=f1(found, expected), lax=f1(loose, expected), read=f"{len(found)} pairs")
 
 
 def phrase(output: str, answers: Sequence[str]) -> Score:
-    """Strict: the answer alone, or on the last line, after `Answer:` or not. Lax: its words are in the output."""
-    said = _final(output)
-    right = said != "" and any(_plain(said) == _plain(answer) for answer in answers)
+    """Strict: the last line is the answer, with or without `Answer:`. Lax: the output contains the answer's words."""
+    final = _final(output)
+    right = final != "" and any(_plain(final) == _plain(answer) for answer in answers)
     text = f" {_plain(output)} "
     within = right or any(f" {_plain(answer)} " in text for answer in answers)
-    return Score(strict=float(right), lax=float(within), read=said)
+    return Score(strict=float(right), lax=float(within), read=final)
 
 
 def number(output: str, answers: Sequence[str]) -> Score:
-    """Strict: the last line says this number and no other. Lax: it is one of the numbers in the output."""
-    said = _final(output)
-    wanted = _numbers(answers[0])
-    return Score(strict=float(_numbers(said) == wanted), lax=float(wanted[0] in _numbers(output)), read=said)
+    """Strict: the last line contains this number and no other. Lax: the output contains it."""
+    final = _final(output)
+    expected = _numbers(answers[0])
+    return Score(strict=float(_numbers(final) == expected), lax=float(expected[0] in _numbers(output)), read=final)
 
 
 def names(output: str, answers: Sequence[str]) -> Score:
-    """A set of names, separated by commas or lines. Strict: all of them and no other. Lax: F1."""
-    found, wanted = _items(_listed(output)), _items("\n".join(answers))
-    return Score(strict=float(found == wanted), lax=f1(found, wanted), read=", ".join(sorted(found)))
+    """A set of names, separated by commas or lines. Strict: exactly this set. Lax: F1."""
+    found, expected = _items(_listed(output)), _items("\n".join(answers))
+    return Score(strict=float(found == expected), lax=f1(found, expected), read=", ".join(sorted(found)))
 
 
 def lines(output: str, answers: Sequence[str]) -> Score:
-    """Many lines. Strict: these lines in this order. Lax: F1 over lines, in any order."""
-    found, wanted = _lines(output), _lines("\n".join(answers))
-    both = (Counter(found) & Counter(wanted)).total()
-    lax = 2 * both / (len(found) + len(wanted)) if found or wanted else 1.0
-    return Score(strict=float(found == wanted), lax=lax, read=f"{len(found)} lines")
+    """Many lines. Strict: the same lines in the same order. Lax: F1 over lines in any order."""
+    found, expected = _lines(output), _lines("\n".join(answers))
+    both = (Counter(found) & Counter(expected)).total()
+    lax = 2 * both / (len(found) + len(expected)) if found or expected else 1.0
+    return Score(strict=float(found == expected), lax=lax, read=f"{len(found)} lines")
 
 
 def choice(output: str, answers: Sequence[str]) -> Score:
-    """LongBench-v2: `The correct answer is (A)`, with or without brackets. Lax: the last letter that stands alone."""
+    """LongBench-v2: `The correct answer is (A)`, with or without parentheses. Lax: the last single letter A to D."""
     text = output.replace("*", "")
     match = re.search(r"The correct answer is \(([A-D])\)", text) or re.search(r"The correct answer is ([A-D])", text)
     letters = re.findall(r"(?<![\w'])([A-D])(?![\w'])", text)
@@ -161,15 +165,15 @@ SCORERS: Final[Mapping[str, Callable[[str, Sequence[str]], Score]]] = {
 }
 
 
-def f1(found: set[str], wanted: set[str]) -> float:
+def f1(found: set[str], expected: set[str]) -> float:
     """The harmonic mean of precision and recall; 1 if both sets are empty."""
-    if not found and not wanted:
+    if not found and not expected:
         return 1.0
-    return 2 * len(found & wanted) / (len(found) + len(wanted))
+    return 2 * len(found & expected) / (len(found) + len(expected))
 
 
 def _oolong_candidate(output: str) -> str:
-    """What OOLONG takes for the answer."""
+    """The part of an output that OOLONG scores."""
     if ":" not in output:
         return output if len(output) < SHORT_CHARS else (output.split() or [""])[-1]
     candidate = output.rpartition(":")[2].strip().translate({ord(sign): None for sign in "*[]"})
@@ -185,7 +189,7 @@ def _contains(output: str, gold: str) -> float:
 
 
 _STRICT_PAIR: Final = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
-_LAX_PAIR: Final = re.compile(r"(?<!\d)(\d{4,})[^\d\n]{1,20}(\d{4,})")  # shorter numbers count the lines of a list
+_LAX_PAIR: Final = re.compile(r"(?<!\d)(\d{4,})[^\d\n]{1,20}(\d{4,})")  # shorter numbers may number the lines of a list
 
 
 def _pairs(pattern: re.Pattern[str], text: str) -> Iterable[str]:
@@ -195,18 +199,18 @@ def _pairs(pattern: re.Pattern[str], text: str) -> Iterable[str]:
 
 
 def _final(output: str) -> str:
-    """The last line with anything on it, and of that what follows `Answer:`."""
+    """The last non-empty line, or what follows `Answer:` in it."""
     last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
     return re.split(r"(?i)\banswer\s*(?:is\s*)?:", last)[-1].strip().strip("*`").strip()
 
 
 def _listed(output: str) -> str:
-    """All that follows the last `Answer:`, without the brackets around it."""
+    """Everything after the last `Answer:`, without surrounding brackets."""
     return re.split(r"(?i)\banswer\s*:", output)[-1].strip().strip("*[](){}")
 
 
 def _items(text: str) -> set[str]:
-    return {item for item in map(_item, re.split(r"[,\n]", text)) if item.casefold() not in NO_ITEMS}
+    return {item for item in map(_item, re.split(r"[,\n]", text)) if item.casefold() not in EMPTY_ITEMS}
 
 
 def _lines(text: str) -> list[str]:
@@ -218,9 +222,9 @@ def _item(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """In lower case, without articles, signs but those of `C++` and `C#`, and more than one blank.
+    """Normalized: lower case, single spaces, no articles, no punctuation except in `C++` and `C#`.
 
-    Where that leaves nothing, the article is what is said, or the sign.
+    A text that consists only of articles or punctuation keeps them.
     """
     words = re.findall(r"[\w-]+(?:[+#]+(?![\w+#]))?", text.casefold())
     return " ".join(word for word in words if word not in ("the", "a", "an")) or " ".join(words or text.split())
@@ -231,5 +235,5 @@ def _numbers(text: str) -> list[float]:
 
 
 def _without_separators(text: str) -> str:
-    """1,234,567 is the same number as 1234567, and so is 1 234 567 with narrow blanks."""
+    """Remove digit separators: commas, underscores, and narrow or no-break spaces."""
     return re.sub(r"(?<![\d,.])\d{1,3}(?:[,\u202f\u00a0_]\d{3})+(?![\d])", lambda m: re.sub(r"\D", "", m[0]), text)

@@ -1,6 +1,6 @@
-"""What every evaluation is made of: an instance, and the task that makes it.
+"""What every evaluation consists of: instances, and the tasks that make them.
 
-An instance is a pure function of the task's name, a length, a seed and an index; its bytes are the same on every machine.
+An instance is a pure function of the task's name, a length, a seed and an index. Its bytes are the same on every machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlm.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
@@ -17,11 +19,12 @@ class Instance:
 
     Attributes:
         task: the task's name in the registry, such as `ruler/multikey_2`.
-        length: tokens asked for, an estimate by `rlm.evals.corpus.tokens`.
-        seed, index: which instance of the task and length it is; index counts from 0.
-        context: a text, or the files of a folder by their path.
-        query: what is asked, with the form that the answer shall have.
-        answers: the right answer; several where the scorer's rule wants several.
+        length: requested size in tokens, as estimated by `rlm.evals.corpus.tokens`.
+        seed: random seed.
+        index: position among the instances of this task, length and seed, from 0.
+        context: a text, or the files of a folder by path.
+        query: the question, which states the form of the answer.
+        answers: the correct answer; several if the scorer's rule takes several.
         scorer: a name in `rlm.evals.scorers.SCORERS`.
     """
 
@@ -36,14 +39,14 @@ class Instance:
 
     @property
     def text(self) -> str:
-        """The context as one text, for a model that is given it directly."""
+        """The context as one text, for a model that reads it directly."""
         if isinstance(self.context, str):
             return self.context
         return "\n".join(f"=== {path} ===\n{text}" for path, text in self.context.items())
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all fields. Files of a folder count in the order of their paths."""
+        """SHA-256 of all fields, with the files of a folder sorted by path."""
         digest = hashlib.sha256()
         for text in self._texts():
             data = text.encode("utf-8", "surrogatepass")
@@ -62,18 +65,29 @@ class Instance:
 
 
 class Task(Protocol):
-    """Makes instances, and finds their answers again.
-
-    `make` raises ConfigError where an instance of that length cannot be. `gold` reads the answers from the text of an
-    instance alone, so that a generator's belief about what it wrote can be checked.
-    """
+    """Makes instances, and derives their answers again from the text."""
 
     @property
     def name(self) -> str:
         """The name in the registry."""
 
     def make(self, *, length: int, seed: int, index: int) -> Instance:
-        """One instance."""
+        """Make one instance. Raises ConfigError if the length is too short or too long."""
 
     def gold(self, context: str | Mapping[str, str], query: str) -> tuple[str, ...]:
-        """The right answers. Raises ValueError where the query is none of the task's."""
+        """The correct answers, read from the text alone: an independent check of the generator.
+
+        Raises:
+            ValueError: the query is not a question of this task.
+        """
+
+
+def too_short(name: str, length: int, *, minimum: int | None = None) -> ConfigError:
+    """The error for a length that cannot hold an instance."""
+    advice = "use a longer one" if minimum is None else f"use at least {minimum} tokens"
+    return ConfigError(f"Length {length} is too short for {name}: {advice}.")
+
+
+def too_long(name: str, length: int) -> ConfigError:
+    """The error for a length that would need more distinct names than exist."""
+    return ConfigError(f"Length {length} is too long for {name}: use a shorter one.")

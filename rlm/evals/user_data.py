@@ -1,6 +1,6 @@
-"""Instances from files on the user's disk: their own JSONL, LongBench-v2, and OOLONG.
+"""Instances from local files: your own JSONL, LongBench-v2, and OOLONG.
 
-Nothing is downloaded. Files are JSON lines, or one JSON list. Records are read one after the other where they are lines.
+Nothing is downloaded. A file is JSON lines or one JSON list. JSON lines are read one at a time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any, Final
 from rlm.errors import ConfigError
 from rlm.evals.corpus.tokens import tokens
 
-from .scorers import SCORERS, readable
+from .scorers import SCORERS, can_score
 from .task import Instance
 
 _OOLONG_SCORERS: Final = {"NUMERIC": "oolong_number", "DATE": "oolong_date"}
 _DATE: Final = re.compile(r"datetime\.date\((\d+), (\d+), (\d+)\)")
-_MALFORMED: Final = (AttributeError, LookupError, TypeError, ValueError, SyntaxError, ZeroDivisionError)  # by a record
+_MALFORMED: Final = (  # what an invalid record may raise
+    AttributeError, LookupError, TypeError, ValueError, SyntaxError, ZeroDivisionError,
+)  # fmt: skip
 _CHOICES: Final = (
     "{question}\n\n(A) {choice_A}\n(B) {choice_B}\n(C) {choice_C}\n(D) {choice_D}\n\n"
     'Answer in the form "The correct answer is (A)", with the letter of the correct choice.'
@@ -29,54 +31,58 @@ _CHOICES: Final = (
 
 
 def read_jsonl(path: Path) -> Iterator[Instance]:
-    """The user's own instances, one a line.
+    """Your own instances, one record a line.
 
-    A record has `query`, `answer` (a text, a number, or a list of them), `context` (a text, or texts by path) or
-    `context_path` (a file or folder, from the folder of `path`), and may name a `scorer` (`phrase` if it does not). Of a
-    folder, the files that are UTF-8 text count.
+    A record has these keys:
+
+    - `query`: the question.
+    - `answer`: a text, a number, or a list of them.
+    - `context` (a text, or texts by path), or `context_path` (a file or folder, relative to the folder of `path`). Of a
+      folder, files that are not UTF-8 text are skipped.
+    - `scorer`, optional: a name in `rlm.evals.scorers.SCORERS`; `phrase` by default.
 
     Raises:
-        ConfigError: a record lacks something, or a file cannot be read.
+        ConfigError: a record is invalid, or a file is unreadable.
     """
-    for number, record in _records(path):
+    for number, place, record in _records(path):
         try:
             scorer = record.get("scorer", "phrase")
             if scorer not in SCORERS:
-                raise ConfigError(
-                    f"Line {number} of {path}: there is no scorer {scorer!r}; there are {', '.join(SCORERS)}."
+                raise ConfigError(f"{path}, {place}: unknown scorer {scorer!r}. Choose from {', '.join(SCORERS)}.")
+            values = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
+            if not all(isinstance(answer, str | int | float) for answer in values):
+                raise TypeError(
+                    f"answer is {_shorten(record['answer'])}; it must be a text, a number, or a list of them"
                 )
-            given = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
-            if not all(isinstance(answer, str | int | float) for answer in given):
-                raise TypeError(f"its answer is {_shown(record['answer'])}: give a text, a number, or a list of them")
-            answers = tuple(map(str, given))
+            answers = tuple(map(str, values))
             _check_answers(scorer, answers)
             context = record["context"] if "context" in record else _read(path.parent / _text(record, "context_path"))
             yield _instance(f"user/{path.stem}", number, context, _text(record, "query"), answers, scorer)
         except _MALFORMED as error:
-            raise _lacking(path, number, error) from error
+            raise _invalid_record(path, place, error) from error
 
 
 def read_longbench(path: Path) -> Iterator[Instance]:
-    """The questions of LongBench-v2 (`data.json`), which have four choices.
+    """The multiple-choice questions of LongBench-v2 (`data.json`).
 
     Raises:
-        ConfigError: the file is not of its form.
+        ConfigError: a record is invalid, or the file is unreadable.
     """
-    for number, record in _records(path):
+    for number, place, record in _records(path):
         try:
             query = _CHOICES.format_map({key: record[key] for key in ("question", *(f"choice_{c}" for c in "ABCD"))})
             yield _instance("longbench_v2", number, record["context"], query, (record["answer"],), "choice")
         except _MALFORMED as error:
-            raise _lacking(path, number, error) from error
+            raise _invalid_record(path, place, error) from error
 
 
 def read_oolong(path: Path) -> Iterator[Instance]:
     """The instances of OOLONG-synth, with answers such as `['location']` and `[datetime.date(2022, 7, 1)]`.
 
     Raises:
-        ConfigError: the file is not of its form.
+        ConfigError: a record is invalid, or the file is unreadable.
     """
-    for number, record in _records(path):
+    for number, place, record in _records(path):
         try:
             scorer = _OOLONG_SCORERS.get(record["answer_type"].rpartition(".")[2], "oolong")
             answers = _oolong_answers(record["answer"])
@@ -84,7 +90,7 @@ def read_oolong(path: Path) -> Iterator[Instance]:
             context, question = record["context_window_text"], _text(record, "question")
             yield _instance(name, number, context, question, answers, scorer)
         except _MALFORMED as error:
-            raise _lacking(path, number, error) from error
+            raise _invalid_record(path, place, error) from error
 
 
 def _instance(task: str, number: int, context: object, query: str, answers: tuple[str, ...], scorer: str) -> Instance:
@@ -94,7 +100,7 @@ def _instance(task: str, number: int, context: object, query: str, answers: tupl
         case dict() if all(isinstance(text, str) for text in context.values()):
             size = sum(map(tokens, context.values()))
         case _:
-            raise TypeError(f"its context is {_shown(context)}: give a text, or texts by path")
+            raise TypeError(f"context is {_shorten(context)}; it must be a text, or texts by path")
     return Instance(
         task=task,
         length=size + tokens(query),
@@ -113,27 +119,28 @@ def _oolong_answers(text: str) -> tuple[str, ...]:
     return tuple(map(str, ast.literal_eval(text)))
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a file, counted from 1."""
+def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The records of a file: number from 1, place for error messages, and content."""
     number = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:  # other systems' editors begin a file with a mark
+        with path.open(encoding="utf-8-sig") as file:  # some editors write a byte order mark
             is_list = file.read(1) == "["
             file.seek(0)
             for number, line in enumerate(json.load(file) if is_list else file, 1):
+                place = f"{'record' if is_list else 'line'} {number}"
                 record = line if is_list else json.loads(line) if line.strip() else None
                 if isinstance(record, dict):
-                    yield number, record
+                    yield number, place, record
                 elif record is not None:
-                    raise ConfigError(f"Line {number} of {path} is no record with names: {str(record)[:80]!r}")
+                    raise ConfigError(f"{path}, {place}: expected a JSON object, not {str(record)[:80]!r}.")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): give the path of a file.") from error
+        raise ConfigError(f"Cannot read {path} ({error.strerror}).") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON after record {number}: {error}") from error
+        raise ConfigError(f"{path}: invalid JSON after record {number}: {error}") from error
 
 
 def _read(path: Path) -> str | dict[str, str]:
-    """A file's text, or the texts of a folder's files by their path in it, in the order of the paths."""
+    """A file's text, or the texts of a folder's files, sorted by path."""
     try:
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
@@ -141,7 +148,7 @@ def _read(path: Path) -> str | dict[str, str]:
             return {name: data.decode() for name, data in found if _is_text(data)}
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"The context {path} cannot be read as text: {error}") from error
+        raise ConfigError(f"Cannot read the context {path} as text: {error}") from error
 
 
 def _is_text(data: bytes) -> bool:
@@ -154,25 +161,25 @@ def _is_text(data: bytes) -> bool:
 
 def _text(record: Mapping[str, Any], name: str) -> str:
     if not isinstance(value := record[name], str):
-        raise TypeError(f"its {name} is {_shown(value)}: give a text")
+        raise TypeError(f"{name} is {_shorten(value)}; it must be a text")
     return value
 
 
 def _check_answers(scorer: str, answers: tuple[str, ...]) -> None:
-    """Refuse what the scorer could tell in no output."""
+    """Reject answers that the scorer could not recognize in any output."""
     try:
-        known = readable(scorer, answers)
+        known = can_score(scorer, answers)
     except _MALFORMED:
         known = False
     if not known:
-        raise ValueError(f"its answer is {_shown(answers)}, which the scorer {scorer!r} has no rule for")
+        raise ValueError(f"the scorer {scorer!r} cannot recognize the answer {_shorten(answers)}")
 
 
-def _shown(value: object) -> str:
-    """The beginning of a value, for an error."""
+def _shorten(value: object) -> str:
+    """The start of a value, for an error message."""
     return f"{value!r:.40}"
 
 
-def _lacking(path: Path, number: int, error: Exception) -> ConfigError:
-    what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-    return ConfigError(f"Record {number} of {path} is not of the form that is read: {what}.")
+def _invalid_record(path: Path, place: str, error: Exception) -> ConfigError:
+    what = f"missing key {error}" if isinstance(error, KeyError) else str(error)
+    return ConfigError(f"{path}, {place}: {what}.")

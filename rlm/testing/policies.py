@@ -1,8 +1,7 @@
-"""Small deterministic policies for `ScriptedModel` that play the models of a named task.
+"""Deterministic policies for `ScriptedModel`, each of which plays the root model and the sub-model of one task.
 
-As root model they write real code and look at what it printed before they go on; as sub-model they read nothing but the
-prompt that they are given. They never see an expected answer: what they find, they find in the context. A run with them
-measures the system, not intelligence.
+As root model, a policy writes real code and reads its output before the next turn. As sub-model, it reads only its prompt.
+No policy sees an expected answer, so answers come from the context. A run with them measures the system, not intelligence.
 """
 
 from __future__ import annotations
@@ -86,7 +85,8 @@ else:
 ```"""
 
 
-def _turn(messages: Sequence[Message]) -> int:
+def _turns(messages: Sequence[Message]) -> int:
+    """Replies so far."""
     return sum(message.role == "assistant" for message in messages)
 
 
@@ -95,11 +95,11 @@ def _is_root(messages: Sequence[Message]) -> bool:
 
 
 def _needle(messages: Sequence[Message]) -> str:
-    """One fact: search in code."""
+    """Finds one fact by searching in code."""
     if not _is_root(messages):
         found = re.search(r"magic number is (\d+)", messages[-1].content)
         return found[1] if found else "NONE"
-    match _turn(messages):
+    match _turns(messages):
         case 0:
             return _LOOK
         case 1:
@@ -110,11 +110,11 @@ def _needle(messages: Sequence[Message]) -> str:
 
 
 def _facts(messages: Sequence[Message]) -> str:
-    """Several facts: ask models about pieces, then combine."""
+    """Finds several facts: asks sub-models about pieces, then combines their replies."""
     if not _is_root(messages):
         facts = re.findall(r"The magic number of (\w+) is (\d+)", messages[-1].content)
         return "\n".join(f"{name}={number}" for name, number in facts) or "NONE"
-    match _turn(messages):
+    match _turns(messages):
         case 0:
             return _LOOK
         case 1:
@@ -126,8 +126,8 @@ def _facts(messages: Sequence[Message]) -> str:
 
 
 def _needle_by_pieces(messages: Sequence[Message]) -> str:
-    """One fact: have a weak model read small pieces, and believe it only where its piece says the same."""
-    match _turn(messages):
+    """Finds one fact through a weak sub-model: trusts a reply only if the piece contains it."""
+    match _turns(messages):
         case 0:
             return _LOOK
         case 1:
@@ -138,14 +138,14 @@ def _needle_by_pieces(messages: Sequence[Message]) -> str:
 
 
 def _tree(messages: Sequence[Message]) -> str:
-    """The sum of a list of numbers, cut in four at every level."""
+    """Sums a list of numbers, split in four at every level."""
     if _is_root(messages):
         return _ADD_UP
     numbers = re.findall(r"-?\d+", messages[-1].content)
     return str(sum(int(number) for number in numbers))
 
 
-POLICIES: Final[Mapping[str, Callable[[Sequence[Message]], str]]] = {
+POLICIES: Final[Mapping[str, Callable[[Sequence[Message]], str]]] = {  # by task
     "needle": _needle,
     "facts": _facts,
     "needle by pieces": _needle_by_pieces,
@@ -154,11 +154,17 @@ POLICIES: Final[Mapping[str, Callable[[Sequence[Message]], str]]] = {
 
 
 def scripted_model_for(task: str, *, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
-    """A scripted model that plays root and sub-model of a task.
+    """A scripted model that plays the root model and the sub-model of a task. It costs nothing.
+
+    Args:
+        task: a key of `POLICIES`: `needle` (one fact in a long text), `facts` (several facts, by sub-calls),
+            `needle by pieces` (one fact, through a weak real sub-model), `tree` (a sum, by recursion).
+        name: the model's name in the run's record.
+        latency: seconds that each reply takes.
 
     Raises:
-        ConfigError: there is no policy for the task.
+        ConfigError: no policy plays the task.
     """
     if task not in POLICIES:
-        raise ConfigError(f"No scripted policy plays {task!r}; there are {', '.join(POLICIES)}.")
+        raise ConfigError(f"No scripted policy for task {task!r}. Choose from {', '.join(POLICIES)}.")
     return ScriptedModel(POLICIES[task], name=name, latency=latency)

@@ -143,7 +143,7 @@ def test_a_script_that_is_interrupted_twice_or_terminated_stops_too_and_can_be_r
 def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_go_on(
     provider: FakeProvider, tmp_path: Path, number: signal.Signals, record_property: Record
 ) -> None:
-    process = begun(niah(tmp_path), provider)
+    process = begun(command(tmp_path), provider)
     seconds, said = stopped(process, number)
     assert seconds < 5
     assert process.returncode == 130
@@ -158,7 +158,7 @@ def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_g
 def test_a_command_that_is_asked_twice_stops_at_once(
     provider: FakeProvider, tmp_path: Path, second: signal.Signals, record_property: Record
 ) -> None:
-    process = begun(niah(tmp_path), provider)
+    process = begun(command(tmp_path), provider)
     seconds, said = stopped(process, signal.SIGINT, second)
     assert seconds < 0.5
     assert process.returncode == 128 + second
@@ -168,10 +168,23 @@ def test_a_command_that_is_asked_twice_stops_at_once(
 
 
 def only_run(folder: Path) -> Path:
-    (run,) = (path.parent for path in (folder / "runs").glob("*/*/run.json"))
+    (run,) = (path.parent for path in folder.glob("*/run.json"))
     return run
 
 
-def niah(folder: Path) -> list[str]:
-    command = [str(Path(sys.executable).with_name("rlm")), "niah", "--model", "root", "--sub-model", "child"]
-    return [*command, "--depth", "2", "--trials", "1", "--facts", "0", "--lines", "100", "--out", str(folder)]
+def command(folder: Path) -> list[str]:
+    rlm = str(Path(sys.executable).with_name("rlm"))
+    return [
+        rlm,
+        "run",
+        "why?",
+        __file__,
+        "--model",
+        "root",
+        "--sub-model",
+        "child",
+        "--depth",
+        "2",
+        "--runs",
+        str(folder),
+    ]

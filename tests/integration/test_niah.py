@@ -84,7 +84,7 @@ def test_a_small_model_reads_pieces_and_is_believed_only_where_its_piece_says_th
     assert {(body["model"], body["temperature"], body["max_tokens"]) for body in asked} == {("small", 0, 64)}
     assert "1 of 1 right" in done.stdout
     pieces = len(asked) - 1  # the first request asks whether anyone is there
-    assert f"Its {pieces} replies: {pieces} gave a number, {pieces - 1} of them one that the piece does not hold" in (
+    assert f"{pieces} replies: {pieces} contained a number, {pieces - 1} a number that is not in the piece" in (
         " ".join(done.stdout.split())
     )
     report = (tmp_path / "out" / "report.md").read_bytes()
@@ -95,15 +95,15 @@ def test_a_small_model_reads_pieces_and_is_believed_only_where_its_piece_says_th
     taken = niah_local(tmp_path, LOCAL_URL="http://127.0.0.1:1/v1")
     assert (taken.returncode, taken.stderr) == (
         1,
-        "error: There are results in out already: give another folder with OUT=.\n",
+        "error: out already contains results. Choose another folder with OUT=.\n",
     )
 
 
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"LINES": "many"}, "error: LINES=many cannot be: give a number from 20 on.\n"),
-        ({"LOCAL_GGUF": "gone.gguf"}, "error: There is no file gone.gguf: give the path of a GGUF with LOCAL_GGUF=.\n"),
+        ({"LINES": "many"}, "error: Invalid LINES=many: use a number of at least 20.\n"),
+        ({"LOCAL_GGUF": "gone.gguf"}, "error: gone.gguf does not exist. Set LOCAL_GGUF to the path of a GGUF file.\n"),
         ({"LOCAL_URL": "http://127.0.0.1:1/v1"}, "error: The model server 127.0.0.1:1 cannot be reached"),
     ],
 )
@@ -121,7 +121,7 @@ def test_calls_that_failed_are_a_failure_and_no_wrong_answer_alone(tmp_path: Pat
     with FakeProvider(in_turn("Yes.", Fault(status=400))) as provider:
         done = niah_local(tmp_path, LOCAL_URL=provider.base_url)
     assert done.returncode == 1
-    assert re.search(r"^\d calls failed, the first one so: .*400", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^\d calls failed, the first with: .*400", done.stderr, re.MULTILINE), done.stderr
 
 
 @pytest.mark.parametrize("name", ["batch", "depth", "folder"])

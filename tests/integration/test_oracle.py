@@ -10,10 +10,10 @@ import pytest
 
 from rlm import Orchestrator
 from rlm.evals.corpus.questions import built_in
-from rlm.evals.registry import tasks
+from rlm.evals.registry import load_tasks
 from rlm.evals.scorers import score
 from rlm.evals.scripted.oracle import Oracle, OracleServer
-from rlm.evals.scripted.policies import root_model
+from rlm.evals.scripted.policies import oolong_root_model
 from rlm.models.openai import OpenAIModel
 from rlm.types import Message
 
@@ -50,10 +50,10 @@ async def test_requests_wait_for_their_latency_side_by_side() -> None:
 async def test_with_a_perfect_labeller_a_run_in_containers_scores_one(
     name: str, index: int, length: int, chunks: int, tmp_path: Path
 ) -> None:
-    instance = tasks()[name].make(length=length, seed=1, index=index)
+    instance = load_tasks()[name].make(length=length, seed=1, index=index)
     async with OracleServer(ORACLE) as server:
         sub_model = OpenAIModel("oracle", base_url=server.base_url)
-        run = Orchestrator(depth=1, model=root_model(name), sub_model=sub_model, run_root=tmp_path)
+        run = Orchestrator(depth=1, model=oolong_root_model(name), sub_model=sub_model, run_root=tmp_path)
         done = await run.acompletion(instance.context, instance.query)
         await sub_model.aclose()
     assert score(instance, done.answer).strict == 1

@@ -35,8 +35,8 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
             "COLUMNS": "200",
             "XDG_STATE_HOME": str(tmp_path),
         }
-        command = [str(Path(sys.executable).with_name("rlm")), "niah", "--model", "root", "--sub-model", "sub"]
-        command += ["--trials", "1", "--facts", "0", "--lines", "100", "--out", str(tmp_path / "out")]
+        command = [str(Path(sys.executable).with_name("rlm")), "run", "why?", __file__, "--model", "root"]
+        command += ["--sub-model", "sub", "--depth", "1", "--runs", str(tmp_path / "runs")]
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
             while len(provider.requests) < 3:
                 assert process.poll() is None
@@ -44,10 +44,10 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=20)
         assert process.returncode == 130
-        (run,) = (path.parent for path in (tmp_path / "out" / "runs").glob("*/*/run.json"))
+        (run,) = (path.parent for path in (tmp_path / "runs").glob("*/run.json"))
         assert f"rlm resume {run}" in errors
 
-        listed = rlm(environment, "runs", "--runs", str(tmp_path / "out" / "runs"))
+        listed = rlm(environment, "runs", "--runs", str(tmp_path / "runs"))
         assert run.name in listed.stdout
         assert "interrupted" in listed.stdout
         early = rlm(environment, "replay", str(run))

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.attack_texts import ATTACKS, attacked_run
 from rlm import Orchestrator
-from rlm.evals.tasks.niah import make_trial
+from rlm.evals.tasks.niah import make_haystack
 from rlm.events import (
     AnswerReplayed,
     CellFinished,
@@ -68,7 +68,7 @@ def tree_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def facts_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A real run that reads a text in slices, and the file of that text."""
     folder = tmp_path_factory.mktemp("runs")
-    trial = make_trial(number=1, lines=2_000, seed=7, facts=3)
+    trial = make_haystack(number=1, lines=2_000, seed=7, facts=3)
     (folder / "context.txt").write_text(trial.context)
     done = Orchestrator(model=scripted_model_for("facts"), run_root=folder).completion(trial.context, trial.query)
     return done.run_dir, folder / "context.txt"

@@ -1,10 +1,11 @@
-"""`rlm eval`: tasks for methods and models, with a report; and two evaluations compared."""
+"""`rlm eval`: evaluates methods on tasks, writes reports, and compares evaluations. `rlm niah` is a preset of it."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,17 +16,17 @@ from typer.core import TyperGroup
 from rlm.cli.options import a_path
 
 if TYPE_CHECKING:
-    from rlm.evals.plan import Models, Plan
-    from rlm.evals.results import Job, Results
+    from rlm.evals.plan import Plan, TaskModels
+    from rlm.evals.results import Job, ResultRow, Results
 
 RUN = "run"
-AT_ONCE = 4
+CONCURRENCY = 4  # instances in progress by default
 
-Folder = Annotated[Path, typer.Argument(help="of an evaluation, as --out named it", show_default=False, parser=a_path)]
+Folder = Annotated[Path, typer.Argument(help="folder of an evaluation", show_default=False, parser=a_path)]
 
 
-class _WithoutName(TyperGroup):
-    """`rlm eval TASK` is `rlm eval run TASK`."""
+class _DefaultToRun(TyperGroup):
+    """`rlm eval TASK` means `rlm eval run TASK`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
@@ -33,107 +34,89 @@ class _WithoutName(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-evaluate = typer.Typer(cls=_WithoutName, no_args_is_help=True)
+evaluate = typer.Typer(cls=_DefaultToRun, no_args_is_help=True)
 
 
 @evaluate.callback()
 def _evaluate() -> None:
-    """Give tasks to methods and models, and report scores with intervals: rlm eval TASK... --method rlm:1 -n 50."""
+    """Evaluate methods on tasks and report scores with intervals: rlm eval TASK... --method rlm:1 -n 50."""
     from rlm.errors import ConfigError
 
     if not all(map(find_spec, ("matplotlib", "scipy"))):
-        raise ConfigError("Evaluations need scipy and matplotlib: pip install 'rlm[eval]'.")
+        raise ConfigError("Evaluations require scipy and matplotlib: pip install 'rlm[eval]'.")
 
 
 @evaluate.command(RUN)
 def run(
     tasks: Annotated[list[str] | None, typer.Argument(help="names of tasks; `rlm eval tasks` lists them")] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="direct, map_reduce, keyword, rlm:0, rlm:1, ...; again for more")
+        list[str] | None, typer.Option(help="direct, map_reduce, keyword, rlm:0, rlm:1, ...; repeat for several")
     ] = None,
-    model: Annotated[str, typer.Option(help="root model; scripted costs nothing and measures the system only")] = "",
-    sub_model: Annotated[str, typer.Option(help="of the calls; default: the root model")] = "",
+    model: Annotated[str, typer.Option(help="root model; 'scripted' costs nothing and measures only the system")] = "",
+    sub_model: Annotated[str, typer.Option(help="model for sub-calls; default: the root model")] = "",
     sub_base_url: Annotated[
-        str, typer.Option(help="server of the sub-model, where it has its own; default: RLM_SUB_BASE_URL")
+        str, typer.Option(help="server of the sub-model, if it has its own; default: RLM_SUB_BASE_URL")
     ] = "",
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="instances of each task and length", show_default="10")
     ] = None,
-    lengths: Annotated[list[str] | None, typer.Option(help="in tokens, such as 8k,32k")] = None,
-    seed: Annotated[int | None, typer.Option(help="instances are a function of it", show_default="7")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the results", parser=a_path)] = None,
+    lengths: Annotated[list[str] | None, typer.Option(help="context lengths in tokens, such as 8k,32k")] = None,
+    seed: Annotated[int | None, typer.Option(help="random seed for generating instances", show_default="7")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the results", parser=a_path)] = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder of an evaluation that was cut off; all else is as it was, but for more -n", parser=a_path
-        ),
+        Path | None, typer.Option(help="continue this evaluation; only -n can be increased", parser=a_path)
     ] = None,
     redo_failed_calls: Annotated[
-        bool, typer.Option("--redo-failed-calls", help="with --resume: also answers in which calls had failed, anew")
+        bool, typer.Option("--redo-failed-calls", help="with --resume, redo answers whose sub-calls failed")
     ] = False,
-    at_once: Annotated[int, typer.Option(min=1, help="instances in work on this machine at once")] = AT_ONCE,
+    concurrency: Annotated[int, typer.Option(min=1, help="instances in progress at once")] = CONCURRENCY,
     accuracy: Annotated[
-        float | None, typer.Option(min=0, max=1, help="of the labeller beside the scripted model", show_default="1")
+        float | None,
+        typer.Option(min=0, max=1, help="of the scripted labeller, with the scripted model", show_default="1"),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="of the root model, in tokens, for direct and map_reduce")
+        int | None, typer.Option(min=1, help="context window of the root model in tokens, for direct and map_reduce")
     ] = None,
-    max_cost_usd: Annotated[float | None, typer.Option(help="of each RLM run")] = None,
-    max_iterations: Annotated[int | None, typer.Option(min=1, help="turns of each RLM")] = None,
-    trec: Annotated[Path | None, typer.Option(help="the file of the real TREC questions", parser=a_path)] = None,
-    data: Annotated[list[Path] | None, typer.Option(help="a JSONL file of your own instances", parser=a_path)] = None,
-    longbench: Annotated[list[Path] | None, typer.Option(help="a data.json of LongBench-v2", parser=a_path)] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="cost limit of each RLM run")] = None,
+    max_iterations: Annotated[int | None, typer.Option(min=1, help="maximum turns of each RLM")] = None,
+    trec: Annotated[Path | None, typer.Option(help="file of the TREC questions", parser=a_path)] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="JSONL file of your own instances", parser=a_path)] = None,
+    longbench: Annotated[list[Path] | None, typer.Option(help="data.json of LongBench-v2", parser=a_path)] = None,
     oolong: Annotated[
         list[Path] | None, typer.Option(help="rows of OOLONG-synth, as JSON or JSONL", parser=a_path)
     ] = None,
 ) -> None:
-    """Answer the instances of tasks by each method, and write results.jsonl, report.md and plots.
+    """Answer the instances of tasks with each method, and write results.jsonl, report.md and plots.
 
-    Stopped by Ctrl-C or a crash, it goes on with --resume DIR: finished instances are not repeated, failed ones are, and
-    RLM runs that were cut off go on where they were. Answers in which calls had failed stand, unless you say
-    --redo-failed-calls. A greater -n adds instances.
+    After Ctrl-C or a crash, continue with --resume DIR: finished instances are kept, failed ones are repeated, and
+    interrupted RLM runs resume where they stopped. Answers whose sub-calls failed are kept unless you set
+    --redo-failed-calls. A larger -n adds instances.
 
-    Exit status: 0 done, 1 an instance failed, 2 the command cannot be, 130 interrupted.
+    Exit status: 0 success, 1 an instance failed, 2 invalid usage, 130 interrupted.
     """
     from rlm.errors import ConfigError
-    from rlm.evals.plan import SCRIPTED, Plan, environment_info, lengths_of
-    from rlm.evals.results import Results
-    from rlm.models.settings import Settings
+    from rlm.evals.plan import Plan, parse_lengths
 
     if resume is not None:
         lists = [tasks, method, model, sub_model, sub_base_url, lengths, data, longbench, oolong]
-        numbers = [seed, out, accuracy, window, max_cost_usd, max_iterations, trec]
-        results = Results.load(resume)
-        plan = Plan.of(results.settings)
-        if any(lists) or any(given is not None for given in numbers) or (n is not None and n < plan.n):
-            raise ConfigError(
-                f"{resume} goes on as it was begun: give nothing beside --resume but --at-once, --redo-failed-calls and a "
-                "greater -n."
-            )
-        if n is not None:  # the instances that it has stay the first ones
-            plan = replace(plan, n=n)
-        plan.check()
-        jobs, models = list(plan.jobs()), plan.models()
-        plan.check_files(jobs, results.rows.values())
-        if n is not None:
-            results = results.with_settings({**results.settings, "n": n})
+        values = [seed, out, accuracy, window, max_cost_usd, max_iterations, trec]
+        if any(lists) or any(value is not None for value in values):
+            raise ConfigError(RESUME_OPTIONS)
+        evaluation = _resume(resume, n)
     elif redo_failed_calls:
-        raise ConfigError("--redo-failed-calls does answers of an evaluation again: give it with --resume DIR.")
+        raise ConfigError("--redo-failed-calls requires --resume DIR.")
     else:
-        settings = Settings()
-        endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None
-        model = model or (settings.model if endpoint else SCRIPTED)
-        sub_model = sub_model or (settings.sub_model if model == settings.model else model)
+        root, sub, sub_base_url_or_none = default_models(model, sub_model, sub_base_url)
         files = [("data", data), ("longbench", longbench), ("oolong_file", oolong)]
         plan = Plan(
             tasks=tuple(dict.fromkeys(tasks or ())),
             methods=tuple(dict.fromkeys(method or ("rlm:1",))),
-            lengths=lengths_of(lengths or ("8k",)),
+            lengths=parse_lengths(lengths or ("8k",)),
             n=10 if n is None else n,
             seed=7 if seed is None else seed,
-            model=model,
-            sub_model=sub_model,
-            sub_base_url=None if sub_model == SCRIPTED else sub_base_url or settings.sub_base_url,
+            model=root,
+            sub_model=sub,
+            sub_base_url=sub_base_url_or_none,
             accuracy=1.0 if accuracy is None else accuracy,
             window=window,
             max_cost_usd=max_cost_usd,
@@ -141,70 +124,136 @@ def run(
             trec=None if trec is None else str(trec.absolute()),
             files=tuple((kind, str(path.absolute())) for kind, paths in files for path in paths or ()),
         )
-        plan.check()
-        jobs, models = list(plan.jobs()), plan.models()  # what cannot be is known before there is a folder
-        made = replace(plan, base_url=models.base_url).as_json() | environment_info()
-        results = Results.create(out or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S"), made)
-    failed = _answered(plan, jobs, models, results, at_once, redo_failed_calls=redo_failed_calls)
-    for name in written(results.folder):
-        sys.stderr.write(f"rlm: wrote {results.folder / name}\n")
-    if failed:
+        evaluation = start(plan, out, prefix="eval")
+    rows = answer(evaluation, max_concurrent=concurrency, redo_failed_calls=redo_failed_calls)
+    for name in write_report(evaluation.results.folder):
+        sys.stderr.write(f"rlm: wrote {evaluation.results.folder / name}\n")
+    if any(row.error for row in rows) or len(rows) < len(evaluation.jobs):
         raise typer.Exit(1)
 
 
-def _answered(
-    plan: Plan, jobs: list[Job], models: Models, results: Results, at_once: int, *, redo_failed_calls: bool
-) -> int:
-    """Do all that is not done; the number of failures."""
+RESUME_OPTIONS = (
+    "--resume keeps the original settings: it allows only --concurrency, --redo-failed-calls and a larger -n."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """An evaluation that is ready to run."""
+
+    plan: Plan
+    jobs: list[Job]
+    models: TaskModels
+    results: Results
+
+
+def default_models(model: str, sub_model: str, sub_base_url: str = "") -> tuple[str, str, str | None]:
+    """Root model, sub-model and the sub-model's own server, completed from the environment."""
+    from rlm.evals.plan import SCRIPTED
+    from rlm.models.settings import Settings
+
+    settings = Settings()
+    has_endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None
+    model = model or (settings.model if has_endpoint else SCRIPTED)
+    sub_model = sub_model or (settings.sub_model if model == settings.model else model)
+    return model, sub_model, None if sub_model == SCRIPTED else sub_base_url or settings.sub_base_url
+
+
+def start(plan: Plan, folder: Path | None, *, prefix: str, extra: Mapping[str, object] | None = None) -> Evaluation:
+    """Validate a plan and create its folder, in that order.
+
+    Args:
+        plan: the evaluation.
+        folder: where results go; by default a new folder below `runs`.
+        prefix: of the new folder's name.
+        extra: further settings to record.
+
+    Raises:
+        ConfigError: the plan is invalid, or the folder contains results.
+    """
+    from rlm.evals.plan import environment_info
+    from rlm.evals.results import Results
+
+    plan.check()
+    jobs, models = list(plan.jobs()), plan.models()
+    settings = replace(plan, base_url=models.base_url).to_settings() | dict(extra or {}) | environment_info()
+    results = Results.create(folder or Path("runs") / time.strftime(f"{prefix}-%Y%m%d-%H%M%S"), settings)
+    return Evaluation(plan=plan, jobs=jobs, models=models, results=results)
+
+
+def _resume(folder: Path, n: int | None) -> Evaluation:
+    from rlm.errors import ConfigError
+    from rlm.evals.plan import Plan
+    from rlm.evals.results import Results
+
+    results = Results.load(folder)
+    plan = Plan.from_settings(results.settings)
+    if n is not None:  # the first instances stay the same
+        if n < plan.n:
+            raise ConfigError(RESUME_OPTIONS)
+        plan = replace(plan, n=n)
+    plan.check()
+    jobs, models = list(plan.jobs()), plan.models()
+    plan.check_files(jobs, results.rows.values())
+    if n is not None:
+        results = results.with_settings({**results.settings, "n": n})
+    return Evaluation(plan=plan, jobs=jobs, models=models, results=results)
+
+
+def answer(
+    evaluation: Evaluation, *, max_concurrent: int, redo_failed_calls: bool = False, verbose: bool = False
+) -> list[ResultRow]:
+    """Run the jobs that are not done, with progress on standard error; returns all rows in the order of the jobs."""
     from rlm.cli.interrupt import run_until_interrupted
-    from rlm.evals.concurrency import machine_cap
-    from rlm.evals.harness import run_jobs, standing
+    from rlm.evals.harness import final_rows, run_jobs
     from rlm.evals.methods.base import MethodContext
     from rlm.evals.progress import Progress
     from rlm.run.clients import Clients
 
-    stand = standing(jobs, results.rows, redo_failed_calls=redo_failed_calls).values()
+    plan, jobs, models, results = evaluation.plan, evaluation.jobs, evaluation.models, evaluation.results
+    done = final_rows(jobs, results.rows, redo_failed_calls=redo_failed_calls).values()
     sys.stderr.write(
-        f"rlm: {len(jobs):,} instances, {len(stand):,} of them done; model {plan.model}, calls to {plan.sub_model}; results "
+        f"rlm: {len(jobs):,} answers, {len(done):,} already done; model {plan.model}, sub-model {plan.sub_model}; results "
         f"in {results.folder}\n"
     )
-    means = MethodContext(models=models, limits=plan.limits(), window=plan.window)
-    with Progress(jobs, stand) as progress:
+    ctx = MethodContext(models=models, limits=plan.limits(), window=plan.window, verbose=verbose)
+    with Progress(jobs, done) as progress:
 
-        async def work() -> list[Any]:
-            async with Clients(max_concurrent=1).connections(models.clients):  # connections stay open for all jobs
+        async def work() -> list[ResultRow]:
+            async with Clients(max_concurrent=1).connections(models.clients):  # keeps connections open between jobs
                 return await run_jobs(
                     jobs,
-                    means=means,
+                    ctx=ctx,
                     results=results,
-                    cap=machine_cap(at_once),
+                    max_concurrent=max_concurrent,
                     on_row=progress.row,
                     on_start=progress.start,
                     redo_failed_calls=redo_failed_calls,
                 )
 
-        rows = run_until_interrupted(work, advice=lambda: f"rlm: to go on: rlm eval --resume {results.folder}\n")
-    if without := sum(bool(row.failed_calls and not row.error) for row in rows):
+        rows = run_until_interrupted(work, advice=lambda: f"rlm: to continue: rlm eval --resume {results.folder}\n")
+    if affected := sum(bool(row.failed_calls and not row.error) for row in rows):
         sys.stderr.write(
-            f"rlm: {without:,} of the answers lack the replies of calls that failed; to do them again: "
-            f"rlm eval --resume {results.folder} --redo-failed-calls\n"
+            f"rlm: sub-calls failed in {affected:,} answers; to redo them: rlm eval --resume {results.folder} "
+            "--redo-failed-calls\n"
         )
-    return sum(bool(row.error) for row in rows) + len(jobs) - len(rows)
+    by_key = {row.key: row for row in rows}
+    return [by_key[job.key] for job in jobs if job.key in by_key]
 
 
 @evaluate.command("tasks")
 def list_tasks() -> None:
     """List the tasks."""
-    from rlm.evals.registry import tasks
+    from rlm.evals.registry import load_tasks
 
-    for name in tasks():
+    for name in load_tasks():
         typer.echo(name)
 
 
 @evaluate.command("report")
 def report(folder: Folder) -> None:
-    """Write report.md and the plots of an evaluation anew, from its rows alone. Exit status: 0, 2."""
-    for name in written(folder):
+    """Rewrite report.md and the plots of an evaluation from its rows. Exit status: 0, 2."""
+    for name in write_report(folder):
         typer.echo(folder / name)
 
 
@@ -212,31 +261,34 @@ def report(folder: Folder) -> None:
 def compare(
     first: Folder,
     second: Folder,
-    method: Annotated[str | None, typer.Option(help="of both, where there are several")] = None,
+    method: Annotated[str | None, typer.Option(help="compare only this method")] = None,
 ) -> None:
-    """Say whether the second evaluation differs from the first on the instances of both, or that the data cannot tell.
-
-    Exit status: 0, 2.
-    """
+    """Test whether two evaluations differ on their shared instances. Exit status: 0, 2."""
     from rlm._util.text import printable
     from rlm.evals.report.comparison import differences
     from rlm.evals.results import Results
 
-    for line in differences(Results.load(first), Results.load(second), method=method):
-        typer.echo(printable(str(line)))
+    for difference in differences(Results.load(first), Results.load(second), method=method):
+        typer.echo(printable(str(difference)))
 
 
-def written(folder: Path) -> list[str]:
-    """Write the report and the plots; the names of the files."""
-    from rlm.errors import ConfigError
+def write_report(folder: Path) -> list[str]:
+    """Write the report and the plots; returns their file names."""
     from rlm.evals.report import plots
-    from rlm.evals.report.report import markdown, ordered
+    from rlm.evals.report.report import markdown, ordered_rows
     from rlm.evals.results import Results
 
     results = Results.load(folder)
-    pictures = plots.draw(ordered(results), folder) if results.rows else []
-    try:
-        (folder / "report.md").write_text(markdown(results, plots=pictures), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"No report can be written to {folder} ({error.strerror}): make room.") from error
+    pictures = plots.draw(ordered_rows(results), folder) if results.rows else []
+    write_text(folder / "report.md", markdown(results, plots=pictures))
     return ["report.md", *pictures]
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file. Raises ConfigError if the folder is not writable."""
+    from rlm.errors import ConfigError
+
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"Cannot write {file} ({error.strerror}).") from error

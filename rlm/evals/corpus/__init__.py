@@ -1,1 +1,1 @@
-"""What tasks generate their texts from. Pure: a seed gives the same bytes everywhere."""
+"""Sources that tasks generate their texts from. Pure: a seed gives the same bytes everywhere."""

@@ -1,8 +1,7 @@
-"""Seeded draws that are the same on every machine and with every Python.
+"""Seeded random draws that are the same on every machine and with every version of Python.
 
-Python promises for its generator that `random()` gives the same numbers for the same seed in every version; `sample`,
-`choices` and `randrange` may change. So every draw here is made from `random()` alone, and the seed from a SHA-256 of
-the names that the draws belong to.
+Python guarantees the sequence of `random()` for a seed, but not that of `sample`, `choices` or `randrange`. So all draws
+here use `random()` alone. The seed is the SHA-256 of the names that the draws belong to.
 """
 
 from __future__ import annotations
@@ -14,56 +13,57 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-_SEPARATOR = "\x1f"  # in no name
+_SEPARATOR = "\x1f"  # occurs in no name
 
 
 class Chance:
-    """Draws that are a function of `names`, such as a task, a length, a seed and an index."""
+    """Random draws that depend only on `names`, such as a task, a length, a seed and an index."""
 
     def __init__(self, *names: object) -> None:
         digest = hashlib.sha256(_SEPARATOR.join(map(str, names)).encode()).digest()
         self._random = random.Random(int.from_bytes(digest, "big")).random  # noqa: S311 - not for secrets
 
     def share(self) -> float:
-        """A number from 0 to below 1."""
+        """A float in [0, 1)."""
         return self._random()
 
     def below(self, limit: int) -> int:
-        """A whole number from 0 to below `limit`, which is far smaller than 2^53."""
+        """An integer in [0, limit); `limit` must be far below 2^53."""
         return int(self._random() * limit)
 
     def between(self, low: int, high: int) -> int:
-        """A whole number from `low` to `high`, both of them included."""
+        """An integer in [low, high]."""
         return low + self.below(high - low + 1)
 
     def bits(self, count: int) -> int:
-        """A whole number of so many random bits, a multiple of 32."""
+        """An integer of `count` random bits; `count` must be a multiple of 32."""
         number = 0
         for _ in range(count // 32):
             number = number << 32 | self.below(1 << 32)
         return number
 
     def choice(self, items: Sequence[Item]) -> Item:
+        """One item."""
         return items[self.below(len(items))]
 
     def choices(self, items: Sequence[Item], count: int) -> list[Item]:
-        """So many draws with replacement."""
+        """`count` items, drawn with replacement."""
         number, draw = len(items), self._random
         return [items[int(draw() * number)] for _ in range(count)]
 
     def shuffled(self, items: Sequence[Item]) -> list[Item]:
-        """All items in a random order."""
+        """All items in random order."""
         return self.sample(items, len(items))
 
     def sample(self, items: Sequence[Item], count: int) -> list[Item]:
-        """So many draws without replacement, in the order drawn.
+        """`count` items, drawn without replacement, in the order drawn.
 
         Raises:
-            ValueError: there are not that many items.
+            ValueError: `count` exceeds the number of items.
         """
         if count > len(items):
-            raise ValueError(f"{count} of {len(items)} items cannot be drawn without replacement.")
-        if count * 4 < len(items):  # few of many: no copy of a long range for two places in it
+            raise ValueError(f"Cannot draw {count} of {len(items)} items without replacement.")
+        if count * 4 < len(items):  # avoids a copy of a long range for a few draws
             places: dict[int, None] = {}
             while len(places) < count:
                 places.setdefault(self.below(len(items)))

@@ -1,4 +1,4 @@
-"""What is defined, called and imported in a Python package: the facts that questions about it are answered from."""
+"""Definitions, calls and imports of a Python package: the facts behind questions about it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 class Definition:
     """A function or method.
 
-    `name` is `Class.method` for a method. `calls` counts the calls by plain name in its body; `defaults` has the numbers
-    that are defaults of parameters.
+    Attributes:
+        name: `Class.method` for a method.
+        path: of its file.
+        calls: how often its body calls each plain name.
+        defaults: integer defaults by parameter.
     """
 
     name: str
@@ -24,20 +27,26 @@ class Definition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """A package: its definitions by name, in the order of files and lines, and the names that each file imports."""
+    """A package.
+
+    Attributes:
+        definitions: by name, in the order of files and lines.
+        imports: names that each file imports, by path.
+    """
 
     definitions: Mapping[str, Definition]
     imports: Mapping[str, tuple[str, ...]]
 
     def functions(self) -> list[Definition]:
-        """The definitions that are not methods."""
+        """All definitions except methods."""
         return [found for found in self.definitions.values() if "." not in found.name]
 
     def callers(self, name: str) -> list[str]:
-        """Who calls a function in its own body."""
+        """The functions and methods whose bodies call a function."""
         return sorted(found.name for found in self.definitions.values() if name in found.calls)
 
     def call_count(self, name: str) -> int:
+        """How many calls of a function all files contain."""
         return sum(found.calls.get(name, 0) for found in self.definitions.values())
 
     def importers(self, name: str) -> list[str]:
@@ -45,15 +54,16 @@ class Code:
         return sorted(path for path, names in self.imports.items() if name in names)
 
     def unused(self, path: str) -> list[str]:
-        """The functions of a file that nothing calls."""
+        """The functions of a file without a caller."""
         called = {name for found in self.definitions.values() for name in found.calls}
         return sorted(found.name for found in self.functions() if found.path == path and found.name not in called)
 
-    def methods(self, of: str) -> int:
-        return sum(name.startswith(f"{of}.") for name in self.definitions)
+    def methods(self, class_name: str) -> int:
+        """How many methods a class has."""
+        return sum(name.startswith(f"{class_name}.") for name in self.definitions)
 
     def reached(self, name: str) -> list[str]:
-        """All functions that a function calls, and that those call, and so on."""
+        """All functions that a function calls, directly or indirectly."""
         seen, waiting = set[str](), [name]
         while waiting:
             for called in self.definitions[waiting.pop()].calls:
@@ -64,7 +74,7 @@ class Code:
 
 
 def read_code(files: Mapping[str, str]) -> Code:
-    """The facts of Python files, by their syntax trees."""
+    """The facts of Python files, from their syntax trees."""
     definitions: dict[str, Definition] = {}
     imports: dict[str, tuple[str, ...]] = {}
     for path, text in files.items():

@@ -1,4 +1,4 @@
-"""Days as people write them."""
+"""Dates in the forms that people use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORMS: Final = tuple(
     re.compile(form)
     for form in (
         r"(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})(?:[T ]00:00(?::00)?)?",
-        r"(?P<month>\d{1,2})[/.-](?P<day>\d{1,2})[/.-](?P<year>\d{4})",  # as in MM/DD/YYYY, which OOLONG asks for
+        r"(?P<month>\d{1,2})[/.-](?P<day>\d{1,2})[/.-](?P<year>\d{4})",  # MM/DD/YYYY, as OOLONG asks for
         r"(?P<name>[a-z]{3,9})\.? (?P<day>\d{1,2})(?:st|nd|rd|th)?,? (?P<year>\d{4})",
         r"(?P<day>\d{1,2})(?:st|nd|rd|th)?(?: of)? (?P<name>[a-z]{3,9})\.?,? (?P<year>\d{4})",
     )
@@ -24,7 +24,7 @@ _FORMS: Final = tuple(
 
 
 def read_date(text: str) -> date | None:
-    """The day that a text is, such as `07/01/2022`, `2022-07-01`, `Jul 01, 2022` or `1 July 2022`; None if it is none."""
+    """Parse `07/01/2022`, `2022-07-01`, `Jul 01, 2022` or `1 July 2022`; None for any other text."""
     plain = " ".join(text.lower().strip(" .'\"`").split())
     for form in _FORMS:
         if match := form.fullmatch(plain):
@@ -38,6 +38,6 @@ def read_date(text: str) -> date | None:
 
 
 def _month(name: str) -> int:
-    """The number of a month by its name or the start of it; 0, which is no month, if there is none."""
+    """The number of a month from its name or an abbreviation; 0 if unknown."""
     number = _NUMBERS.get(name[:3], 0)
     return number if number and (MONTHS[number - 1].lower().startswith(name) or name == "sept") else 0

@@ -1,7 +1,7 @@
-"""Prose that nobody wrote: a book of plain sentences for haystacks, the same on every machine.
+"""Generated prose: a book of plain sentences for haystacks, the same on every machine.
 
-The sentences are drawn from patterns, so they read like a dull travel diary; none states a number of seven digits, an
-identifier, or anything special or magic.
+The sentences come from patterns, so they read like a dull travel diary. None contains a seven-digit number, an identifier,
+or the words of a needle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .chance import Chance
 from .tokens import tokens
 from .words import ADJECTIVES, NOUNS, listed
 
-BOOK_WORDS: Final = 200_000  # about 1.1 MB; RULER's essays are of that order too, and are repeated when they are short
+BOOK_WORDS: Final = 200_000  # about 1.1 MB, as RULER's essays; longer texts repeat the book, as RULER does
 
 _PATTERNS: Final = (
     "The {a} {n} stood beside the {m}, and nobody could say who had put it there.",
@@ -64,18 +64,18 @@ def book() -> tuple[str, ...]:
 
 @functools.cache
 def book_sentences() -> tuple[str, ...]:
-    """The book's sentences, without the last, which may be cut."""
+    """The book's sentences, without the last one, which may be incomplete."""
     return tuple(re.split(r"(?<=\.) ", " ".join(book()))[:-1])
 
 
 @functools.cache
 def book_tokens() -> tuple[int, ...]:
-    """At place i, how many tokens the first i words of the book are estimated to be."""
+    """Item i is the estimated number of tokens of the first i words of the book."""
     return tuple(accumulate(map(tokens, book()), initial=0))
 
 
 def passage(chance: Chance, size: int) -> list[str]:
-    """Consecutive sentences of about so many tokens, from a random place in the book; none if `size` is below one."""
+    """Consecutive sentences of about `size` tokens from a random place in the book; none if `size` is below 1."""
     sentences, found = book_sentences(), list[str]()
     place = chance.below(len(sentences))
     while size > 0:
@@ -87,12 +87,12 @@ def passage(chance: Chance, size: int) -> list[str]:
 
 
 def first_words(count: int) -> str:
-    """So many words, from the book's start; the book is repeated where it is too short."""
+    """The first `count` words of the book, which repeats if it is too short."""
     whole, rest = divmod(count, BOOK_WORDS)
     return " ".join([*([" ".join(book())] * whole), " ".join(book()[:rest])]).rstrip()
 
 
 def first_words_tokens(count: int) -> int:
-    """How many tokens `first_words(count)` is estimated to be, without making it."""
+    """The estimated number of tokens of `first_words(count)`, without creating it."""
     whole, rest = divmod(count, BOOK_WORDS)
     return whole * book_tokens()[-1] + book_tokens()[rest]

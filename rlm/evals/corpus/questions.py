@@ -1,7 +1,7 @@
-"""Questions in the six coarse classes of TREC, whose labels are certain because each class has patterns of its own.
+"""Questions in the six coarse classes of TREC. Their labels are certain, because no pattern belongs to two classes.
 
-They are made from patterns and word lists, so nothing has to be downloaded and nobody's data are copied; that they are
-easier to label than people's questions is their price. The real TREC file can be read in their place.
+They come from patterns and word lists, so nothing is downloaded and no data set is copied. They are easier to label than
+questions that people wrote. The real TREC file can replace them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,17 @@ NAMES: Final = {
     NUM: "numeric value",
 }
 LABELS: Final = tuple(NAMES.values())
-PER_PATTERN: Final = 70  # questions of one pattern at most, so that none fills its class
+MAX_PER_PATTERN: Final = 70  # questions, so that no pattern dominates its class
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # equal is the same object: it is a key of a cache
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # compared by identity, as the key of a cache
 class Questions:
-    """Labelled questions: `by_label` has them in a fixed order under the label's full name, `label_of` finds a label."""
+    """Labelled questions.
+
+    Attributes:
+        by_label: questions in a fixed order, by the full name of their label.
+        label_of: the full name of a question's label.
+    """
 
     by_label: Mapping[str, tuple[str, ...]]
     label_of: Mapping[str, str]
@@ -246,7 +251,7 @@ _PATTERNS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @functools.cache
 def built_in() -> Questions:
-    """Our own questions, 460 to 780 of each class."""
+    """The built-in questions, 460 to 780 of each class."""
     return _labelled(
         [
             (label, question)
@@ -262,36 +267,36 @@ def _all(pattern: str) -> list[str]:
     made = [
         pattern.format(**dict(zip(slots, words, strict=True))) for words in product(*(_SLOTS[slot] for slot in slots))
     ]
-    return made if len(made) <= PER_PATTERN else Chance("questions", pattern).sample(made, PER_PATTERN)
+    return made if len(made) <= MAX_PER_PATTERN else Chance("questions", pattern).sample(made, MAX_PER_PATTERN)
 
 
 def read_trec(path: Path) -> Questions:
-    """The questions of a TREC file: lines of `LABEL:kind question`; those with two labels are left out.
+    """The questions of a TREC file, whose lines are `LABEL:kind question`. Omits questions with two labels.
 
     Raises:
-        ConfigError: it cannot be read, or a line or a class is missing something.
+        ConfigError: the file is unreadable or malformed, or a class has no question.
     """
     try:
         lines = path.read_bytes().decode("latin-1").splitlines()  # the original has a few bytes that are not UTF-8
     except OSError as error:
-        raise ConfigError(f"The TREC file {path} cannot be read ({error.strerror}): give the path of one.") from error
+        raise ConfigError(f"Cannot read the TREC file {path} ({error.strerror}).") from error
     labelled = []
     for number, line in enumerate(lines, 1):
         head, _, question = line.strip().partition(" ")
         label = head.partition(":")[0]
         if line.strip() and (label not in NAMES or not question):
-            raise ConfigError(f"Line {number} of {path} is not of the form `LABEL:kind question`.")
+            raise ConfigError(f"{path}, line {number}: expected `LABEL:kind question`.")
         if line.strip():
             labelled.append((label, question.strip()))
     found = _labelled(labelled)
     for label, name in NAMES.items():
         if not found.by_label[name]:
-            raise ConfigError(f"There is no question of the class {label} in {path}.")
+            raise ConfigError(f"{path} has no question of the class {label}.")
     return found
 
 
 def _labelled(pairs: list[tuple[str, str]]) -> Questions:
-    """The questions that have one label."""
+    """The questions that have a single label."""
     labels: dict[str, set[str]] = {}
     for label, question in pairs:
         labels.setdefault(question, set()).add(label)

@@ -1,4 +1,4 @@
-"""Texts with named parts in braces, and how the parts are found again in what was made of them."""
+"""Templates with named parts in braces, and parsing of the texts that they produce."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 
 def parts_of(template: str, text: str) -> dict[str, str] | None:
-    """The parts that make `text` out of the template, or None; a part that occurs twice is the same both times."""
+    """The parts from which the template produces `text`; None if no parts do. Repeated parts must be equal."""
     match = _pattern(template).fullmatch(text)
     return match.groupdict() if match else None
 

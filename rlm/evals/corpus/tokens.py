@@ -1,9 +1,9 @@
-"""How many tokens a text is, estimated without a tokenizer or a network.
+"""Estimates the tokens of a text without a tokenizer or a network.
 
-The rule imitates how byte-pair tokenizers cut text before they merge: a run of letters is one token for each started
-`LETTERS` letters, digits go in groups of three, a run of other signs is one token with the line ends after it, and so is
-a run of line ends or an indentation; the blank before a word is part of it. docs/evals.md has its error against a real
-tokenizer.
+The rule imitates how byte-pair tokenizers split text before they merge. A word takes one token for every `WORD_LETTERS`
+letters or part of them, and includes the space before it. Digits go in groups of three. A run of other characters is one
+token with the line ends after it, and so is a run of line ends or an indentation. docs/evals.md states the error against a
+real tokenizer.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-LETTERS: Final = 6  # of a word in one token; found by trial against cl100k_base
+WORD_LETTERS: Final = 6  # of a word in one token; fits cl100k_base best
 
-_PIECE: Final = re.compile(rf"[^\W\d_]{{1,{LETTERS}}}|\d{{1,3}}|[^\w\s]+\n*|_+|\n+|  +")
+_PIECE: Final = re.compile(rf"[^\W\d_]{{1,{WORD_LETTERS}}}|\d{{1,3}}|[^\w\s]+\n*|_+|\n+|  +")
 
 
 def tokens(text: str) -> int:
-    """The estimate. Of two texts joined by a blank it is the sum of both."""
+    """The estimate. It is additive for texts joined by a space."""
     return sum(1 for _ in _PIECE.finditer(text))

@@ -1,6 +1,6 @@
-"""OOLONG's windows: dated lines of questions by users, whose labels are not shown.
+"""OOLONG's windows: dated lines with users' questions, whose labels are hidden.
 
-A window is drawn, rendered, and read again. `length` decides the number of lines as in OOLONG.
+Generates, renders and parses windows. As in OOLONG, `length` determines the number of lines.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import functools
 import re
 from dataclasses import dataclass
 from datetime import date, timedelta
+from math import ceil
 from typing import Final
 
 from rlm.errors import ConfigError
@@ -17,10 +18,10 @@ from .chance import Chance
 from .dates import MONTHS
 from .questions import LABELS, Questions
 
-FILLED, FIXED_TOKENS, LINE_TOKENS = 0.95, 450, 39  # lines = (0.95 length - 450) / 39: 188 at 2^13, 787 at 2^15
+FILL_SHARE, FIXED_TOKENS, LINE_TOKENS = 0.95, 450, 39  # lines = (0.95 length - 450) / 39: 188 at 2^13, 787 at 2^15
 FIRST_DAY, DAYS = date(2022, 2, 1), 1216  # to 31 May 2025
-FREQUENT_USERS, FREQUENT_LINES = 0.2, 0.8  # a fifth of the users write four fifths of the lines
-LINES_OF_A_USER, MIN_USERS, MAX_USERS = 8, 4, 500  # OOLONG does not say; the most bounds the pairs of `oolong_pairs`
+FREQUENT_USER_SHARE, FREQUENT_LINE_SHARE = 0.2, 0.8  # a fifth of the users write four fifths of the lines
+LINES_PER_USER, MIN_USERS, MAX_USERS = 8, 4, 500  # our choice: MAX_USERS bounds the pairs of `oolong_pairs`
 MIN_LINES: Final = 8
 
 _LINE: Final = re.compile(r"^Date: (\w{3}) (\d\d), (\d{4}) \|\| User: (\d+) \|\| Instance: (.+)$", re.MULTILINE)
@@ -37,8 +38,8 @@ _RECALL: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of a window, with the label that the text does not show."""
+class WindowLine:
+    """One line of a window, with its hidden label."""
 
     day: date
     user: str
@@ -47,38 +48,37 @@ class Row:
 
 
 def line_count(length: int) -> int:
-    """How many lines a window of so many tokens has.
+    """How many lines a window of `length` tokens has.
 
     Raises:
         ConfigError: too few to ask about.
     """
-    count = round((FILLED * length - FIXED_TOKENS) / LINE_TOKENS)
+    count = round((FILL_SHARE * length - FIXED_TOKENS) / LINE_TOKENS)
     if count < MIN_LINES:
-        raise ConfigError(
-            f"A window has {MIN_LINES} lines at least, and {length} tokens are too few: ask for a greater length."
-        )
+        minimum = ceil((MIN_LINES * LINE_TOKENS + FIXED_TOKENS) / FILL_SHARE)
+        raise ConfigError(f"Length {length} is too short for a window of OOLONG: use at least {minimum} tokens.")
     return count
 
 
-@functools.lru_cache(maxsize=4)  # all questions on a window ask about the same rows
-def make_window(questions: Questions, length: int, seed: int, number: int) -> tuple[Row, ...]:
-    """The rows of a window, in the order of its lines."""
+@functools.lru_cache(maxsize=4)  # all questions of a window share its lines
+def make_window(questions: Questions, length: int, seed: int, number: int) -> tuple[WindowLine, ...]:
+    """The lines of a window, in order."""
     chance = Chance("oolong window", length, seed, number)
     count = line_count(length)
     weights = [0.05 + share * share for share in (chance.share() for _ in LABELS)]
     users = [
         str(user)
-        for user in chance.sample(range(10_000, 100_000), min(max(count // LINES_OF_A_USER, MIN_USERS), MAX_USERS))
+        for user in chance.sample(range(10_000, 100_000), min(max(count // LINES_PER_USER, MIN_USERS), MAX_USERS))
     ]
-    frequent = users[: max(1, int(len(users) * FREQUENT_USERS))]
+    frequent = users[: max(1, int(len(users) * FREQUENT_USER_SHARE))]
     unused = {label: chance.shuffled(questions.by_label[label]) for label in LABELS}
     rows = []
     for _ in range(count):
         label = _weighted(chance, weights)
         question = unused[label].pop() if unused[label] else chance.choice(questions.by_label[label])
-        user = chance.choice(frequent if chance.share() < FREQUENT_LINES else users[len(frequent) :])
+        user = chance.choice(frequent if chance.share() < FREQUENT_LINE_SHARE else users[len(frequent) :])
         day = FIRST_DAY + timedelta(days=chance.below(DAYS))
-        rows.append(Row(day=day, user=user, question=question, label=label))
+        rows.append(WindowLine(day=day, user=user, question=question, label=label))
     return tuple(rows)
 
 
@@ -91,8 +91,8 @@ def _weighted(chance: Chance, weights: list[float]) -> str:
     return LABELS[-1]
 
 
-def render(rows: tuple[Row, ...]) -> str:
-    """The text of a window: introduction, lines, and the introduction recalled."""
+def render(rows: tuple[WindowLine, ...]) -> str:
+    """The text of a window: introduction, lines, and a reminder of the introduction."""
     count, labels = f"{len(rows)}", ", ".join(f"'{label}'" for label in LABELS)
     lines = [f"Date: {show_day(row.day)} || User: {row.user} || Instance: {row.question}" for row in rows]
     opening, recall = (text.format(count=count, labels=labels) for text in (_INTRODUCTION, _RECALL))
@@ -100,15 +100,15 @@ def render(rows: tuple[Row, ...]) -> str:
 
 
 def show_day(day: date) -> str:
-    """As in a window: `Jul 01, 2022`."""
+    """A date as windows show it: `Jul 01, 2022`."""
     return f"{MONTHS[day.month - 1][:3]} {day.day:02}, {day.year}"
 
 
-def read_window(text: str, questions: Questions) -> tuple[Row, ...]:
-    """The rows that a text shows, with the labels of known questions."""
+def read_window(text: str, questions: Questions) -> tuple[WindowLine, ...]:
+    """Parse the lines of a window and add the labels of its questions."""
     months = {name[:3]: number for number, name in enumerate(MONTHS, 1)}
     return tuple(
-        Row(
+        WindowLine(
             day=date(int(year), months[month], int(day)),
             user=user,
             question=question,

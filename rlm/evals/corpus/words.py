@@ -1,4 +1,4 @@
-"""Word lists of the generated texts, typed for this project: plain English words, and names that mean nobody."""
+"""Word lists of the generated texts, typed for this project: plain English words and invented names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The words of a text."""
+    """The words of a text, as a tuple."""
     return tuple(text.split())
 
 

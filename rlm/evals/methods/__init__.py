@@ -1,1 +1,1 @@
-"""Ways to answer a task: RLMs, plain models, and baselines without any model."""
+"""Ways to answer an instance: RLMs, plain models, and baselines without a model."""

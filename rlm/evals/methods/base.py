@@ -1,4 +1,4 @@
-"""What a method gets and gives."""
+"""What a method receives and returns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,21 @@ from rlm.types import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a method gave for an instance. `note` is what a reader of the score should know, such as a context that was cut.
+class MethodOutcome:
+    """A method's answer to an instance, and what it took.
 
-    `run_dir` is that of the run, where there is one; `resumed`: it was begun by an earlier process.
+    Attributes:
+        answer: the output to score.
+        usage: of all model calls.
+        by_node: usage of each node of the call tree.
+        stop_reason: `final`, the limit that ended the run, or `length` for a truncated reply.
+        iterations: turns of the root RLM.
+        sub_calls: model calls below the root.
+        depth: deepest level that was called.
+        sandboxes: containers that were started.
+        run_dir: the run's directory; None if the method keeps no record.
+        resumed: an earlier process started the run.
+        note: what a reader of the score should know, such as a truncated context.
     """
 
     answer: str
@@ -36,10 +47,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodContext:
-    """What methods work with.
+    """What methods need beside the instance.
 
-    `models` gives the root model and the sub-model for a task, by its name. `window` is the root model's, in tokens, over
-    what is known of it. `sandboxes` makes them where they are not to be containers (tests). `system_prompt` is that of RLMs.
+    Attributes:
+        models: gives the root model and the sub-model of a task, by its name.
+        limits: of each RLM run.
+        sandbox: configuration of the containers.
+        sandbox_factory: makes sandboxes other than containers, for tests.
+        window: context window of the root model in tokens; overrides what the model reports.
+        system_prompt: of RLMs.
+        verbose: print every turn of RLMs.
     """
 
     models: Callable[[str], tuple[str | Model, str | Model]]
@@ -51,4 +68,5 @@ class MethodContext:
     verbose: bool = False
 
 
-Method = Callable[[Instance, MethodContext, Path], Awaitable[Outcome]]
+Method = Callable[[Instance, MethodContext, Path], Awaitable[MethodOutcome]]
+"""Answers an instance; the path is the folder of its runs."""

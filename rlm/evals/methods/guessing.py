@@ -1,4 +1,4 @@
-"""OOLONG without a model: labels guessed from words, and counted rightly. Only scores above it show understanding."""
+"""OOLONG without a model: labels guessed from words, and counted without error. Only scores above it show understanding."""
 
 from __future__ import annotations
 
@@ -13,45 +13,43 @@ from rlm.evals.task import Instance
 from rlm.evals.tasks.oolong_forms import TEMPLATES, in_scope
 from rlm.evals.tasks.pairs import CONDITIONS, pairs_of, query_of
 
-_RULES: Final = (
-    tuple(  # the first one that fits decides; they were written from what the labels mean, not from our questions
-        (label, re.compile(pattern, re.IGNORECASE))
-        for label, pattern in (
-            (ABBR, r"\bstands? for\b|\babbreviat|\bacronym|\bshort for\b|\bletters .* mean\b"),
-            (NUM, r"^how (many|much|old|long|far|tall|fast|high|deep|big|large|often|heavy|hot|late)\b|^when\b"),
-            (NUM, r"\b(year|date|number|population|percentage|distance|price|temperature|speed|age|century)\b"),
-            (HUM, r"^who\b|\b(person|president|author|inventor|actor|singer|king|queen)\b"),
-            (LOC, r"^where\b|\b(city|country|state|river|mountain|capital|continent|island|located)\b"),
-            (DESC, r"^(why|how)\b|\b(definition|meaning|origin|difference|cause|reason|describe|explain)\b"),
-            (DESC, r"^what (is|are) \w+ \?$"),
-        )
+_RULES: Final = tuple(  # first match wins; written from what the labels mean, not from our questions
+    (label, re.compile(pattern, re.IGNORECASE))
+    for label, pattern in (
+        (ABBR, r"\bstands? for\b|\babbreviat|\bacronym|\bshort for\b|\bletters .* mean\b"),
+        (NUM, r"^how (many|much|old|long|far|tall|fast|high|deep|big|large|often|heavy|hot|late)\b|^when\b"),
+        (NUM, r"\b(year|date|number|population|percentage|distance|price|temperature|speed|age|century)\b"),
+        (HUM, r"^who\b|\b(person|president|author|inventor|actor|singer|king|queen)\b"),
+        (LOC, r"^where\b|\b(city|country|state|river|mountain|capital|continent|island|located)\b"),
+        (DESC, r"^(why|how)\b|\b(definition|meaning|origin|difference|cause|reason|describe|explain)\b"),
+        (DESC, r"^what (is|are) \w+ \?$"),
     )
 )
 
 
 class _Guesses(Mapping[str, str]):
-    """The label of any question; what no rule fits is an entity."""
+    """A label for any question; an entity if no rule matches."""
 
     def __getitem__(self, question: str) -> str:
         return NAMES[next((label for label, pattern in _RULES if pattern.search(question)), ENTY)]
 
     def __iter__(self) -> Iterator[str]:
-        raise TypeError("There is a label for every text: they cannot be listed.")
+        raise TypeError("Every text has a label: labels cannot be listed.")
 
     def __len__(self) -> int:
-        raise TypeError("There is a label for every text: they cannot be counted.")
+        raise TypeError("Every text has a label: labels cannot be counted.")
 
 
 GUESSES: Final = Questions(by_label={}, label_of=_Guesses())
 
 
-def guessed(instance: Instance) -> str | None:
-    """The answer to a question of `oolong` or `oolong_pairs`; None where it is none of theirs."""
-    return counted(instance, GUESSES)
+def guess_answer(instance: Instance) -> str | None:
+    """The answer to a question of `oolong` or `oolong_pairs` from guessed labels; None for other questions."""
+    return answer_from_labels(instance, GUESSES)
 
 
-def counted(instance: Instance, labelled: Questions) -> str | None:
-    """The same, from labels of whatever origin: what counting without an error makes of them."""
+def answer_from_labels(instance: Instance, labelled: Questions) -> str | None:
+    """The answer that error-free counting gives for these labels; None for questions of other tasks."""
     if not isinstance(instance.context, str):
         return None
     for condition in CONDITIONS:

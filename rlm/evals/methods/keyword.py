@@ -1,4 +1,4 @@
-"""A table lookup without any model: the baseline that says what a task asks beyond finding a line."""
+"""A table lookup without a model: the baseline that shows what a task requires beyond finding a line."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import anyio
 
 from rlm.evals.task import Instance
 
-from .base import MethodContext, Outcome
-from .guessing import guessed
+from .base import MethodContext, MethodOutcome
+from .guessing import guess_answer
 
+MAX_SENTENCES: Final = 20  # in an answer, if many match equally well
 _WORD: Final = re.compile(r"[\w-]+")
-_UNIT: Final = re.compile(r"[^\n]+?(?:[.?!](?=\s)|$)", re.MULTILINE)
-_SHAPES: Final = {
+_SENTENCE: Final = re.compile(r"[^\n]+?(?:[.?!](?=\s)|$)", re.MULTILINE)
+_VALUE_PATTERNS: Final = {  # by the word in a question that asks for such a value
     "uuid": re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"),
     "number": re.compile(r"\b\d[\d,]*\b"),
     "how many": re.compile(r"\b\d[\d,]*\b"),
 }
-_COMMON: Final = frozenset(
+_STOP_WORDS: Final = frozenset(
     (
         *("the", "and", "are", "all", "for", "with", "from", "that", "this", "what", "which", "who", "how", "many"),
         *("mentioned", "provided", "text", "answer", "only", "give", "name", "form"),
@@ -30,35 +31,35 @@ _COMMON: Final = frozenset(
 )
 
 
-async def keyword(instance: Instance, means: MethodContext, folder: Path) -> Outcome:
-    """No model at all: rules on words. Shows what needs no intelligence.
+async def keyword(instance: Instance, ctx: MethodContext, folder: Path) -> MethodOutcome:
+    """Rules on words, without a model. Shows what needs no intelligence.
 
-    On OOLONG, labels are guessed from the words of each line and counted rightly; elsewhere the answer is the sentences that
-    share the most words with the question.
+    On OOLONG, it guesses each line's label from its words and counts without error. Elsewhere it answers with the sentences
+    that share the most words with the question.
     """
-    return await anyio.to_thread.run_sync(_keyword, instance)
+    return await anyio.to_thread.run_sync(_answer, instance)
 
 
-def _keyword(instance: Instance) -> Outcome:
-    if (guess := guessed(instance)) is not None:
-        return Outcome(answer=guess)
+def _answer(instance: Instance) -> MethodOutcome:
+    if (guess := guess_answer(instance)) is not None:
+        return MethodOutcome(answer=guess)
     query = instance.query.casefold()
-    asked = {word for word in _WORD.findall(query) if len(word) > 2} - _COMMON
+    wanted = {word for word in _WORD.findall(query) if len(word) > 2} - _STOP_WORDS
     best: list[str] = []
-    most = 0
-    for unit in _units(instance):
-        shared = len(asked.intersection(_WORD.findall(unit.casefold())))
-        if shared > most:
-            best, most = [unit], shared
-        elif shared == most and most and len(best) < 20:
-            best.append(unit)
-    shape = next((shape for name, shape in _SHAPES.items() if name in query), None)
-    if shape is not None:
-        best = [found for unit in best for found in shape.findall(unit) if found.casefold() not in asked]
-    return Outcome(answer=", ".join(Counter(best)))
+    most_shared = 0
+    for sentence in _sentences(instance):
+        shared = len(wanted.intersection(_WORD.findall(sentence.casefold())))
+        if shared > most_shared:
+            best, most_shared = [sentence], shared
+        elif shared == most_shared and most_shared and len(best) < MAX_SENTENCES:
+            best.append(sentence)
+    pattern = next((pattern for name, pattern in _VALUE_PATTERNS.items() if name in query), None)
+    if pattern is not None:
+        best = [value for sentence in best for value in pattern.findall(sentence) if value.casefold() not in wanted]
+    return MethodOutcome(answer=", ".join(Counter(best)))
 
 
-def _units(instance: Instance) -> Iterator[str]:
+def _sentences(instance: Instance) -> Iterator[str]:
     for text in (instance.context,) if isinstance(instance.context, str) else instance.context.values():
-        for found in _UNIT.finditer(text):
-            yield found[0].strip()
+        for match in _SENTENCE.finditer(text):
+            yield match[0].strip()

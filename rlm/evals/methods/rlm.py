@@ -1,4 +1,4 @@
-"""RLMs of a depth; an interrupted run is resumed."""
+"""RLMs of a given depth. Resumes interrupted runs."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ from rlm.orchestrator import Orchestrator
 from rlm.store.runs import RunSummary, list_runs
 from rlm.types import Completion
 
-from .base import Method, MethodContext, Outcome
+from .base import Method, MethodContext, MethodOutcome
 
 
-def _rlm_of(depth: int) -> Method:
-    async def rlm(instance: Instance, means: MethodContext, folder: Path) -> Outcome:
-        """An RLM. One of this instance that was cut off goes on where it was."""
-        model, sub_model = means.models(instance.task)
+def rlm_of_depth(depth: int) -> Method:
+    """The method that answers with an RLM whose calls go down `depth` levels."""
+
+    async def rlm(instance: Instance, ctx: MethodContext, folder: Path) -> MethodOutcome:
+        """Resume the latest resumable run of this instance, or start one."""
+        model, sub_model = ctx.models(instance.task)
         orchestrator = Orchestrator(
             depth=depth,
             model=model,
             sub_model=sub_model,
-            limits=means.limits,
-            sandbox=means.sandbox,
-            sandbox_factory=means.sandbox_factory,
+            limits=ctx.limits,
+            sandbox=ctx.sandbox,
+            sandbox_factory=ctx.sandbox_factory,
             run_root=folder,
-            system_prompt=means.system_prompt,
-            verbose=means.verbose,
+            system_prompt=ctx.system_prompt,
+            verbose=ctx.verbose,
         )
-        for run in reversed(list(list_runs(folder))):  # the latest first
-            if (done := await _gone_on(orchestrator, run, means.limits)) is not None:
-                return replace(_of_run(done), run_dir=run.directory, resumed=True)
-        return _of_run(await orchestrator.acompletion(instance.context, instance.query))
+        for run in reversed(list(list_runs(folder))):  # latest first
+            if (completion := await _resume(orchestrator, run, ctx.limits)) is not None:
+                return replace(_outcome(completion), run_dir=run.directory, resumed=True)
+        return _outcome(await orchestrator.acompletion(instance.context, instance.query))
 
     return rlm
 
 
-async def _gone_on(orchestrator: Orchestrator, run: RunSummary, limits: Limits) -> Completion | None:
-    """The end of a run that was begun before; None where nothing can be made of it, and it has to be begun anew."""
+async def _resume(orchestrator: Orchestrator, run: RunSummary, limits: Limits) -> Completion | None:
+    """Complete an earlier run; None if it has nothing worth resuming or cannot be resumed."""
     try:
         match run.state:
-            case "finished":  # and the process was killed before the row was written: the journal has all replies
+            case "finished":  # the process ended before it wrote the row; the journal has every reply
                 return await orchestrator.areplay(run.directory)
             case "interrupted" | "failed" if run.calls:
                 return await orchestrator.aresume(run.directory, limits=limits)
@@ -51,15 +53,15 @@ async def _gone_on(orchestrator: Orchestrator, run: RunSummary, limits: Limits) 
     return None
 
 
-def _of_run(done: Completion) -> Outcome:
-    return Outcome(
-        answer=done.answer,
-        usage=done.usage,
-        by_node=done.by_node,
-        stop_reason=done.stop_reason,
-        iterations=done.iterations,
-        sub_calls=done.sub_calls,
-        depth=done.depth_reached,
-        sandboxes=done.sandboxes,
-        run_dir=done.run_dir,
+def _outcome(completion: Completion) -> MethodOutcome:
+    return MethodOutcome(
+        answer=completion.answer,
+        usage=completion.usage,
+        by_node=completion.by_node,
+        stop_reason=completion.stop_reason,
+        iterations=completion.iterations,
+        sub_calls=completion.sub_calls,
+        depth=completion.depth_reached,
+        sandboxes=completion.sandboxes,
+        run_dir=completion.run_dir,
     )

@@ -1,1 +1,1 @@
-"""What results amount to: tables, statistics, plots, comparisons."""
+"""Reports on results: tables, statistics, plots, comparisons."""

@@ -1,4 +1,4 @@
-"""Two evaluations beside each other: whether they differ, by how much, or that the data cannot tell."""
+"""Two evaluations side by side: whether they differ, and by how much."""
 
 from __future__ import annotations
 
@@ -9,103 +9,113 @@ from statistics import pstdev
 from typing import Final
 
 from rlm.errors import ConfigError
-from rlm.evals.results import Results, Row
+from rlm.evals.results import ResultRow, Results
 
-from .report import TELLS_AT, of_difference
+from .report import SIGNIFICANCE_LEVEL, format_difference
 from .stats import Comparison, compare, holm
 
-ALL: Final = "all tasks"
-SEEN: Final = 7.85  # (z of 97.5 % + z of 80 %)^2: what a difference takes to be seen in four of five evaluations
+ALL_TASKS: Final = "all tasks"
+POWER_FACTOR: Final = 7.85  # (z of 97.5 % + z of 80 %)^2: detects a difference in four of five evaluations
 
-_Place = tuple[str, int, int, int]  # task, length, seed, index: of an instance
-_Pair = tuple[Row, Row]
+_InstanceKey = tuple[str, int, int, int]  # task, length, seed, index
+_Pair = tuple[ResultRow, ResultRow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One line: how second minus first came out for a method, on a task's instances (or all tasks') that both have.
+    """How the second evaluation's scores differ from the first's, for one method and task (or all tasks).
 
-    `adjusted` is the p-value for that one of `lines` such comparisons is looked at (Holm).
+    Attributes:
+        task: a name, or `all tasks`.
+        method: the method of both, or two methods.
+        result: second minus first.
+        spread: standard deviation of the differences.
+        adjusted: the p-value, adjusted for all comparisons (Holm).
+        comparisons: how many there are.
     """
 
     task: str
     method: str
-    found: Comparison
+    result: Comparison
     spread: float
     adjusted: float
-    lines: int
+    comparisons: int
 
     def __str__(self) -> str:
-        found = self.found
-        of_all = f" ({self.adjusted:.2g} for {self.lines} lines)" if self.lines > 1 else ""
-        size = f"{of_difference(found)}, p = {found.p_value:.2g}{of_all}, {found.count} pairs, {found.test}"
-        where = f"{self.task}, {self.method}"
-        if self.adjusted < TELLS_AT:
-            return f"{where}: the second is {'better' if found.difference > 0 else 'worse'} by {size}"
-        if found.difference and self.spread:
-            needed = ceil(SEEN * (self.spread / found.difference) ** 2)
-            return f"{where}: the data cannot tell ({size}); a difference of this size takes about {needed:,} pairs"
-        return f"{where}: no difference was seen ({size})"
+        result = self.result
+        p_value = f"p = {self.adjusted:.2g}"
+        if self.comparisons > 1:
+            p_value += f" (adjusted for {self.comparisons} comparisons)"
+        numbers = f"{format_difference(result)}, {p_value}, {result.count} pairs, {result.test}"
+        subject = f"{self.task}, {self.method}"
+        if self.adjusted < SIGNIFICANCE_LEVEL:
+            return f"{subject}: the second is {'better' if result.difference > 0 else 'worse'} by {numbers}"
+        if result.difference and self.spread:
+            needed = ceil(POWER_FACTOR * (self.spread / result.difference) ** 2)
+            return f"{subject}: not significant: {numbers}; detecting this difference takes about {needed:,} pairs"
+        return f"{subject}: no difference found: {numbers}"
 
 
 def differences(first: Results, second: Results, *, method: str | None = None) -> Iterator[Difference]:
-    """A line for each method and task that both have, and one for all tasks of a method where it has several.
+    """Compare two evaluations: a line for each method and task, and one for all tasks of a method that has several.
 
-    The rows of a method are compared with those of the same method; where each evaluation has but one, these are.
+    Rows of a method are compared with rows of the same method. If each evaluation has only one, those two are compared.
 
     Raises:
-        ConfigError: they share no instance, or an instance is another one in the second.
+        ConfigError: the evaluations have no instances in common, or an instance differs.
     """
     lines = [
-        (task, way, chosen) for way, pairs in _pairs(first, second, method).items() for task, chosen in _by_task(pairs)
+        (task, name, chosen)
+        for name, pairs in _pairs_by_method(first, second, method).items()
+        for task, chosen in _pairs_by_task(pairs)
     ]
     if not lines:
-        raise ConfigError("The two evaluations share no instance of the same method: give others, or --method.")
-    compared = [
+        raise ConfigError("These evaluations have no instances in common. Choose others, or set --method.")
+    results = [
         compare(_scores(after for _, after in pairs), _scores(before for before, _ in pairs)) for *_, pairs in lines
     ]
-    adjusted = holm([found.p_value for found in compared])
-    for (task, way, pairs), found, p_value in zip(lines, compared, adjusted, strict=True):
+    adjusted = holm([result.p_value for result in results])
+    for (task, name, pairs), result, p_value in zip(lines, results, adjusted, strict=True):
         spread = pstdev([after.value("strict") - before.value("strict") for before, after in pairs])
-        yield Difference(task=task, method=way, found=found, spread=spread, adjusted=p_value, lines=len(lines))
+        yield Difference(task=task, method=name, result=result, spread=spread, adjusted=p_value, comparisons=len(lines))
 
 
-def _pairs(first: Results, second: Results, method: str | None) -> Mapping[str, list[_Pair]]:
-    """By method, the rows of the same instance in both."""
-    a, b = _by_method(first, method), _by_method(second, method)
+def _pairs_by_method(first: Results, second: Results, method: str | None) -> Mapping[str, list[_Pair]]:
+    """The rows that both evaluations have of an instance."""
+    a, b = _rows_by_method(first, method), _rows_by_method(second, method)
     if len(a) == 1 == len(b) and a.keys() != b.keys():
-        (one, rows), (other, others) = *a.items(), *b.items()
-        both = f"{one} and then {other}"
-        a, b = {both: rows}, {both: others}
-    found = {way: [(row, b[way][place]) for place, row in a[way].items() if place in b[way]] for way in a if way in b}
-    for before, after in (pair for pairs in found.values() for pair in pairs):
+        (one, rows), (other, other_rows) = *a.items(), *b.items()
+        both = f"{one} vs {other}"
+        a, b = {both: rows}, {both: other_rows}
+    pairs = {name: [(row, b[name][key]) for key, row in a[name].items() if key in b[name]] for name in a if name in b}
+    for before, after in (pair for each in pairs.values() for pair in each):
         if before.digest and after.digest and before.digest != after.digest:
             raise ConfigError(
-                f"Instance {before.index} of {before.task} is not the same in both: they were made from other data."
+                f"Instance {before.index} of {before.task} differs between the evaluations: they used different data."
             )
-    return found
+    return pairs
 
 
-def _by_method(results: Results, method: str | None) -> dict[str, dict[_Place, Row]]:
-    found: dict[str, dict[_Place, Row]] = {}
+def _rows_by_method(results: Results, method: str | None) -> dict[str, dict[_InstanceKey, ResultRow]]:
+    rows: dict[str, dict[_InstanceKey, ResultRow]] = {}
     for key, row in results.rows.items():
         if method in (None, key.method):
-            found.setdefault(key.method, {})[_place(row)] = row
-    return found
+            rows.setdefault(key.method, {})[_instance_key(row)] = row
+    return rows
 
 
-def _by_task(pairs: list[_Pair]) -> Iterator[tuple[str, list[_Pair]]]:
-    """The pairs of each task, and of all where there are several."""
+def _pairs_by_task(pairs: list[_Pair]) -> Iterator[tuple[str, list[_Pair]]]:
+    """The pairs of each task, then of all tasks if there are several."""
     tasks = list(dict.fromkeys(before.task for before, _ in pairs))
     for task in tasks:
         yield task, [pair for pair in pairs if pair[0].task == task]
     if len(tasks) > 1:
-        yield ALL, pairs
+        yield ALL_TASKS, pairs
 
 
-def _scores(rows: Iterable[Row]) -> dict[_Place, float]:
-    return {_place(row): row.value("strict") for row in rows}
+def _scores(rows: Iterable[ResultRow]) -> dict[_InstanceKey, float]:
+    return {_instance_key(row): row.value("strict") for row in rows}
 
 
-def _place(row: Row) -> _Place:
+def _instance_key(row: ResultRow) -> _InstanceKey:
     return (row.task, row.length, row.seed, row.index)

@@ -1,4 +1,4 @@
-"""`report.md` of an evaluation, from its rows and settings alone: the same rows give the same bytes."""
+"""`report.md` of an evaluation. A pure function of its rows and settings."""
 
 from __future__ import annotations
 
@@ -11,160 +11,162 @@ from functools import partial
 from itertools import combinations, zip_longest
 from typing import Final, Literal
 
-from rlm.evals.plan import Plan, length_name
-from rlm.evals.results import Results, Row, in_order
+from rlm.evals.plan import Plan, format_length
+from rlm.evals.results import ResultRow, Results, sort_rows
 
 from .stats import MIN_DISTINCT, Comparison, compare, holm, interval, percentile
-from .tables import escaped, table
+from .tables import escape, settings_table, table
 
-WITHOUT: Final = (
-    "Providers gave no reply to calls of these answers, whose scores count as they are. To do them again from the start: "
+FAILED_CALLS_HINT: Final = (
+    "Some sub-calls of these answers got no reply. Their scores count unchanged. To repeat the answers from the start: "
     "`rlm eval --resume DIR --redo-failed-calls`."
 )
-PAIRED: Final = (
-    "task", "first", "second", "pairs", "first minus second, strict", "p", "p, adjusted", "test", "they differ",
+COMPARISON_HEADINGS: Final = (
+    "task", "first", "second", "pairs", "first minus second, strict", "p", "p, adjusted", "test", "significant",
 )  # fmt: skip
-SPENT: Final = (
+COST_HEADINGS: Final = (
     "task", "method", "length", "cost", "cost p50", "cost p95", "s p50", "s p95", "tokens", "calls", "sub-calls", "depth",
-    "calls failed", "stopped by a limit",
+    "failed calls", "stopped by a limit",
 )  # fmt: skip
-TELLS_AT: Final = 0.05  # the adjusted p-value below which a difference is said to be one
-LIMITS: Final = frozenset(  # stop reasons of runs that had no time or means to end, and of a plain reply that was cut
+SIGNIFICANCE_LEVEL: Final = 0.05  # of adjusted p-values
+LIMITS: Final = frozenset(  # stop reasons that say that a limit ended the run, or truncated a plain reply
     ("max_iterations", "max_lm_calls", "max_tokens", "max_cost_usd", "max_seconds", "max_consecutive_errors", "length")
 )
 _NUMBER: Final = re.compile(r"\d+(?:,\d+)*")
 
 
-def ordered(results: Results) -> list[Row]:
+def ordered_rows(results: Results) -> list[ResultRow]:
     """The rows in the order of the plan."""
-    plan = Plan.of(results.settings)
-    return in_order(results.rows.values(), tasks=plan.tasks, methods=plan.methods)
+    plan = Plan.from_settings(results.settings)
+    return sort_rows(results.rows.values(), tasks=plan.tasks, methods=plan.methods)
 
 
 def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
-    """The text of the report; `plots` are names of pictures in the same folder."""
-    plan, rows = Plan.of(results.settings), ordered(results)
+    """The text of the report. `plots` are file names of pictures in the same folder."""
+    plan, rows = Plan.from_settings(results.settings), ordered_rows(results)
     failed = [row for row in rows if row.error]
-    without = [row for row in rows if row.failed_calls and not row.error]
+    with_failed_calls = [row for row in rows if row.failed_calls and not row.error]
     parts = [
-        plan.measures,
+        plan.model_note,
         "# Evaluation",
         f"Instances: {len({(row.task, row.length, row.seed, row.index) for row in rows}):,}. "
         f"Methods: {len({row.method for row in rows})}. Answers: {len(rows):,}. Failures: {len(failed):,}. "
-        "Scores are from 0 to 1 with 95 % intervals (bootstrap; Wilson's for scores of 0 and 1, and where fewer than "
-        f"{MIN_DISTINCT} are apart from the commonest one); a failure counts as 0."
-        + (f" {len(without):,} of the answers lack the replies of calls that failed: see below." if without else ""),
+        "Scores range from 0 to 1 and have 95 % intervals: bootstrap, or Wilson's for scores of 0 and 1 and if fewer than "
+        f"{MIN_DISTINCT} scores differ from the most common one. Failures score 0."
+        + (f" Sub-calls failed in {len(with_failed_calls):,} answers: see below." if with_failed_calls else ""),
         *(f"![{name.removesuffix('.png').replace('-', ' ').capitalize()}]({name})" for name in plots),
     ]
-    parts += ["## Score, strict", *_scores(rows, "strict"), "## Score, lax", *_scores(rows, "lax")]
-    parts += ["## Cost and time", _spent(rows, results.replaced), _costs(rows)]
-    if pairs := list(_paired(rows)):
+    parts += ["## Score, strict", *_score_tables(rows, "strict"), "## Score, lax", *_score_tables(rows, "lax")]
+    parts += ["## Cost and time", _total_cost(rows, results.superseded), _cost_table(rows)]
+    if comparisons := list(_comparison_lines(rows)):
         parts += [
             "## Methods compared on the same instances",
-            f"Two methods differ where p, adjusted for the {len(pairs)} comparisons here (Holm), is below {TELLS_AT}. "
-            f"No interval is shown where fewer than {MIN_DISTINCT} pairs differ: "
-            "it would be misleadingly narrow.",
-            table(PAIRED, pairs),
+            f"A difference is significant if p, adjusted for the {len(comparisons)} comparisons here (Holm), is below "
+            f"{SIGNIFICANCE_LEVEL}. No interval is shown when fewer than {MIN_DISTINCT} pairs differ: it would be "
+            "misleadingly narrow.",
+            table(COMPARISON_HEADINGS, comparisons),
         ]
     if notes := _notes(rows):
         parts += ["## Notes", "\n".join(notes)]
-    if without:
-        parts += ["## Calls that failed", WITHOUT, "\n".join(_failure(row) for row in without)]
+    if with_failed_calls:
+        parts += ["## Failed calls", FAILED_CALLS_HINT, "\n".join(_failure(row) for row in with_failed_calls)]
     if failed:
         parts += ["## Failures", "\n".join(_failure(row) for row in failed)]
-    parts += ["## Made with", table(("setting", "value"), [(name, str(value)) for name, value in _settings(results)])]
+    parts += ["## Settings", settings_table(results.settings)]
     return "\n\n".join(parts) + "\n"
 
 
-def grouped(rows: Iterable[Row]) -> Mapping[tuple[str, str, int], list[Row]]:
-    """By task, method and length."""
-    groups: dict[tuple[str, str, int], list[Row]] = {}
+def group_rows(rows: Iterable[ResultRow]) -> Mapping[tuple[str, str, int], list[ResultRow]]:
+    """Rows by task, method and length."""
+    groups: dict[tuple[str, str, int], list[ResultRow]] = {}
     for row in rows:
-        groups.setdefault((row.task, row.method, row.key.bucket), []).append(row)
+        groups.setdefault((row.task, row.method, row.key.length_bucket), []).append(row)
     return groups
 
 
-def _scores(rows: Sequence[Row], score: Literal["strict", "lax"]) -> Iterator[str]:
-    groups = grouped(rows)
+def _score_tables(rows: Sequence[ResultRow], score: Literal["strict", "lax"]) -> Iterator[str]:
+    groups = group_rows(rows)
     for task in dict.fromkeys(row.task for row in rows):
         lengths = sorted({length for name, _, length in groups if name == task})
-        ways = list(dict.fromkeys(way for name, way, _ in groups if name == task))
-        lines = [(way, *(_mean(groups.get((task, way, length), []), score) for length in lengths)) for way in ways]
+        methods = list(dict.fromkeys(method for name, method, _ in groups if name == task))
+        lines = [
+            (method, *(_format_mean(groups.get((task, method, length), []), score) for length in lengths))
+            for method in methods
+        ]
         yield f"**{task}**"
-        yield table(("method", *map(length_name, lengths)), lines)
+        yield table(("method", *map(format_length, lengths)), lines)
 
 
-def _mean(rows: Sequence[Row], score: Literal["strict", "lax"]) -> str:
+def _format_mean(rows: Sequence[ResultRow], score: Literal["strict", "lax"]) -> str:
     if not rows:
         return ""
-    found = interval([row.value(score) for row in rows])
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] n={len(rows)}"
+    mean = interval([row.value(score) for row in rows])
+    return f"{mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}] n={len(rows)}"
 
 
-def _spent(rows: Sequence[Row], replaced: Sequence[Row]) -> str:
-    """What all of it cost, and which times are not counted."""
-    resumed = sum(row.resumed for row in rows)
-    known = [row.cost_usd for row in (*rows, *replaced) if row.cost_usd is not None]
-    parts = [f"${math.fsum(known):.4g} in all."]
-    for what, paid in (("answers", rows), ("attempts that were done again", replaced)):
+def _total_cost(rows: Sequence[ResultRow], superseded: Sequence[ResultRow]) -> str:
+    known = [row.cost_usd for row in (*rows, *superseded) if row.cost_usd is not None]
+    parts = [f"Total: ${math.fsum(known):.4g}."]
+    for what, paid in (("answers", rows), ("repeated attempts", superseded)):
         if unknown := sum(row.cost_usd is None for row in paid):
-            parts.append(f"The cost of {unknown:,} of {len(paid):,} {what} is unknown, and not in it.")
-    if resumed:
-        parts.append(f"Times leave out {resumed:,} of the answers, whose runs were cut off and went on later.")
+            parts.append(f"It excludes {unknown:,} of {len(paid):,} {what}, whose cost is unknown.")
+    if resumed := sum(row.resumed for row in rows):
+        parts.append(f"Times exclude {resumed:,} answers of resumed runs.")
     return " ".join(parts)
 
 
-def _costs(rows: Sequence[Row]) -> str:
+def _cost_table(rows: Sequence[ResultRow]) -> str:
     lines = []
-    for (task, way, length), group in grouped(rows).items():
+    for (task, method, length), group in group_rows(rows).items():
         costs = [row.cost_usd for row in group]
         seconds = [row.seconds for row in group if not row.resumed]
         limited = sum(row.stop_reason in LIMITS for row in group)
         lines.append(
             (
                 task,
-                way,
-                length_name(length),
-                _of_known(costs, statistics.fmean, "${:.4g}"),
-                _of_known(costs, _p50, "${:.4g}"),
-                _of_known(costs, _p95, "${:.4g}"),
-                _of_known(seconds, _p50, "{:.2f}"),
-                _of_known(seconds, _p95, "{:.2f}"),
-                _of_known([row.tokens for row in group], statistics.fmean, "{:,.0f}"),
-                _of_known([row.calls for row in group], statistics.fmean, "{:.1f}"),
+                method,
+                format_length(length),
+                _aggregate(costs, statistics.fmean, "${:.4g}"),
+                _aggregate(costs, _p50, "${:.4g}"),
+                _aggregate(costs, _p95, "${:.4g}"),
+                _aggregate(seconds, _p50, "{:.2f}"),
+                _aggregate(seconds, _p95, "{:.2f}"),
+                _aggregate([row.tokens for row in group], statistics.fmean, "{:,.0f}"),
+                _aggregate([row.calls for row in group], statistics.fmean, "{:.1f}"),
                 f"{statistics.fmean(row.sub_calls for row in group):.1f}",
                 str(max(row.depth for row in group)),
                 f"{sum(row.failed_calls for row in group):,}",
                 f"{limited} of {len(group)}",
             )
         )
-    return table(SPENT, lines)
+    return table(COST_HEADINGS, lines)
 
 
-def _of_known(values: Sequence[float | None], sum_up: Callable[[list[float]], float], form: str) -> str:
+def _aggregate(values: Sequence[float | None], function: Callable[[list[float]], float], template: str) -> str:
+    """A function of the known values; `unknown` if there are none."""
     known = [value for value in values if value is not None]
-    return form.format(sum_up(known)) if known else "unknown"
+    return template.format(function(known)) if known else "unknown"
 
 
 _p50 = partial(percentile, share=0.5)
 _p95 = partial(percentile, share=0.95)
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the scores should know. Notes that differ in their numbers alone are one, with the range of each."""
+def _notes(rows: Sequence[ResultRow]) -> list[str]:
+    """What a reader of the scores should know. Notes that differ only in numbers become one with ranges."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[list[str]]] = {}
     for row in rows:
-        said = [row.note] if row.note else []
+        texts = [row.note] if row.note else []
         if row.stop_reason in LIMITS:
-            said.append(f"stopped by a limit ({row.stop_reason})")
-        for text in said:
+            texts.append(f"stopped by a limit ({row.stop_reason})")
+        for text in texts:
             groups.setdefault((row.method, row.task, tuple(_NUMBER.split(text))), []).append(_NUMBER.findall(text))
-    of_all = Counter((row.method, row.task) for row in rows)
+    totals = Counter((row.method, row.task) for row in rows)
     lines = []
-    for (way, task, texts), found in groups.items():
-        ranges = [_range(numbers) for numbers in zip(*found, strict=True)]
-        text = "".join(part for pair in zip_longest(texts, ranges, fillvalue="") for part in pair)
-        lines.append(f"- {way} on {task}, {len(found)} of {of_all[way, task]}: {escaped(text)}")
+    for (method, task, pieces), numbers in groups.items():
+        ranges = [_range(column) for column in zip(*numbers, strict=True)]
+        text = "".join(part for pair in zip_longest(pieces, ranges, fillvalue="") for part in pair)
+        lines.append(f"- {method} on {task}, {len(numbers)} of {totals[method, task]}: {escape(text)}")
     return sorted(lines)
 
 
@@ -173,49 +175,41 @@ def _range(numbers: Sequence[str]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _paired(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    found: list[tuple[str, str, str, Comparison]] = []
+def _comparison_lines(rows: Sequence[ResultRow]) -> Iterator[tuple[str, ...]]:
+    comparisons: list[tuple[str, str, str, Comparison]] = []
     for task in dict.fromkeys(row.task for row in rows):
-        ways = list(dict.fromkeys(row.method for row in rows if row.task == task))
-        for first, second in combinations(ways, 2):
-            scores, others = _by_instance(rows, task, first), _by_instance(rows, task, second)
-            if scores.keys() & others.keys():  # an evaluation that was stopped may have none
-                found.append((task, first, second, compare(scores, others)))
-    adjusted = holm([comparison.p_value for *_, comparison in found])
-    for (task, first, second, comparison), p_value in zip(found, adjusted, strict=True):
+        methods = list(dict.fromkeys(row.method for row in rows if row.task == task))
+        for first, second in combinations(methods, 2):
+            scores, other_scores = _scores_by_instance(rows, task, first), _scores_by_instance(rows, task, second)
+            if scores.keys() & other_scores.keys():  # a stopped evaluation may have none
+                comparisons.append((task, first, second, compare(scores, other_scores)))
+    adjusted = holm([comparison.p_value for *_, comparison in comparisons])
+    for (task, first, second, comparison), p_value in zip(comparisons, adjusted, strict=True):
         yield (
             task,
             first,
             second,
             str(comparison.count),
-            of_difference(comparison),
+            format_difference(comparison),
             f"{comparison.p_value:.2g}",
             f"{p_value:.2g}",
             comparison.test,
-            "yes" if p_value < TELLS_AT else "the data cannot tell",
+            "yes" if p_value < SIGNIFICANCE_LEVEL else "no",
         )
 
 
-def _by_instance(rows: Sequence[Row], task: str, way: str) -> dict[object, float]:
-    chosen = (row for row in rows if row.task == task and row.method == way)
+def _scores_by_instance(rows: Sequence[ResultRow], task: str, method: str) -> dict[object, float]:
+    chosen = (row for row in rows if row.task == task and row.method == method)
     return {(row.length, row.seed, row.index): row.value("strict") for row in chosen}
 
 
-def of_difference(found: Comparison) -> str:
-    """A difference with its interval."""
-    if found.interval is None:
-        return f"{found.difference:+.3f} [no interval: too few pairs apart]"
-    return f"{found.difference:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
+def format_difference(comparison: Comparison) -> str:
+    """A difference, with its interval if it has one."""
+    if comparison.interval is None:
+        return f"{comparison.difference:+.3f}"
+    return f"{comparison.difference:+.3f} [{comparison.interval.low:+.3f}, {comparison.interval.high:+.3f}]"
 
 
-def _failure(row: Row) -> str:
-    what = (
-        row.error or f"{row.failed_calls:,} of {row.sub_calls:,} calls below the root, score {row.value('strict'):.2f}"
-    )
-    return f"- {row.method} on {row.task}, {length_name(row.length)}, instance {row.index}: {escaped(what)}"
-
-
-def _settings(results: Results) -> Iterator[tuple[str, object]]:
-    for name, given in results.settings.items():
-        if given not in (None, [], ()):
-            yield name, ", ".join(map(str, given)) if isinstance(given, list | tuple) else given
+def _failure(row: ResultRow) -> str:
+    what = row.error or f"{row.failed_calls:,} of {row.sub_calls:,} sub-calls failed, score {row.value('strict'):.2f}"
+    return f"- {row.method} on {row.task}, {format_length(row.length)}, instance {row.index}: {escape(what)}"

@@ -1,6 +1,6 @@
-"""What may be concluded from scores: intervals, paired comparisons, percentiles. Needs scipy (`rlm[eval]`).
+"""Statistics of scores: confidence intervals, paired tests, percentiles. Needs scipy (`rlm[eval]`).
 
-Draws are seeded: the same rows give the same digits with the same numpy, which draws them.
+Resampling is seeded: the same rows give the same digits with the same version of numpy.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE: Final = 0.95
-RESAMPLES: Final = 10_000  # also the number of signs up to which a permutation tries all: of 13 pairs that differ
-BATCH: Final = 1_000  # resamples in memory at once
+RESAMPLES: Final = 10_000  # a permutation test of up to 13 differing pairs tries all signs instead
+BATCH_SIZE: Final = 1_000  # resamples held in memory
 SEED: Final = 1927
-MIN_DISTINCT: Final = 10  # values beside the commonest one that a bootstrap takes: with fewer, it is too narrow
+MIN_DISTINCT: Final = 10  # values that must differ from the most common one: with fewer, a bootstrap is too narrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,14 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two methods on the same instances: `difference` is the mean of first minus second.
+    """Two methods on the same instances.
 
-    `interval` is None where fewer than 10 pairs differ from the commonest difference: draws from so few tell too little.
+    Attributes:
+        count: pairs of scores.
+        difference: the mean of first minus second.
+        interval: its confidence interval; None if fewer than `MIN_DISTINCT` differences vary, which is misleadingly narrow.
+        p_value: two-sided, not adjusted for other comparisons.
+        test: the test that gave the p-value.
     """
 
     count: int
@@ -46,10 +51,9 @@ class Comparison:
 
 
 def wilson(successes: float, count: int) -> Interval:
-    """The interval of a share (Wilson 1927, without a correction for continuity); 0 to 1 where nothing was counted.
+    """Wilson's score interval of a proportion (1927, no continuity correction); 0 to 1 for a count of 0.
 
-    `successes` may be a sum of scores from 0 to 1, of which scipy takes none: no such scores vary more than those of 0 and 1
-    with the same mean, so the interval is rather too wide.
+    Unlike scipy's, it accepts a sum of fractional scores. Scores of 0 and 1 vary most, so the interval is conservative then.
     """
     if count == 0:
         return Interval(mean=0.0, low=0.0, high=1.0)
@@ -65,37 +69,37 @@ def wilson(successes: float, count: int) -> Interval:
 
 
 def bootstrap(values: Sequence[float]) -> Interval:
-    """The percentile interval of a mean, from seeded draws with replacement.
+    """The percentile bootstrap interval of a mean.
 
     Raises:
-        ValueError: there are fewer than two values.
+        ValueError: fewer than two values.
     """
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (values,),
         np.mean,
         confidence_level=CONFIDENCE,
         method="percentile",
         n_resamples=RESAMPLES,
-        batch=BATCH,
+        batch=BATCH_SIZE,
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return Interval(mean=fsum(values) / len(values), low=float(found.low), high=float(found.high))
+    return Interval(mean=fsum(values) / len(values), low=float(result.low), high=float(result.high))
 
 
 def interval(scores: Sequence[float]) -> Interval:
-    """The bootstrap's interval of the mean of scores from 0 to 1; Wilson's where all are 0 or 1, or too few are apart."""
-    if _vary(scores) and not all(score in (0, 1) for score in scores):
+    """The interval of a mean score: bootstrap, or Wilson's if all scores are 0 or 1 or too few of them vary."""
+    if _vary_enough(scores) and not all(score in (0, 1) for score in scores):
         return bootstrap(scores)
     return wilson(fsum(scores), len(scores))
 
 
-def _vary(values: Sequence[float]) -> bool:
-    """Whether enough of them are not the commonest one."""
+def _vary_enough(values: Sequence[float]) -> bool:
+    """Whether at least `MIN_DISTINCT` values differ from the most common one."""
     return len(values) - max(Counter(round(value, 9) for value in values).values(), default=0) >= MIN_DISTINCT
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """The exact two-sided p-value that two methods are right equally often, from the instances on which they differ."""
+    """McNemar's exact two-sided p-value for two methods being right equally often."""
     pairs = list(zip(first, second, strict=True))
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     differ = only_first + only_second
@@ -103,23 +107,23 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def paired_permutation(first: Sequence[float], second: Sequence[float]) -> float:
-    """The two-sided p-value that the differences of pairs have a mean of 0: how often random signs give as large a mean.
+    """The two-sided p-value for paired differences having a mean of 0, by flipping their signs at random.
 
-    Exact up to 13 pairs that differ; else from seeded draws, where the observed signs count as one of them.
+    Exact for up to 13 differing pairs. Otherwise sampled, with the observed signs counted as one sample.
     """
     pairs = [pair for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
-    if len(pairs) < 2:  # either sign of one is as large, which scipy does not take
+    if len(pairs) < 2:  # both signs of one pair are equally extreme; scipy requires two pairs
         return 1.0
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         tuple(zip(*pairs, strict=True)),
         _mean_difference,
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=BATCH,
+        batch=BATCH_SIZE,
         rng=np.random.default_rng(SEED),
     )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
 def _mean_difference(first: NDArray[np.float64], second: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -128,7 +132,7 @@ def _mean_difference(first: NDArray[np.float64], second: NDArray[np.float64], ax
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, adjusted so that the chance of any false finding among them stays (Holm 1979)."""
+    """P-values adjusted for multiple comparisons (Holm 1979), which bounds the chance of any false finding."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
@@ -137,28 +141,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values is, between neighbours by a straight line."""
+    """The quantile at `share`, from 0 to 1, with linear interpolation."""
     return float(np.quantile(values, share))
 
 
 def compare(first: Mapping[Any, float], second: Mapping[Any, float]) -> Comparison:
-    """Two methods' scores by instance, compared on the instances that both have.
+    """Compare two methods' scores, by instance, on the instances that both have.
 
-    McNemar's test where every score is 0 or 1, else the permutation of pairs. An interval is the bootstrap's, over pairs.
+    Uses McNemar's exact test if every score is 0 or 1, else a paired permutation test.
 
     Raises:
-        ValueError: they share no instance.
+        ValueError: no instance in common.
     """
     shared = [key for key in first if key in second]
     a, b = [first[key] for key in shared], [second[key] for key in shared]
     differences = [x - y for x, y in zip(a, b, strict=True)]
     if not differences:
-        raise ValueError("A comparison needs one instance at least that both have.")
+        raise ValueError("The methods have no instances in common.")
     binary = all(score in (0, 1) for score in (*a, *b))
     return Comparison(
         count=len(shared),
         difference=fsum(differences) / len(shared),
-        interval=bootstrap(differences) if _vary(differences) else None,
+        interval=bootstrap(differences) if _vary_enough(differences) else None,
         p_value=mcnemar([score == 1 for score in a], [score == 1 for score in b])
         if binary
         else paired_permutation(a, b),

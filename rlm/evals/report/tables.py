@@ -1,19 +1,28 @@
-"""Tables in Markdown, of texts that are hostile."""
+"""Markdown tables of untrusted texts, and the parts that every report shares."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rlm._util.text import printable
 
 
 def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Headings, and lines of as many cells."""
+    """A Markdown table; every line has one cell a heading."""
     rows = [headings, ["---"] * len(headings), *lines]
-    return "\n".join("| " + " | ".join(escaped(cell) for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows)
 
 
-def escaped(text: str) -> str:
-    """A text as it may stand in a cell of a table."""
+def escape(text: str) -> str:
+    """A text that is safe in a table cell."""
     plain = printable(text).replace("\n", " ")
     return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+
+
+def settings_table(settings: Mapping[str, object]) -> str:
+    """The settings of an evaluation that are set."""
+    lines = []
+    for name, value in settings.items():
+        if value not in (None, [], (), {}):
+            lines.append((name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
+    return table(("setting", "value"), lines)

@@ -1,1 +1,1 @@
-"""Models and policies that play tasks without a provider."""
+"""Scripted models that play tasks without a provider."""

@@ -1,8 +1,8 @@
-"""A model that labels questions rightly with a chosen probability: how much of a score is the labeller's, and how much ours.
+"""A model that labels questions with a chosen accuracy. It separates the labeller's mistakes from the program's.
 
-It answers prompts that hold questions, one a line, as a sub-model would; with an accuracy of 1 an error-free program scores
-exactly 1, and every point below that is lost by the program or by the system. As a model in this process, or as a server
-with the OpenAI chat API on loopback for real root models.
+It answers prompts with one question a line, as a sub-model would. With an accuracy of 1, an error-free program scores
+exactly 1, and the program or the system loses every point below that. The oracle runs as a model in this process, or as a
+server with the OpenAI chat API on loopback, for real root models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
 
 MAX_HEAD_BYTES: Final = 64 * 1024  # of a request line and its headers
-CHARS_OF_A_TOKEN: Final = 4  # in the usage that the server reports
+CHARS_PER_TOKEN: Final = 4  # in the usage that the server reports
 
 _NUMBERED: Final = re.compile(r"\s*(\d+)[:.)] (.+)")
 _INSTANCE: Final = re.compile(r".*\|\| Instance: (.+)")
@@ -28,10 +28,14 @@ _INSTANCE: Final = re.compile(r".*\|\| Instance: (.+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Oracle:
-    """Knows the labels of `questions`.
+    """Knows the labels of questions, and gives the correct one with a probability.
 
-    It is right with probability `accuracy`, each question for itself; the same question with the same `seed` gets the
-    same label every time, as from a model at temperature 0.
+    A question always gets the same label for the same seed, as from a model at temperature 0.
+
+    Attributes:
+        questions: the known questions with their labels.
+        accuracy: probability of a correct label, independent for each question.
+        seed: random seed.
     """
 
     questions: Questions
@@ -39,7 +43,7 @@ class Oracle:
     seed: int = 0
 
     def label(self, question: str) -> str:
-        """The label that is given for a known question."""
+        """The label that the oracle gives to a known question."""
         right = self.questions.label_of[question]
         chance = Chance("oracle", self.seed, question)
         if chance.share() < self.accuracy:
@@ -47,14 +51,16 @@ class Oracle:
         return chance.choice([label for label in LABELS if label != right])
 
     def labelled(self) -> Questions:
-        """The questions with the labels that it gives: `rlm.evals.methods.guessing.counted` says what they come to."""
+        """The questions with the labels that the oracle gives; see `rlm.evals.methods.guessing.answer_from_labels`."""
         return Questions(by_label={}, label_of={question: self.label(question) for question in self.questions.label_of})
 
     def reply(self, prompt: str) -> str:
-        """`number: label` for each line of the prompt that is a known question; lines without a number are counted."""
-        return "\n".join(f"{number}: {self.label(question)}" for number, question in self._asked(prompt)) or "NONE"
+        """`number: label` for each known question in the prompt. Lines without a number are numbered in order."""
+        return (
+            "\n".join(f"{number}: {self.label(question)}" for number, question in self._questions_in(prompt)) or "NONE"
+        )
 
-    def _asked(self, prompt: str) -> Iterator[tuple[str, str]]:
+    def _questions_in(self, prompt: str) -> Iterator[tuple[str, str]]:
         count = 0
         for line in prompt.splitlines():
             if match := _NUMBERED.fullmatch(line):
@@ -68,7 +74,7 @@ class Oracle:
                 yield number, question.strip()
 
     def model(self, *, latency: float = 0.0) -> ScriptedModel:
-        """The oracle as a sub-model in this process; each reply takes `latency` seconds."""
+        """The oracle as a model in this process; each reply takes `latency` seconds."""
 
         def reply(messages: Sequence[Message]) -> str:
             return self.reply(messages[-1].content)
@@ -83,12 +89,12 @@ class OracleServer:
             sub_model = OpenAIModel("oracle", base_url=server.base_url)
 
     Args:
-        oracle: what answers.
+        oracle: gives the labels.
         latency: seconds that each response takes.
 
     Attributes:
-        base_url: where it listens.
-        requests: answered so far.
+        base_url: the server's address, set on entry.
+        requests: number of answered requests.
     """
 
     def __init__(self, oracle: Oracle, *, latency: float = 0.0) -> None:
@@ -99,7 +105,9 @@ class OracleServer:
         self.requests = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, limit=MAX_HEAD_BYTES, backlog=4096)
+        self._server = await asyncio.start_server(
+            self._serve_connection, "127.0.0.1", 0, limit=MAX_HEAD_BYTES, backlog=4096
+        )
         self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
         return self
 
@@ -109,7 +117,7 @@ class OracleServer:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
@@ -118,7 +126,7 @@ class OracleServer:
                 writer.write(await self._response(reader))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # the client went, or the server closes: nothing is left to serve
+            pass  # the client disconnected or the server closes
         finally:
             self._connections.discard(task)
             writer.close()
@@ -131,8 +139,8 @@ class OracleServer:
         text = self._oracle.reply(_text(messages[-1]["content"]))
         await asyncio.sleep(self._latency)
         self.requests += 1
-        asked = sum(len(_text(message["content"])) for message in messages) // CHARS_OF_A_TOKEN
-        said = len(text) // CHARS_OF_A_TOKEN
+        prompt_tokens = sum(len(_text(message["content"])) for message in messages) // CHARS_PER_TOKEN
+        completion_tokens = len(text) // CHARS_PER_TOKEN
         data = json.dumps(
             {
                 "id": f"oracle-{self.requests}",
@@ -140,12 +148,16 @@ class OracleServer:
                 "created": 1,
                 "model": body.get("model", "oracle"),
                 "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-                "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
+                "usage": {
+                    "prompt_tokens": prompt_tokens,
+                    "completion_tokens": completion_tokens,
+                    "total_tokens": prompt_tokens + completion_tokens,
+                },
             }
         ).encode()
         return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data) + data
 
 
 def _text(content: str | Sequence[dict[str, Any]]) -> str:
-    """A message's text, which may come in parts."""
+    """The text of a message, whose content may be a list of parts."""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

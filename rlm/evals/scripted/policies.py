@@ -1,8 +1,8 @@
-"""Scripted root models that play OOLONG and OOLONG-Pairs: label chunks by sub-calls, then aggregate in code.
+"""Scripted root models for RULER, OOLONG and OOLONG-Pairs: label chunks by sub-calls, then aggregate in code.
 
-They read the question and write the code that a careful model would; they never see a label or an answer. Their code is
-a second implementation of every template, so with a perfect labeller (`oracle`) a score of 1 says that tasks,
-scorers, loop and sandbox agree, and what a weaker labeller loses is the labeller's.
+They read the question and write the code that a careful model would. They never see a label or an answer. Their code is a
+second implementation of every template: with a perfect labeller (`oracle`), a score of 1 shows that tasks, scorers, loop
+and sandbox agree. With a weaker labeller, only its mistakes cost points.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlm.evals.tasks.pairs import CONDITIONS, Both, OneAndOther, query_of
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
 
-CHUNK_LINES: Final = 50
+CHUNK_LINES: Final = 50  # of a prompt for the labeller
 
 _LOOK: Final = """First I look at what there is.
 
@@ -129,17 +129,17 @@ FINAL_VAR("result")"""
 
 
 def _oolong(query: str) -> str:
-    """The code that answers a question from `rows`."""
+    """The code that answers a question of OOLONG from `rows`."""
     for scope, form, text in TEMPLATES:
         if (parts := parts_of(text, query)) is not None:
-            known = _known(parts)
+            known = _template_values(parts)
             lines = [_SCOPES[scope].format_map(known)] if scope in _SCOPES else []
             return "\n".join([*lines, _FORMS[form.name].format_map(known)])
     return 'FINAL("I do not understand the question.")'
 
 
-def _known(parts: Mapping[str, str]) -> dict[str, object]:
-    """The parts of a question, and what code wants to know of them."""
+def _template_values(parts: Mapping[str, str]) -> dict[str, object]:
+    """The parts of a question, and values that its code needs."""
     known: dict[str, object] = {**parts, "long_months": MONTHS}
     if "month" in parts:
         known["month_number"] = MONTHS.index(parts["month"]) + 1
@@ -150,7 +150,7 @@ def _known(parts: Mapping[str, str]) -> dict[str, object]:
 
 
 def _pairs(query: str) -> str:
-    """The code that lists the pairs."""
+    """The code that answers a question of OOLONG-Pairs."""
     for condition in CONDITIONS:
         if query_of(condition) == query:
             match condition:
@@ -170,10 +170,10 @@ def _code_of_both(condition: Both) -> str:
     return f"{code} and all(day {sign} {day!r} for day, label in users[user] if label == {NAMES[condition.dated]!r})"
 
 
-def _code_of(wants: Mapping[str, str]) -> str:
+def _code_of(required: Mapping[str, str]) -> str:
     return " and ".join(
         f"has(user, {NAMES[label]!r}) {'==' if number.startswith('=') else '>='} {number.lstrip('=')}"
-        for label, number in wants.items()
+        for label, number in required.items()
     )
 
 
@@ -187,10 +187,10 @@ FINAL(", ".join(value for key, value in found if key in asked))
 ```"""
 
 
-def ruler_model(*, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
-    """A scripted root model for RULER's needles; as a sub-model it knows nothing."""
+def ruler_root_model(*, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
+    """The scripted root model for RULER's needles. As a sub-model it replies NONE."""
 
-    def play(messages: Sequence[Message]) -> str:
+    def reply(messages: Sequence[Message]) -> str:
         if messages[0].role != "system":
             return "NONE"
         if len(messages) == 2:
@@ -198,16 +198,16 @@ def ruler_model(*, name: str = "scripted", latency: float = 0.0) -> ScriptedMode
         asked = re.search(r"for (.+) mentioned in the provided text", messages[1].content)
         return _RULER.format(asked=asked[1] if asked else "")
 
-    return ScriptedModel(play, name=name, latency=latency)
+    return ScriptedModel(reply, name=name, latency=latency)
 
 
-def root_model(task: str, *, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
-    """A scripted root model for an instance of `oolong/...` or `oolong_pairs...`, by the task's name."""
+def oolong_root_model(task: str, *, name: str = "scripted", latency: float = 0.0) -> ScriptedModel:
+    """The scripted root model for `oolong/...` and `oolong_pairs...`, by the task's name."""
     write = _pairs if task.startswith("oolong_pairs") else _oolong
-    return ScriptedModel(lambda messages: _play(messages, write), name=name, latency=latency)
+    return ScriptedModel(lambda messages: _oolong_reply(messages, write), name=name, latency=latency)
 
 
-def _play(messages: Sequence[Message], write: Callable[[str], str]) -> str:
+def _oolong_reply(messages: Sequence[Message], write: Callable[[str], str]) -> str:
     match sum(message.role == "assistant" for message in messages):
         case 0:
             return _LOOK

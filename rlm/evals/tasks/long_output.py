@@ -1,6 +1,6 @@
-"""Answers about as long as their contexts: from 2^18 tokens on, longer than a model's reply can be.
+"""Answers about as long as their contexts: from 2^18 tokens on, longer than any reply of a model.
 
-So the answer has to be built in a variable. `sort` and `join` are work for code alone; `label` needs every line read.
+So a model has to build the answer in a variable. Code alone solves `sort` and `join`; `label` requires reading every line.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
-from rlm.errors import ConfigError
 from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.questions import NAMES, built_in
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
-from rlm.evals.task import Instance
+from rlm.evals.task import Instance, too_long, too_short
 
 Variant = Literal["sort", "join", "label"]
 Item = TypeVar("Item")
 
 MIN_LINES: Final = 8
-ORDERS_OF_A_CUSTOMER: Final = 4  # on average
-FEWEST_TOKENS: Final = 8  # of a line
-SPARE_TOKENS: Final = 24  # of a length that a table may leave unused: those of its longest line
+LINE_NUMBERS: Final = range(100_000, 1_000_000)
+ORDERS_PER_CUSTOMER: Final = 4  # on average
+MIN_LINE_TOKENS: Final = 8
+MAX_LINE_TOKENS: Final = 24  # a table may leave so much of a length unused
 _QUERIES: Final[Mapping[Variant, str]] = {
     "sort": (
         "Write down all parcels, the heaviest first, and of two equally heavy ones that with the lower number first. One "
@@ -48,7 +48,7 @@ _QUESTION: Final = re.compile(r"^(\d+): (.+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongOutput:
-    """One variant: lines by the thousand, and an answer with a line for each of them."""
+    """One variant: thousands of lines, and an answer with a line for each."""
 
     variant: Variant
 
@@ -60,6 +60,8 @@ class LongOutput:
         """See `Task`."""
         chance, query = Chance(self.name, length, seed, index), _QUERIES[self.variant]
         left = length - tokens(query)
+        if left // MIN_LINE_TOKENS > len(LINE_NUMBERS):
+            raise too_long(self.name, length)
         match self.variant:
             case "sort":
                 parcels = _fill(left, _numbers(chance, left), lambda number: _parcel(chance, number), _show_parcel)
@@ -71,7 +73,7 @@ class LongOutput:
                 lines = [_show_question(question) for question in asked]
                 answers = tuple(f"{number};{kind}" for number, _, kind in asked)
         if len(lines) < MIN_LINES:
-            raise ConfigError(f"{self.name} has {MIN_LINES} lines at least: ask for a greater length.")
+            raise too_short(self.name, length)
         return Instance(
             task=self.name,
             length=length,
@@ -98,15 +100,12 @@ class LongOutput:
 
 
 def _numbers(chance: Chance, left: int) -> Iterator[str]:
-    """Numbers for lines of so many tokens, and more; no number twice."""
-    possible = range(100_000, 1_000_000)
-    if left // FEWEST_TOKENS > len(possible):
-        raise ConfigError(f"There are numbers for {len(possible):,} lines only: ask for a smaller length.")
-    return (str(number) for number in chance.sample(possible, max(0, left // FEWEST_TOKENS)))
+    """Distinct numbers for more lines than `left` tokens hold."""
+    return (str(number) for number in chance.sample(LINE_NUMBERS, max(0, left // MIN_LINE_TOKENS)))
 
 
 def _fill(left: int, numbers: Iterator[str], make: Callable[[str], Item], show: Callable[[Item], str]) -> list[Item]:
-    """As many items as fit into so many tokens."""
+    """As many items as fit into `left` tokens."""
     made = list[Item]()
     for number in numbers:
         item = make(number)
@@ -132,12 +131,12 @@ def _sorted(parcels: list[tuple[str, str, int]]) -> tuple[str, ...]:
 
 
 def _tables(chance: Chance, left: int) -> tuple[list[str], tuple[str, ...]]:
-    """Customers and orders, mixed; the answer."""
+    """Lines of customers and orders in random order, and the answer."""
     customers: dict[str, str] = {}
     orders = list[tuple[str, str, str, str]]()
     lines, known = list[str](), list[str]()
     for number in _numbers(chance, left):
-        if len(customers) * ORDERS_OF_A_CUSTOMER <= len(orders):
+        if len(customers) * ORDERS_PER_CUSTOMER <= len(orders):
             known.append(number)
             customers[number] = f"{chance.choice(FIRST_NAMES)} {chance.choice(LAST_NAMES)}"
             line = f"Customer {number}: {customers[number]}"
@@ -147,7 +146,7 @@ def _tables(chance: Chance, left: int) -> tuple[list[str], tuple[str, ...]]:
             line = f"Order {number}: customer {customer}, article {orders[-1][2]}, pieces {orders[-1][3]}"
         lines.append(line)
         left -= tokens(f"{line}\n")
-        if left < SPARE_TOKENS:
+        if left < MAX_LINE_TOKENS:
             break
     return chance.shuffled(lines), _joined(customers, orders)
 

@@ -1,7 +1,7 @@
-"""Questions whose answer takes two to four documents out of a thousand, as in BrowseComp.
+"""Questions that require two to four documents out of a thousand, as in BrowseComp.
 
-Every document is about a person, a company or a town that nobody knows. Facts are single sentences; some stand in the
-document of another, and rumours name the wrong people. All other documents are distractors: they have the same kinds of
+Every document describes an invented person, company or town. Facts are single sentences. Some appear in the document of
+another subject, and rumours name the wrong people. All other documents are distractors: they state the same kinds of
 facts, with names that share their parts.
 """
 
@@ -12,20 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rlm.errors import ConfigError
 from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.prose import passage
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
-from rlm.evals.task import Instance
+from rlm.evals.task import Instance, too_short
 
 MAX_DOCUMENTS: Final = 1000
-DOCUMENT_TOKENS: Final = 160  # at least, so that a short length has fewer documents
+DOCUMENT_TOKENS: Final = 160  # minimum of a document; a short length has fewer documents
 MIN_DOCUMENTS: Final = 16
 MIN_HOPS, MAX_HOPS = 2, 4
-ELSEWHERE: Final = 0.3  # of the facts stand in the document of another
+ELSEWHERE: Final = 0.3  # share of the facts that appear in the document of another subject
 
-# A relation: the kinds that it joins, the sentence that states it, and how a question words it.
+# A relation: the kinds that it joins, and the sentence that states it.
 RELATIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "teacher": ("person", "person", "{subject} learned the trade from {object}."),
     "employer": ("person", "company", "{subject} earns a living at {object}."),
@@ -54,7 +53,7 @@ Facts = dict[tuple[str, str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multihop:
-    """Instance i asks for 2, 3 or 4 hops in turn, in a world of its own."""
+    """Instances ask for 2, 3 and 4 hops in turn, each in a world of its own."""
 
     name: str = "multihop"
 
@@ -62,7 +61,7 @@ class Multihop:
         """See `Task`."""
         count = min(length // DOCUMENT_TOKENS, MAX_DOCUMENTS)
         if count < MIN_DOCUMENTS:
-            raise ConfigError(f"{self.name} has {MIN_DOCUMENTS} documents at least: ask for a greater length.")
+            raise too_short(self.name, length, minimum=MIN_DOCUMENTS * DOCUMENT_TOKENS)
         chance = Chance(self.name, length, seed, index)
         names = _names(chance, count)
         facts = _facts(chance, names)
@@ -100,7 +99,7 @@ class Multihop:
             asked = match[2]
         start = _START.fullmatch(asked)
         if start is None:
-            raise ValueError(f"This is no question of {self.name}: {query}")
+            raise ValueError(f"Not a question of {self.name}: {query}")
         found = prizes[start[1], start[2]]
         for relation in reversed(steps):
             found = facts[relation, found]
@@ -108,7 +107,7 @@ class Multihop:
 
 
 def _names(chance: Chance, count: int) -> dict[str, list[str]]:
-    """Names of each kind; half of the documents are about people, a quarter each about companies and towns."""
+    """Names of each kind. Half of the documents describe people, a quarter each companies and towns."""
     people = chance.sample(range(len(FIRST_NAMES) * len(LAST_NAMES)), count - 2 * (count // 4))
     places = chance.sample(range(len(PLACE_STARTS) * len(PLACE_ENDS)), 2 * (count // 4))
     settled = [PLACE_STARTS[n // len(PLACE_ENDS)] + PLACE_ENDS[n % len(PLACE_ENDS)] for n in places]
@@ -128,7 +127,7 @@ def _title(chance: Chance) -> str:
 
 
 def _facts(chance: Chance, names: Mapping[str, list[str]]) -> Facts:
-    """Every relation of everybody; nobody teaches themselves."""
+    """An object for every relation of every subject; nobody teaches themselves."""
     facts: Facts = {}
     for relation, (kind, other, _) in RELATIONS.items():
         for subject in names[kind]:
@@ -146,7 +145,7 @@ def _chain(
     names: Mapping[str, list[str]],
     hops: int,
 ) -> tuple[str, str]:
-    """What is asked, and the answer: from the winner of a prize over relations, and never twice to the same."""
+    """A question and its answer: from the winner of a prize along relations, without visiting a name twice."""
     kind_of = {name: kind for kind, found in names.items() for name in found}
     while True:
         prize, year = chance.choice(list(prizes))
@@ -166,7 +165,7 @@ def _chain(
 def _documents(
     chance: Chance, names: Mapping[str, list[str]], facts: Facts, prizes: Mapping[tuple[str, str], str], left: int
 ) -> str:
-    """All documents, in a random order, filled up with prose."""
+    """All documents in random order, padded with prose."""
     subjects = [*names["person"], *names["company"], *names["town"]]
     sentences: dict[str, list[str]] = {subject: [] for subject in subjects}
     for (relation, subject), found in facts.items():
@@ -177,14 +176,14 @@ def _documents(
     for subject in names["person"][::4]:
         other = chance.choice(names["person"])
         if other in (subject, facts["teacher", subject]):
-            continue  # it would be no rumour
+            continue  # the rumour would be true, or nonsense
         sentences[chance.choice(subjects)].append(_RUMOUR.format(other=other, subject=subject))
     stated = sum(tokens(sentence) for found in sentences.values() for sentence in found)
     heads = [f"Document {number}: {subject}" for number, subject in enumerate(chance.shuffled(subjects), 1)]
     filling = max(0, left - stated - sum(map(tokens, heads)) - 2 * len(heads)) // len(heads)
     texts = []
     for head in heads:
-        text = passage(chance, filling - 10)  # 10: half a sentence, by which a passage is longer than asked
+        text = passage(chance, filling - 10)  # 10: half a sentence, by which a passage is longer than requested
         for sentence in sentences[head.partition(": ")[2]]:
             text.insert(chance.between(0, len(text)), sentence)
         texts.append(f"{head}\n{' '.join(text)}")

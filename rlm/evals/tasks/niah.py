@@ -1,17 +1,20 @@
-"""Needle in a haystack, the field's first test: a few facts among a million lines of random words.
+"""Needle in a haystack, the field's first test: a few facts among up to a million lines of random words.
 
-An instance is a pure function of the number of lines, the number of facts, the seed, and the trial. Its gold answer can
-be read from its text.
+A haystack is a pure function of its number, lines, facts and seed. Its answers can be read from its text.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.tokens import tokens
+from rlm.evals.task import Instance, too_short
 
 WORDS: Final = """
 acorn amble anchor apple april arrow autumn badge bamboo basin beacon berry birch blanket bloom border bottle branch
@@ -30,30 +33,45 @@ west whisper willow window winter wonder woven yellow zephyr
 """.split()  # noqa: SIM905 - two hundred lines as a list
 NAMES: Final = ("ada", "ben", "chen", "dora", "emil", "finn", "greg", "hana", "ivan", "jomo", "kai", "lucy")
 
-MIN_WORDS, MAX_WORDS = 3, 8
-FIRST, LAST = 0.4, 0.6  # the part of the lines among which the facts are hidden
-POOL_LINES: Final = 20_000  # a haystack is drawn from so many random lines: drawing each word would take ten seconds
+FACTS: Final = 5  # names that an instance of `seed_niah/facts` asks for by default
+MIN_LINES: Final = 20  # of a haystack whose middle fifth has room for the facts
+MIN_WORDS, MAX_WORDS = 3, 8  # of a line
+FIRST_PLACE, LAST_PLACE = 0.4, 0.6  # the facts hide between these shares of the lines
+POOL_LINES: Final = 20_000  # distinct random lines to draw from: drawing every word would take ten seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One instance: `number` from 1; `expected` holds each fact's number, under its name ("" for a single fact)."""
+class Haystack:
+    """A text with facts and a question about them.
 
-    number: int
+    Attributes:
+        context: the text.
+        query: the question.
+        expected: each fact's number by its name; the name of a single fact is empty.
+    """
+
     context: str
     query: str
     expected: dict[str, str]
 
 
-def make_trial(*, number: int, lines: int, seed: int, facts: int = 1) -> Trial:
-    """An instance; `facts` above 1 asks for the numbers of so many names, up to `len(NAMES)`."""
+def make_haystack(*, number: int, lines: int, seed: int, facts: int = 1) -> Haystack:
+    """A haystack of `lines` lines.
+
+    Args:
+        number: which one of the seed, from 1.
+        lines: length of the text.
+        seed: random seed.
+        facts: how many to hide; more than one have a name each, up to `len(NAMES)`.
+    """
     chance = Chance("niah", seed, number, lines, facts)
     pool = [
         " ".join(chance.choices(WORDS, chance.between(MIN_WORDS, MAX_WORDS))) for _ in range(min(lines, POOL_LINES))
     ]
     haystack = chance.choices(pool, lines)
     names = chance.sample(NAMES, facts) if facts > 1 else [""]
-    places = chance.sample(range(int(lines * FIRST), max(int(lines * LAST), int(lines * FIRST) + facts)), facts)
+    first = int(lines * FIRST_PLACE)
+    places = chance.sample(range(first, max(int(lines * LAST_PLACE), first + facts)), facts)
     values = chance.sample(range(1_000_000, 10_000_000), facts)
     expected = {name: str(value) for name, value in zip(names, values, strict=True)}
     for place, (name, value) in zip(places, expected.items(), strict=True):
@@ -62,11 +80,11 @@ def make_trial(*, number: int, lines: int, seed: int, facts: int = 1) -> Trial:
         query = "What is the magic number in the text? Answer with the number only."
     else:
         query = f"What are the magic numbers of {', '.join(names)}? Answer as name=number, separated by commas."
-    return Trial(number=number, context="\n".join(haystack), query=query, expected=expected)
+    return Haystack(context="\n".join(haystack), query=query, expected=expected)
 
 
-def is_correct(answer: str, expected: dict[str, str]) -> bool:
-    """Whether an answer names every expected number, each beside its name if it has one, and no other of seven digits."""
+def is_correct(answer: str, expected: Mapping[str, str]) -> bool:
+    """Whether an answer states every number, beside its name if it has one, and no other seven-digit number."""
     plain = _without_separators(answer)
     if set(re.findall(r"(?<!\d)\d{7}(?!\d)", plain)) != set(expected.values()):
         return False
@@ -77,11 +95,63 @@ def is_correct(answer: str, expected: dict[str, str]) -> bool:
 
 
 def _without_separators(answer: str) -> str:
-    """1,234,567 is the same number as 1234567."""
+    """Turn 1,234,567 into 1234567."""
     return re.sub(r"(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)", lambda match: match[0].replace(",", ""), answer)
 
 
-def gold(context: str) -> dict[str, str]:
-    """The expected answer, read from the text alone."""
-    found: Sequence[tuple[str, str]] = re.findall(r"^The magic number(?: of (\w+))? is (\d+)\.$", context, re.MULTILINE)
-    return dict(found)
+def read_facts(context: str) -> dict[str, str]:
+    """The facts of a haystack, from its text alone."""
+    facts: Sequence[tuple[str, str]] = re.findall(r"^The magic number(?: of (\w+))? is (\d+)\.$", context, re.MULTILINE)
+    return dict(facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedNiah:
+    """Asks for one number (`facts` 1), or for the numbers of several names."""
+
+    variant: str
+    facts: int
+
+    @property
+    def name(self) -> str:
+        return f"seed_niah/{self.variant}"
+
+    def make(self, *, length: int, seed: int, index: int) -> Instance:
+        """See `Task`."""
+        lines = int(length / _tokens_per_line())
+        if lines < MIN_LINES:
+            raise too_short(self.name, length, minimum=length_of(MIN_LINES))
+        haystack = make_haystack(number=index + 1, lines=lines, seed=seed, facts=self.facts)
+        return Instance(
+            task=self.name,
+            length=length,
+            seed=seed,
+            index=index,
+            context=haystack.context,
+            query=haystack.query,
+            answers=_answers(haystack.expected),
+            scorer="facts",
+        )
+
+    def gold(self, context: str | Mapping[str, str], query: str) -> tuple[str, ...]:
+        """See `Task`."""
+        assert isinstance(context, str)
+        facts = read_facts(context)
+        return _answers({name: facts[name] for name in sorted(facts, key=query.find)})
+
+
+def _answers(expected: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{name}={value}" if name else value for name, value in expected.items())
+
+
+def length_of(lines: int) -> int:
+    """The smallest length in tokens whose haystack has this many lines."""
+    length = math.ceil(lines * _tokens_per_line())
+    return length + (int(length / _tokens_per_line()) < lines)  # the quotient may round down
+
+
+@functools.cache
+def _tokens_per_line() -> float:
+    """The mean over many random lines, line ends included."""
+    sample = make_haystack(number=1, lines=2000, seed=0).context
+    return tokens(sample) / 2000

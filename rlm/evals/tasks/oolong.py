@@ -1,4 +1,4 @@
-"""OOLONG-synth (arXiv 2511.02817) over questions in six classes: statistics of labels that one has to find out."""
+"""OOLONG-synth (arXiv 2511.02817) over questions in six classes: statistics of labels that the text does not show."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from rlm.evals.corpus.templates import parts_of
 from rlm.evals.corpus.windows import make_window, read_window, render, show_day
 from rlm.evals.task import Instance
 
-from .oolong_forms import TEMPLATES, Rows, in_scope
+from .oolong_forms import TEMPLATES, Lines, in_scope
 
-QUESTIONS_OF_A_WINDOW: Final = 25
-MOST_USERS: Final = 20  # named in a scope
-ATTEMPTS: Final = 10  # to draw parts of a question that has one answer
+QUESTIONS_PER_WINDOW: Final = 25
+MAX_SCOPE_USERS: Final = 20  # named in a question
+MAX_ATTEMPTS: Final = 10  # draws of a question's parts until it has a single answer
 
 
-def _draw(rows: Rows, users: list[str], times: list[int], chance: Chance) -> dict[str, str]:
-    """Parts for any question on these rows. All are drawn, so that none depends on which are used.
+def _draw(rows: Lines, users: list[str], times: list[int], chance: Chance) -> dict[str, str]:
+    """Parts for any question on these lines. Draws all of them, so that none depends on which are used.
 
-    `times` says how often a date of these rows may be seen.
+    `times` lists how often the dates of these lines occur.
     """
     a, b = chance.sample(LABELS, 2)
     first, second = chance.sample(users, 2) if len(users) > 1 else (users[0], users[0])
-    named = chance.sample(users, min(chance.between(1, MOST_USERS), len(users)))
+    named = chance.sample(users, min(chance.between(1, MAX_SCOPE_USERS), len(users)))
     start, end = sorted(chance.choice(rows).day for _ in range(2))
     return {
         "label": chance.choice(LABELS),
@@ -48,7 +48,7 @@ def _draw(rows: Rows, users: list[str], times: list[int], chance: Chance) -> dic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OolongQuestion:
-    """What is asked of a window."""
+    """A question about a window."""
 
     query: str
     answer: str
@@ -57,9 +57,9 @@ class OolongQuestion:
 
 @functools.lru_cache(maxsize=4)
 def window_questions(questions: Questions, length: int, seed: int, number: int) -> tuple[OolongQuestion, ...]:
-    """What is asked of a window: each template once, in a random order, where it has a fair question on these rows.
+    """The questions about a window: each template once, in random order, if it has a fair question on these lines.
 
-    Where too few of them have, they come again with other parts.
+    If too few templates have one, they repeat with other parts.
     """
     rows = make_window(questions, length, seed, number)
     chance = Chance("oolong questions", length, seed, number)
@@ -67,22 +67,24 @@ def window_questions(questions: Questions, length: int, seed: int, number: int) 
     times = sorted(set(Counter(row.day for row in rows).values()))
     found: dict[str, OolongQuestion] = {}
     order = chance.shuffled(TEMPLATES)
-    while len(found) < QUESTIONS_OF_A_WINDOW:
+    while len(found) < QUESTIONS_PER_WINDOW:
         for scope, form, text in order:
-            for _ in range(ATTEMPTS):
+            for _ in range(MAX_ATTEMPTS):
                 parts = _draw(rows, users, times, chance)
                 answer, query = form.answer(in_scope(scope, rows, parts), parts), text.format(**parts)
                 if answer is not None and query not in found:
                     found[query] = OolongQuestion(query=query, answer=answer, scorer=form.scorer)
                     break
-    return tuple(found.values())[:QUESTIONS_OF_A_WINDOW]
+    return tuple(found.values())[:QUESTIONS_PER_WINDOW]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Oolong:
     """Instances 0 to 24 ask about one window, 25 to 49 about the next, and so on.
 
-    `questions` are called, not held, because making them takes a moment.
+    Attributes:
+        name: in the registry.
+        questions: makes the labelled questions on first use, because that takes a moment.
     """
 
     name: str
@@ -90,7 +92,7 @@ class Oolong:
 
     def make(self, *, length: int, seed: int, index: int) -> Instance:
         """See `Task`."""
-        number, place = divmod(index, QUESTIONS_OF_A_WINDOW)
+        number, place = divmod(index, QUESTIONS_PER_WINDOW)
         asked = window_questions(self.questions(), length, seed, number)[place]
         return Instance(
             task=self.name,
@@ -112,4 +114,4 @@ class Oolong:
                 answer = form.answer(in_scope(scope, rows, parts), parts)
                 assert answer is not None
                 return (answer,)
-        raise ValueError(f"This is no question of {self.name}: {query}")
+        raise ValueError(f"Not a question of {self.name}: {query}")

@@ -1,7 +1,7 @@
-"""What OOLONG asks: every query is a *scope* (which lines count) and a *form* (what is asked of them).
+"""OOLONG's questions: every query is a *scope* (which lines count) and a *form* (what it asks about them).
 
-The scopes, the forms, what makes a question fair to ask, and the wording of answers follow the tables 15 to 17 of the
-paper (arXiv 2511.02817).
+Scopes, forms, the rule for fair questions, and the wording of answers follow tables 15 to 17 of the paper
+(arXiv 2511.02817).
 """
 
 from __future__ import annotations
@@ -14,123 +14,131 @@ from typing import Final
 
 from rlm.evals.corpus.dates import MONTHS, read_date
 from rlm.evals.corpus.questions import LABELS
-from rlm.evals.corpus.windows import Row
+from rlm.evals.corpus.windows import WindowLine
 
-FAIR: Final = 0.02  # a difference in shares that is smaller, and not 0, is too close to ask about
+MIN_FAIR_DIFFERENCE: Final = 0.02  # of two shares; a smaller difference that is not 0 is too close to ask about
 
-Rows = Sequence[Row]
+Lines = Sequence[WindowLine]
 Parts = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """What is asked: `answer` gives None where there is no single fair answer."""
+class OolongForm:
+    """What a question asks.
+
+    Attributes:
+        name: of the form.
+        asks: template of the query.
+        answer: takes the lines and the parts of the query; None if there is no single fair answer.
+        scorer: a name in `rlm.evals.scorers.SCORERS`.
+        scopes: names in `SCOPES` that the form combines with.
+    """
 
     name: str
     asks: str
-    answer: Callable[[Rows, Parts], str | None]
+    answer: Callable[[Lines, Parts], str | None]
     scorer: str
     scopes: tuple[str, ...]
 
 
-def _most_common(rows: Rows, parts: Parts) -> str | None:
+def _most_common(rows: Lines, parts: Parts) -> str | None:
     counts = _counts(rows)
     (label, first), (_, second) = counts.most_common(2)
-    return label if first - second > FAIR * len(rows) else None
+    return label if first - second > MIN_FAIR_DIFFERENCE * len(rows) else None
 
 
-def _least_common(rows: Rows, parts: Parts) -> str | None:
+def _least_common(rows: Lines, parts: Parts) -> str | None:
     (_, second), (label, last) = _counts(rows).most_common()[-2:]
     return label if last < second else None
 
 
-def _compared(rows: Rows, parts: Parts) -> str | None:
+def _compared(rows: Lines, parts: Parts) -> str | None:
     counts = _counts(rows)
     difference = counts[parts["a"]] - counts[parts["b"]]
-    if not rows or 0 < abs(difference) <= FAIR * len(rows):
+    if not rows or 0 < abs(difference) <= MIN_FAIR_DIFFERENCE * len(rows):
         return None
     return "more common than" if difference > 0 else "less common than" if difference < 0 else "same frequency as"
 
 
-def _count(rows: Rows, parts: Parts) -> str | None:
+def _count(rows: Lines, parts: Parts) -> str | None:
     return str(_counts(rows)[parts["label"]]) if rows else None
 
 
-def _user(rows: Rows, parts: Parts) -> str | None:
-    return _place(Counter(row.user for row in rows), 0)
+def _user(rows: Lines, parts: Parts) -> str | None:
+    return _at_rank(Counter(row.user for row in rows), 0)
 
 
-def _second_user(rows: Rows, parts: Parts) -> str | None:
-    return _place(Counter(row.user for row in rows), 1)
+def _second_user(rows: Lines, parts: Parts) -> str | None:
+    return _at_rank(Counter(row.user for row in rows), 1)
 
 
-def _user_of_label(rows: Rows, parts: Parts) -> str | None:
-    return _place(Counter(row.user for row in rows if row.label == parts["label"]), 0)
+def _user_of_label(rows: Lines, parts: Parts) -> str | None:
+    return _at_rank(Counter(row.user for row in rows if row.label == parts["label"]), 0)
 
 
-def _user_of_two(rows: Rows, parts: Parts) -> str | None:
+def _user_of_two(rows: Lines, parts: Parts) -> str | None:
     two = (parts["first"], parts["second"])
     if two[0] == two[1]:  # the window has one user
         return None
-    return _place(Counter(row.user for row in rows if row.label == parts["label"] and row.user in two), 0)
+    return _at_rank(Counter(row.user for row in rows if row.label == parts["label"] and row.user in two), 0)
 
 
-def _day(rows: Rows, parts: Parts) -> str | None:
-    return _place(Counter(f"{row.day:%m/%d/%Y}" for row in rows), 0)
+def _day(rows: Lines, parts: Parts) -> str | None:
+    return _at_rank(Counter(f"{row.day:%m/%d/%Y}" for row in rows), 0)
 
 
-def _second_day(rows: Rows, parts: Parts) -> str | None:
-    return _place(Counter(f"{row.day:%m/%d/%Y}" for row in rows), 1)
+def _second_day(rows: Lines, parts: Parts) -> str | None:
+    return _at_rank(Counter(f"{row.day:%m/%d/%Y}" for row in rows), 1)
 
 
-def _days_seen(rows: Rows, parts: Parts) -> str | None:
+def _days_seen(rows: Lines, parts: Parts) -> str | None:
     return str(sum(times == int(parts["n"]) for times in Counter(row.day for row in rows).values()))
 
 
-def _before(rows: Rows, parts: Parts) -> str | None:
+def _before(rows: Lines, parts: Parts) -> str | None:
     day = date.fromisoformat(parts["time"])
     before = [row.label for row in rows if row.day < day]
     after = [row.label for row in rows if row.day > day]
     if not before or not after:
         return None
     difference = before.count(parts["label"]) * len(after) - after.count(parts["label"]) * len(before)
-    if 0 < abs(difference) <= FAIR * len(before) * len(after):
+    if 0 < abs(difference) <= MIN_FAIR_DIFFERENCE * len(before) * len(after):
         return None
     return "more common" if difference > 0 else "less common" if difference < 0 else "the same frequency"
 
 
-def _first_month(rows: Rows, parts: Parts) -> str | None:
+def _first_month(rows: Lines, parts: Parts) -> str | None:
     for (year, month), counts in _months(rows):
         if counts[parts["a"]] > counts[parts["b"]]:
             return f"{MONTHS[month - 1]} {year}"
     return None
 
 
-def _months_above(rows: Rows, parts: Parts) -> str | None:
+def _months_above(rows: Lines, parts: Parts) -> str | None:
     return str(sum(counts[parts["a"]] > counts[parts["b"]] for _, counts in _months(rows)))
 
 
-def _months_alone(rows: Rows, parts: Parts) -> str | None:
-    return str(sum(_place(counts, 0) == parts["label"] for _, counts in _months(rows)))
+def _months_alone(rows: Lines, parts: Parts) -> str | None:
+    return str(sum(_at_rank(counts, 0) == parts["label"] for _, counts in _months(rows)))
 
 
-def _counts(rows: Rows) -> Counter[str]:
-    """Of every label, in the order of LABELS; 0 counts too."""
+def _counts(rows: Lines) -> Counter[str]:
+    """The count of every label, zeros included, in the order of LABELS."""
     counts = Counter(dict.fromkeys(LABELS, 0))
     counts.update(row.label for row in rows)
     return counts
 
 
-def _place(counts: Counter[str], place: int) -> str | None:
-    """What is at this place of the most frequent, if it shares it with nothing."""
-    ranked = counts.most_common(place + 2)
-    times = [number for _, number in ranked]
-    alone = len(ranked) > place and times.count(times[place]) == 1
-    return ranked[place][0] if alone else None
+def _at_rank(counts: Counter[str], rank: int) -> str | None:
+    """The item at this rank by frequency; None if it shares the rank."""
+    ranked = counts.most_common(rank + 2)
+    frequencies = [count for _, count in ranked]
+    unique = len(ranked) > rank and frequencies.count(frequencies[rank]) == 1
+    return ranked[rank][0] if unique else None
 
 
-def _months(rows: Rows) -> list[tuple[tuple[int, int], Counter[str]]]:
-    """The labels' counts in every month that has lines, in the order of time."""
+def _months(rows: Lines) -> list[tuple[tuple[int, int], Counter[str]]]:
+    """The label counts of every month that has lines, in chronological order."""
     found: dict[tuple[int, int], Counter[str]] = {}
     for row in rows:
         found.setdefault((row.day.year, row.day.month), Counter())[row.label] += 1
@@ -156,21 +164,21 @@ _DATE: Final = f"{_FINAL} 'Date: [X]', where [X] is the date in the format MM/DD
 _COUNTED: Final = ("all", "lines of users", "month", "range")
 
 FORMS: Final = (
-    Form(
+    OolongForm(
         name="most common label",
         asks=f"which of the labels is the most common? {_LABEL}",
         answer=_most_common,
         scorer="oolong",
         scopes=_COUNTED,
     ),
-    Form(
+    OolongForm(
         name="least common label",
         asks=f"which of the labels is the least common? {_LABEL}",
         answer=_least_common,
         scorer="oolong",
         scopes=_COUNTED,
     ),
-    Form(
+    OolongForm(
         name="two labels",
         asks=f"is label '{{a}}' more common, less common, or the same frequency as label '{{b}}'? {_FINAL} 'Answer: "
         "{a} is [X] {b}', where [X] is 'more common than', 'less common than', or 'same frequency as'.",
@@ -178,56 +186,56 @@ FORMS: Final = (
         scorer="oolong",
         scopes=_COUNTED,
     ),
-    Form(
+    OolongForm(
         name="count",
         asks=f"how many data points should be classified as label '{{label}}'? {_NUMBER}",
         answer=_count,
         scorer="oolong_number",
         scopes=_COUNTED,
     ),
-    Form(
+    OolongForm(
         name="user",
         asks=f"which user is represented most often? {_USER}",
         answer=_user,
         scorer="oolong",
         scopes=("all", "users"),
     ),
-    Form(
+    OolongForm(
         name="second user",
         asks=f"which user is represented the second most often? {_USER}",
         answer=_second_user,
         scorer="oolong",
         scopes=("all", "users"),
     ),
-    Form(
+    OolongForm(
         name="user of label",
         asks=f"which user has the most instances with the label {{label}}? {_USER}",
         answer=_user_of_label,
         scorer="oolong",
         scopes=("all", "users"),
     ),
-    Form(
+    OolongForm(
         name="one of two users",
         asks=f"which user has more instances with the label {{label}}: User {{first}} or User {{second}}? {_USER}",
         answer=_user_of_two,
         scorer="oolong",
         scopes=("all",),
     ),
-    Form(
+    OolongForm(
         name="date",
         asks=f"which date is represented most often? {_DATE}",
         answer=_day,
         scorer="oolong_date",
         scopes=("all",),
     ),
-    Form(
+    OolongForm(
         name="second date",
         asks=f"which date is represented the second most often? {_DATE}",
         answer=_second_day,
         scorer="oolong_date",
         scopes=("all",),
     ),
-    Form(
+    OolongForm(
         name="dates seen n times",
         asks=f"how many dates are represented exactly {{n}} times? {_FINAL} 'Answer: [X]', where [X] is the number of dates "
         "represented exactly {n} times.",
@@ -235,7 +243,7 @@ FORMS: Final = (
         scorer="oolong_number",
         scopes=("all",),
     ),
-    Form(
+    OolongForm(
         name="before or after",
         asks="was label '{label}' more common, less common, or the same frequency before {time}, as compared to after "
         f"{{time}}? {_FINAL} 'Answer: {{label}} is [X] before {{time}}', where [X] is 'more common', 'less common', or "
@@ -244,7 +252,7 @@ FORMS: Final = (
         scorer="oolong",
         scopes=("all",),
     ),
-    Form(
+    OolongForm(
         name="first month",
         asks=f"In which month did the label '{{a}}' first occur more often than the label '{{b}}'? {_FINAL} 'Answer: "
         "[month] [year]', where [month] is the name of the month and [year] is the four-digit year where '{a}' first "
@@ -253,7 +261,7 @@ FORMS: Final = (
         scorer="oolong",
         scopes=("none",),
     ),
-    Form(
+    OolongForm(
         name="months above",
         asks="For how many months does the label '{a}' occur more frequently than the label '{b}'? Disregard months where "
         f"there is a tie. {_FINAL} 'Answer: [X]', where [X] is the number of months where '{{a}}' occurs more often than "
@@ -262,7 +270,7 @@ FORMS: Final = (
         scorer="oolong_number",
         scopes=("none",),
     ),
-    Form(
+    OolongForm(
         name="months alone",
         asks="For how many months is the label '{label}' the single most frequently occurring label? Disregard months where "
         f"there is a tie for the most common label. {_FINAL} 'Answer: [X]', where [X] is the number of months where "
@@ -277,8 +285,8 @@ TEMPLATES: Final = tuple(
 )
 
 
-def in_scope(scope: str, rows: Rows, parts: Parts) -> Rows:
-    """The rows that count."""
+def in_scope(scope: str, rows: Lines, parts: Parts) -> Lines:
+    """The lines that a scope includes."""
     match scope:
         case "lines of users" | "users":
             users = set(parts["users"].split(", "))

@@ -1,7 +1,7 @@
-"""OOLONG-Pairs (RLM paper, arXiv 2512.24601): all pairs of users for which a condition on their lines holds.
+"""OOLONG-Pairs (RLM paper, arXiv 2512.24601): all pairs of users whose lines fulfil a condition.
 
-The windows are those of `oolong`, and the twenty conditions those of the paper. The answer grows with the square
-of the number of users, so it has to be worked out in code from labels that have to be found out by reading.
+The windows are those of `oolong`, the twenty conditions those of the paper. The answer grows with the square of the number
+of users, so a model has to compute it in code, from labels that it finds by reading.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import combinations
 from typing import Final, Literal
 
 from rlm.evals.corpus.questions import ABBR, DESC, ENTY, HUM, LABELS, LOC, NAMES, NUM, Questions
-from rlm.evals.corpus.windows import Row, make_window, read_window, render, show_day
+from rlm.evals.corpus.windows import WindowLine, make_window, read_window, render, show_day
 from rlm.evals.task import Instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class User:
-    """What a user wrote: how many lines of each label, and the days of the lines of a label."""
+class UserLines:
+    """A user's lines: how many have each label, and on which days."""
 
     counts: Counter[str]
     days: Mapping[str, list[date]]
@@ -28,14 +28,14 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Both:
-    """Both users have a line of one of two labels; all lines of `dated`, if any, are strictly on one side of `day`."""
+    """Both users have a line with one of two labels, and all their lines labelled `dated` are on one `side` of `day`."""
 
     either: tuple[str, str]
     dated: str = ""
     side: Literal["after", "before"] = "after"
     day: date = date.min
 
-    def holds(self, user: User) -> bool:
+    def holds(self, user: UserLines) -> bool:
         if not any(user.counts[NAMES[label]] for label in self.either):
             return False
         days = user.days.get(NAMES.get(self.dated, ""), [])
@@ -55,27 +55,27 @@ class Both:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneAndOther:
-    """One user fulfils `one` and the other `other`: of each label at least so many lines, or exactly so many ("=1")."""
+    """One user fulfils `one` and the other `other`: for each label a minimum of lines, or an exact number ("=1")."""
 
     one: Mapping[str, str]
     other: Mapping[str, str]
 
     @property
     def words(self) -> str:
-        return f"one user has {_wanted(self.one)}, and the other user has {_wanted(self.other)}"
+        return f"one user has {_requirement_text(self.one)}, and the other user has {_requirement_text(self.other)}"
 
 
-def _fulfils(user: User, wants: Mapping[str, str]) -> bool:
-    for label, number in wants.items():
-        there, wanted = user.counts[NAMES[label]], int(number.lstrip("="))
-        if there != wanted if number.startswith("=") else there < wanted:
+def _fulfils(user: UserLines, required: Mapping[str, str]) -> bool:
+    for label, number in required.items():
+        count, minimum = user.counts[NAMES[label]], int(number.lstrip("="))
+        if count != minimum if number.startswith("=") else count < minimum:
             return False
     return True
 
 
-def _wanted(wants: Mapping[str, str]) -> str:
+def _requirement_text(required: Mapping[str, str]) -> str:
     texts = []
-    for label, number in wants.items():
+    for label, number in required.items():
         times = {"1": "one instance", "2": "two instances"}[number.lstrip("=")]
         texts.append(f"{'exactly' if number.startswith('=') else 'at least'} {times} with the label '{NAMES[label]}'")
     return " and ".join(texts)
@@ -111,18 +111,18 @@ _QUERY: Final = (
 
 
 def query_of(condition: Both | OneAndOther) -> str:
-    """What is asked."""
+    """The question that asks for a condition."""
     return _QUERY.format(words=condition.words, labels=", ".join(f"'{label}'" for label in LABELS))
 
 
-def pairs_of(rows: tuple[Row, ...], condition: Both | OneAndOther) -> tuple[str, ...]:
-    """The pairs, in the order of their numbers, as `(10001, 10002)`."""
+def pairs_of(rows: tuple[WindowLine, ...], condition: Both | OneAndOther) -> tuple[str, ...]:
+    """The pairs as `(10001, 10002)`, sorted by user ID."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     days: defaultdict[str, dict[str, list[date]]] = defaultdict(dict)
     for row in rows:
         counts[row.user][row.label] += 1
         days[row.user].setdefault(row.label, []).append(row.day)
-    users = {name: User(counts=counts[name], days=days[name]) for name in sorted(counts, key=int)}
+    users = {name: UserLines(counts=counts[name], days=days[name]) for name in sorted(counts, key=int)}
     match condition:
         case Both():
             good = [name for name, user in users.items() if condition.holds(user)]
@@ -140,7 +140,7 @@ def pairs_of(rows: tuple[Row, ...], condition: Both | OneAndOther) -> tuple[str,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """Instances 0 to 19 ask the twenty conditions of one window, 20 to 39 those of the next, and so on."""
+    """Instances 0 to 19 ask for the twenty conditions in one window, 20 to 39 in the next, and so on."""
 
     name: str
     questions: Callable[[], Questions]
@@ -166,4 +166,4 @@ class Pairs:
         for condition in CONDITIONS:
             if query_of(condition) == query:
                 return pairs_of(read_window(context, self.questions()), condition)
-        raise ValueError(f"This is no question of {self.name}: {query}")
+        raise ValueError(f"Not a question of {self.name}: {query}")

@@ -1,7 +1,7 @@
-"""Questions about a package of Python files, given as a folder: callers, definitions, counts.
+"""Questions about a folder of Python files: callers, definitions, counts.
 
-The package is generated; every answer follows from the code. Comments, docstrings and texts mention functions as if they
-were called, and names share their parts, so that a search for a name finds too much.
+The package is generated, and every answer follows from its code. Comments, docstrings and strings mention functions as if
+they were called, and names share their parts, so a plain search finds too much.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rlm.errors import ConfigError
 from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.code import Code, Definition, read_code
 from rlm.evals.corpus.prose import passage
 from rlm.evals.corpus.templates import parts_of
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import NOUNS, listed
-from rlm.evals.task import Instance
+from rlm.evals.task import Instance, too_long, too_short
 
 VERBS: Final = listed(
     """add apply build check clean close collect copy count drop fetch filter find fold gather join keep link list load
     map mark match merge move open order pack parse pick plan print read reduce render save scan send sort split start
     store strip sync test trace trim turn walk weigh wrap write"""
 )
-ENDINGS: Final = ("", "_all", "_once", "s")  # names that differ in their end alone
+ENDINGS: Final = ("", "_all", "_once", "s")  # names that differ only in their ending
 PACKAGES: Final = listed("core data store views tasks tools")
-FUNCTIONS, METHODS = 6, 3  # of a file, and of the class in it
+FUNCTIONS, MAX_METHODS = 6, 3  # of a file, and of its class
 MAX_CALLS: Final = 3  # in a function
-NEAR: Final = 40  # a function calls one of so many that were defined before it
+MAX_FUNCTIONS: Final = len(VERBS) * len(NOUNS) * len(ENDINGS)  # distinct names
+RECENT_FUNCTIONS: Final = 40  # a function calls only those defined shortly before it
 MIN_FILES: Final = 2
-FILE_TOKENS: Final = 600  # a file has more
-HEAD_TOKENS: Final = 12  # of a file's path where a folder is one text
+MIN_FILE_TOKENS: Final = 600
+HEAD_TOKENS: Final = 12  # of a file's heading when the folder becomes one text
 
 _NAMES: Final = "Answer with the {what}, separated by commas, or with 'none'."
 _NUMBER: Final = "Answer with the number alone."
@@ -40,8 +40,15 @@ _DEFINITIONS: Final = "functions and methods (a method as Class.method)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """A kind of question: `answer` takes the code and the part of the query that it is about."""
+class RepoForm:
+    """A kind of question.
+
+    Attributes:
+        asks: template of the query.
+        scorer: a name in `rlm.evals.scorers.SCORERS`.
+        about: what `{part}` names: a function, file or class.
+        answer: takes the code and the part; gives the answers.
+    """
 
     asks: str
     scorer: str
@@ -50,52 +57,52 @@ class Form:
 
 
 FORMS: Final = (
-    Form(
+    RepoForm(
         asks="In which file is the function `{part}` defined? Answer with the file's path alone.",
         scorer="phrase",
         about="function",
         answer=lambda code, part: (code.definitions[part].path,),
     ),
-    Form(
+    RepoForm(
         asks=f"Which {_DEFINITIONS} call the function `{{part}}` in their own bodies? {_NAMES.format(what='names')}",
         scorer="names",
         about="function",
         answer=lambda code, part: tuple(code.callers(part)),
     ),
-    Form(
+    RepoForm(
         asks="How many calls of the function `{part}` are there in all files? Comments, docstrings and texts do not count. "
         + _NUMBER,
         scorer="number",
         about="function",
         answer=lambda code, part: (str(code.call_count(part)),),
     ),
-    Form(
+    RepoForm(
         asks="What is the default value of the last parameter of the function `{part}`? " + _NUMBER,
         scorer="number",
         about="function",
         answer=lambda code, part: (str(list(code.definitions[part].defaults.values())[-1]),),
     ),
-    Form(
+    RepoForm(
         asks=f"Which files import the function `{{part}}`? {_NAMES.format(what='paths of the files')}",
         scorer="names",
         about="function",
         answer=lambda code, part: tuple(code.importers(part)),
     ),
-    Form(
+    RepoForm(
         asks="Which functions does the function `{part}` call, or do those call, and so on down to the end? "
         + _NAMES.format(what="names"),
         scorer="names",
         about="function",
         answer=lambda code, part: tuple(code.reached(part)),
     ),
-    Form(
+    RepoForm(
         asks="Which functions defined in the file `{part}`, without its methods, are called nowhere in all files? "
         + _NAMES.format(what="names"),
         scorer="names",
         about="file",
         answer=lambda code, part: tuple(code.unused(part)),
     ),
-    Form(
+    RepoForm(
         asks="How many methods does the class `{part}` have? " + _NUMBER,
         scorer="number",
         about="class",
@@ -106,19 +113,24 @@ FORMS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepoQA:
-    """Instance i asks the kinds of questions in turn, each about a package of its own."""
+    """Instances ask the kinds of questions in turn, each about a package of its own."""
 
     name: str = "repo_qa"
 
     def make(self, *, length: int, seed: int, index: int) -> Instance:
         """See `Task`."""
         chance, form = Chance(self.name, length, seed, index), FORMS[index % len(FORMS)]
-        files, code = _package(chance, length - tokens(form.asks) - 10)  # 10: what the query is about
+        left = length - tokens(form.asks) - 10  # 10: the name in the query
+        if FUNCTIONS * (left // MIN_FILE_TOKENS + 2) > MAX_FUNCTIONS:
+            raise too_long(self.name, length)
+        files, code = _package(chance, left)
         if len(files) < MIN_FILES:
-            raise ConfigError(f"{self.name} has {MIN_FILES} files at least: ask for a greater length.")
+            raise too_short(self.name, length)
         match form.about:
             case "function":
-                few = chance.sample(code.functions(), 3)  # most functions are called nowhere: the most called of three
+                few = chance.sample(
+                    code.functions(), 3
+                )  # most functions have no caller, so take the most called of three
                 part = max(few, key=lambda found: code.call_count(found.name)).name
             case "file":
                 part = chance.choice(list(files))
@@ -141,25 +153,22 @@ class RepoQA:
         for form in FORMS:
             if (parts := parts_of(form.asks, query)) is not None:
                 return form.answer(read_code(context), parts["part"])
-        raise ValueError(f"This is no question of {self.name}: {query}")
+        raise ValueError(f"Not a question of {self.name}: {query}")
 
 
 def _package(chance: Chance, left: int) -> tuple[dict[str, str], Code]:
-    """Files for so many tokens, and what is in them, as it was planned."""
+    """Files that fill `left` tokens, and the code that the generator put into them."""
     files: dict[str, str] = {}
     definitions: dict[str, Definition] = {}
     imports: dict[str, tuple[str, ...]] = {}
-    most = len(VERBS) * len(NOUNS) * len(ENDINGS)
-    enough = FUNCTIONS * (left // FILE_TOKENS + 2)
-    if enough > most:
-        raise ConfigError(f"There are names for {most:,} functions only: ask for a smaller length.")
-    names = (_function_name(number) for number in chance.sample(range(most), max(FUNCTIONS, enough)))
+    count = FUNCTIONS * (left // MIN_FILE_TOKENS + 2)
+    names = (_function_name(number) for number in chance.sample(range(MAX_FUNCTIONS), max(FUNCTIONS, count)))
     recent = list[Definition]()
     while True:
         noun = NOUNS[len(files) % len(NOUNS)]
         path = f"app/{PACKAGES[len(files) % len(PACKAGES)]}/{noun}{len(files) // len(NOUNS) or ''}.py"
         text, defined, imported = _file(chance, path, recent, names)
-        recent = [*recent, *defined][-NEAR:]
+        recent = [*recent, *defined][-RECENT_FUNCTIONS:]
         left -= tokens(text) + HEAD_TOKENS
         if left < 0:
             return files, Code(definitions=definitions, imports=imports)
@@ -176,7 +185,7 @@ def _function_name(number: int) -> str:
 def _file(
     chance: Chance, path: str, before: list[Definition], names: Iterator[str]
 ) -> tuple[str, list[Definition], tuple[str, ...]]:
-    """A file's text, its definitions, and the names that it imports; it calls what is defined `before` it and in it."""
+    """A file's text, definitions and imports. It calls functions defined `before` it and in it."""
     known = {found.name: found.path for found in before if "." not in found.name}
     defined = list[Definition]()
     texts = list[str]()
@@ -187,7 +196,7 @@ def _file(
         known[found.name] = path
     title = path.rpartition("/")[2].removesuffix(".py").title()
     methods = list[str]()
-    for number in range(chance.between(1, METHODS)):
+    for number in range(chance.between(1, MAX_METHODS)):
         found, text = _function(chance, f"{title}.{chance.choice(VERBS)}_{number}", path, list(known))
         defined.append(found)
         methods.append("\n".join(f"    {line}" if line else "" for line in text.split("\n")))
@@ -200,7 +209,7 @@ def _file(
 
 
 def _function(chance: Chance, name: str, path: str, known: list[str]) -> tuple[Definition, str]:
-    """A function or method that calls some of the known ones and mentions others."""
+    """A function or method that calls some known functions and mentions others."""
     calls = chance.choices(known, chance.below(MAX_CALLS + 1)) if known else []
     size, default = chance.choice(("depth", "limit", "width")), chance.between(2, 99)
     method, _, short = name.rpartition(".")

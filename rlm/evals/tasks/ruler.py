@@ -1,7 +1,7 @@
-"""The needle tasks of RULER (arXiv 2404.06654): eight variants over three haystacks, with haystack texts of our own.
+"""The needle tasks of RULER (arXiv 2404.06654): eight variants over three kinds of haystack.
 
-What is asked, where needles go, how sizes are found and how answers are scored follow RULER. Ours are the words, the
-noise line, the prose and the estimate of tokens (see `rlm.evals.corpus.tokens`).
+Questions, needle positions, sizes and scoring follow RULER. The words, the noise line, the prose and the token estimate
+(see `rlm.evals.corpus.tokens`) are our own.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal
 
-from rlm.errors import ConfigError
 from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.prose import first_words, first_words_tokens
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import ADJECTIVES, NOUNS
-from rlm.evals.task import Instance
+from rlm.evals.task import Instance, too_short
 
 Kind = Literal["words", "numbers", "uuids"]
 
 NOISE: Final = "The lamp is lit. The road is long. The well is deep. On we go. Home and away again."
 NEEDLE: Final = "One of the special magic {kind} for {key} is: {value}."
-DEPTHS: Final = tuple(round(place * 100 / 39) for place in range(40))  # 40 whole percentages, evenly over 0 to 100
-ANSWER_TOKENS: Final = 128  # left free in a length for the answer
-WORD_STEP, LINE_STEP, SHORT_STEP, SHORT = 500, 25, 5, 4096  # sizes are multiples of a step; of 5 below 4096 tokens
+DEPTHS: Final = tuple(round(place * 100 / 39) for place in range(40))  # 40 whole percentages, evenly spaced
+ANSWER_TOKENS: Final = 128  # of a length, reserved for the answer
+WORD_STEP, LINE_STEP = 500, 25  # the size of a haystack is a multiple
+SHORT_STEP, SHORT_TOKENS = 5, 4096  # the step of lengths below 4,096 tokens
 
 _FOUND: Final = re.compile(r"One of the special magic \w+ for ([\w-]+) is: ([\w-]+)\.")
 _ASKED: Final = re.compile(r"for (.+) mentioned in the provided text")
@@ -34,7 +34,7 @@ _ASKED: Final = re.compile(r"for (.+) mentioned in the provided text")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruler:
-    """One variant: `keys` needles' keys, `values` for each of them, and `asked` keys in the question."""
+    """One variant: `keys` keys with `values` values each, of which the question asks for `asked` keys."""
 
     variant: str
     haystack: Literal["noise", "prose", "needles"]
@@ -63,9 +63,13 @@ class Ruler:
         left = length - ANSWER_TOKENS - tokens(f"{opening}\n{query}") - sum(map(tokens, lines))
         match self.haystack:
             case "prose":
-                haystack = self._prose(chance, lines, left, SHORT_STEP if length < SHORT else WORD_STEP)
+                haystack = self._prose(chance, lines, left, SHORT_STEP if length < SHORT_TOKENS else WORD_STEP)
             case "noise" | "needles":
-                haystack = self._lines(chance, lines, left, SHORT_STEP if length < SHORT else LINE_STEP, set(keys))
+                haystack = self._lines(
+                    chance, lines, left, SHORT_STEP if length < SHORT_TOKENS else LINE_STEP, set(keys)
+                )
+        if haystack is None:
+            raise too_short(self.name, length)
         return Instance(
             task=self.name,
             length=length,
@@ -82,7 +86,7 @@ class Ruler:
         assert isinstance(context, str)
         match = _ASKED.search(query)
         if match is None:
-            raise ValueError(f"This is no question of {self.name}: {query}")
+            raise ValueError(f"Not a question of {self.name}: {query}")
         asked = re.split(r", and |, ", match[1])
         found: dict[str, list[str]] = {key: [] for key in asked}
         for key, value in _FOUND.findall(context):
@@ -111,8 +115,10 @@ class Ruler:
             return f"What are all the special magic {self.value_kind} for {named} mentioned in the provided text?"
         return f"What is the special magic {self.value_kind[:-1]} for {named} mentioned in the provided text?"
 
-    def _prose(self, chance: Chance, needles: list[str], left: int, step: int) -> str:
+    def _prose(self, chance: Chance, needles: list[str], left: int, step: int) -> str | None:
         count = _largest(first_words_tokens, left, step)
+        if count == 0:
+            return None
         sentences = re.split(r"(?<=\.) ", first_words(count))
         places = sorted(int(len(sentences) * depth / 100) for depth in chance.sample(DEPTHS, len(needles)))
         parts = list[str]()
@@ -120,7 +126,7 @@ class Ruler:
             parts += [*sentences[start:end], needle]
         return " ".join(parts + sentences[places[-1] :])
 
-    def _lines(self, chance: Chance, needles: list[str], left: int, step: int, taken: set[str]) -> str:
+    def _lines(self, chance: Chance, needles: list[str], left: int, step: int, taken: set[str]) -> str | None:
         if self.haystack == "noise":
             line = tokens(f"{NOISE}\n")
             lines = [NOISE] * _largest(lambda count: count * line, left, step)
@@ -134,7 +140,7 @@ class Ruler:
             sums = list(accumulate(map(tokens, drawn), initial=0))
             lines = drawn[: _largest(sums.__getitem__, left, step, most=len(drawn))]
         if len(lines) < len(needles):
-            raise ConfigError(f"{self.name} needs more tokens than it was given: ask for a greater length.")
+            return None
         for place, needle in zip(
             sorted(chance.sample(range(len(lines)), len(needles)), reverse=True), needles, strict=True
         ):
@@ -153,17 +159,11 @@ def _draw(chance: Chance, kind: Kind) -> str:
 
 
 def _largest(cost: Callable[[int], int], left: int, step: int, most: int | None = None) -> int:
-    """The largest multiple of `step` whose cost is at most `left`, by binary search.
-
-    Raises:
-        ConfigError: not even one step fits.
-    """
+    """The largest multiple of `step` up to `most` whose cost is at most `left`, by binary search."""
     low, high = 0, (max(left, 0) if most is None else most) // step
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if cost(middle * step) <= left else (low, middle - 1)
-    if low == 0:
-        raise ConfigError("A haystack does not fit into so few tokens: ask for a greater length.")
     return low * step
 
 

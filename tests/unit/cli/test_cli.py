@@ -52,7 +52,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert status_of(monkeypatch, "niah", "--out", str(tmp_path / "file" / "out")) == 2
-    assert "No results can be written" in capsys.readouterr().err
+    assert "Cannot write results" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [["--trials", "0"], ["--lines", "x"], ["--depth", "-1"], ["--facts", "99"]])

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from rlm.evals.harness import run_jobs
+from rlm.evals.methods.keyword import keyword
 from rlm.evals.plan import Plan
-from rlm.evals.results import Results, Row
+from rlm.evals.results import ResultRow, Results
 
 RLM = Callable[..., Any]  # the fixture
 
@@ -29,13 +30,12 @@ RLM = Callable[..., Any]  # the fixture
     ],
 )  # fmt: skip
 def test_what_would_change_an_evaluation_is_refused_and_not_ignored(here: Path, rlm: RLM, other: list[str]) -> None:
-    Results.create(here / "one", Plan(tasks=("ruler/single_1",), methods=("keyword",), n=2).as_json())
+    Results.create(here / "one", Plan(tasks=("ruler/single_1",), methods=("keyword",), n=2).to_settings())
     ended = rlm("eval", "run", "--resume", "one", *other)
     assert ended.status == 2
     assert (
         ended.err
-        == "rlm: one goes on as it was begun: give nothing beside --resume but --at-once, --redo-failed-calls and "
-        "a greater -n.\n"
+        == "rlm: --resume keeps the original settings: it allows only --concurrency, --redo-failed-calls and a larger -n.\n"
     )
     assert (here / "one" / "results.jsonl").read_text() == ""
 
@@ -47,14 +47,14 @@ def test_without_the_extra_nothing_is_answered_that_could_not_be_reported(
         "rlm.cli.commands.evaluate.find_spec", lambda name: None if name == "scipy" else find_spec(name)
     )
     ended = rlm("eval", "ruler/single_1", "--method", "keyword", "--out", "one")
-    assert (ended.status, ended.err) == (2, "rlm: Evaluations need scipy and matplotlib: pip install 'rlm[eval]'.\n")
+    assert (ended.status, ended.err) == (2, "rlm: Evaluations require scipy and matplotlib: pip install 'rlm[eval]'.\n")
     assert not (here / "one").exists()
 
 
 def test_answering_needs_no_extra() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'numpy', 'scipy')));"
-        "import rlm.cli.commands.niah, rlm.evals.harness, rlm.evals.report.niah_report, rlm.evals.plan, rlm.evals.progress"
+        "import rlm.cli.commands.niah, rlm.evals.harness, rlm.evals.report.trials, rlm.evals.plan, rlm.evals.progress"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
@@ -62,7 +62,7 @@ def test_answering_needs_no_extra() -> None:
 def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: RLM) -> None:
     ended = rlm("eval", "ruler/single_1", "--redo-failed-calls")
     assert ended.status == 2
-    assert ended.err == "rlm: --redo-failed-calls does answers of an evaluation again: give it with --resume DIR.\n"
+    assert ended.err == "rlm: --redo-failed-calls requires --resume DIR.\n"
     assert not list(here.iterdir())
 
 
@@ -70,10 +70,10 @@ def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: 
     ("arguments", "said"),
     [
         (["multihop", "--model", "gpt-5"], "There is no API key"),
-        (["ruler/single_1", "--lengths", "8k,100"], "ask for a greater length"),
-        (["--data", "gone.jsonl", "--method", "keyword"], "gone.jsonl cannot be read"),
-        (["ruler/single_1", "--data", "empty.jsonl", "--method", "keyword"], "empty.jsonl: give a file that has one"),
-        (["ruler/single_1", "--max-cost-usd", "0"], "--max-cost-usd is 0.0, which cannot be: give a number above 0"),
+        (["ruler/single_1", "--lengths", "8k,100"], "too short for"),
+        (["--data", "gone.jsonl", "--method", "keyword"], "gone.jsonl (No such file or directory)"),
+        (["ruler/single_1", "--data", "empty.jsonl", "--method", "keyword"], "empty.jsonl contains no instance"),
+        (["ruler/single_1", "--max-cost-usd", "0"], "Invalid --max-cost-usd 0.0: use a number above 0"),
     ],
 )
 def test_what_is_refused_leaves_its_folder_free(here: Path, rlm: RLM, arguments: list[str], said: str) -> None:
@@ -92,7 +92,7 @@ def test_keyword_answers_any_task_and_file_without_a_model_and_says_what_it_was_
     assert ended.status == 0, ended.err
     report = (here / "one" / "report.md").read_text()
     assert report.startswith("This run used no model")
-    for fact in (f"| rlm | {version('rlm')} |", "| python | 3.", "| machine | ", "| began | 20"):
+    for fact in (f"| rlm | {version('rlm')} |", "| python | 3.", "| machine | ", "| started | 20"):
         assert fact in report
 
 
@@ -146,7 +146,7 @@ def test_an_evaluation_does_not_go_on_with_other_data(here: Path, rlm: RLM, chan
     data.write_text("\n".join(map(json.dumps, changed)))
     ended = rlm("eval", "--resume", "one", "-n", "20")
     assert ended.status == 2
-    assert "of user/mine is not the same as when it was answered" in ended.err
+    assert "of user/mine has changed since it was answered" in ended.err
     assert (here / "one" / "results.jsonl").read_text() == before
     assert json.loads((here / "one" / "eval.json").read_text())["n"] == 10
 
@@ -156,26 +156,43 @@ def test_rows_that_are_not_in_the_plan_hide_no_failure(here: Path, rlm: RLM, mon
     rows = here / "one" / "results.jsonl"
     rows.write_text(rows.read_text().replace('"seed": 7, "index"', '"seed": 8, "index"'))
 
-    async def none(jobs: object, **given: Any) -> list[Row]:
+    async def none(jobs: object, **given: Any) -> list[ResultRow]:
         return await run_jobs([], **given)  # as where there is no engine
 
     monkeypatch.setattr("rlm.evals.harness.run_jobs", none)
     ended = rlm("eval", "--resume", "one")
-    assert "2 instances, 0 of them done" in ended.err
+    assert "2 answers, 0 already done" in ended.err
     assert ended.status == 1
 
 
-def test_a_folder_of_rlm_niah_is_told_apart_whatever_is_asked_of_it(here: Path, rlm: RLM) -> None:
-    Results.create(here / "one", {"model": "scripted", "depth": 1}, goes_on=False)
+def test_a_folder_without_a_plan_is_refused_whatever_is_asked_of_it(here: Path, rlm: RLM) -> None:
+    Results.create(here / "one", {"model": "scripted", "depth": 1})
     for command in (["--resume", "one"], ["report", "one"]):
         ended = rlm("eval", *command)
         assert ended.status == 2
-        assert ended.err == "rlm: The folder is none of `rlm eval`: its eval.json holds no plan.\n"
-    ended = rlm("niah", "--out", "one")
+        assert ended.err == "rlm: eval.json contains no plan. Use a folder created by `rlm eval` or `rlm niah`.\n"
+    ended = rlm("niah", "--lines", "20", "--out", "one")
     assert (ended.status, ended.err) == (
         2,
-        "rlm: There are results in one already: give another folder with --out (OUT=).\n",
+        "rlm: one already contains results. Continue with `rlm eval --resume one`, or choose another folder with --out "
+        "(OUT=).\n",
     )
+
+
+def test_rlm_niah_is_an_evaluation_that_resumes_and_reports(
+    here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlm.evals.harness.find_method", lambda name: keyword)
+    ended = rlm("niah", "--lines", "50", "--trials", "2", "--facts", "3", "--out", "one")
+    assert ended.status == 0, ended.err
+    rows = (here / "one" / "results.jsonl").read_text().splitlines()
+    (here / "one" / "results.jsonl").write_text(f"{rows[0]}\n")
+    assert rlm("eval", "--resume", "one").status == 0
+    results = Results.load(here / "one")
+    facts = {(row.task, row.index): len(row.expected) for row in results.rows.values()}
+    assert facts == {("seed_niah/needle", 0): 1, ("seed_niah/needle", 1): 1, ("seed_niah/facts", 2): 3}
+    assert {row.digest for row in results.rows.values()} == {json.loads(row)["digest"] for row in rows}
+    assert "Answers: 3." in (here / "one" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +204,7 @@ def test_a_line_that_is_no_row_is_named(here: Path, rlm: RLM, line: str) -> None
         rows.write(f"{line}\n")
     ended = rlm("eval", "report", "one")
     assert ended.status == 2
-    assert ended.err == "rlm: The evaluation in one is damaged: line 2 of results.jsonl is no row; take it away.\n"
+    assert ended.err == "rlm: The evaluation in one is damaged: results.jsonl, line 2 is not a result row; remove it.\n"
 
 
 def test_help_is_that_of_the_group_however_it_is_asked_for(rlm: RLM) -> None:

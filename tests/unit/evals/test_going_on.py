@@ -14,12 +14,11 @@ import pytest
 from helpers.fakes import FakeSandboxes
 from rlm import ConfigError, ModelError, ScriptedModel
 from rlm.errors import ContextTooLong, EngineUnavailable
-from rlm.evals.concurrency import MachineSlots
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods.base import MethodContext
 from rlm.evals.plan import Plan
 from rlm.evals.report.report import markdown
-from rlm.evals.results import ROWS, Results, Row
+from rlm.evals.results import ROWS_FILE, ResultRow, Results
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.types import CellResult, Message, ModelReply, Usage
 
@@ -43,11 +42,11 @@ class Root:
         return "FINAL(4)" if turn == 2 else f"```repl\nlook {turn}\n```"
 
 
-async def evaluated(folder: Path, root: Root) -> Row:
+async def evaluated(folder: Path, root: Root) -> ResultRow:
     model = ScriptedModel(root, name="root")
-    results = Results.load(folder) if (folder / ROWS).exists() else Results.create(folder, PLAN.as_json())
-    means = MethodContext(models=lambda task: (model, model), sandbox_factory=FakeSandboxes())
-    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=MachineSlots(1, folder / "places"))
+    results = Results.load(folder) if (folder / ROWS_FILE).exists() else Results.create(folder, PLAN.to_settings())
+    ctx = MethodContext(models=lambda task: (model, model), sandbox_factory=FakeSandboxes())
+    (row,) = await run_jobs(PLAN.jobs(), ctx=ctx, results=results, max_concurrent=1)
     return row
 
 
@@ -60,7 +59,7 @@ async def test_a_run_that_broke_off_goes_on_and_pays_for_no_call_twice(tmp_path:
 
 async def test_a_run_that_had_ended_before_its_row_was_written_is_not_paid_again(tmp_path: Path) -> None:
     row = await evaluated(tmp_path, Root())
-    (tmp_path / ROWS).write_text("")
+    (tmp_path / ROWS_FILE).write_text("")
     root = Root()
     again = await evaluated(tmp_path, root)
     assert root.calls == 0
@@ -80,29 +79,29 @@ async def test_a_run_of_which_nothing_can_be_made_is_begun_anew(tmp_path: Path, 
 
 async def test_rlms_are_told_what_the_evaluation_says_they_are_told(tmp_path: Path) -> None:
     asked = ScriptedModel(lambda messages: f"FINAL({messages[0].content})", name="root")
-    means = MethodContext(
+    ctx = MethodContext(
         models=lambda task: (asked, asked),
         sandbox_factory=FakeSandboxes(),
         system_prompt=lambda facts: f"left: {facts.depth}",
     )
-    results = Results.create(tmp_path, PLAN.as_json())
-    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
+    results = Results.create(tmp_path, PLAN.to_settings())
+    (row,) = await run_jobs(PLAN.jobs(), ctx=ctx, results=results, max_concurrent=1)
     assert row.answer == "left: 1"
 
 
 async def test_one_process_at_a_time_works_on_an_evaluation(tmp_path: Path) -> None:
-    results = Results.create(tmp_path, PLAN.as_json())
+    results = Results.create(tmp_path, PLAN.to_settings())
     waiting = ScriptedModel(lambda messages: "FINAL(1)", name="root", latency=60)
-    means = MethodContext(models=lambda task: (waiting, waiting), sandbox_factory=FakeSandboxes())
+    ctx = MethodContext(models=lambda task: (waiting, waiting), sandbox_factory=FakeSandboxes())
 
     async def first() -> None:
-        await run_jobs(PLAN.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
+        await run_jobs(PLAN.jobs(), ctx=ctx, results=results, max_concurrent=1)
 
     async with anyio.create_task_group() as group:
         group.start_soon(first)
         while not list(tmp_path.glob("runs/*/*/journal*")):
             await anyio.sleep(0.01)
-        with pytest.raises(ConfigError, match="Another process works on the evaluation"), anyio.fail_after(5):
+        with pytest.raises(ConfigError, match="Another process is using the evaluation"), anyio.fail_after(5):
             await evaluated(tmp_path, Root())
         group.cancel_scope.cancel()
     assert (await evaluated(tmp_path, Root())).answer == "4"
@@ -136,15 +135,14 @@ async def asks(code: str, answer: Answer | None) -> CellResult:
     return CellResult(outcome="ok", stdout=reply.text)
 
 
-async def asked(folder: Path, root: Root, sub: ScriptedModel, *, redo: bool = False) -> Row:
+async def asked(folder: Path, root: Root, sub: ScriptedModel, *, redo: bool = False) -> ResultRow:
     """Two cells that ask, and an answer."""
     model = Charging(root, name="root")
-    if not (folder / ROWS).exists():
-        Results.create(folder, PLAN.as_json())
+    if not (folder / ROWS_FILE).exists():
+        Results.create(folder, PLAN.to_settings())
     results = Results.load(folder)
-    means = MethodContext(models=lambda task: (model, sub), sandbox_factory=FakeSandboxes(asks))
-    cap = MachineSlots(1, folder / "places")
-    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=cap, redo_failed_calls=redo)
+    ctx = MethodContext(models=lambda task: (model, sub), sandbox_factory=FakeSandboxes(asks))
+    (row,) = await run_jobs(PLAN.jobs(), ctx=ctx, results=results, max_concurrent=1, redo_failed_calls=redo)
     return row
 
 
@@ -162,19 +160,19 @@ async def test_a_run_without_an_engine_has_cost_nothing(tmp_path: Path) -> None:
         raise EngineUnavailable("no engine")
 
     root = ScriptedModel(Root(), name="root")
-    means = MethodContext(models=lambda task: (root, root), sandbox_factory=no_engine)
-    results = Results.create(tmp_path, PLAN.as_json())
-    (row,) = await run_jobs(PLAN.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
+    ctx = MethodContext(models=lambda task: (root, root), sandbox_factory=no_engine)
+    results = Results.create(tmp_path, PLAN.to_settings())
+    (row,) = await run_jobs(PLAN.jobs(), ctx=ctx, results=results, max_concurrent=1)
     assert (row.error, row.calls, row.cost_usd) == ("EngineUnavailable: no engine", 0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["direct", "map_reduce"])
 async def test_what_a_failed_method_without_a_record_has_used_is_unknown(tmp_path: Path, name: str) -> None:
     plan = replace(PLAN, methods=(name,), model="m", sub_model="m")
-    results = Results.create(tmp_path, plan.as_json())
+    results = Results.create(tmp_path, plan.to_settings())
     down = sub_model(down=True)
-    means = MethodContext(models=lambda task: (down, down))
-    (row,) = await run_jobs(plan.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
+    ctx = MethodContext(models=lambda task: (down, down))
+    (row,) = await run_jobs(plan.jobs(), ctx=ctx, results=results, max_concurrent=1)
     assert row.error == "ModelError: the provider is down"
     assert (row.calls, row.tokens, row.cost_usd, row.run_dir) == (None, None, None, "")
     assert "| unknown | unknown | unknown |" in markdown(Results.load(tmp_path))
@@ -198,19 +196,19 @@ async def test_what_is_done_again_is_paid_again_and_what_goes_on_is_not(tmp_path
     await asked(tmp_path, Root(), sub_model(down=True))
     await asked(tmp_path, Root(failing=3), sub_model(down=False), redo=True)
     assert (await asked(tmp_path, Root(), sub_model(down=False))).cost_usd == 3.0
-    assert len((tmp_path / ROWS).read_text().splitlines()) == 3
-    assert "$6 in all. Times leave out 1 of the answers" in markdown(Results.load(tmp_path))
+    assert len((tmp_path / ROWS_FILE).read_text().splitlines()) == 3
+    assert "Total: $6. Times exclude 1 answers of resumed runs." in markdown(Results.load(tmp_path))
 
 
 async def test_an_attempt_of_unknown_cost_that_was_done_again_is_said(tmp_path: Path) -> None:
     plan = replace(PLAN, methods=("direct",), model="m", sub_model="m")
-    results = Results.create(tmp_path, plan.as_json())
+    results = Results.create(tmp_path, plan.to_settings())
     for down in (True, True, False):
         model = sub_model(down=down)
-        means = MethodContext(models=lambda task, model=model: (model, model))
-        await run_jobs(plan.jobs(), means=means, results=results, cap=MachineSlots(1, tmp_path / "places"))
-    said = "The cost of 2 of 2 attempts that were done again is unknown, and not in it."
-    assert f"$0 in all. {said}\n" in markdown(Results.load(tmp_path))
+        ctx = MethodContext(models=lambda task, model=model: (model, model))
+        await run_jobs(plan.jobs(), ctx=ctx, results=results, max_concurrent=1)
+    said = "It excludes 2 of 2 repeated attempts, whose cost is unknown."
+    assert f"Total: $0. {said}\n" in markdown(Results.load(tmp_path))
 
 
 async def test_an_answer_that_is_done_again_and_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -237,7 +235,7 @@ async def test_a_prompt_that_is_too_long_for_its_model_is_no_failure_of_the_prov
 
 async def test_rows_from_before_calls_that_failed_were_counted_are_readable(tmp_path: Path) -> None:
     row = await asked(tmp_path, Root(), sub_model(down=False))
-    old = json.loads((tmp_path / ROWS).read_text())
+    old = json.loads((tmp_path / ROWS_FILE).read_text())
     del old["failed_calls"]
-    (tmp_path / ROWS).write_text(json.dumps(old) + "\n")
+    (tmp_path / ROWS_FILE).write_text(json.dumps(old) + "\n")
     assert Results.load(tmp_path).rows == {row.key: row}

@@ -3,8 +3,7 @@
 import io
 import json
 import statistics
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,17 @@ from rich.console import Console
 
 from rlm.errors import ConfigError, ContextTooLong, EngineUnavailable, ModelError
 from rlm.evals import harness
-from rlm.evals.concurrency import MachineSlots
 from rlm.evals.harness import run_jobs
-from rlm.evals.methods.base import MethodContext, Outcome
+from rlm.evals.methods.base import MethodContext, MethodOutcome
 from rlm.evals.methods.keyword import keyword
 from rlm.evals.methods.plain import direct, map_reduce
-from rlm.evals.plan import Plan, lengths_of
+from rlm.evals.plan import Plan, parse_lengths
 from rlm.evals.progress import Progress
-from rlm.evals.registry import tasks
+from rlm.evals.registry import load_tasks
 from rlm.evals.report import plots
 from rlm.evals.report.comparison import differences
 from rlm.evals.report.report import markdown
-from rlm.evals.results import Job, Key, Results, Row
+from rlm.evals.results import Job, JobKey, ResultRow, Results
 from rlm.evals.scorers import score
 from rlm.evals.task import Instance
 from rlm.models.scripted import ScriptedModel
@@ -35,7 +33,7 @@ from rlm.types import Message, Usage
 pytestmark = pytest.mark.anyio
 
 PLAN = Plan(tasks=("ruler/single_1", "ruler/multikey_1"), methods=("keyword",), lengths=(1024, 2048), n=3)
-MEANS = MethodContext(models=PLAN.models())
+CONTEXT = MethodContext(models=PLAN.models())
 
 
 class Counting:
@@ -47,7 +45,7 @@ class Counting:
         self.asked: list[tuple[str, int]] = []
         self.at_once = self.most = 0
 
-    async def __call__(self, instance: Instance, means: MethodContext, folder: Path) -> Outcome:
+    async def __call__(self, instance: Instance, ctx: MethodContext, folder: Path) -> MethodOutcome:
         self.asked.append((instance.task, instance.index))
         self.at_once += 1
         self.most = max(self.most, self.at_once)
@@ -56,16 +54,18 @@ class Counting:
         if instance.index in self.failing:
             raise self.error
         usage = Usage(calls=1, input_tokens=10, output_tokens=2, cost_usd=0.01)
-        return Outcome(answer=", ".join(instance.answers), usage=usage, by_node={"0": usage})
+        return MethodOutcome(answer=", ".join(instance.answers), usage=usage, by_node={"0": usage})
 
 
-async def evaluate(method: Counting, results: Results, monkeypatch: pytest.MonkeyPatch, *, most: int = 2) -> list[Row]:
-    monkeypatch.setattr(harness, "method", lambda name: method)
-    return await run_jobs(PLAN.jobs(), means=MEANS, results=results, cap=MachineSlots(most, results.folder / "places"))
+async def evaluate(
+    method: Counting, results: Results, monkeypatch: pytest.MonkeyPatch, *, most: int = 2
+) -> list[ResultRow]:
+    monkeypatch.setattr(harness, "find_method", lambda name: method)
+    return await run_jobs(PLAN.jobs(), ctx=CONTEXT, results=results, max_concurrent=most)
 
 
 def created(folder: Path, plan: Plan = PLAN) -> Results:
-    return Results.create(folder, plan.as_json())
+    return Results.create(folder, plan.to_settings())
 
 
 async def test_every_instance_becomes_a_row_of_all_that_it_gave_and_used(
@@ -108,42 +108,17 @@ async def test_cut_off_anywhere_it_comes_to_the_same_rows(tmp_path: Path, monkey
         }
 
 
-def _without_times(row: Row) -> Row:
+def _without_times(row: ResultRow) -> ResultRow:
     return replace(row, seconds=0.0)
 
 
-async def test_no_more_are_in_work_at_once_than_there_are_places_whichever_process_asks(
+async def test_no_more_instances_are_in_progress_at_once_than_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = Counting()
-    monkeypatch.setattr(harness, "method", lambda name: method)
-    cap = tmp_path / "places"
-    async with anyio.create_task_group() as group:
-        for name in ("one", "other"):
-            results = created(tmp_path / name)
-
-            async def run(results: Results = results) -> None:
-                await run_jobs(PLAN.jobs(), means=MEANS, results=results, cap=MachineSlots(3, cap))
-
-            group.start_soon(run)
-    assert len(method.asked) == 24
-    assert method.most <= 3
-
-
-async def test_a_place_that_is_given_back_goes_to_who_waits_for_it(tmp_path: Path) -> None:
-    order: list[str] = []
-
-    async def works(name: str, times: int) -> None:
-        cap = MachineSlots(1, tmp_path)
-        for _ in range(times):
-            async with cap.slot():
-                order.append(name)
-                await anyio.sleep(0.01)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(works, "many", 3)
-        group.start_soon(works, "one", 1)
-    assert order == ["many", "one", "many", "many"]
+    await evaluate(method, created(tmp_path), monkeypatch, most=3)
+    assert len(method.asked) == 12
+    assert method.most == 3
 
 
 async def test_without_an_engine_no_further_instance_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +138,7 @@ async def test_an_instance_that_cannot_be_made_fails_alone_and_for_nothing(tmp_p
 
     one, *others = PLAN.jobs()
     jobs = [replace(one, make=impossible), *others]
-    await run_jobs(jobs, means=MEANS, results=created(tmp_path), cap=MachineSlots(2, tmp_path / "places"))
+    await run_jobs(jobs, ctx=CONTEXT, results=created(tmp_path), max_concurrent=2)
     rows = Results.load(tmp_path).rows
     assert (rows[one.key].error, rows[one.key].cost_usd) == ("ConfigError: No question can be asked", 0.0)
     assert [key for key, row in rows.items() if row.error] == [one.key]
@@ -177,7 +152,7 @@ async def test_the_report_is_a_function_of_the_rows(tmp_path: Path, monkeypatch:
     (tmp_path / "results.jsonl").write_text("".join(line + "\n" for line in reversed(lines)))
     assert markdown(Results.load(tmp_path)) == text
     assert "**ruler/single_1**" in text
-    assert "$0.08 in all. The cost of 4 of 12 answers is unknown, and not in it." in text
+    assert "Total: $0.08. It excludes 4 of 12 answers, whose cost is unknown." in text
     assert "| keyword | 0.67 [0.21, 0.94] n=3 | 0.67 [0.21, 0.94] n=3 |" in text  # a failure counts as 0
     assert "keyword on ruler/multikey_1, 2k, instance 2: ModelError: the provider is down" in text
 
@@ -186,28 +161,23 @@ async def test_a_row_is_on_the_disk_before_its_place_goes_to_another_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = Counting()
-    monkeypatch.setattr(harness, "method", lambda name: method)
+    monkeypatch.setattr(harness, "find_method", lambda name: method)
     written: list[int] = []
 
-    class Place:
-        most = 1
+    def count_rows(key: JobKey) -> None:
+        written.append(len((tmp_path / "results.jsonl").read_text().splitlines()))
 
-        @asynccontextmanager
-        async def slot(self) -> AsyncIterator[None]:
-            yield
-            written.append(len((tmp_path / "results.jsonl").read_text().splitlines()))
-
-    await run_jobs(PLAN.jobs(), means=MEANS, results=created(tmp_path), cap=Place())
-    assert written == list(range(1, 13))
+    await run_jobs(PLAN.jobs(), ctx=CONTEXT, results=created(tmp_path), max_concurrent=1, on_start=count_rows)
+    assert written == list(range(12))
 
 
-def _reported(folder: Path, *rows: Row) -> str:
-    return markdown(Results(folder=folder, settings=PLAN.as_json(), rows={row.key: row for row in rows}))
+def _reported(folder: Path, *rows: ResultRow) -> str:
+    return markdown(Results(folder=folder, settings=PLAN.to_settings(), rows={row.key: row for row in rows}))
 
 
-def _rows(count: int, **given: Any) -> list[Row]:
+def _rows(count: int, **given: Any) -> list[ResultRow]:
     return [
-        Row(**{"task": "t", "length": 1024, "seed": 7, "index": index, "method": "rlm:1", "strict": 1.0} | given)
+        ResultRow(**{"task": "t", "length": 1024, "seed": 7, "index": index, "method": "rlm:1", "strict": 1.0} | given)
         for index in range(count)
     ]
 
@@ -217,15 +187,17 @@ def test_a_report_shows_what_limits_stopped_and_which_calls_failed(tmp_path: Pat
     text = _reported(tmp_path, replace(one, failed_calls=4, strict=0.25), *others)
     assert "| 4 | 5 of 5 |" in text
     assert "- rlm:1 on t, 5 of 5: stopped by a limit (max_iterations)" in text
-    assert "1 of the answers lack the replies of calls that failed" in text
-    assert "- rlm:1 on t, 1k, instance 0: 4 of 6 calls below the root, score 0.25" in text
-    assert "Calls that failed" not in _reported(tmp_path, *others)
+    assert "Sub-calls failed in 1 answers: see below." in text
+    assert "- rlm:1 on t, 1k, instance 0: 4 of 6 sub-calls failed, score 0.25" in text
+    assert "Failed calls" not in _reported(tmp_path, *others)
 
 
 def test_times_of_runs_that_were_cut_off_are_left_out_and_costs_have_percentiles_and_a_sum(tmp_path: Path) -> None:
     rows = [replace(row, seconds=10.0 + row.index, cost_usd=1.0 + row.index) for row in _rows(3)]
     text = _reported(tmp_path, *rows, *_rows(1, index=9, seconds=0.01, resumed=True, cost_usd=None))
-    assert "$6 in all. The cost of 1 of 4 answers is unknown, and not in it. Times leave out 1 of the answers," in text
+    assert (
+        "Total: $6. It excludes 1 of 4 answers, whose cost is unknown. Times exclude 1 answers of resumed runs." in text
+    )
     assert "| t | rlm:1 | 1k | $2 | $2 | $2.9 | 11.00 | 11.90 |" in text
     assert "| unknown | unknown |" in _reported(tmp_path, *_rows(2, resumed=True))
 
@@ -233,21 +205,23 @@ def test_times_of_runs_that_were_cut_off_are_left_out_and_costs_have_percentiles
 def test_contexts_cut_to_many_sizes_are_one_note(tmp_path: Path) -> None:
     rows = [
         replace(
-            row, method="direct", note=f"context cut to about {6_900 + 100 * row.index:,} of 8,0{row.index}0 tokens"
+            row,
+            method="direct",
+            note=f"context truncated to about {6_900 + 100 * row.index:,} of 8,0{row.index}0 tokens",
         )
         for row in _rows(3)
     ]
     text = _reported(tmp_path, *rows, *_rows(1, method="direct", index=9))
-    assert "- direct on t, 3 of 4: context cut to about 6,900 to 7,100 of 8,000 to 8,020 tokens" in text
+    assert "- direct on t, 3 of 4: context truncated to about 6,900 to 7,100 of 8,000 to 8,020 tokens" in text
 
 
 def test_a_live_table_has_a_line_for_lengths_that_are_reported_as_one() -> None:
-    keys = [Key("user/mine", length, 0, index, "direct") for index, length in enumerate((900, 1000, 1024, 1025))]
+    keys = [JobKey("user/mine", length, 0, index, "direct") for index, length in enumerate((900, 1000, 1024, 1025))]
     jobs = [Job(key=key, make=lambda: instance("")) for key in keys]
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     progress = Progress(jobs, _rows(1, task="user/mine", length=900, index=0, method="direct"), console=console)
     progress.start(keys[1])
-    console.print(progress._table())
+    console.print(progress.render())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert [line.split()[1:6] for line in shown.splitlines()[1:]] == [
         ["1k", "direct", "1", "of", "3"],
@@ -261,7 +235,9 @@ def test_pictures_of_seven_methods_on_all_tasks_fit_on_a_page(tmp_path: Path, mo
         "matplotlib.figure.Figure.savefig", lambda figure, file, **options: sizes.append(figure.get_size_inches())
     )
     ways = ("direct", "map_reduce", "keyword", "rlm:0", "rlm:1", "rlm:2", "rlm:3")
-    plots.draw([replace(row, task=task, method=way) for task in tasks() for way in ways for row in _rows(1)], tmp_path)
+    plots.draw(
+        [replace(row, task=task, method=way) for task in load_tasks() for way in ways for row in _rows(1)], tmp_path
+    )
     assert len(sizes) == 2
     for width, height in sizes:
         assert height / width < 297 / 160  # of A4, with margins
@@ -269,7 +245,7 @@ def test_pictures_of_seven_methods_on_all_tasks_fit_on_a_page(tmp_path: Path, mo
 
 def test_texts_of_models_break_no_table(tmp_path: Path) -> None:
     results = created(tmp_path)
-    row = Row(task="ruler/single_1", length=1024, seed=7, index=0, method="keyword", note="a | b\n<script>\x1b")
+    row = ResultRow(task="ruler/single_1", length=1024, seed=7, index=0, method="keyword", note="a | b\n<script>\x1b")
     text = markdown(replace(results, rows={row.key: row}))
     assert "a \\| b &lt;script>\\\\x1b" in text
 
@@ -284,7 +260,7 @@ def _with_scores(
     """An evaluation with these scores of one method on a task `t`, and those of `more`: (task, method, scores)."""
     results = created(folder)
     rows = [
-        Row(task=task, length=1, seed=7, index=index, method=method, strict=score, lax=score, digest=digest)
+        ResultRow(task=task, length=1, seed=7, index=index, method=method, strict=score, lax=score, digest=digest)
         for task, method, some in [("t", way, scores), *more]
         for index, score in enumerate(some)
     ]
@@ -294,16 +270,14 @@ def _with_scores(
 def test_a_comparison_says_what_the_data_tell_and_what_they_cannot(tmp_path: Path) -> None:
     worse, better = _with_scores(tmp_path / "a", [0.0] * 20), _with_scores(tmp_path / "b", [1.0] * 15 + [0.0] * 5)
     line = _line(worse, better)
-    assert line.startswith(
-        "t, keyword: the second is better by +0.750 [no interval: too few pairs apart], p = 6.1e-05, 20 pairs"
-    )
+    assert line.startswith("t, keyword: the second is better by +0.750, p = 6.1e-05, 20 pairs")
     assert "worse by -0.750" in _line(better, worse)
     slightly = _with_scores(tmp_path / "c", [1.0] + [0.0] * 19)
-    assert "t, keyword: the data cannot tell (+0.050" in _line(worse, slightly)
-    assert "a difference of this size takes about" in _line(worse, slightly)
-    assert "no difference was seen" in _line(worse, worse)
+    assert "t, keyword: not significant: +0.050" in _line(worse, slightly)
+    assert "detecting this difference takes about" in _line(worse, slightly)
+    assert "no difference found: +0.000, p = 1, 20 pairs" in _line(worse, worse)
     other = _with_scores(tmp_path / "d", [1.0] * 20, way="direct")
-    assert _line(worse, other).startswith("t, keyword and then direct: the second is better by +1.000")
+    assert _line(worse, other).startswith("t, keyword vs direct: the second is better by +1.000")
 
 
 def _line(first: Results, second: Results) -> str:
@@ -316,13 +290,13 @@ def test_opposite_effects_on_two_methods_do_not_cancel(tmp_path: Path) -> None:
     one = _with_scores(tmp_path / "a", none, ("t", "rlm:1", all_right), ("u", "rlm:1", none))
     other = _with_scores(tmp_path / "b", all_right, ("t", "rlm:1", none), ("u", "rlm:1", none))
     lines = [str(found) for found in differences(one, other)]
-    assert [line.partition(" by ")[0].partition(" (")[0] for line in lines] == [
+    assert [line.partition(" by ")[0].partition(": +")[0] for line in lines] == [
         "t, keyword: the second is better",
         "t, rlm:1: the second is worse",
-        "u, rlm:1: no difference was seen",
+        "u, rlm:1: no difference found",
         "all tasks, rlm:1: the second is worse",
     ]
-    assert "by -0.500 [-0.650, -0.350], p = 1.9e-06 (7.6e-06 for 4 lines), 40 pairs" in lines[-1]
+    assert "by -0.500 [-0.650, -0.350], p = 7.6e-06 (adjusted for 4 comparisons), 40 pairs" in lines[-1]
     assert [found.method for found in differences(one, other, method="keyword")] == ["keyword"]
 
 
@@ -334,8 +308,8 @@ def test_a_difference_on_one_of_many_tasks_is_judged_as_one_of_many(tmp_path: Pa
             differences(_with_scores(tmp_path / "a", [0.0] * 6, *same), _with_scores(tmp_path / "b", [1.0] * 6, *same))
         )
     )
-    assert "the data cannot tell" in line or "no difference" in line
-    assert "p = 0.031 (0.56 for 18 lines)" in line
+    assert "not significant" in line or "no difference" in line
+    assert "p = 0.56 (adjusted for 18 comparisons)" in line
     assert "the second is better" in _line(
         _with_scores(tmp_path / "c", [0.0] * 6), _with_scores(tmp_path / "d", [1.0] * 6)
     )
@@ -343,26 +317,26 @@ def test_a_difference_on_one_of_many_tasks_is_judged_as_one_of_many(tmp_path: Pa
 
 def test_evaluations_of_other_data_are_not_compared(tmp_path: Path) -> None:
     one, other = _with_scores(tmp_path / "a", [0.0]), _with_scores(tmp_path / "b", [0.0], digest="e")
-    with pytest.raises(ConfigError, match="not the same in both"):
+    with pytest.raises(ConfigError, match="differs between the evaluations"):
         list(differences(one, other))
-    with pytest.raises(ConfigError, match="share no instance"):
+    with pytest.raises(ConfigError, match="no instances in common"):
         list(differences(one, replace(other, rows={})))
 
 
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        (Plan(), "no task"),
-        (Plan(tasks=("nonsense",)), "no task 'nonsense'"),
-        (replace(PLAN, methods=("rlm",)), "no method 'rlm'"),
-        (Plan(tasks=("multihop",)), "does not play multihop"),
-        (replace(PLAN, methods=("direct",)), "does not play direct"),
+        (Plan(), "No task given"),
+        (Plan(tasks=("nonsense",)), "Unknown task 'nonsense'"),
+        (replace(PLAN, methods=("rlm",)), "Unknown method 'rlm'"),
+        (Plan(tasks=("multihop",)), "does not support the task `multihop`. Choose a model with --model"),
+        (replace(PLAN, methods=("direct",)), "does not support the method `direct`. Choose a model with --model"),
         (
             replace(PLAN, max_cost_usd=0.0),
-            r"^--max-cost-usd is 0\.0, which cannot be: give a number above 0, or leave it",
+            r"^Invalid --max-cost-usd 0\.0: use a number above 0, or omit the option",
         ),
-        (replace(PLAN, max_cost_usd=float("nan")), "^--max-cost-usd is nan, which cannot be"),
-        (replace(PLAN, max_iterations=0), "^--max-iterations is 0, which cannot be"),
+        (replace(PLAN, max_cost_usd=float("nan")), "^Invalid --max-cost-usd nan"),
+        (replace(PLAN, max_iterations=0), "^Invalid --max-iterations 0"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_before_anything_is_made(plan: Plan, said: str) -> None:
@@ -371,23 +345,25 @@ def test_a_plan_that_cannot_be_is_refused_before_anything_is_made(plan: Plan, sa
 
 
 def test_a_plan_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    plan = replace(PLAN, files=(("data", "/some/file"),), trec="/t", window=100)
-    assert Plan.of(json.loads(json.dumps(plan.as_json()))) == plan
-    with pytest.raises(ConfigError, match=r"^The folder is none of `rlm eval`: its eval\.json holds no plan\.$"):
-        Plan.of({})
+    plan = replace(
+        PLAN, files=(("data", "/some/file"),), trec="/t", window=100, facts=3, indices={"seed_niah/facts": [3]}
+    )
+    assert Plan.from_settings(json.loads(json.dumps(plan.to_settings()))) == plan
+    with pytest.raises(ConfigError, match=r"^eval\.json contains no plan\."):
+        Plan.from_settings({})
 
 
 def test_lengths_are_written_as_people_do() -> None:
-    assert lengths_of(["8k,32k", "1M", "500"]) == (8192, 32768, 1 << 20, 500)
-    with pytest.raises(ConfigError, match="no length"):
-        lengths_of(["8q"])
+    assert parse_lengths(["8k,32k", "1M", "500"]) == (8192, 32768, 1 << 20, 500)
+    with pytest.raises(ConfigError, match="Invalid length"):
+        parse_lengths(["8q"])
 
 
 def test_results_are_not_written_over(tmp_path: Path) -> None:
     created(tmp_path)
     with pytest.raises(ConfigError, match="--resume"):
         created(tmp_path)
-    with pytest.raises(ConfigError, match="no evaluation"):
+    with pytest.raises(ConfigError, match="No evaluation found"):
         Results.load(tmp_path / "none")
 
 
@@ -411,7 +387,7 @@ async def test_direct_cuts_the_middle_of_what_the_window_does_not_hold_and_says_
 
     text = "start " + "word " * 50_000 + "end"
     done = await direct(instance(text), means_with(ScriptedModel(reply), window=10_000), tmp_path)
-    assert done.note.startswith("context cut to about ")
+    assert done.note.startswith("context truncated to about ")
     assert seen[0].startswith("start ")
     assert "characters left out here" in seen[0]
     assert "end\n\nWhat is the magic number?" in seen[0]
@@ -446,7 +422,7 @@ async def test_a_call_that_fails_fails_a_map_reduce_with_its_own_error(tmp_path:
 
 async def test_keyword_finds_what_needs_no_intelligence(tmp_path: Path) -> None:
     text = "Nothing here. The magic number for shy-river is 4711. The magic number for red-tree is 12.\nEnd"
-    done = await keyword(instance(text, "What is the magic number for shy-river?"), MEANS, tmp_path)
+    done = await keyword(instance(text, "What is the magic number for shy-river?"), CONTEXT, tmp_path)
     assert (done.answer, done.usage.calls) == ("4711", 0)
 
 
@@ -465,24 +441,24 @@ async def test_a_model_whose_window_nobody_knows_is_asked_again_with_less(tmp_pa
     assert done.answer == "first and last"
     assert len(sizes) == 4
     assert sorted(sizes, reverse=True) == sizes
-    assert "context cut to about" in done.note
+    assert "context truncated to about" in done.note
 
 
 @pytest.mark.parametrize(("task", "least", "most"), [("oolong_pairs", 0.5, 0.99), ("oolong/trec_coarse", 0.3, 0.99)])
 async def test_keyword_rules_are_a_baseline_on_labels_too_and_do_not_know_them(
     task: str, least: float, most: float, tmp_path: Path
 ) -> None:
-    made = [tasks()[task].make(length=8192, seed=7, index=index) for index in range(20)]
-    scores = [score(each, (await keyword(each, MEANS, tmp_path)).answer).strict for each in made]
+    made = [load_tasks()[task].make(length=8192, seed=7, index=index) for index in range(20)]
+    scores = [score(each, (await keyword(each, CONTEXT, tmp_path)).answer).strict for each in made]
     assert least < statistics.fmean(scores) < most
 
 
 async def test_an_evaluation_that_was_stopped_early_has_a_report_too(tmp_path: Path) -> None:
     rows = [
-        Row(task="t", length=8, seed=1, index=index, method=way, strict=1.0, lax=1.0, settings=PLAN.as_json())
+        ResultRow(task="t", length=8, seed=1, index=index, method=way, strict=1.0, lax=1.0, settings=PLAN.to_settings())
         for index, way in enumerate(["direct", "keyword"])
     ]
-    text = markdown(Results(folder=tmp_path, settings=PLAN.as_json(), rows={row.key: row for row in rows}))
+    text = markdown(Results(folder=tmp_path, settings=PLAN.to_settings(), rows={row.key: row for row in rows}))
     assert "Methods: 2. Answers: 2." in text
     assert "compared" not in text
 

@@ -10,7 +10,7 @@ import pytest
 from rlm.errors import ConfigError
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.methods.base import MethodContext
-from rlm.evals.methods.plain import _pieces, direct, map_reduce
+from rlm.evals.methods.plain import direct, map_reduce, split_text
 from rlm.evals.report.report import LIMITS
 from rlm.evals.task import Instance
 from rlm.models.scripted import ScriptedModel
@@ -41,7 +41,7 @@ async def test_map_reduce_cuts_pieces_that_the_window_holds(tmp_path: Path, wind
 @pytest.mark.parametrize("text", ["7 3 1 9\n" * 2_000 + "responsibility\n" * 8_000, "71" * 9_000, "a\n" * 9, "", " \n"])
 @pytest.mark.parametrize("size", [1, 100, 4_000])
 def test_no_piece_has_more_tokens_than_it_is_cut_for_and_none_is_lost(text: str, size: int) -> None:
-    pieces = _pieces(text, size)
+    pieces = split_text(text, size)
     assert all(tokens(piece) <= size for piece in pieces)
     assert "".join(pieces) == text
 
@@ -62,10 +62,10 @@ async def test_a_reply_of_map_reduce_that_was_cut_is_one_stopped_by_a_limit(
 async def test_a_window_that_holds_nothing_is_said_without_a_number_below_0(tmp_path: Path) -> None:
     played = ScriptedModel(["a note"])
     done = await direct(TEXT, MethodContext(models=lambda task: (played, played), window=900), tmp_path)
-    assert done.note == f"context cut to about 0 of {tokens(str(TEXT.context)):,} tokens"
+    assert done.note == f"context truncated to about 0 of {tokens(str(TEXT.context)):,} tokens"
 
 
 async def test_a_window_that_holds_no_piece_is_refused(tmp_path: Path) -> None:
     played = ScriptedModel(["a note"])
-    with pytest.raises(ConfigError, match="A window of 900 tokens holds no piece"):
+    with pytest.raises(ConfigError, match="A window of 900 tokens is too small"):
         await map_reduce(TEXT, MethodContext(models=lambda task: (played, played), window=900), tmp_path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlm.evals.report import niah_report as report
-from rlm.evals.results import Row
-from rlm.evals.tasks.niah import NAMES, gold, is_correct, make_trial
+from rlm.evals.plan import Plan
+from rlm.evals.report import trials as report
+from rlm.evals.results import ResultRow, Results
+from rlm.evals.tasks.niah import NAMES, SeedNiah, is_correct, length_of, make_haystack, read_facts
 
 
 @settings(max_examples=30)
@@ -16,9 +19,9 @@ from rlm.evals.tasks.niah import NAMES, gold, is_correct, make_trial
 def test_an_instance_is_a_pure_function_whose_gold_can_be_read_from_its_text(
     lines: int, seed: int, number: int, facts: int
 ) -> None:
-    trial = make_trial(number=number, lines=lines, seed=seed, facts=facts)
-    assert trial == make_trial(number=number, lines=lines, seed=seed, facts=facts)
-    assert gold(trial.context) == trial.expected
+    trial = make_haystack(number=number, lines=lines, seed=seed, facts=facts)
+    assert trial == make_haystack(number=number, lines=lines, seed=seed, facts=facts)
+    assert read_facts(trial.context) == trial.expected
     text = trial.context.split("\n")
     assert len(text) == lines
     places = [place for place, line in enumerate(text) if line.startswith("The magic number")]
@@ -27,8 +30,15 @@ def test_an_instance_is_a_pure_function_whose_gold_can_be_read_from_its_text(
     assert all(3 <= len(line.split()) <= 8 for line in text)
 
 
+@settings(max_examples=30)
+@given(st.integers(20, 3000))
+def test_a_size_in_lines_has_a_length_in_tokens_that_gives_as_many_lines(lines: int) -> None:
+    instance = SeedNiah(variant="needle", facts=1).make(length=length_of(lines), seed=7, index=0)
+    assert instance.text == make_haystack(number=1, lines=lines, seed=7).context
+
+
 def test_trials_of_one_run_differ() -> None:
-    trials = [make_trial(number=number, lines=100, seed=7) for number in range(5)]
+    trials = [make_haystack(number=number, lines=100, seed=7) for number in range(5)]
     assert len({trial.context for trial in trials}) == 5
 
 
@@ -57,8 +67,8 @@ def test_every_name_is_a_word_of_its_own() -> None:
     assert all(name.isalpha() for name in NAMES)
 
 
-def row(index: int, **fields) -> Row:
-    return Row(task="seed_niah/needle", length=9, seed=7, index=index, method="rlm:1", expected=("1",), **fields)
+def row(index: int, **fields) -> ResultRow:
+    return ResultRow(task="seed_niah/needle", length=9, seed=7, index=index, method="rlm:1", expected=("1",), **fields)
 
 
 ROWS = [
@@ -68,8 +78,9 @@ ROWS = [
 ]
 
 
-def test_a_report_says_first_what_it_measures_and_counts_failures_apart() -> None:
-    text = report.markdown(ROWS, scripted=True, setting={"seed": 7})
+def test_a_report_says_first_what_it_measures_and_counts_failures_apart(tmp_path: Path) -> None:
+    settings = Plan(tasks=("seed_niah/needle",)).to_settings()
+    text = report.markdown(Results(folder=tmp_path, settings=settings, rows={}), ROWS)
     assert text.startswith("This run used the scripted model: it measures the system")
     assert "1 of 2 right, 1 failed, median 1.00 s a trial." in text
     assert "| 1 | 1 | a\\|b &lt;script> \\`x\\` | no |" in text

@@ -13,13 +13,13 @@ import pytest
 
 from rlm.errors import ConfigError
 from rlm.evals.corpus.questions import LABELS, NAMES, built_in, read_trec
-from rlm.evals.corpus.windows import FIRST_DAY, LINES_OF_A_USER, Row, line_count, make_window, read_window, render
-from rlm.evals.registry import tasks
+from rlm.evals.corpus.windows import FIRST_DAY, LINES_PER_USER, WindowLine, line_count, make_window, read_window, render
+from rlm.evals.registry import load_tasks
 from rlm.evals.tasks import pairs
-from rlm.evals.tasks.oolong import QUESTIONS_OF_A_WINDOW, window_questions
+from rlm.evals.tasks.oolong import QUESTIONS_PER_WINDOW, window_questions
 from rlm.evals.tasks.oolong_forms import SCOPES, TEMPLATES, in_scope
 
-TASKS = tasks()
+TASKS = load_tasks()
 ABBR, DESC, ENTY, HUM, LOC, NUM = LABELS
 
 
@@ -54,7 +54,7 @@ def test_a_trec_file_is_read_as_it_comes_and_a_question_with_two_labels_is_left_
     assert questions.by_label[HUM] == ("Who is on the caf\xe9 wall ?",)
     assert "Who was Galileo ?" not in questions.label_of
 
-    task = tasks(trec=file)["oolong/trec_file"]
+    task = load_tasks(trec=file)["oolong/trec_file"]
     instance = task.make(length=4096, seed=1, index=0)
     assert task.gold(instance.context, instance.query) == instance.answers
     assert "What is an atom ?" in instance.context
@@ -62,14 +62,18 @@ def test_a_trec_file_is_read_as_it_comes_and_a_question_with_two_labels_is_left_
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("NUM:dist How far ?\nWHO:x Who ?", "Line 2"), ("NUM:dist How far ?", "class ABBR"), ("NUM:dist", "Line 1")],
+    [
+        ("NUM:dist How far ?\nWHO:x Who ?", "line 2: "),
+        ("NUM:dist How far ?", "class ABBR"),
+        ("NUM:dist", "line 1: "),
+    ],
 )
 def test_what_is_no_trec_file_is_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.label"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_trec(file)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="Cannot read"):
         read_trec(tmp_path / "missing")
 
 
@@ -94,7 +98,7 @@ def test_a_window_shows_everything_but_the_labels_and_is_read_as_it_was_made() -
 def test_a_fifth_of_the_users_write_four_fifths_of_the_lines() -> None:
     rows = make_window(built_in(), 2**17, 1, 0)
     ranked = Counter(row.user for row in rows).most_common()
-    fifth = ranked[: 3181 // LINES_OF_A_USER // 5]
+    fifth = ranked[: 3181 // LINES_PER_USER // 5]
     assert 0.75 < sum(lines for _, lines in fifth) / len(rows) < 0.85
 
 
@@ -114,13 +118,13 @@ def test_windows_differ_in_their_distribution_of_labels() -> None:
 
 def test_25_questions_share_a_window_and_no_two_of_them_are_the_same() -> None:
     made = [TASKS["oolong/trec_coarse"].make(length=8192, seed=1, index=index) for index in range(50)]
-    assert len({instance.context for instance in made[:QUESTIONS_OF_A_WINDOW]}) == 1
+    assert len({instance.context for instance in made[:QUESTIONS_PER_WINDOW]}) == 1
     assert len({instance.context for instance in made}) == 2
     assert len({(instance.context, instance.query) for instance in made}) == 50
 
 
-def row(day: str, user: str, label: str) -> Row:
-    return Row(day=date.fromisoformat(day), user=user, question=f"{label} ?", label=label)
+def row(day: str, user: str, label: str) -> WindowLine:
+    return WindowLine(day=date.fromisoformat(day), user=user, question=f"{label} ?", label=label)
 
 
 ROWS = [
@@ -200,7 +204,7 @@ def test_every_template_comes_up_and_every_query_says_its_scope() -> None:
 class Person:
     """What the conditions of the paper ask of a user, written a second time."""
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[WindowLine]) -> None:
         self.rows = rows
 
     def n(self, label: str) -> int:

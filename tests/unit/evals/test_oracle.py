@@ -12,17 +12,17 @@ import pytest
 
 from rlm.evals.corpus.questions import built_in
 from rlm.evals.corpus.templates import parts_of
-from rlm.evals.methods.guessing import counted
-from rlm.evals.registry import tasks
+from rlm.evals.methods.guessing import answer_from_labels
+from rlm.evals.registry import load_tasks
 from rlm.evals.scorers import score
 from rlm.evals.scripted.oracle import Oracle
-from rlm.evals.scripted.policies import root_model
+from rlm.evals.scripted.policies import oolong_root_model
 from rlm.evals.task import Instance
 from rlm.evals.tasks.oolong_forms import TEMPLATES
 from rlm.prompts import first_message
 from rlm.types import Message
 
-TASKS = tasks()
+TASKS = load_tasks()
 QUESTIONS = built_in()
 
 
@@ -38,7 +38,7 @@ async def answered(instance: Instance, llm: Callable[[str], str]) -> str:
     asked = first_message(query=instance.query, context_type="str", context_size=1, turns=9)
     messages = [Message(role="system", content="-"), Message(role="user", content=asked)]
     while not said:
-        reply = (await root_model(instance.task).complete(messages)).text
+        reply = (await oolong_root_model(instance.task).complete(messages)).text
         for code in re.findall(r"```repl\n(.*?)\n```", reply, re.DOTALL):
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 exec(code, cell)
@@ -83,7 +83,7 @@ async def test_at_2_17_tokens_a_score_is_that_of_error_free_counting_of_the_labe
     for index in indices:
         instance = TASKS[name].make(length=2**17, seed=7, index=index)
         found.append(score(instance, await answered(instance, oracle.reply)).strict)
-        simulated = counted(instance, labelled)
+        simulated = answer_from_labels(instance, labelled)
         assert simulated is not None
         assert found[-1] == score(instance, simulated).strict, (index, instance.query)
     assert mean(found) == 1 if accuracy == 1 else 0.5 < mean(found) < 1

@@ -8,10 +8,10 @@ import uuid
 import pytest
 
 from rlm.evals.corpus.tokens import tokens
-from rlm.evals.registry import tasks
+from rlm.evals.registry import load_tasks
 from rlm.evals.tasks import ruler
 
-TASKS = tasks()
+TASKS = load_tasks()
 NEEDLE = re.compile(r"One of the special magic (\w+) for ([\w-]+) is: ([\w-]+)\.")
 
 
@@ -64,7 +64,7 @@ def test_a_haystack_is_the_largest_that_leaves_room_for_the_answer(variant: str,
     task = TASKS[f"ruler/{variant}"]
     instance = task.make(length=length, seed=3, index=1)
     used = tokens(f"{instance.context}\n{instance.query}") + ruler.ANSWER_TOKENS
-    one_step = 5 * 45 if length < ruler.SHORT else 500 * 1.3 if "prose" in repr(task) else 25 * 45
+    one_step = 5 * 45 if length < ruler.SHORT_TOKENS else 500 * 1.3 if "prose" in repr(task) else 25 * 45
     assert used <= length < used + one_step
 
 

@@ -11,11 +11,11 @@ import pytest
 from rlm.errors import ConfigError
 from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.tokens import tokens
-from rlm.evals.registry import tasks
+from rlm.evals.registry import load_tasks
 from rlm.evals.scorers import SCORERS, score
 from rlm.evals.task import Instance
 
-TASKS = tasks()
+TASKS = load_tasks()
 SHORT = 4096
 LEAST = {"oolong/trec_coarse": 0.6, "oolong_pairs": 0.6}  # of the length, which OOLONG counts in smaller tokens
 DIGESTS: dict[str, str] = json.loads((Path(__file__).parent / "digests.json").read_text())
@@ -68,20 +68,20 @@ def test_instances_differ_by_seed_and_index_and_are_about_as_long_as_asked(name:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_length_that_is_too_short_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="ask for a greater length"):
+    with pytest.raises(ConfigError, match="too short for"):
         TASKS[name].make(length=64, seed=1, index=0)
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if not name.startswith(("seed_niah", "long_output"))])
 def test_a_question_of_another_task_has_no_answer(name: str) -> None:
     instance = TASKS[name].make(length=SHORT, seed=1, index=0)
-    with pytest.raises(ValueError, match="no question"):
+    with pytest.raises(ValueError, match="Not a question"):
         TASKS[name].gold(instance.context, "What is the meaning of it all?")
 
 
 @pytest.mark.parametrize("name", ["repo_qa", "long_output/sort", "long_output/join", "long_output/label"])
 def test_a_length_for_which_there_are_too_few_names_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="ask for a smaller length"):
+    with pytest.raises(ConfigError, match="too long for"):
         TASKS[name].make(length=2**24, seed=1, index=0)
 
 

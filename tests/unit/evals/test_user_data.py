@@ -46,31 +46,43 @@ def test_a_record_has_its_context_in_it_or_in_a_file_or_a_folder(tmp_path: Path)
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"context": "x", "answer": "y"}, "Record 1 .*: it lacks 'query'"),
-        ({"query": "x", "answer": "y"}, "Record 1 .*: it lacks 'context_path'"),
-        ({"context": "x", "query": "y", "answer": "z", "scorer": "guess"}, "no scorer 'guess'; there are recall"),
-        ({"context_path": "gone.txt", "query": "y", "answer": "z"}, "gone.txt cannot be read"),
-        ({"context": 5, "query": "y", "answer": "z"}, "Record 1 .*: its context is 5: give a text, or texts by path"),
-        ({"context": ["x"], "query": "y", "answer": "z"}, r"Record 1 .*: its context is \['x'\]: give a text"),
-        ({"context": {"a": 5}, "query": "y", "answer": "z"}, "Record 1 .*: its context is {'a': 5}: give a text"),
-        ({"context_path": 5, "query": "y", "answer": "z"}, "Record 1 .*: its context_path is 5: give a text"),
-        ({"context": "x", "query": ["y"], "answer": "z"}, r"Record 1 .*: its query is \['y'\]: give a text"),
-        ([1, 2], "no record"),
-        ({"context": "x", "query": "y", "answer": "many", "scorer": "number"}, "Record 1 .*the scorer 'number' has no"),
-        ({"context": "x", "query": "y", "answer": "many", "scorer": "oolong_number"}, "Record 1 .*has no rule for"),
-        ({"context": "x", "query": "y", "answer": [], "scorer": "recall"}, r"Record 1 .*: its answer is \(\)"),
-        ({"context": "x", "query": "y", "answer": None}, "Record 1 .*: its answer is None: give a text, a number"),
-        ({"context": "x", "query": "y", "answer": {"a": 1}}, "Record 1 .*: its answer is {'a': 1}: give a text"),
-        ({"context": "x", "query": "y", "answer": []}, "Record 1 .*'phrase' has no"),
-        ({"context": "x", "query": "y", "answer": ["z", ""]}, "Record 1 .*'phrase' has no"),
-        ({"context": "x", "query": "y", "answer": "", "scorer": "recall"}, "Record 1 .*'recall' has no"),
-        ({"context": "x", "query": "y", "answer": ["(1, 2)", "3-4"], "scorer": "pairs"}, "Record 1 .*'pairs' has no"),
-        ({"context": "x", "query": "y", "answer": "ada=(", "scorer": "facts"}, "Record 1 .*'facts' has no"),
-        ({"context": "x", "query": "y", "answer": "ada=12", "scorer": "facts"}, "Record 1 .*'facts' has no"),
-        ({"context": "x", "query": "y", "answer": "E", "scorer": "choice"}, "Record 1 .*'choice' has no"),
-        ({"context": "x", "query": "y", "answer": [5, 6], "scorer": "number"}, "Record 1 .*'number' has no"),
-        ("{", "not JSON"),
-        ('"text"', "no record"),
+        ({"context": "x", "answer": "y"}, "line 1: missing key 'query'"),
+        ({"query": "x", "answer": "y"}, "line 1: missing key 'context_path'"),
+        (
+            {"context": "x", "query": "y", "answer": "z", "scorer": "guess"},
+            "unknown scorer 'guess'. Choose from recall",
+        ),
+        ({"context_path": "gone.txt", "query": "y", "answer": "z"}, "Cannot read the context .*gone.txt"),
+        ({"context": 5, "query": "y", "answer": "z"}, "line 1: context is 5; it must be a text, or texts by path"),
+        ({"context": ["x"], "query": "y", "answer": "z"}, r"line 1: context is \['x'\]; it must be a text"),
+        ({"context": {"a": 5}, "query": "y", "answer": "z"}, "line 1: context is {'a': 5}; it must be a text"),
+        ({"context_path": 5, "query": "y", "answer": "z"}, "line 1: context_path is 5; it must be a text"),
+        ({"context": "x", "query": ["y"], "answer": "z"}, r"line 1: query is \['y'\]; it must be a text"),
+        ([1, 2], "record 1: expected a JSON object"),
+        ({"context": "x", "query": "y", "answer": "many", "scorer": "number"}, "line 1: the scorer 'number' cannot"),
+        (
+            {"context": "x", "query": "y", "answer": "many", "scorer": "oolong_number"},
+            "line 1: .*cannot recognize",
+        ),
+        (
+            {"context": "x", "query": "y", "answer": [], "scorer": "recall"},
+            r"line 1: .*cannot recognize the answer \(\)",
+        ),
+        ({"context": "x", "query": "y", "answer": None}, "line 1: answer is None; it must be a text, a number"),
+        ({"context": "x", "query": "y", "answer": {"a": 1}}, "line 1: answer is {'a': 1}; it must be a text"),
+        ({"context": "x", "query": "y", "answer": []}, "line 1: the scorer 'phrase' cannot"),
+        ({"context": "x", "query": "y", "answer": ["z", ""]}, "line 1: the scorer 'phrase' cannot"),
+        ({"context": "x", "query": "y", "answer": "", "scorer": "recall"}, "line 1: .*'recall' cannot"),
+        (
+            {"context": "x", "query": "y", "answer": ["(1, 2)", "3-4"], "scorer": "pairs"},
+            "line 1: .*'pairs' cannot",
+        ),
+        ({"context": "x", "query": "y", "answer": "ada=(", "scorer": "facts"}, "line 1: the scorer 'facts' cannot"),
+        ({"context": "x", "query": "y", "answer": "ada=12", "scorer": "facts"}, "line 1: the scorer 'facts' cannot"),
+        ({"context": "x", "query": "y", "answer": "E", "scorer": "choice"}, "line 1: the scorer 'choice' cannot"),
+        ({"context": "x", "query": "y", "answer": [5, 6], "scorer": "number"}, "line 1: the scorer 'number' cannot"),
+        ("{", "invalid JSON after record"),
+        ('"text"', "line 1: expected a JSON object"),
     ],
 )
 def test_what_a_record_lacks_is_said(tmp_path: Path, record: Any, message: str) -> None:
@@ -117,7 +129,7 @@ def test_a_mark_of_the_byte_order_before_the_records_does_not_count(tmp_path: Pa
 
 @pytest.mark.parametrize("read", [read_jsonl, read_longbench, read_oolong])
 def test_a_file_that_is_missing_is_said(tmp_path: Path, read: Callable[[Path], Any]) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="Cannot read"):
         list(read(tmp_path / "gone.jsonl"))
 
 
@@ -141,8 +153,10 @@ def test_longbench_questions_come_with_their_choices(tmp_path: Path, as_list: bo
     assert (first.answers, first.scorer, second.index) == (("C",), "choice", 1)
     assert score(first, "The correct answer is (C)").strict == 1
     lacking = {key: value for key, value in LONGBENCH.items() if key != "choice_D"}
-    with pytest.raises(ConfigError, match=r"Record 1 .*choice_D"):
+    with pytest.raises(ConfigError, match=r"line 1: missing key 'choice_D'"):
         list(read_longbench(written(tmp_path, lacking)))
+    with pytest.raises(ConfigError, match=r"record 2: missing key 'choice_D'"):
+        list(read_longbench(written(tmp_path, [LONGBENCH, lacking])))
 
 
 def test_oolong_answers_are_read_by_their_type(tmp_path: Path) -> None:
@@ -168,5 +182,5 @@ def test_oolong_answers_are_read_by_their_type(tmp_path: Path) -> None:
     assert score(number, "Answer: 156").strict == 0.75
     assert score(day, "Date: Jul 01, 2022").strict == 1
     assert score(comparison, "Answer: a is less common than b").strict == 1
-    with pytest.raises(ConfigError, match="Record 1"):
+    with pytest.raises(ConfigError, match="line 1: "):
         list(read_oolong(written(tmp_path, record("[", "LABEL"))))

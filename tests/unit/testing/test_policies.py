@@ -58,5 +58,5 @@ async def test_as_root_the_needle_policy_looks_before_it_answers() -> None:
 
 
 def test_an_unknown_task_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="'chess'; there are needle, facts, needle by pieces, tree"):
+    with pytest.raises(ConfigError, match=r"'chess'\. Choose from needle, facts, needle by pieces, tree"):
         scripted_model_for("chess")
