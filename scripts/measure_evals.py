@@ -77,7 +77,7 @@ def harness_share() -> float:
 
 def memory() -> float:
     """Peak MB of a process with 16 concurrent instances of 2^20 tokens, in containers."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import measure_evals; measure_evals.print_peak()"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import measure_evals as m; m.print_peak()"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(done.stdout)
 

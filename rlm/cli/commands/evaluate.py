@@ -234,7 +234,7 @@ def answer(
         rows = run_until_interrupted(work, advice=lambda: f"rlm: to continue: rlm eval --resume {results.folder}\n")
     if affected := sum(bool(row.failed_calls and not row.error) for row in rows):
         sys.stderr.write(
-            f"rlm: sub-calls failed in {affected:,} answers; to redo them: rlm eval --resume {results.folder} "
+            f"rlm: answers with failed sub-calls: {affected:,}; to redo them: rlm eval --resume {results.folder} "
             "--redo-failed-calls\n"
         )
     by_key = {row.key: row for row in rows}

@@ -90,7 +90,7 @@ def resume(
 
     Exit status: as that of `rlm run`.
     """
-    from rlm.cli.interrupt import how_to_resume, run_until_interrupted
+    from rlm.cli.interrupt import run_until_interrupted
     from rlm.cli.output import show
     from rlm.cli.progress import followed, progress
     from rlm.cli.settings import settings
@@ -148,14 +148,6 @@ def _recorded_answer(directory: Path) -> bytes:
         raise JournalError(
             f"The run in {directory} is damaged: answer.txt cannot be read ({error.strerror})."
         ) from error
-
-
-def how_to_resume_all(root: Path, *, since: float) -> str:
-    """A line for each run in a folder that was worked on after that time, and can be resumed from its names alone."""
-    from rlm.store.runs import list_runs
-
-    left = (run for run in list_runs(root) if run.state in ("interrupted", "running") and run.by_name)
-    return "".join(how_to_resume(run.directory) for run in left if run.ended is None or run.ended >= since)
 
 
 def report(done: Completion) -> str:

@@ -53,7 +53,7 @@ def markdown(results: Results, *, plots: Sequence[str] = ()) -> str:
         f"Methods: {len({row.method for row in rows})}. Answers: {len(rows):,}. Failures: {len(failed):,}. "
         "Scores range from 0 to 1 and have 95 % intervals: bootstrap, or Wilson's for scores of 0 and 1 and if fewer than "
         f"{MIN_DISTINCT} scores differ from the most common one. Failures score 0."
-        + (f" Sub-calls failed in {len(with_failed_calls):,} answers: see below." if with_failed_calls else ""),
+        + (f" Answers with failed sub-calls: {len(with_failed_calls):,} (see below)." if with_failed_calls else ""),
         *(f"![{name.removesuffix('.png').replace('-', ' ').capitalize()}]({name})" for name in plots),
     ]
     parts += ["## Score, strict", *_score_tables(rows, "strict"), "## Score, lax", *_score_tables(rows, "lax")]
@@ -111,7 +111,7 @@ def _total_cost(rows: Sequence[ResultRow], superseded: Sequence[ResultRow]) -> s
         if unknown := sum(row.cost_usd is None for row in paid):
             parts.append(f"It excludes {unknown:,} of {len(paid):,} {what}, whose cost is unknown.")
     if resumed := sum(row.resumed for row in rows):
-        parts.append(f"Times exclude {resumed:,} answers of resumed runs.")
+        parts.append(f"Times exclude resumed runs ({resumed:,}).")
     return " ".join(parts)
 
 

@@ -21,8 +21,14 @@ def escape(text: str) -> str:
 
 def settings_table(settings: Mapping[str, object]) -> str:
     """The settings of an evaluation that are set."""
-    lines = []
-    for name, value in settings.items():
-        if value not in (None, [], (), {}):
-            lines.append((name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
+    lines = [(name, _format(value)) for name, value in settings.items() if value not in (None, [], (), {})]
     return table(("setting", "value"), lines)
+
+
+def _format(value: object) -> str:
+    match value:
+        case list() | tuple():
+            return ", ".join(map(_format, value))
+        case dict():
+            return "; ".join(f"{name}: {_format(each)}" for name, each in value.items())
+    return str(value)

@@ -185,6 +185,8 @@ def test_rlm_niah_is_an_evaluation_that_resumes_and_reports(
     monkeypatch.setattr("rlm.evals.harness.find_method", lambda name: keyword)
     ended = rlm("niah", "--lines", "50", "--trials", "2", "--facts", "3", "--out", "one")
     assert ended.status == 0, ended.err
+    assert " of 3 right" in ended.out
+    assert "| indices | seed_niah/facts: 2 |" in (here / "one" / "report.md").read_text()
     rows = (here / "one" / "results.jsonl").read_text().splitlines()
     (here / "one" / "results.jsonl").write_text(f"{rows[0]}\n")
     assert rlm("eval", "--resume", "one").status == 0

@@ -197,7 +197,7 @@ async def test_what_is_done_again_is_paid_again_and_what_goes_on_is_not(tmp_path
     await asked(tmp_path, Root(failing=3), sub_model(down=False), redo=True)
     assert (await asked(tmp_path, Root(), sub_model(down=False))).cost_usd == 3.0
     assert len((tmp_path / ROWS_FILE).read_text().splitlines()) == 3
-    assert "Total: $6. Times exclude 1 answers of resumed runs." in markdown(Results.load(tmp_path))
+    assert "Total: $6. Times exclude resumed runs (1)." in markdown(Results.load(tmp_path))
 
 
 async def test_an_attempt_of_unknown_cost_that_was_done_again_is_said(tmp_path: Path) -> None:

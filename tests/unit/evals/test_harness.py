@@ -187,7 +187,7 @@ def test_a_report_shows_what_limits_stopped_and_which_calls_failed(tmp_path: Pat
     text = _reported(tmp_path, replace(one, failed_calls=4, strict=0.25), *others)
     assert "| 4 | 5 of 5 |" in text
     assert "- rlm:1 on t, 5 of 5: stopped by a limit (max_iterations)" in text
-    assert "Sub-calls failed in 1 answers: see below." in text
+    assert "Answers with failed sub-calls: 1 (see below)." in text
     assert "- rlm:1 on t, 1k, instance 0: 4 of 6 sub-calls failed, score 0.25" in text
     assert "Failed calls" not in _reported(tmp_path, *others)
 
@@ -195,9 +195,7 @@ def test_a_report_shows_what_limits_stopped_and_which_calls_failed(tmp_path: Pat
 def test_times_of_runs_that_were_cut_off_are_left_out_and_costs_have_percentiles_and_a_sum(tmp_path: Path) -> None:
     rows = [replace(row, seconds=10.0 + row.index, cost_usd=1.0 + row.index) for row in _rows(3)]
     text = _reported(tmp_path, *rows, *_rows(1, index=9, seconds=0.01, resumed=True, cost_usd=None))
-    assert (
-        "Total: $6. It excludes 1 of 4 answers, whose cost is unknown. Times exclude 1 answers of resumed runs." in text
-    )
+    assert "Total: $6. It excludes 1 of 4 answers, whose cost is unknown. Times exclude resumed runs (1)." in text
     assert "| t | rlm:1 | 1k | $2 | $2 | $2.9 | 11.00 | 11.90 |" in text
     assert "| unknown | unknown |" in _reported(tmp_path, *_rows(2, resumed=True))
 
