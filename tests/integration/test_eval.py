@@ -151,7 +151,7 @@ def test_root_and_sub_model_have_servers_and_keys_of_their_own(tmp_path: Path) -
         (["ruler/single_1", "--method", "magic"], "Unknown method 'magic'"),
         (["ruler/single_1", "--lengths", "long"], "Invalid length 'long'"),
         (["--resume", "nowhere"], "No evaluation found in nowhere"),
-        (["--data", "nowhere.jsonl", "--model", "m"], "Cannot read nowhere.jsonl"),
+        (["--data", "nowhere.jsonl", "--model", "m"], "nowhere.jsonl (No such file or directory)"),
     ],
 )
 def test_a_persons_mistake_is_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:

@@ -11,7 +11,7 @@ import re
 from itertools import accumulate
 from typing import Final
 
-from .chance import Chance
+from .seeded_random import SeededRandom
 from .tokens import tokens
 from .words import ADJECTIVES, NOUNS, listed
 
@@ -49,14 +49,14 @@ _TIMES: Final = listed("morning afternoon evening night spring summer autumn win
 @functools.cache
 def book() -> tuple[str, ...]:
     """The words of the book, in order."""
-    chance, words = Chance("prose"), list[str]()
+    rng, words = SeededRandom("prose"), list[str]()
     while len(words) < BOOK_WORDS:
-        sentence = chance.choice(_PATTERNS).format(
-            a=chance.choice(ADJECTIVES),
-            n=chance.choice(NOUNS),
-            m=chance.choice(NOUNS),
-            p=chance.choice(NOUNS) + "s",
-            t=chance.choice(_TIMES),
+        sentence = rng.choice(_PATTERNS).format(
+            a=rng.choice(ADJECTIVES),
+            n=rng.choice(NOUNS),
+            m=rng.choice(NOUNS),
+            p=rng.choice(NOUNS) + "s",
+            t=rng.choice(_TIMES),
         )
         words += sentence.split()
     return tuple(words[:BOOK_WORDS])
@@ -74,10 +74,10 @@ def book_tokens() -> tuple[int, ...]:
     return tuple(accumulate(map(tokens, book()), initial=0))
 
 
-def passage(chance: Chance, size: int) -> list[str]:
+def passage(rng: SeededRandom, size: int) -> list[str]:
     """Consecutive sentences of about `size` tokens from a random place in the book; none if `size` is below 1."""
     sentences, found = book_sentences(), list[str]()
-    place = chance.below(len(sentences))
+    place = rng.below(len(sentences))
     while size > 0:
         sentence = sentences[place % len(sentences)]
         size -= tokens(sentence)

@@ -16,7 +16,7 @@ from typing import Final
 
 from rlm.errors import ConfigError
 
-from .chance import Chance
+from .seeded_random import SeededRandom
 from .words import listed
 
 ABBR, DESC, ENTY, HUM, LOC, NUM = "ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"
@@ -267,7 +267,7 @@ def _all(pattern: str) -> list[str]:
     made = [
         pattern.format(**dict(zip(slots, words, strict=True))) for words in product(*(_SLOTS[slot] for slot in slots))
     ]
-    return made if len(made) <= MAX_PER_PATTERN else Chance("questions", pattern).sample(made, MAX_PER_PATTERN)
+    return made if len(made) <= MAX_PER_PATTERN else SeededRandom("questions", pattern).sample(made, MAX_PER_PATTERN)
 
 
 def read_trec(path: Path) -> Questions:

@@ -14,9 +14,9 @@ from typing import Final
 
 from rlm.errors import ConfigError
 
-from .chance import Chance
 from .dates import MONTHS
 from .questions import LABELS, Questions
+from .seeded_random import SeededRandom
 
 FILL_SHARE, FIXED_TOKENS, LINE_TOKENS = 0.95, 450, 39  # lines = (0.95 length - 450) / 39: 188 at 2^13, 787 at 2^15
 FIRST_DAY, DAYS = date(2022, 2, 1), 1216  # to 31 May 2025
@@ -63,27 +63,27 @@ def line_count(length: int) -> int:
 @functools.lru_cache(maxsize=4)  # all questions of a window share its lines
 def make_window(questions: Questions, length: int, seed: int, number: int) -> tuple[WindowLine, ...]:
     """The lines of a window, in order."""
-    chance = Chance("oolong window", length, seed, number)
+    rng = SeededRandom("oolong window", length, seed, number)
     count = line_count(length)
-    weights = [0.05 + share * share for share in (chance.share() for _ in LABELS)]
+    weights = [0.05 + share * share for share in (rng.random() for _ in LABELS)]
     users = [
         str(user)
-        for user in chance.sample(range(10_000, 100_000), min(max(count // LINES_PER_USER, MIN_USERS), MAX_USERS))
+        for user in rng.sample(range(10_000, 100_000), min(max(count // LINES_PER_USER, MIN_USERS), MAX_USERS))
     ]
     frequent = users[: max(1, int(len(users) * FREQUENT_USER_SHARE))]
-    unused = {label: chance.shuffled(questions.by_label[label]) for label in LABELS}
+    unused = {label: rng.shuffled(questions.by_label[label]) for label in LABELS}
     rows = []
     for _ in range(count):
-        label = _weighted(chance, weights)
-        question = unused[label].pop() if unused[label] else chance.choice(questions.by_label[label])
-        user = chance.choice(frequent if chance.share() < FREQUENT_LINE_SHARE else users[len(frequent) :])
-        day = FIRST_DAY + timedelta(days=chance.below(DAYS))
+        label = _weighted(rng, weights)
+        question = unused[label].pop() if unused[label] else rng.choice(questions.by_label[label])
+        user = rng.choice(frequent if rng.random() < FREQUENT_LINE_SHARE else users[len(frequent) :])
+        day = FIRST_DAY + timedelta(days=rng.below(DAYS))
         rows.append(WindowLine(day=day, user=user, question=question, label=label))
     return tuple(rows)
 
 
-def _weighted(chance: Chance, weights: list[float]) -> str:
-    place = chance.share() * sum(weights)
+def _weighted(rng: SeededRandom, weights: list[float]) -> str:
+    place = rng.random() * sum(weights)
     for label, weight in zip(LABELS, weights, strict=True):
         place -= weight
         if place < 0:

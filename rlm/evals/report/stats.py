@@ -132,7 +132,7 @@ def _mean_difference(first: NDArray[np.float64], second: NDArray[np.float64], ax
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for multiple comparisons (Holm 1979), which bounds the chance of any false finding."""
+    """P-values adjusted for multiple comparisons (Holm 1979), which bounds the probability of any false positive."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.questions import LABELS, Questions
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
 
@@ -45,10 +45,10 @@ class Oracle:
     def label(self, question: str) -> str:
         """The label that the oracle gives to a known question."""
         right = self.questions.label_of[question]
-        chance = Chance("oracle", self.seed, question)
-        if chance.share() < self.accuracy:
+        rng = SeededRandom("oracle", self.seed, question)
+        if rng.random() < self.accuracy:
             return right
-        return chance.choice([label for label in LABELS if label != right])
+        return rng.choice([label for label in LABELS if label != right])
 
     def labelled(self) -> Questions:
         """The questions with the labels that the oracle gives; see `rlm.evals.methods.guessing.answer_from_labels`."""

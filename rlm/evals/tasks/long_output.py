@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
-from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.questions import NAMES, built_in
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
 from rlm.evals.task import Instance, too_long, too_short
@@ -58,18 +58,18 @@ class LongOutput:
 
     def make(self, *, length: int, seed: int, index: int) -> Instance:
         """See `Task`."""
-        chance, query = Chance(self.name, length, seed, index), _QUERIES[self.variant]
-        left = length - tokens(query)
-        if left // MIN_LINE_TOKENS > len(LINE_NUMBERS):
+        rng, query = SeededRandom(self.name, length, seed, index), _QUERIES[self.variant]
+        budget = length - tokens(query)
+        if budget // MIN_LINE_TOKENS > len(LINE_NUMBERS):
             raise too_long(self.name, length)
         match self.variant:
             case "sort":
-                parcels = _fill(left, _numbers(chance, left), lambda number: _parcel(chance, number), _show_parcel)
+                parcels = _fill(budget, _numbers(rng, budget), lambda number: _parcel(rng, number), _show_parcel)
                 lines, answers = [_show_parcel(parcel) for parcel in parcels], _sorted(parcels)
             case "join":
-                lines, answers = _tables(chance, left)
+                lines, answers = _tables(rng, budget)
             case "label":
-                asked = _fill(left, _numbers(chance, left), lambda number: _labelled(chance, number), _show_question)
+                asked = _fill(budget, _numbers(rng, budget), lambda number: _labelled(rng, number), _show_question)
                 lines = [_show_question(question) for question in asked]
                 answers = tuple(f"{number};{kind}" for number, _, kind in asked)
         if len(lines) < MIN_LINES:
@@ -99,25 +99,25 @@ class LongOutput:
                 return tuple(f"{number};{kinds[label_of[text]]}" for number, text in _QUESTION.findall(context))
 
 
-def _numbers(chance: Chance, left: int) -> Iterator[str]:
-    """Distinct numbers for more lines than `left` tokens hold."""
-    return (str(number) for number in chance.sample(LINE_NUMBERS, max(0, left // MIN_LINE_TOKENS)))
+def _numbers(rng: SeededRandom, budget: int) -> Iterator[str]:
+    """Distinct numbers for more lines than `budget` tokens hold."""
+    return (str(number) for number in rng.sample(LINE_NUMBERS, max(0, budget // MIN_LINE_TOKENS)))
 
 
-def _fill(left: int, numbers: Iterator[str], make: Callable[[str], Item], show: Callable[[Item], str]) -> list[Item]:
-    """As many items as fit into `left` tokens."""
+def _fill(budget: int, numbers: Iterator[str], make: Callable[[str], Item], show: Callable[[Item], str]) -> list[Item]:
+    """As many items as fit into `budget` tokens."""
     made = list[Item]()
     for number in numbers:
         item = make(number)
-        left -= tokens(f"{show(item)}\n")
-        if left < 0:
+        budget -= tokens(f"{show(item)}\n")
+        if budget < 0:
             break
         made.append(item)
     return made
 
 
-def _parcel(chance: Chance, number: str) -> tuple[str, str, int]:
-    return number, chance.choice(PLACE_STARTS) + chance.choice(PLACE_ENDS), 50 * chance.between(1, 400)
+def _parcel(rng: SeededRandom, number: str) -> tuple[str, str, int]:
+    return number, rng.choice(PLACE_STARTS) + rng.choice(PLACE_ENDS), 50 * rng.between(1, 400)
 
 
 def _show_parcel(parcel: tuple[str, str, int]) -> str:
@@ -130,25 +130,25 @@ def _sorted(parcels: list[tuple[str, str, int]]) -> tuple[str, ...]:
     return tuple(f"{number};{town};{grams}" for number, town, grams in ranked)
 
 
-def _tables(chance: Chance, left: int) -> tuple[list[str], tuple[str, ...]]:
+def _tables(rng: SeededRandom, budget: int) -> tuple[list[str], tuple[str, ...]]:
     """Lines of customers and orders in random order, and the answer."""
     customers: dict[str, str] = {}
     orders = list[tuple[str, str, str, str]]()
     lines, known = list[str](), list[str]()
-    for number in _numbers(chance, left):
+    for number in _numbers(rng, budget):
         if len(customers) * ORDERS_PER_CUSTOMER <= len(orders):
             known.append(number)
-            customers[number] = f"{chance.choice(FIRST_NAMES)} {chance.choice(LAST_NAMES)}"
+            customers[number] = f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
             line = f"Customer {number}: {customers[number]}"
         else:
-            customer = chance.choice(known)
-            orders.append((number, customer, chance.choice(NOUNS), str(chance.between(1, 99))))
+            customer = rng.choice(known)
+            orders.append((number, customer, rng.choice(NOUNS), str(rng.between(1, 99))))
             line = f"Order {number}: customer {customer}, article {orders[-1][2]}, pieces {orders[-1][3]}"
         lines.append(line)
-        left -= tokens(f"{line}\n")
-        if left < MAX_LINE_TOKENS:
+        budget -= tokens(f"{line}\n")
+        if budget < MAX_LINE_TOKENS:
             break
-    return chance.shuffled(lines), _joined(customers, orders)
+    return rng.shuffled(lines), _joined(customers, orders)
 
 
 def _joined(customers: Mapping[str, str], orders: list[tuple[str, str, str, str]]) -> tuple[str, ...]:
@@ -156,9 +156,9 @@ def _joined(customers: Mapping[str, str], orders: list[tuple[str, str, str, str]
     return tuple(f"{number};{customers[customer]};{pieces} {article}" for number, customer, article, pieces in ranked)
 
 
-def _labelled(chance: Chance, number: str) -> tuple[str, str, str]:
-    kind = chance.choice(tuple(NAMES))
-    return number, chance.choice(built_in().by_label[NAMES[kind]]), kind
+def _labelled(rng: SeededRandom, number: str) -> tuple[str, str, str]:
+    kind = rng.choice(tuple(NAMES))
+    return number, rng.choice(built_in().by_label[NAMES[kind]]), kind
 
 
 def _show_question(question: tuple[str, str, str]) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.prose import passage
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS, PLACE_ENDS, PLACE_STARTS
 from rlm.evals.task import Instance, too_short
@@ -62,20 +62,18 @@ class Multihop:
         count = min(length // DOCUMENT_TOKENS, MAX_DOCUMENTS)
         if count < MIN_DOCUMENTS:
             raise too_short(self.name, length, minimum=MIN_DOCUMENTS * DOCUMENT_TOKENS)
-        chance = Chance(self.name, length, seed, index)
-        names = _names(chance, count)
-        facts = _facts(chance, names)
-        prizes = {
-            (f"{_title(chance)} Prize", str(chance.between(1950, 2020))): person for person in names["person"][::3]
-        }
-        asked, answer = _chain(chance, facts, prizes, names, MIN_HOPS + index % (MAX_HOPS - MIN_HOPS + 1))
+        rng = SeededRandom(self.name, length, seed, index)
+        names = _names(rng, count)
+        facts = _facts(rng, names)
+        prizes = {(f"{_title(rng)} Prize", str(rng.between(1950, 2020))): person for person in names["person"][::3]}
+        asked, answer = _chain(rng, facts, prizes, names, MIN_HOPS + index % (MAX_HOPS - MIN_HOPS + 1))
         query = _QUESTION.format(asked=asked)
         return Instance(
             task=self.name,
             length=length,
             seed=seed,
             index=index,
-            context=_documents(chance, names, facts, prizes, length - tokens(query)),
+            context=_documents(rng, names, facts, prizes, length - tokens(query)),
             query=query,
             answers=(answer,),
             scorer="phrase",
@@ -106,14 +104,14 @@ class Multihop:
         return (found,)
 
 
-def _names(chance: Chance, count: int) -> dict[str, list[str]]:
+def _names(rng: SeededRandom, count: int) -> dict[str, list[str]]:
     """Names of each kind. Half of the documents describe people, a quarter each companies and towns."""
-    people = chance.sample(range(len(FIRST_NAMES) * len(LAST_NAMES)), count - 2 * (count // 4))
-    places = chance.sample(range(len(PLACE_STARTS) * len(PLACE_ENDS)), 2 * (count // 4))
+    people = rng.sample(range(len(FIRST_NAMES) * len(LAST_NAMES)), count - 2 * (count // 4))
+    places = rng.sample(range(len(PLACE_STARTS) * len(PLACE_ENDS)), 2 * (count // 4))
     settled = [PLACE_STARTS[n // len(PLACE_ENDS)] + PLACE_ENDS[n % len(PLACE_ENDS)] for n in places]
     companies: dict[str, None] = {}
     while len(companies) < count // 4:
-        companies.setdefault(f"{_title(chance)} {chance.choice(('Works', 'Mills', 'Press', 'Foundry', 'Company'))}")
+        companies.setdefault(f"{_title(rng)} {rng.choice(('Works', 'Mills', 'Press', 'Foundry', 'Company'))}")
     return {
         "person": [f"{FIRST_NAMES[n // len(LAST_NAMES)]} {LAST_NAMES[n % len(LAST_NAMES)]}" for n in people],
         "company": list(companies),
@@ -122,24 +120,24 @@ def _names(chance: Chance, count: int) -> dict[str, list[str]]:
     }
 
 
-def _title(chance: Chance) -> str:
-    return f"{chance.choice(ADJECTIVES)} {chance.choice(NOUNS)}".title()
+def _title(rng: SeededRandom) -> str:
+    return f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}".title()
 
 
-def _facts(chance: Chance, names: Mapping[str, list[str]]) -> Facts:
+def _facts(rng: SeededRandom, names: Mapping[str, list[str]]) -> Facts:
     """An object for every relation of every subject; nobody teaches themselves."""
     facts: Facts = {}
     for relation, (kind, other, _) in RELATIONS.items():
         for subject in names[kind]:
             found = subject
             while found == subject:
-                found = chance.choice(names[other])
+                found = rng.choice(names[other])
             facts[relation, subject] = found
     return facts
 
 
 def _chain(
-    chance: Chance,
+    rng: SeededRandom,
     facts: Facts,
     prizes: Mapping[tuple[str, str], str],
     names: Mapping[str, list[str]],
@@ -148,13 +146,13 @@ def _chain(
     """A question and its answer: from the winner of a prize along relations, without visiting a name twice."""
     kind_of = {name: kind for kind, found in names.items() for name in found}
     while True:
-        prize, year = chance.choice(list(prizes))
+        prize, year = rng.choice(list(prizes))
         found = prizes[prize, year]
         asked, seen = f"the winner of the {prize} of {year}", [found]
         for hop in range(1, hops):
             last = hop == hops - 1
             steps = [name for name, (kind, _, _) in RELATIONS.items() if kind == kind_of[found]]
-            relation = chance.choice([step for step in steps if last or step != "river"])
+            relation = rng.choice([step for step in steps if last or step != "river"])
             found = facts[relation, found]
             asked = f"the {relation} of {asked}"
             seen.append(found)
@@ -163,28 +161,28 @@ def _chain(
 
 
 def _documents(
-    chance: Chance, names: Mapping[str, list[str]], facts: Facts, prizes: Mapping[tuple[str, str], str], left: int
+    rng: SeededRandom, names: Mapping[str, list[str]], facts: Facts, prizes: Mapping[tuple[str, str], str], budget: int
 ) -> str:
     """All documents in random order, padded with prose."""
     subjects = [*names["person"], *names["company"], *names["town"]]
     sentences: dict[str, list[str]] = {subject: [] for subject in subjects}
     for (relation, subject), found in facts.items():
-        place = chance.choice(subjects) if chance.share() < ELSEWHERE else subject
+        place = rng.choice(subjects) if rng.random() < ELSEWHERE else subject
         sentences[place].append(RELATIONS[relation][2].format(subject=subject, object=found))
     for (prize, year), winner in prizes.items():
-        sentences[chance.choice(subjects)].append(_PRIZE.format(prize=prize, year=year, winner=winner))
+        sentences[rng.choice(subjects)].append(_PRIZE.format(prize=prize, year=year, winner=winner))
     for subject in names["person"][::4]:
-        other = chance.choice(names["person"])
+        other = rng.choice(names["person"])
         if other in (subject, facts["teacher", subject]):
             continue  # the rumour would be true, or nonsense
-        sentences[chance.choice(subjects)].append(_RUMOUR.format(other=other, subject=subject))
+        sentences[rng.choice(subjects)].append(_RUMOUR.format(other=other, subject=subject))
     stated = sum(tokens(sentence) for found in sentences.values() for sentence in found)
-    heads = [f"Document {number}: {subject}" for number, subject in enumerate(chance.shuffled(subjects), 1)]
-    filling = max(0, left - stated - sum(map(tokens, heads)) - 2 * len(heads)) // len(heads)
+    heads = [f"Document {number}: {subject}" for number, subject in enumerate(rng.shuffled(subjects), 1)]
+    filling = max(0, budget - stated - sum(map(tokens, heads)) - 2 * len(heads)) // len(heads)
     texts = []
     for head in heads:
-        text = passage(chance, filling - 10)  # 10: half a sentence, by which a passage is longer than requested
+        text = passage(rng, filling - 10)  # 10: half a sentence, by which a passage is longer than requested
         for sentence in sentences[head.partition(": ")[2]]:
-            text.insert(chance.between(0, len(text)), sentence)
+            text.insert(rng.between(0, len(text)), sentence)
         texts.append(f"{head}\n{' '.join(text)}")
     return "\n\n".join(texts)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.task import Instance, too_short
 
@@ -64,15 +64,13 @@ def make_haystack(*, number: int, lines: int, seed: int, facts: int = 1) -> Hays
         seed: random seed.
         facts: how many to hide; more than one have a name each, up to `len(NAMES)`.
     """
-    chance = Chance("niah", seed, number, lines, facts)
-    pool = [
-        " ".join(chance.choices(WORDS, chance.between(MIN_WORDS, MAX_WORDS))) for _ in range(min(lines, POOL_LINES))
-    ]
-    haystack = chance.choices(pool, lines)
-    names = chance.sample(NAMES, facts) if facts > 1 else [""]
+    rng = SeededRandom("niah", seed, number, lines, facts)
+    pool = [" ".join(rng.choices(WORDS, rng.between(MIN_WORDS, MAX_WORDS))) for _ in range(min(lines, POOL_LINES))]
+    haystack = rng.choices(pool, lines)
+    names = rng.sample(NAMES, facts) if facts > 1 else [""]
     first = int(lines * FIRST_PLACE)
-    places = chance.sample(range(first, max(int(lines * LAST_PLACE), first + facts)), facts)
-    values = chance.sample(range(1_000_000, 10_000_000), facts)
+    places = rng.sample(range(first, max(int(lines * LAST_PLACE), first + facts)), facts)
+    values = rng.sample(range(1_000_000, 10_000_000), facts)
     expected = {name: str(value) for name, value in zip(names, values, strict=True)}
     for place, (name, value) in zip(places, expected.items(), strict=True):
         haystack[place] = f"The magic number of {name} is {value}." if name else f"The magic number is {value}."

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.dates import MONTHS
 from rlm.evals.corpus.questions import LABELS, Questions
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.evals.corpus.templates import parts_of
 from rlm.evals.corpus.windows import make_window, read_window, render, show_day
 from rlm.evals.task import Instance
@@ -22,27 +22,27 @@ MAX_SCOPE_USERS: Final = 20  # named in a question
 MAX_ATTEMPTS: Final = 10  # draws of a question's parts until it has a single answer
 
 
-def _draw(rows: Lines, users: list[str], times: list[int], chance: Chance) -> dict[str, str]:
+def _draw(rows: Lines, users: list[str], times: list[int], rng: SeededRandom) -> dict[str, str]:
     """Parts for any question on these lines. Draws all of them, so that none depends on which are used.
 
     `times` lists how often the dates of these lines occur.
     """
-    a, b = chance.sample(LABELS, 2)
-    first, second = chance.sample(users, 2) if len(users) > 1 else (users[0], users[0])
-    named = chance.sample(users, min(chance.between(1, MAX_SCOPE_USERS), len(users)))
-    start, end = sorted(chance.choice(rows).day for _ in range(2))
+    a, b = rng.sample(LABELS, 2)
+    first, second = rng.sample(users, 2) if len(users) > 1 else (users[0], users[0])
+    named = rng.sample(users, min(rng.between(1, MAX_SCOPE_USERS), len(users)))
+    start, end = sorted(rng.choice(rows).day for _ in range(2))
     return {
-        "label": chance.choice(LABELS),
+        "label": rng.choice(LABELS),
         "a": a,
         "b": b,
         "first": first,
         "second": second,
         "users": ", ".join(named),
-        "month": chance.choice(MONTHS),
+        "month": rng.choice(MONTHS),
         "start": show_day(start),
         "end": show_day(end),
-        "time": chance.choice(rows).day.isoformat(),
-        "n": str(chance.choice(times)),
+        "time": rng.choice(rows).day.isoformat(),
+        "n": str(rng.choice(times)),
     }
 
 
@@ -62,15 +62,15 @@ def window_questions(questions: Questions, length: int, seed: int, number: int) 
     If too few templates have one, they repeat with other parts.
     """
     rows = make_window(questions, length, seed, number)
-    chance = Chance("oolong questions", length, seed, number)
+    rng = SeededRandom("oolong questions", length, seed, number)
     users = list(dict.fromkeys(row.user for row in rows))
     times = sorted(set(Counter(row.day for row in rows).values()))
     found: dict[str, OolongQuestion] = {}
-    order = chance.shuffled(TEMPLATES)
+    order = rng.shuffled(TEMPLATES)
     while len(found) < QUESTIONS_PER_WINDOW:
         for scope, form, text in order:
             for _ in range(MAX_ATTEMPTS):
-                parts = _draw(rows, users, times, chance)
+                parts = _draw(rows, users, times, rng)
                 answer, query = form.answer(in_scope(scope, rows, parts), parts), text.format(**parts)
                 if answer is not None and query not in found:
                     found[query] = OolongQuestion(query=query, answer=answer, scorer=form.scorer)

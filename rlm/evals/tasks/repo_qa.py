@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.code import Code, Definition, read_code
 from rlm.evals.corpus.prose import passage
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.evals.corpus.templates import parts_of
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import NOUNS, listed
@@ -119,23 +119,21 @@ class RepoQA:
 
     def make(self, *, length: int, seed: int, index: int) -> Instance:
         """See `Task`."""
-        chance, form = Chance(self.name, length, seed, index), FORMS[index % len(FORMS)]
-        left = length - tokens(form.asks) - 10  # 10: the name in the query
-        if FUNCTIONS * (left // MIN_FILE_TOKENS + 2) > MAX_FUNCTIONS:
+        rng, form = SeededRandom(self.name, length, seed, index), FORMS[index % len(FORMS)]
+        budget = length - tokens(form.asks) - 10  # 10: the name in the query
+        if FUNCTIONS * (budget // MIN_FILE_TOKENS + 2) > MAX_FUNCTIONS:
             raise too_long(self.name, length)
-        files, code = _package(chance, left)
+        files, code = _package(rng, budget)
         if len(files) < MIN_FILES:
             raise too_short(self.name, length)
         match form.about:
             case "function":
-                few = chance.sample(
-                    code.functions(), 3
-                )  # most functions have no caller, so take the most called of three
+                few = rng.sample(code.functions(), 3)  # most functions have no caller, so take the most called of three
                 part = max(few, key=lambda found: code.call_count(found.name)).name
             case "file":
-                part = chance.choice(list(files))
+                part = rng.choice(list(files))
             case _:
-                part = chance.choice([name for name in code.definitions if "." in name]).partition(".")[0]
+                part = rng.choice([name for name in code.definitions if "." in name]).partition(".")[0]
         return Instance(
             task=self.name,
             length=length,
@@ -156,21 +154,21 @@ class RepoQA:
         raise ValueError(f"Not a question of {self.name}: {query}")
 
 
-def _package(chance: Chance, left: int) -> tuple[dict[str, str], Code]:
-    """Files that fill `left` tokens, and the code that the generator put into them."""
+def _package(rng: SeededRandom, budget: int) -> tuple[dict[str, str], Code]:
+    """Files that fill `budget` tokens, and the code that the generator put into them."""
     files: dict[str, str] = {}
     definitions: dict[str, Definition] = {}
     imports: dict[str, tuple[str, ...]] = {}
-    count = FUNCTIONS * (left // MIN_FILE_TOKENS + 2)
-    names = (_function_name(number) for number in chance.sample(range(MAX_FUNCTIONS), max(FUNCTIONS, count)))
+    count = FUNCTIONS * (budget // MIN_FILE_TOKENS + 2)
+    names = (_function_name(number) for number in rng.sample(range(MAX_FUNCTIONS), max(FUNCTIONS, count)))
     recent = list[Definition]()
     while True:
         noun = NOUNS[len(files) % len(NOUNS)]
         path = f"app/{PACKAGES[len(files) % len(PACKAGES)]}/{noun}{len(files) // len(NOUNS) or ''}.py"
-        text, defined, imported = _file(chance, path, recent, names)
+        text, defined, imported = _file(rng, path, recent, names)
         recent = [*recent, *defined][-RECENT_FUNCTIONS:]
-        left -= tokens(text) + HEAD_TOKENS
-        if left < 0:
+        budget -= tokens(text) + HEAD_TOKENS
+        if budget < 0:
             return files, Code(definitions=definitions, imports=imports)
         files[path], imports[path] = text, imported
         definitions |= {found.name: found for found in defined}
@@ -183,53 +181,53 @@ def _function_name(number: int) -> str:
 
 
 def _file(
-    chance: Chance, path: str, before: list[Definition], names: Iterator[str]
+    rng: SeededRandom, path: str, before: list[Definition], names: Iterator[str]
 ) -> tuple[str, list[Definition], tuple[str, ...]]:
     """A file's text, definitions and imports. It calls functions defined `before` it and in it."""
     known = {found.name: found.path for found in before if "." not in found.name}
     defined = list[Definition]()
     texts = list[str]()
     for _ in range(FUNCTIONS):
-        found, text = _function(chance, next(names), path, list(known))
+        found, text = _function(rng, next(names), path, list(known))
         defined.append(found)
         texts.append(text)
         known[found.name] = path
     title = path.rpartition("/")[2].removesuffix(".py").title()
     methods = list[str]()
-    for number in range(chance.between(1, MAX_METHODS)):
-        found, text = _function(chance, f"{title}.{chance.choice(VERBS)}_{number}", path, list(known))
+    for number in range(rng.between(1, MAX_METHODS)):
+        found, text = _function(rng, f"{title}.{rng.choice(VERBS)}_{number}", path, list(known))
         defined.append(found)
         methods.append("\n".join(f"    {line}" if line else "" for line in text.split("\n")))
-    texts.append(f'class {title}:\n    """{_sentence(chance)}"""\n\n' + "\n\n".join(methods))
+    texts.append(f'class {title}:\n    """{_sentence(rng)}"""\n\n' + "\n\n".join(methods))
     called = {name for found in defined for name in found.calls}
     imported = tuple(sorted(name for name in called if known[name] != path))
-    head = [f'"""{" ".join(passage(chance, 40))}"""', ""]
+    head = [f'"""{" ".join(passage(rng, 40))}"""', ""]
     head += [f"from {known[name].removesuffix('.py').replace('/', '.')} import {name}" for name in imported]
     return "\n".join(head).rstrip() + "\n\n\n" + "\n\n\n".join(texts) + "\n", defined, imported
 
 
-def _function(chance: Chance, name: str, path: str, known: list[str]) -> tuple[Definition, str]:
+def _function(rng: SeededRandom, name: str, path: str, known: list[str]) -> tuple[Definition, str]:
     """A function or method that calls some known functions and mentions others."""
-    calls = chance.choices(known, chance.below(MAX_CALLS + 1)) if known else []
-    size, default = chance.choice(("depth", "limit", "width")), chance.between(2, 99)
+    calls = rng.choices(known, rng.below(MAX_CALLS + 1)) if known else []
+    size, default = rng.choice(("depth", "limit", "width")), rng.between(2, 99)
     method, _, short = name.rpartition(".")
-    lines = [f"def {short}({'self, ' if method else ''}items, {size}={default}):", f'    """{_sentence(chance)}"""']
-    if known and chance.share() < 0.5:
-        lines.append(f"    # {chance.choice(known)}(items) was called here once.")
-    lines.append(f"    total = {size} * {chance.between(2, 9)}")
+    lines = [f"def {short}({'self, ' if method else ''}items, {size}={default}):", f'    """{_sentence(rng)}"""']
+    if known and rng.random() < 0.5:
+        lines.append(f"    # {rng.choice(known)}(items) was called here once.")
+    lines.append(f"    total = {size} * {rng.between(2, 9)}")
     for called in calls:
-        match chance.below(3):
+        match rng.below(3):
             case 0:
                 lines.append(f"    total += {called}(items)")
             case 1:
                 lines += [f"    for step in range({size}):", f"        total -= {called}(items, step)"]
             case _:
-                lines += [f"    if total > {chance.between(10, 99)}:", f"        total = {called}(items, {size}=total)"]
-    if known and chance.share() < 0.3:
-        lines += [f'    note = "{chance.choice(known)}(items) would be slower"', '    total += note != ""']
+                lines += [f"    if total > {rng.between(10, 99)}:", f"        total = {called}(items, {size}=total)"]
+    if known and rng.random() < 0.3:
+        lines += [f'    note = "{rng.choice(known)}(items) would be slower"', '    total += note != ""']
     lines.append("    return total")
     return Definition(name=name, path=path, calls=Counter(calls), defaults={size: default}), "\n".join(lines)
 
 
-def _sentence(chance: Chance) -> str:
-    return passage(chance, 1)[0]
+def _sentence(rng: SeededRandom) -> str:
+    return passage(rng, 1)[0]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal
 
-from rlm.evals.corpus.chance import Chance
 from rlm.evals.corpus.prose import first_words, first_words_tokens
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.corpus.words import ADJECTIVES, NOUNS
 from rlm.evals.task import Instance, too_short
@@ -50,23 +50,23 @@ class Ruler:
 
     def make(self, *, length: int, seed: int, index: int) -> Instance:
         """See `Task`."""
-        chance = Chance(self.name, length, seed, index)
+        rng = SeededRandom(self.name, length, seed, index)
         keys = list[str]()
         while len(keys) < self.keys:
-            key = _draw(chance, self.key_kind)
+            key = _draw(rng, self.key_kind)
             if key not in keys:
                 keys.append(key)
-        needles = {key: [_draw(chance, self.value_kind) for _ in range(self.values)] for key in keys}
+        needles = {key: [_draw(rng, self.value_kind) for _ in range(self.values)] for key in keys}
         asked = keys[: self.asked]
-        lines = chance.shuffled([self._needle(key, value) for key in keys for value in needles[key]])
+        lines = rng.shuffled([self._needle(key, value) for key in keys for value in needles[key]])
         opening, query = self._opening(), self._query(asked)
-        left = length - ANSWER_TOKENS - tokens(f"{opening}\n{query}") - sum(map(tokens, lines))
+        budget = length - ANSWER_TOKENS - tokens(f"{opening}\n{query}") - sum(map(tokens, lines))
         match self.haystack:
             case "prose":
-                haystack = self._prose(chance, lines, left, SHORT_STEP if length < SHORT_TOKENS else WORD_STEP)
+                haystack = self._prose(rng, lines, budget, SHORT_STEP if length < SHORT_TOKENS else WORD_STEP)
             case "noise" | "needles":
                 haystack = self._lines(
-                    chance, lines, left, SHORT_STEP if length < SHORT_TOKENS else LINE_STEP, set(keys)
+                    rng, lines, budget, SHORT_STEP if length < SHORT_TOKENS else LINE_STEP, set(keys)
                 )
         if haystack is None:
             raise too_short(self.name, length)
@@ -115,55 +115,55 @@ class Ruler:
             return f"What are all the special magic {self.value_kind} for {named} mentioned in the provided text?"
         return f"What is the special magic {self.value_kind[:-1]} for {named} mentioned in the provided text?"
 
-    def _prose(self, chance: Chance, needles: list[str], left: int, step: int) -> str | None:
-        count = _largest(first_words_tokens, left, step)
+    def _prose(self, rng: SeededRandom, needles: list[str], budget: int, step: int) -> str | None:
+        count = _largest(first_words_tokens, budget, step)
         if count == 0:
             return None
         sentences = re.split(r"(?<=\.) ", first_words(count))
-        places = sorted(int(len(sentences) * depth / 100) for depth in chance.sample(DEPTHS, len(needles)))
+        places = sorted(int(len(sentences) * depth / 100) for depth in rng.sample(DEPTHS, len(needles)))
         parts = list[str]()
         for start, end, needle in zip([0, *places], places, needles, strict=False):
             parts += [*sentences[start:end], needle]
         return " ".join(parts + sentences[places[-1] :])
 
-    def _lines(self, chance: Chance, needles: list[str], left: int, step: int, taken: set[str]) -> str | None:
+    def _lines(self, rng: SeededRandom, needles: list[str], budget: int, step: int, taken: set[str]) -> str | None:
         if self.haystack == "noise":
             line = tokens(f"{NOISE}\n")
-            lines = [NOISE] * _largest(lambda count: count * line, left, step)
+            lines = [NOISE] * _largest(lambda count: count * line, budget, step)
         else:
             drawn, used = list[str](), 0
-            while used <= left:
-                key = _draw(chance, self.key_kind)
+            while used <= budget:
+                key = _draw(rng, self.key_kind)
                 if key not in taken:
-                    drawn.append(self._needle(key, _draw(chance, self.value_kind)))
+                    drawn.append(self._needle(key, _draw(rng, self.value_kind)))
                     used += tokens(drawn[-1])
             sums = list(accumulate(map(tokens, drawn), initial=0))
-            lines = drawn[: _largest(sums.__getitem__, left, step, most=len(drawn))]
+            lines = drawn[: _largest(sums.__getitem__, budget, step, most=len(drawn))]
         if len(lines) < len(needles):
             return None
         for place, needle in zip(
-            sorted(chance.sample(range(len(lines)), len(needles)), reverse=True), needles, strict=True
+            sorted(rng.sample(range(len(lines)), len(needles)), reverse=True), needles, strict=True
         ):
             lines.insert(place, needle)
         return "\n".join(lines)
 
 
-def _draw(chance: Chance, kind: Kind) -> str:
+def _draw(rng: SeededRandom, kind: Kind) -> str:
     match kind:
         case "words":
-            return f"{chance.choice(ADJECTIVES)}-{chance.choice(NOUNS)}"
+            return f"{rng.choice(ADJECTIVES)}-{rng.choice(NOUNS)}"
         case "numbers":
-            return str(chance.between(1_000_000, 9_999_999))
+            return str(rng.between(1_000_000, 9_999_999))
         case "uuids":
-            return str(uuid.UUID(int=chance.bits(128), version=4))
+            return str(uuid.UUID(int=rng.bits(128), version=4))
 
 
-def _largest(cost: Callable[[int], int], left: int, step: int, most: int | None = None) -> int:
-    """The largest multiple of `step` up to `most` whose cost is at most `left`, by binary search."""
-    low, high = 0, (max(left, 0) if most is None else most) // step
+def _largest(cost: Callable[[int], int], budget: int, step: int, most: int | None = None) -> int:
+    """The largest multiple of `step` up to `most` whose cost is at most `budget`, by binary search."""
+    low, high = 0, (max(budget, 0) if most is None else most) // step
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if cost(middle * step) <= left else (low, middle - 1)
+        low, high = (middle, high) if cost(middle * step) <= budget else (low, middle - 1)
     return low * step
 
 

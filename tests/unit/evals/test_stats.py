@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.evals.report.stats import (
     Interval,
     bootstrap,
@@ -96,8 +96,8 @@ def test_scores_that_hardly_vary_have_no_narrower_interval_than_as_many_of_0_and
 
 @pytest.mark.parametrize("count", [3, 5, 10, 20, 50])
 def test_an_interval_holds_the_mean_of_scores_that_are_mostly_1_as_often_as_it_says(count: int) -> None:
-    chance, mean, times = Chance("coverage", count), 0.9 + 0.1 * 0.25, 400
-    samples = ([1.0 if chance.share() < 0.9 else chance.share() / 2 for _ in range(count)] for _ in range(times))
+    rng, mean, times = SeededRandom("coverage", count), 0.9 + 0.1 * 0.25, 400
+    samples = ([1.0 if rng.random() < 0.9 else rng.random() / 2 for _ in range(count)] for _ in range(times))
     held = sum(found.low <= mean <= found.high for found in map(interval, samples))
     assert held / times >= 0.94
 

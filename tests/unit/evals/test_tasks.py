@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.evals.corpus.chance import Chance
+from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.evals.corpus.tokens import tokens
 from rlm.evals.registry import load_tasks
 from rlm.evals.scorers import SCORERS, score
@@ -114,17 +114,17 @@ def test_a_digest_covers_every_field_and_where_fields_end() -> None:
 
 
 def test_draws_are_a_function_of_their_names_and_stay_within_their_bounds() -> None:
-    chance = Chance("test", 1)
-    assert [chance.below(10) for _ in range(12)] == [6, 2, 1, 7, 1, 9, 5, 0, 2, 6, 7, 3]
-    assert Chance("test", 11).share() != Chance("test", 1, 1).share() != Chance("test", 1).share()
+    rng = SeededRandom("test", 1)
+    assert [rng.below(10) for _ in range(12)] == [6, 2, 1, 7, 1, 9, 5, 0, 2, 6, 7, 3]
+    assert SeededRandom("test", 11).random() != SeededRandom("test", 1, 1).random() != SeededRandom("test", 1).random()
     for _ in range(200):
-        assert 3 <= chance.between(3, 5) <= 5
-        assert 0 <= chance.bits(64) < 1 << 64
-    assert sorted(chance.shuffled(range(50))) == list(range(50))
-    assert len(set(chance.sample(range(10**9), 5))) == 5
-    assert sorted(chance.sample("abc", 3)) == ["a", "b", "c"]
+        assert 3 <= rng.between(3, 5) <= 5
+        assert 0 <= rng.bits(64) < 1 << 64
+    assert sorted(rng.shuffled(range(50))) == list(range(50))
+    assert len(set(rng.sample(range(10**9), 5))) == 5
+    assert sorted(rng.sample("abc", 3)) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="without replacement"):
-        chance.sample("abc", 4)
+        rng.sample("abc", 4)
 
 
 def test_tokens_of_texts_joined_by_a_blank_add_up() -> None:

@@ -16,14 +16,14 @@ Item = TypeVar("Item")
 _SEPARATOR = "\x1f"  # occurs in no name
 
 
-class Chance:
+class SeededRandom:
     """Random draws that depend only on `names`, such as a task, a length, a seed and an index."""
 
     def __init__(self, *names: object) -> None:
         digest = hashlib.sha256(_SEPARATOR.join(map(str, names)).encode()).digest()
         self._random = random.Random(int.from_bytes(digest, "big")).random  # noqa: S311 - not for secrets
 
-    def share(self) -> float:
+    def random(self) -> float:
         """A float in [0, 1)."""
         return self._random()
 
