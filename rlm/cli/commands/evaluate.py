@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 RUN = "run"
 CONCURRENCY = 4  # instances in progress by default
+RESUME_OPTIONS = (
+    "--resume keeps the original settings: it allows only --concurrency, --redo-failed-calls and a larger -n."
+)
 
 Folder = Annotated[Path, typer.Argument(help="folder of an evaluation", show_default=False, parser=a_path)]
 
@@ -106,7 +109,7 @@ def run(
     elif redo_failed_calls:
         raise ConfigError("--redo-failed-calls requires --resume DIR.")
     else:
-        root, sub, sub_base_url_or_none = default_models(model, sub_model, sub_base_url)
+        root, sub, sub_server = default_models(model, sub_model, sub_base_url)
         files = [("data", data), ("longbench", longbench), ("oolong_file", oolong)]
         plan = Plan(
             tasks=tuple(dict.fromkeys(tasks or ())),
@@ -116,7 +119,7 @@ def run(
             seed=7 if seed is None else seed,
             model=root,
             sub_model=sub,
-            sub_base_url=sub_base_url_or_none,
+            sub_base_url=sub_server,
             accuracy=1.0 if accuracy is None else accuracy,
             window=window,
             max_cost_usd=max_cost_usd,
@@ -130,11 +133,6 @@ def run(
         sys.stderr.write(f"rlm: wrote {evaluation.results.folder / name}\n")
     if any(row.error for row in rows) or len(rows) < len(evaluation.jobs):
         raise typer.Exit(1)
-
-
-RESUME_OPTIONS = (
-    "--resume keeps the original settings: it allows only --concurrency, --redo-failed-calls and a larger -n."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ def niah(
     from rlm.evals.report import trials as report
     from rlm.evals.tasks.niah import length_of
 
-    root, sub, sub_base_url = default_models(model, sub_model)
+    root, sub, sub_server = default_models(model, sub_model)
     single = facts == 1  # then the last trial is one more needle
     plan = Plan(
         tasks=("seed_niah/needle", "seed_niah/facts") if facts > 1 else ("seed_niah/needle",),
@@ -55,7 +55,7 @@ def niah(
         seed=seed,
         model=root,
         sub_model=sub,
-        sub_base_url=sub_base_url,
+        sub_base_url=sub_server,
         facts=facts if facts > 1 else None,
     )
     evaluation = start(plan, out, prefix="niah", extra={"lines": lines})
