@@ -31,7 +31,7 @@ from rlm.sandbox.docker.spec import container_spec
 from rlm.sandbox.values import encode
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from helpers.support import FakeProvider
+from rlm.testing import FakeProvider
 
 MB: Final = 1_000_000
 LOADS: Final[tuple[tuple[Literal["attach", "unix"], float], ...]] = (("attach", 0.5), ("unix", 0.2))

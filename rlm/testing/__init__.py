@@ -1,7 +1,10 @@
-"""For the tests of programs that use rlm: models that cost nothing and always say the same."""
+"""Fakes for tests of programs that use rlm: no Docker, no network, no cost. Imports sandbox, models and below.
 
-from __future__ import annotations
+    from rlm.testing import FakeSandboxes, ScriptedModel
 
-from rlm.models.scripted import ScriptedModel as ScriptedModel
+Importing it is cheap: each name is loaded when it is first used.
+"""
 
-__all__ = ["ScriptedModel"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from rlm.errors import ConfigError
-from rlm.models.scripted import ScriptedModel
+from rlm.models.scripted import ScriptedModel as ScriptedModel
 from rlm.types import Message
 
 _LOOK: Final = """First I look at what there is.

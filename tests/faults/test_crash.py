@@ -19,8 +19,8 @@ import pytest
 
 from helpers.containers import containers
 from helpers.measured import Record, count, rows
-from helpers.support import FakeProvider
 from rlm import Completion, Limits, Orchestrator
+from rlm.testing import FakeProvider
 
 KILLS: Final = 20  # random moments of a run
 ROOT = """```repl
@@ -217,7 +217,7 @@ def test_a_killed_sandbox_gets_its_variables_back_and_the_cell_runs_again_with_n
         return f"```repl\n{cells[(len(messages) - 2) // 2]}\n```"
 
     killed = threading.Event()
-    provider.behaviour = replies
+    provider.respond = replies
     done = Orchestrator(model="root", sub_model="leaf", run_root=tmp_path, limits=Limits(cell_seconds=1.0)).completion(
         "text", "q"
     )
@@ -253,7 +253,7 @@ def test_threads_of_a_cell_may_ask_in_another_order_each_time(
             return f"FINAL({digest(messages)})"
         return THREADS
 
-    provider.behaviour = replies
+    provider.respond = replies
     options = {"depth": 2, "model": "root", "sub_model": "child", "level_models": {2: "leaf"}}
     whole = Orchestrator(**options, run_root=tmp_path / "whole").completion("0123456789" * 10_000, "What comes of it?")
     since = len(provider.requests)
@@ -292,11 +292,11 @@ def test_a_full_disk_stops_the_run_before_it_pays_for_another_call(
     provider: FakeProvider, tmp_path: Path, record_property: Record
 ) -> None:
     cell = "```repl\nprint(llm_query('y' * 20_000, recurse=False))\n```"
-    provider.behaviour = lambda messages, model: "z" * 20_000 if model != "root" else f"{len(messages)}\n{cell}"
+    provider.respond = lambda messages, model: "z" * 20_000 if model != "root" else f"{len(messages)}\n{cell}"
     assert "Cannot write" in on_a_full_disk(tmp_path, context=1)
     paid = len(provider.requests)
     (run,) = tmp_path.iterdir()
-    provider.behaviour = lambda messages, model: "FINAL(there is room again)"
+    provider.respond = lambda messages, model: "FINAL(there is room again)"
     answered = rows(run)
     done = Orchestrator().resume(run)
     assert done.answer == "there is room again"

@@ -16,10 +16,10 @@ import pytest
 
 from helpers.containers import containers
 from helpers.measured import DESCRIPTORS, MEMORY_OF_CALLS, MEMORY_OF_RUNS, Record, count, rows
-from helpers.support import FakeProvider
 from rlm import Limits, Message, ModelReply, OpenAIModel, Orchestrator, ScriptedModel
 from rlm.events import Event, SubCallFinished
 from rlm.sandbox.docker.engine import LOOKS, REMOVALS, STARTS
+from rlm.testing import FakeProvider
 
 pytestmark = pytest.mark.anyio
 

@@ -18,9 +18,9 @@ import pytest
 from helpers.batch_tree import CALLS, right_answer, run_batch_tree
 from helpers.measured import Record, count, rows
 from helpers.own_engine import OwnEngine
-from helpers.support import FakeProvider, Fault
 from rlm import EngineUnavailable, OpenAIModel, Orchestrator, ScriptedModel
 from rlm.events import CellStarted, Event, SandboxLost
+from rlm.testing import FakeProvider, Fault
 
 pytestmark = [
     pytest.mark.anyio,

@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 
 from helpers.measured import Record, count
-from helpers.support import FakeProvider, Fault, Reply
 from rlm import Limits, ModelError, OpenAIModel, Orchestrator, Price
+from rlm.testing import FakeProvider, Fault, Reply
 
 pytestmark = pytest.mark.anyio
 

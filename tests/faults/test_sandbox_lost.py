@@ -14,9 +14,9 @@ import pytest
 from helpers.batch_tree import right_answer, run_batch_tree
 from helpers.containers import containers
 from helpers.measured import Record, count
-from helpers.support import FakeProvider, Fault
 from rlm import Message, OpenAIModel, Orchestrator, SandboxConfig, ScriptedModel
 from rlm.config import MIB
+from rlm.testing import FakeProvider, Fault
 
 pytestmark = pytest.mark.anyio
 

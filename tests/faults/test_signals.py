@@ -15,8 +15,8 @@ import pytest
 
 from helpers.containers import containers
 from helpers.measured import Record, count, rows
-from helpers.support import FakeProvider, Fault
 from rlm import Orchestrator
+from rlm.testing import FakeProvider, Fault
 
 MAKE: Final = """
 import sys
@@ -83,8 +83,8 @@ def stopped(process: subprocess.Popen[str], *signals: signal.Signals) -> tuple[f
 
 
 def check_that_it_resumes(run: Path, provider: FakeProvider, record_property: Record, *, signals: int) -> None:
-    assert isinstance(provider.behaviour, Leaves)
-    provider.behaviour.hang = False
+    assert isinstance(provider.respond, Leaves)
+    provider.respond.hang = False
     answered = rows(run)
     done = Orchestrator().resume(run)
     assert (done.answer, done.stop_reason, done.resent_calls) == ("the end", "final", 3)

@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from rlm import Completion, OpenAIModel, Orchestrator
 from rlm.events import Event, SandboxLost
-
-from .support import FakeProvider, Fault
+from rlm.testing import FakeProvider, Fault
 
 ROOT: Final = """```repl
 kept = context.upper()

@@ -1,16 +1,13 @@
-"""In-memory stand-ins for what unit tests may not touch."""
+"""An RLM's services in memory: without files, threads, containers and network."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-
-import anyio
 
 from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls
@@ -20,97 +17,37 @@ from rlm.loop.control import RunControl
 from rlm.loop.rlm import Services
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
-from rlm.sandbox.base import Answer, LoadedValue, OnOutput
 from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.tools import Tools
-from rlm.sandbox.values import Value
 from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
 from rlm.store.replay import Replay
-from rlm.types import CellResult
+from rlm.testing import FakeSandboxes
 
-journals: list[Journal] = []  # of `services`; closed after each test (conftest.py)
-
-Behaviour = Callable[[str, Answer | None], Awaitable[CellResult]]
+journals: list[Journal] = []  # open ones; conftest.py closes them after each test
 
 
-async def says_ok(code: str, answer: Answer | None) -> CellResult:
-    """A cell that prints its own code; `FINAL: x` answers x."""
-    final = code.removeprefix("FINAL: ") if code.startswith("FINAL: ") else None
-    return CellResult(outcome="ok", stdout=code, answer=final)
-
-
-@dataclass
-class FakeSandbox:
-    """Runs cells by calling a function; counts what is alive."""
-
-    id: str
-    behaviour: Behaviour
-    loaded: dict[str, Value] = field(default_factory=dict)
-    tools: Tools | None = None
-
-    async def load(self, name: str, value: Value) -> LoadedValue:
-        self.loaded[name] = value
-        return LoadedValue(type="str", size=value.size)
-
-    async def offer(self, tools: Tools) -> None:
-        self.tools = tools
-
-    async def run(
-        self,
-        code: str,
-        *,
-        seconds: float | None = None,
-        answer: Answer | None = None,
-        on_output: OnOutput | None = None,
-    ) -> CellResult:
-        return await self.behaviour(code, answer)
-
-
-class FakeSandboxes:
-    """A SandboxFactory of FakeSandboxes. `most` were alive at once; `latency` is the seconds that a start takes."""
-
-    def __init__(self, behaviour: Behaviour = says_ok, *, latency: float = 0.0) -> None:
-        self.behaviour = behaviour
-        self.latency = latency
-        self.started: list[tuple[str, int]] = []
-        self.made: list[FakeSandbox] = []
-        self.alive = self.most = 0
-
-    @asynccontextmanager
-    async def __call__(self, *, run_id: str, node: str, depth: int, context_bytes: int) -> AsyncIterator[FakeSandbox]:
-        self.started.append((node, depth))
-        self.alive += 1
-        self.most = max(self.most, self.alive)
-        try:
-            await anyio.sleep(self.latency)
-            self.made.append(FakeSandbox(id=f"sandbox-{len(self.started)}", behaviour=self.behaviour))
-            yield self.made[-1]
-        finally:
-            self.alive -= 1
-
-
-class _OnTheLoop(Executor):
-    """Does everything on the event loop, a moment later: no thread, so that tests may run in virtual time."""
+class _LoopExecutor(Executor):
+    """Runs work on the event loop, a moment later: without a thread, tests may run in virtual time."""
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
+        future: Future[Any] = Future()
 
         def act() -> None:
             try:
-                done.set_result(work(*args, **kwargs))
+                future.set_result(work(*args, **kwargs))
             except Exception as error:
-                done.set_exception(error)
+                future.set_exception(error)
 
         asyncio.get_running_loop().call_soon(act)
-        return done
+        return future
 
 
 def memory_journal() -> Journal:
-    """A journal in memory without a thread; closed after the test."""
+    """A journal in memory, without a thread. It is closed after the test."""
     journal = Journal()
     journal.database._thread.shutdown()
-    journal.database._thread = _OnTheLoop()  # type: ignore[assignment]
+    journal.database._thread = _LoopExecutor()  # type: ignore[assignment]
     journals.append(journal)
     return journal
 
@@ -124,7 +61,7 @@ def services(
     slots: LevelSlots | None = None,
     tools: Mapping[str, Callable[..., object]] | None = None,
 ) -> Services:
-    """What an RLM needs, in memory. `models` serve the levels from the root down, the last one all further levels."""
+    """An RLM's services. `models` serve the levels from the root down; the last one serves all further levels."""
     limits = replace(limits or Limits(), max_seconds=seconds)
     control = RunControl(limits)
     control._start()

@@ -6,9 +6,8 @@ from typing import Any
 from rlm import Orchestrator, ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
+from rlm.testing import FakeSandboxes
 from rlm.types import CellResult, Message
-
-from .fakes import FakeSandboxes
 
 
 async def asks(code: str, answer: Answer | None) -> CellResult:

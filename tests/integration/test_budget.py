@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from helpers.containers import containers
-from helpers.support import FakeProvider, Reply
 from rlm import Limits, Message, OpenAIModel, Orchestrator, Price, ScriptedModel
 from rlm.events import Compacted, Event, RLMStarted, RunFinished
+from rlm.testing import FakeProvider, Reply
 
 pytestmark = pytest.mark.anyio
 

@@ -17,10 +17,10 @@ import anyio
 import pytest
 
 from helpers.containers import containers
-from helpers.support import FakeProvider, Fault
 from rlm.sandbox.docker.engine import default_engine
 from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.docker.owner import owner_labels
+from rlm.testing import FakeProvider, Fault
 
 CELL = "```repl\nprint(llm_query('what is in ' + context[:10]))\n```"
 RLM = str(Path(sys.executable).with_name("rlm"))
@@ -147,7 +147,7 @@ def test_a_limit_that_ends_a_run_has_a_status_of_its_own_and_json_says_which(
 def test_an_unknown_model_and_a_missing_engine_are_one_sentence_each(
     environment: dict[str, str], provider: FakeProvider, tmp_path: Path
 ) -> None:
-    provider.behaviour = lambda *asked: Fault(status=404, body={"error": {"message": "There is no model `root`."}})
+    provider.respond = lambda *asked: Fault(status=404, body={"error": {"message": "There is no model `root`."}})
     done = rlm(environment, "run", "why?", "-", "-q", text="text")
     assert (done.returncode, done.stdout, len(sentences(done.stderr))) == (2, "", 1)
     assert "404 Not Found: There is no model `root`. (check the model's name, --model or RLM_MODEL" in done.stderr
@@ -197,9 +197,9 @@ def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
 def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_does(
     environment: dict[str, str], provider: FakeProvider
 ) -> None:
-    provider.behaviour = lambda *asked: Fault(status=400)
+    provider.respond = lambda *asked: Fault(status=400)
     assert rlm(environment, "run", "why?", "-", "-q", text="text").returncode == 1
-    provider.behaviour, provider.latency = plays, 1.0
+    provider.respond, provider.latency = plays, 1.0
     listed = only_run(environment)
     command = ["script", "-qec", f"{RLM} resume {listed['run_id'][:18]}", "/dev/null"]  # on a terminal of its own
     with subprocess.Popen(

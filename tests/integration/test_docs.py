@@ -26,10 +26,10 @@ from typing import Any
 import pytest
 import typer.main
 
-from helpers.support import FakeProvider
 from rlm import Limits, Orchestrator, Price, SandboxConfig, ScriptedModel
 from rlm import events as event_types
 from rlm.cli import app
+from rlm.testing import FakeProvider
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import FakeProvider
 from rlm.evals.corpus.questions import NAMES
+from rlm.testing import FakeProvider
 
 RLM = str(Path(sys.executable).with_name("rlm"))
 PLAN = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import FakeProvider, Fault, in_turn
+from rlm.testing import FakeProvider, Fault, in_order
 from rlm.testing.policies import POLICIES
 from rlm.types import Message
 
@@ -118,7 +118,7 @@ def test_a_mistake_with_a_local_model_is_one_sentence_and_leaves_no_folder(
 
 
 def test_calls_that_failed_are_a_failure_and_no_wrong_answer_alone(tmp_path: Path) -> None:
-    with FakeProvider(in_turn("Yes.", Fault(status=400))) as provider:
+    with FakeProvider(in_order("Yes.", Fault(status=400))) as provider:
         done = niah_local(tmp_path, LOCAL_URL=provider.base_url)
     assert done.returncode == 1
     assert re.search(r"^\d calls failed, the first with: .*400", done.stderr, re.MULTILINE), done.stderr

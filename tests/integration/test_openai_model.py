@@ -17,11 +17,11 @@ import anyio
 import openai
 import pytest
 
-from helpers.support import FakeProvider, Fault, RateLimited, Reply, in_turn
 from rlm.config import MIB
 from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
 from rlm.models.openai import OpenAIModel
 from rlm.models.prices import Price
+from rlm.testing import FakeProvider, Fault, RateLimited, Reply, in_order
 from rlm.types import Message, ModelReply, Usage
 
 KEY = "sk-proj-0123456789abcdef/+"
@@ -53,7 +53,7 @@ async def failure(model: OpenAIModel) -> ModelError:
 
 async def test_a_reply_has_the_text_and_the_usage_that_the_server_counted() -> None:
     told = Reply(text="42", input_tokens=900, output_tokens=80, cached_tokens=500, reasoning_tokens=64, cost=0.25)
-    async with FakeProvider(in_turn(told)) as provider:
+    async with FakeProvider(in_order(told)) as provider:
         reply = await ask(OpenAIModel("m", base_url=provider.base_url))
     assert reply == ModelReply(
         text="42",
@@ -73,7 +73,7 @@ async def test_an_unknown_cost_is_none_and_a_price_of_ones_own_makes_it_known() 
 
 
 async def test_a_server_that_does_not_count_gets_an_estimate() -> None:
-    async with FakeProvider(in_turn(Reply(text="answer", usage=False))) as provider:
+    async with FakeProvider(in_order(Reply(text="answer", usage=False))) as provider:
         reply = await ask(OpenAIModel("m", base_url=provider.base_url, price=Price(input=1, output=1)))
     assert reply.usage == Usage(calls=1, input_tokens=2, output_tokens=2, cost_usd=None)
 
@@ -114,14 +114,14 @@ async def test_lone_surrogates_arrive_as_replacement_characters() -> None:
 
 async def test_passing_errors_are_retried_as_the_server_asks() -> None:
     busy = Fault(status=429, headers={"retry-after-ms": "20"}, body={"error": {"message": "slow down"}})
-    async with FakeProvider(in_turn(busy, Fault(status=500, headers={"retry-after-ms": "20"}), "ok")) as provider:
+    async with FakeProvider(in_order(busy, Fault(status=500, headers={"retry-after-ms": "20"}), "ok")) as provider:
         reply = await ask(OpenAIModel("m", base_url=provider.base_url))
     assert (reply.text, len(provider.requests)) == ("ok", 3)
 
 
 @pytest.mark.parametrize("sent", ["nothing", "headers", "half"])
 async def test_a_dropped_connection_is_retried(sent: Any) -> None:
-    async with FakeProvider(in_turn(Fault(sent=sent, body=b"{ }", then="drop"), "ok")) as provider:
+    async with FakeProvider(in_order(Fault(sent=sent, body=b"{ }", then="drop"), "ok")) as provider:
         assert (await ask(OpenAIModel("m", base_url=provider.base_url))).text == "ok"
 
 
@@ -144,7 +144,7 @@ async def test_a_dropped_connection_is_retried(sent: Any) -> None:
     ],
 )
 async def test_an_error_status_that_stays_is_reported_in_words(fault: Fault, sentence: str) -> None:
-    async with FakeProvider(in_turn(fault)) as provider:
+    async with FakeProvider(in_order(fault)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))
         assert str(error).removeprefix(f"The model server {provider.base_url[7:-3]} ") == sentence
     assert error.status == fault.status
@@ -154,7 +154,7 @@ async def test_an_error_status_that_stays_is_reported_in_words(fault: Fault, sen
 
 @pytest.mark.parametrize("sent", ["nothing", "headers", "half"])
 async def test_a_connection_that_is_always_dropped_is_reported_in_words(sent: Any) -> None:
-    async with FakeProvider(in_turn(Fault(sent=sent, body=b"{ }", then="drop"))) as provider:
+    async with FakeProvider(in_order(Fault(sent=sent, body=b"{ }", then="drop"))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, max_retries=1))
     assert str(error).endswith("broke the connection off before its response was complete after 2 attempts")
     assert (error.status, len(provider.requests)) == (None, 2)
@@ -170,7 +170,7 @@ async def test_a_connection_that_is_always_dropped_is_reported_in_words(sent: An
     ],
 )
 async def test_a_server_that_hangs_or_sends_blanks_for_ever_is_left_at_the_time_limit(fault: Fault) -> None:
-    async with FakeProvider(in_turn(fault)) as provider:
+    async with FakeProvider(in_order(fault)) as provider:
         started = time.perf_counter()
         error = await failure(OpenAIModel("m", base_url=provider.base_url, timeout=0.3, max_retries=0))
         seconds = time.perf_counter() - started
@@ -179,7 +179,7 @@ async def test_a_server_that_hangs_or_sends_blanks_for_ever_is_left_at_the_time_
 
 
 async def test_a_hang_is_retried() -> None:
-    async with FakeProvider(in_turn(Fault(sent="nothing", then="hang"), "ok")) as provider:
+    async with FakeProvider(in_order(Fault(sent="nothing", then="hang"), "ok")) as provider:
         assert (await ask(OpenAIModel("m", base_url=provider.base_url, timeout=0.3))).text == "ok"
 
 
@@ -233,7 +233,7 @@ async def test_a_server_that_does_not_speak_http_is_reported_in_words() -> None:
 async def test_a_response_without_an_answer_is_an_error_and_never_an_empty_answer(
     response: Reply | Fault, words: str
 ) -> None:
-    async with FakeProvider(in_turn(response)) as provider:
+    async with FakeProvider(in_order(response)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))
         assert str(error).startswith(f"The model server {provider.base_url[7:-3]} {words}")
     assert (error.status, error.request_id) == (200, "req-1")
@@ -256,7 +256,7 @@ async def test_no_key_is_in_the_text_of_an_error_or_in_a_log(fault: Fault, caplo
     header_key = "hk-0123456789abcdef"
     if isinstance(fault.body, dict):
         fault.body["header"] = header_key
-    async with FakeProvider(in_turn(fault)) as provider:
+    async with FakeProvider(in_order(fault)) as provider:
         model = OpenAIModel(
             "m",
             base_url=provider.base_url,
@@ -277,14 +277,14 @@ async def test_no_key_in_a_url_or_an_echoed_header_is_in_the_text_of_an_error(th
     fault = Fault(
         status=403, headers={"x-echo": KEY}, body={"message": "no: /v1?k=sk-proj-0123456789abcdef%2F%2B"}, then=then
     )
-    async with FakeProvider(in_turn(fault)) as provider:
+    async with FakeProvider(in_order(fault)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, sampling={"extra_query": {"k": KEY}}))
     assert KEY[:12] in provider.requests[0].path
     assert KEY[:12] not in "".join(traceback.format_exception(error)) + repr(error)
 
 
 async def test_a_cancelled_call_gives_its_slot_and_connection_back() -> None:
-    async with FakeProvider(in_turn(Fault(sent="nothing", then="hang"), "ok")) as provider:
+    async with FakeProvider(in_order(Fault(sent="nothing", then="hang"), "ok")) as provider:
         model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(model.complete(HELLO), 0.2)
@@ -384,7 +384,7 @@ async def test_a_call_costs_at_most_a_tenth_of_a_millisecond_more_cpu_time_than_
 @pytest.mark.parametrize("tells", [True, False])
 async def test_a_batch_is_answered_in_full_by_a_server_that_lets_few_requests_through(tells: bool) -> None:
     """A provider of 10 requests each 0.4 seconds, and a batch of 60."""
-    behaviour = RateLimited(echo, requests=10, seconds=0.4, tells=tells)
+    behaviour = RateLimited(echo, requests=10, seconds=0.4, send_retry_after=tells)
     async with FakeProvider(behaviour) as provider:
         model = OpenAIModel("m", base_url=provider.base_url)
         asked = [[Message(role="user", content=str(number))] for number in range(60)]
@@ -406,7 +406,7 @@ async def test_a_call_is_tried_again_for_as_long_as_others_are_answered() -> Non
 
 async def test_a_server_that_lets_nobody_through_is_given_up_after_its_time() -> None:
     fault = Fault(status=429, headers={"retry-after-ms": "20"}, body={"error": {"message": "slow\ndown"}})
-    async with FakeProvider(in_turn(fault)) as provider:
+    async with FakeProvider(in_order(fault)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, rate_limit_seconds=0.1))
         tried = len(provider.requests)
     assert 3 <= tried <= 6
@@ -416,7 +416,7 @@ async def test_a_server_that_lets_nobody_through_is_given_up_after_its_time() ->
 
 async def test_a_wait_that_is_longer_than_the_patience_ends_the_call_at_once() -> None:
     fault = Fault(status=429, headers={"retry-after": "3600"}, body={"error": {"message": "come back tomorrow"}})
-    async with FakeProvider(in_turn(fault)) as provider:
+    async with FakeProvider(in_order(fault)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))
         assert len(provider.requests) == 1
     assert str(error).endswith("answered 429 Too Many Requests: come back tomorrow")
@@ -425,7 +425,7 @@ async def test_a_wait_that_is_longer_than_the_patience_ends_the_call_at_once() -
 async def test_an_account_without_money_is_told_at_once_and_holds_nobody_up() -> None:
     words = "You exceeded your current quota, please check your plan and billing details."
     poor = Fault(status=429, body={"error": {"message": words, "code": "insufficient_quota"}})
-    async with FakeProvider(in_turn(poor, "ok")) as provider:
+    async with FakeProvider(in_order(poor, "ok")) as provider:
         model = OpenAIModel("m", base_url=provider.base_url)
         with pytest.raises(ModelError, match="answered 429 Too Many Requests: You exceeded your current quota"):
             await model.complete(HELLO)
@@ -436,7 +436,7 @@ async def test_an_account_without_money_is_told_at_once_and_holds_nobody_up() ->
 
 async def test_while_one_request_has_to_wait_no_other_is_sent() -> None:
     busy = Fault(status=503, headers={"retry-after-ms": "300"})
-    async with FakeProvider(in_turn(busy, "ok")) as provider:
+    async with FakeProvider(in_order(busy, "ok")) as provider:
         model = OpenAIModel("m", base_url=provider.base_url)
         async with anyio.create_task_group() as group:
             group.start_soon(model.complete, HELLO)
@@ -452,13 +452,13 @@ async def test_while_one_request_has_to_wait_no_other_is_sent() -> None:
 
 async def test_a_response_without_end_is_left_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlm.models.openai.MAX_RESPONSE_BYTES", MIB)
-    async with FakeProvider(in_turn(Fault(body=b" " * (2 * MIB)))) as provider:
+    async with FakeProvider(in_order(Fault(body=b" " * (2 * MIB)))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, max_retries=0))
     assert str(error).endswith("sent more than 1 MiB in one response")
 
 
 async def test_a_reply_cut_off_before_its_first_word_is_an_error_of_its_own() -> None:
-    async with FakeProvider(in_turn(Reply(text="", finish_reason="length", output_tokens=9))) as provider:
+    async with FakeProvider(in_order(Reply(text="", finish_reason="length", output_tokens=9))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))
     assert isinstance(error, ReplyCutOff)
     assert error.usage is not None
@@ -478,7 +478,7 @@ async def test_a_limit_on_output_tokens_goes_by_the_name_that_the_sampling_has_f
 async def test_a_conversation_that_is_too_long_is_an_error_of_its_own() -> None:
     words = "This model's maximum context length is 8192 tokens."
     fault = Fault(status=400, body={"error": {"message": words, "code": "context_length_exceeded"}})
-    async with FakeProvider(in_turn(fault)) as server:
+    async with FakeProvider(in_order(fault)) as server:
         model = OpenAIModel("m", base_url=server.base_url)
         with pytest.raises(ContextTooLong, match=words):
             await model.complete(HELLO)
@@ -486,7 +486,7 @@ async def test_a_conversation_that_is_too_long_is_an_error_of_its_own() -> None:
 
 
 async def test_a_reply_that_was_billed_and_holds_no_text_tells_its_usage() -> None:
-    async with FakeProvider(in_turn(Reply(text="half", finish_reason="content_filter"))) as server:
+    async with FakeProvider(in_order(Reply(text="half", finish_reason="content_filter"))) as server:
         model = OpenAIModel("m", base_url=server.base_url, price=Price(input=1, output=1))
         with pytest.raises(ModelError) as caught:
             await model.complete(HELLO)

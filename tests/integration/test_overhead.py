@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from helpers.support import FakeProvider
 from rlm import Limits, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
 from rlm.events import CellFinished, CellStarted, Event, TurnStarted
 from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.values import encode
+from rlm.testing import FakeProvider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.support import FakeProvider
+from rlm.testing import FakeProvider
 
 CELL = "```repl\nprint(llm_query('what is in ' + context[:10]))\n```"
 

@@ -31,7 +31,6 @@ from hypothesis.stateful import (
 )
 
 from helpers.scripted_guest import DIGEST, MemoryStream, query, result
-from helpers.virtual_time import VirtualLoop
 from rlm.config import SandboxConfig
 from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved
 from rlm.protocol.messages import (
@@ -53,6 +52,7 @@ from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.cell import OUTPUT_SLACK
 from rlm.sandbox.session import MAX_CELL_SECONDS, MAX_STREAMS, Session
 from rlm.sandbox.values import encode
+from rlm.testing import VirtualLoop
 
 FRAMES = int(os.environ.get("RLM_FUZZ_FRAMES", "100000"))
 STEPS = 50

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from helpers.support import FakeProvider, Fault, Reply
 from rlm import ModelError, Orchestrator
 from rlm.events import CellStarted, Event, ModelReplied
+from rlm.testing import FakeProvider, Fault, Reply
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ import pytest
 import structlog
 from structlog.testing import CapturingLogger, capture_logs
 
-from helpers.fakes import FakeSandboxes
 from helpers.small_tree import asks, small_tree
 from rlm._util.logs import bound, get_logger
 from rlm.sandbox.base import Answer
+from rlm.testing import FakeSandboxes
 from rlm.types import CellResult
 
 TELL = """

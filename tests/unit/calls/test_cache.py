@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.fakes import FakeSandboxes
 from rlm import Limits, ModelError, Orchestrator, ScriptedModel
 from rlm.events import Compacted, Event, ModelFailed
 from rlm.prompts import SUMMARIZE
 from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.testing import FakeSandboxes
 from rlm.types import CellResult, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.fakes import memory_journal
-from helpers.virtual_time import run_virtually
 from rlm.calls.budget import Budget, BudgetExceeded, Estimate
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
@@ -27,6 +26,7 @@ from rlm.models.scripted import ScriptedModel
 from rlm.store.event_log import EventLog
 from rlm.store.journal import Journal
 from rlm.store.replay import Replay
+from rlm.testing import run_virtually
 from rlm.types import Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,6 @@ from typing import NoReturn
 import anyio
 import pytest
 
-from helpers.fakes import FakeSandboxes
 from rlm import ConfigError, ModelError, ScriptedModel
 from rlm.errors import ContextTooLong, EngineUnavailable
 from rlm.evals.harness import run_jobs
@@ -20,6 +19,7 @@ from rlm.evals.plan import Plan
 from rlm.evals.report.report import markdown
 from rlm.evals.results import ROWS_FILE, ResultRow, Results
 from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.testing import FakeSandboxes
 from rlm.types import CellResult, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio

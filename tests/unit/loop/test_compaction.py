@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.fakes import FakeSandboxes, services
+from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong, SandboxDied
 from rlm.events import Compacted, Event, ModelFailed, SandboxLost
@@ -22,6 +22,7 @@ from rlm.loop.transcript import Transcript
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue
 from rlm.sandbox.values import Value, encode
+from rlm.testing import FakeSandboxes
 from rlm.types import CellResult, Message, Usage
 
 TURNS = 200
@@ -87,7 +88,7 @@ async def test_200_turns_through_a_window_of_4000_tokens_end_with_the_right_answ
     assert len(made) > 5
     assert len(refused) == (len(made) if kind is UnknownWindow else 0)
     assert shared.calls.budget.used.calls == TURNS + 1 + len(made)
-    history = unpacked(sandboxes.made[0].loaded["history"])
+    history = unpacked(sandboxes.created[0].loaded["history"])
     assert len(history) == made[-1].messages
     assert history[1]["content"].startswith("Question:\nthe sum?")
     assert [message["role"] for message in history] == ["system"] + ["user", "assistant"] * (len(history) // 2 - 1) + [
@@ -150,7 +151,7 @@ async def test_history_is_there_in_a_sandbox_that_takes_a_lost_ones_place() -> N
         services(ScriptedModel(add_up, context_window=WINDOW), limits=limits, sandbox_factory=sandboxes, seen=seen)
     )
     assert [type(event) for event in seen if isinstance(event, SandboxLost)] == [SandboxLost]
-    assert sandboxes.made[1].loaded.keys() == {"context", "history"}
+    assert sandboxes.created[1].loaded.keys() == {"context", "history"}
 
 
 @pytest.mark.anyio
@@ -160,7 +161,7 @@ async def test_a_sandbox_without_memory_for_the_history_is_no_end(monkeypatch: p
             raise ConfigError("there is not enough memory")
         return LoadedValue(type="str", size=value.size)
 
-    monkeypatch.setattr("helpers.fakes.FakeSandbox.load", load)
+    monkeypatch.setattr("rlm.testing.fake_sandbox.FakeSandbox.load", load)
     heard: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:

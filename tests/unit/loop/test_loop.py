@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from helpers.fakes import FakeSandbox, FakeSandboxes, says_ok, services
+from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ModelError, ReplyCutOff, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
@@ -14,6 +14,7 @@ from rlm.loop.rlm import Services, rlm_loop
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue, SandboxQuery
 from rlm.sandbox.values import Value, encode
+from rlm.testing import FakeSandbox, FakeSandboxes, echo_cell
 from rlm.types import CellResult, Message, ModelReply, StopPoint, Usage
 
 pytestmark = pytest.mark.anyio
@@ -166,7 +167,7 @@ async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> Non
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         if code == "die":
             raise SandboxDied("it was killed")
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
 
     heard: list[str] = []
 
@@ -243,7 +244,7 @@ async def test_an_error_of_the_root_model_reaches_the_caller_and_leaves_no_sandb
 async def test_a_sub_call_with_depth_left_is_an_rlm_in_a_sandbox_of_its_own() -> None:
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         if code != "ask":
-            return await says_ok(code, answer)
+            return await echo_cell(code, answer)
         assert answer is not None
         query = SandboxQuery(call=1, batch=0, prompt="what?", context=encode("part"), model=None, recurse=None)
         reply = await answer(query)

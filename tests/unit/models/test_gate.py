@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from helpers.virtual_time import run_virtually
 from rlm.models.gate import MAX_WAIT_SECONDS, Gate, retry_after
+from rlm.testing import run_virtually
 
 SECONDS = 0.1  # of a request
 

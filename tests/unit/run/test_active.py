@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.fakes import FakeSandboxes, services
-from helpers.virtual_time import Deadlock, run_virtually
+from helpers.fakes import services
 from rlm.calls.budget import BudgetExceeded, Estimate
 from rlm.config import Limits
 from rlm.loop.broker import RLMTask
@@ -23,6 +22,7 @@ from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.values import encode
+from rlm.testing import Deadlock, FakeSandboxes, run_virtually
 from rlm.types import CellResult, Message, ModelReply
 
 
@@ -112,7 +112,7 @@ class World:
                 raise AssertionError("the root is never refused") from None
         assert (sandboxes.alive, model.in_work, slots.taken) == (0, 0, 0)
         assert shared.calls.budget.in_flight == Estimate()
-        assert sandboxes.most <= self.limits.max_sandboxes
+        assert sandboxes.peak_alive <= self.limits.max_sandboxes
         assert model.most <= self.limits.max_concurrent_calls
         if self.limits.max_tokens is not None:
             assert shared.calls.budget.used.total_tokens <= self.limits.max_tokens

@@ -10,13 +10,13 @@ from typing import Any
 import anyio
 import pytest
 
-from helpers.fakes import FakeSandboxes, says_ok
 from helpers.journals import crash, states
 from rlm import Limits, Orchestrator, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import Event, ModelFailed
 from rlm.loop import control
 from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.testing import FakeSandboxes, echo_cell
 from rlm.types import CellResult, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +67,7 @@ async def test_a_last_turn_that_was_cut_off_behind_its_reply_is_so_in_a_replay(t
     async def slow(code: str, answer: Answer | None) -> CellResult:
         if code != "look":
             await anyio.sleep(0.3)
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
 
     root = Root("```repl\nFINAL: late\n```", seconds=0.3)
     rlm = orchestrator(root, tmp_path, sandbox_factory=FakeSandboxes(slow), limits=Limits(max_iterations=1))
@@ -126,7 +126,7 @@ async def test_what_the_cache_serves_is_told_by_node_and_model_as_in_a_replay(tm
     async def asks(code: str, answer: Answer | None) -> CellResult:
         assert answer is not None
         await answer(SandboxQuery(call=1, batch=0, prompt="p", context=None, model=None, recurse=False))
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
 
     root = ScriptedModel(reply, name="root")
     rlm = orchestrator(root, tmp_path, sandbox_factory=FakeSandboxes(asks), cache=tmp_path / "cache")

@@ -10,11 +10,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from helpers.fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, Limits, Orchestrator, Price, Run, RunCancelled, ScriptedModel
 from rlm.events import Event, LimitsRaised, RunFinished, RunResumed, RunStarted, TurnStarted
 from rlm.loop.control import RunControl
 from rlm.sandbox.base import Answer
+from rlm.testing import FakeSandboxes, echo_cell
 from rlm.types import CellResult, Message
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,7 @@ class Gate:
     async def __call__(self, code: str, answer: Answer | None) -> CellResult:
         self.entered.set()
         await anyio.to_thread.run_sync(self.open.wait, abandon_on_cancel=True)
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
 
 
 def turns(count: int) -> Callable[[Sequence[Message]], str]:
@@ -42,7 +42,7 @@ def turns(count: int) -> Callable[[Sequence[Message]], str]:
     return reply
 
 
-def orchestrator(tmp_path: Path, behaviour=says_ok, *, count: int = 3, **options) -> Orchestrator:
+def orchestrator(tmp_path: Path, behaviour=echo_cell, *, count: int = 3, **options) -> Orchestrator:
     model = ScriptedModel(turns(count), name="m")
     return Orchestrator(model=model, sandbox_factory=FakeSandboxes(behaviour), run_root=tmp_path, **options)
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from helpers.fakes import FakeSandboxes, memory_journal
+from helpers.fakes import memory_journal
 from rlm import Limits, Message, Orchestrator, ScriptedModel
 from rlm.calls.budget import Budget
 from rlm.calls.gateway import Calls
@@ -27,6 +27,7 @@ from rlm.sandbox.session import MAX_CELL_SECONDS
 from rlm.sandbox.slots import LevelSlots
 from rlm.store.event_log import EventLog
 from rlm.store.replay import Replay
+from rlm.testing import FakeSandboxes
 from rlm.types import CellResult
 
 pytestmark = pytest.mark.anyio

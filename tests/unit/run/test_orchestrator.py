@@ -14,8 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from helpers.fakes import FakeSandboxes, services
-from helpers.virtual_time import run_virtually
+from helpers.fakes import services
 from rlm import ConfigError, LimitExceeded, Limits, Orchestrator, Price
 from rlm.events import Event, RunFinished
 from rlm.loop.broker import RLMTask
@@ -25,6 +24,7 @@ from rlm.models.scripted import ScriptedModel
 from rlm.run.options import PATHS, UNSET, Options, OptionsDict
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
+from rlm.testing import FakeSandboxes, run_virtually
 from rlm.types import CellResult, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.fakes import FakeSandboxes, says_ok
 from helpers.journals import crash, states
 from rlm import ConfigError, JournalError, Limits, ModelError, Orchestrator, Price, ReplayDivergedError, ScriptedModel
 from rlm.events import Event, ReplayDiverged, RunResumed
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.store.runs import list_runs
+from rlm.testing import FakeSandboxes, echo_cell
 from rlm.types import CellResult, Completion, Message, ModelReply, Usage
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ ORDERS = random.Random(7)
 async def asks(code: str, answer: Answer | None) -> CellResult:
     """`ask 3` asks three questions at once, each time in another order, and prints what was answered."""
     if not code.startswith("ask "):
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
     assert answer is not None
     count = int(code.split()[1])
     replies = [""] * count
@@ -408,7 +408,7 @@ async def test_a_run_that_is_running_is_not_resumed(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is running, in process") as error:
             await shared.aresume(run.name)
         refused.append(str(error.value))
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
 
     model = ScriptedModel(["```repl\nlook\n```", "FINAL(x)"])
     shared = Orchestrator(model=model, sandbox_factory=FakeSandboxes(behaviour), run_root=tmp_path)
@@ -512,7 +512,7 @@ async def test_a_call_that_its_cell_did_not_wait_for_is_not_paid_again(tmp_path:
 
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         if code != "leave":
-            return await says_ok(code, answer)
+            return await echo_cell(code, answer)
         assert answer is not None
         query = SandboxQuery(call=1, batch=0, prompt="slow", context=None, model=None, recurse=None)
         async with anyio.create_task_group() as calls:

@@ -9,11 +9,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from helpers.fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, LimitExceeded, Limits, ModelError, Orchestrator, ScriptedModel, Session
 from rlm.events import Event, QuestionAsked, RLMFinished, RunFinished, RunResumed
 from rlm.loop.rlm import NO_ANSWER
 from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.testing import FakeSandboxes, echo_cell
 from rlm.types import CellResult, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
@@ -77,7 +77,7 @@ async def test_all_questions_share_one_sandbox_one_conversation_and_one_budget(t
     assert sum(done.usage.total_tokens for done in session.completions) == usage.total_tokens
     assert usage.calls == 6 == sum(done.by_node["0"].calls for done in session.completions)
     assert sandboxes.alive == 0
-    (made,) = sandboxes.made
+    (made,) = sandboxes.created
     assert sorted(made.loaded) == ["context", "context_1", "history"]
     assert len({done.run_dir for done in session.completions}) == 1
     asked = [event for event in seen if isinstance(event, QuestionAsked)]
@@ -107,7 +107,7 @@ async def test_the_names_of_contexts_are_bound_in_the_sandbox(tmp_path: Path) ->
 
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         ran.append(code)
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
 
     async with orchestrator(Root(), tmp_path, sandbox_factory=FakeSandboxes(behaviour)).session() as session:
         await session.aask("first?", "text")
@@ -188,7 +188,7 @@ async def test_cancelling_a_question_closes_the_session_and_its_sandbox(tmp_path
     async def hangs(code: str, answer: Answer | None) -> CellResult:
         if "context" not in code:
             await anyio.sleep_forever()
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
 
     sandboxes = FakeSandboxes(hangs)
     async with orchestrator(Root(), tmp_path, sandbox_factory=sandboxes).session() as session:
@@ -227,7 +227,7 @@ async def test_a_question_that_the_clock_ended_is_replayed_to_the_same_place(tmp
             query = SandboxQuery(call=1, batch=0, prompt="p", context=None, model=None, recurse=False)
             await answer(query)
             await anyio.sleep_forever()
-        return await says_ok(code, answer)
+        return await echo_cell(code, answer)
 
     root = Root()
     rlm = orchestrator(root, tmp_path, sandbox_factory=FakeSandboxes(asks_and_hangs), limits=Limits(max_seconds=0.2))
@@ -251,7 +251,7 @@ async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path
 
     async def asks_twice(code: str, answer: Answer | None) -> CellResult:
         if code != "look":
-            return await says_ok(code, answer)
+            return await echo_cell(code, answer)
         assert answer is not None
         for number, prompt in enumerate(("lost", "slow")):
             await answer(SandboxQuery(call=number, batch=0, prompt=prompt, context=None, model=None, recurse=False))

@@ -10,13 +10,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from helpers.fakes import FakeSandboxes, says_ok
 from rlm import ConfigError, JournalError, Limits, Orchestrator, Price, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import TurnStarted
 from rlm.loop import control
 from rlm.prompts import SUMMARIZE
 from rlm.sandbox.base import Answer, SandboxQuery
+from rlm.testing import FakeSandboxes, echo_cell
 from rlm.types import CellResult, Completion, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
@@ -84,7 +84,7 @@ class Play:
         if code.startswith("bad"):
             return CellResult(outcome="error", error="NameError")
         if answer is None or not code.startswith(("ask", "hang")):
-            return await says_ok(code, answer)
+            return await echo_cell(code, answer)
         query = SandboxQuery(call=1, batch=0, prompt=code, context=None, model=None, recurse=False)
         reply = await answer(query)
         if code == "hang 1":

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.virtual_time import run_virtually
 from rlm.errors import ConfigError
 from rlm.sandbox.slots import LevelSlots
+from rlm.testing import run_virtually
 
 Tree = list["Tree"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from helpers.fakes import FakeSandboxes, says_ok, services
+from helpers.fakes import services
 from helpers.journals import crash, states
 from rlm import Limits, Orchestrator, ReplayDivergedError, ScriptedModel
 from rlm.errors import SandboxDied
@@ -17,6 +17,7 @@ from rlm.loop.rlm import rlm_loop
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.store.queries import Queries
+from rlm.testing import FakeSandboxes, echo_cell
 from rlm.types import CellResult, Completion, Message
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +38,7 @@ class Threads:
 
     async def __call__(self, code: str, answer: Answer | None) -> CellResult:
         if answer is None or not code.startswith("ask "):
-            return await says_ok(code, answer)
+            return await echo_cell(code, answer)
         prompts = [prompt + "?" * (prompt == self.changed) for prompt in code.removeprefix("ask ").split()]
         answers: dict[str, list[str]] = {}
 

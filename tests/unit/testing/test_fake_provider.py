@@ -1,14 +1,15 @@
-"""What tests rely on in FakeProvider, seen by a client that knows nothing but sockets."""
+"""What tests rely on in FakeProvider, seen by a client of plain sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from helpers.support import FakeProvider, Fault, Reply, in_turn
+from rlm.testing import FakeProvider, Fault, Reply, in_order
 
 pytestmark = pytest.mark.anyio
 
@@ -32,9 +33,12 @@ class Wire:
         self.writer.close()
         await self.writer.wait_closed()
 
-    async def ask(self, prompt: str) -> tuple[int, dict[str, Any]]:
+    def send(self, prompt: str) -> None:
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": prompt}]}).encode()
         self.writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def ask(self, prompt: str) -> tuple[int, dict[str, Any]]:
+        self.send(prompt)
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
         length = int(head.lower().split("content-length: ")[1].split("\r")[0])
         return int(head.split()[1]), json.loads(await self.reader.readexactly(length))
@@ -50,19 +54,19 @@ async def test_replies_are_a_function_of_the_conversation_over_one_kept_connecti
         assert (provider.input_tokens, provider.output_tokens) == (2, 4)
 
 
-async def test_requests_in_work_at_once_are_counted() -> None:
-    async def one() -> None:
-        async with Wire(provider) as wire:
-            await wire.ask("x")
-
-    async with FakeProvider(latency=0.05) as provider:
-        await asyncio.gather(*(one() for _ in range(5)))
+async def test_requests_in_flight_at_once_are_counted() -> None:
+    async with AsyncExitStack() as stack:
+        provider = await stack.enter_async_context(FakeProvider(in_order(Fault(sent="nothing", then="hang"))))
+        for _ in range(5):
+            (await stack.enter_async_context(Wire(provider))).send("x")
+        while len(provider.requests) < 5:
+            await asyncio.sleep(0.01)
         assert (provider.max_concurrent, provider.connections) == (5, 5)
 
 
-async def test_usage_is_told_as_it_was_set() -> None:
-    told = Reply(text="x", input_tokens=9, output_tokens=8, cached_tokens=7, reasoning_tokens=6, cost=0.5)
-    async with FakeProvider(in_turn(told, Reply(text="x", usage=False))) as provider, Wire(provider) as wire:
+async def test_usage_is_reported_as_the_reply_sets_it() -> None:
+    reply = Reply(text="x", input_tokens=9, output_tokens=8, cached_tokens=7, reasoning_tokens=6, cost=0.5)
+    async with FakeProvider(in_order(reply, Reply(text="x", usage=False))) as provider, Wire(provider) as wire:
         assert (await wire.ask(""))[1]["usage"] == {
             "prompt_tokens": 9,
             "completion_tokens": 8,
@@ -75,7 +79,7 @@ async def test_usage_is_told_as_it_was_set() -> None:
 
 
 async def test_faults_are_sent_as_far_as_they_say() -> None:
-    faults = in_turn(
+    faults = in_order(
         Fault(status=429, headers={"Retry-After": "1"}, body={"error": "busy"}),
         Fault(sent="half", body=b"0123456789", then="drop"),
     )
@@ -87,14 +91,14 @@ async def test_faults_are_sent_as_far_as_they_say() -> None:
 
 
 async def test_a_hanging_response_ends_with_the_provider() -> None:
-    async with FakeProvider(in_turn(Fault(sent="nothing", then="hang"))) as provider, Wire(provider) as wire:
+    async with FakeProvider(in_order(Fault(sent="nothing", then="hang"))) as provider, Wire(provider) as wire:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(wire.ask(""), 0.1)
         await provider.__aexit__(None, None, None)
         assert await wire.reader.read() == b""
 
 
-def test_a_provider_with_a_thread_of_its_own_serves_blocking_tests() -> None:
+def test_as_a_plain_context_manager_it_serves_from_a_thread() -> None:
     async def one() -> int:
         async with Wire(provider) as wire:
             return (await wire.ask("x"))[0]
