@@ -8,8 +8,7 @@ import anyio
 import pytest
 
 from rlm import CellResult, Sandbox, SandboxConfig, SandboxDied
-from rlm.sandbox.base import QueryReply, SandboxQuery
-from rlm.sandbox.base import Sandbox as AnySandbox
+from rlm.sandbox.base import QueryReply, SandboxProtocol, SandboxQuery
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +17,7 @@ async def echo(query: SandboxQuery) -> QueryReply:
     return QueryReply(ok=True, text=f"<{query.prompt}>")
 
 
-async def last(*cells: str, sandbox: AnySandbox | None = None) -> CellResult:
+async def last(*cells: str, sandbox: SandboxProtocol | None = None) -> CellResult:
     """The result of the last of several cells."""
     if sandbox is None:
         async with Sandbox(depth=1) as sandbox:
