@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rlm.protocol.messages import Kind
 from rlm.types import CellResult
@@ -46,7 +46,7 @@ class LoadedValue:
     size: int
 
 
-Answer = Callable[[SandboxQuery], Awaitable[QueryReply]]
+Answer = Callable[[SandboxQuery], Coroutine[Any, Any, QueryReply]]
 OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
 
 
