@@ -8,11 +8,14 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Literal, get_args
 
 import pytest
 
 from rlm import SandboxConfig, SandboxDied
 from rlm.sandbox.docker.runtimes import GVISOR, is_gvisor
+
+Transport = Literal["attach", "unix"]
 
 
 def containers(label: str, *, status: str | None = None) -> list[str]:
@@ -38,14 +41,18 @@ def runtimes() -> set[str]:
 
 def ways(*, daily: int) -> list[object]:
     """A policy for each runtime and transport; the first `daily` of them without the mark `long`."""
-    pairs = [(runtime, transport) for runtime in (None, GVISOR) for transport in ("attach", "unix")]
+    configs = [
+        SandboxConfig(runtime=runtime, transport=transport)
+        for runtime in (None, GVISOR)
+        for transport in get_args(Transport)
+    ]
     return [
         pytest.param(
-            SandboxConfig(runtime=runtime, transport=transport),
-            id=f"{runtime or 'runc'}-{transport}",
+            config,
+            id=f"{config.runtime or 'runc'}-{config.transport}",
             marks=() if number < daily else pytest.mark.long,
         )
-        for number, (runtime, transport) in enumerate(pairs)
+        for number, config in enumerate(configs)
     ]
 
 

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -62,7 +62,7 @@ def page(reports: Iterable[pytest.TestReport]) -> str:
     figures: dict[str, object] = {}
     outcomes: list[str] = []
     for report in reports:
-        known = dict(report.user_properties)
+        known: dict[str, Any] = dict(report.user_properties)
         for name in COUNTS:
             sums[name] += known.get(name, 0)
         figures |= {name: known[name] for name in FIGURES if name in known}

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def page(reports: Iterable[pytest.TestReport]) -> str:
     attacks: dict[str, dict[str, str]] = {}
     others: list[str] = []
     for report in reports:
-        known = dict(report.user_properties)
+        known: dict[str, Any] = dict(report.user_properties)
         if "attack" in known:
             came_to = known.get("came_to", report.outcome) if report.passed else report.outcome.upper()
             attacks.setdefault(known["attack"], {})[known["way"]] = came_to

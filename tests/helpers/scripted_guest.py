@@ -37,7 +37,8 @@ class MemoryStream:
             await self._send.send(item[start : start + self._piece_bytes])
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        return await self._receive.receive()
+        data: bytes = await self._receive.receive()
+        return data
 
     def close(self) -> None:
         self._send.close()

@@ -58,10 +58,9 @@ def ask(clock: Clock, node: str, turn: int, *, model: str = ROOT_MODEL, tokens: 
 
 
 def replied(node: str, model: str, tokens: int) -> Event:
-    role = "root" if model == ROOT_MODEL else "sub"
     return ModelReplied(
         node=node,
-        role=role,
+        role="root" if model == ROOT_MODEL else "sub",
         model=model,
         text="",
         finish_reason="stop",
