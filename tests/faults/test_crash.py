@@ -254,7 +254,7 @@ def test_threads_of_a_cell_may_ask_in_another_order_each_time(
         return THREADS
 
     provider.respond = replies
-    options = {"depth": 2, "model": "root", "sub_model": "child", "level_models": {2: "leaf"}}
+    options: dict[str, Any] = {"depth": 2, "model": "root", "sub_model": "child", "level_models": {2: "leaf"}}
     whole = Orchestrator(**options, run_root=tmp_path / "whole").completion("0123456789" * 10_000, "What comes of it?")
     since = len(provider.requests)
     killed_at(provider, tmp_path / "killed", requests=20)

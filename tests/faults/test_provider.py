@@ -157,7 +157,8 @@ async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_
             return "FINAL(through)"
         if turn not in met:
             met.add(turn)
-            return faults[turn][0]
+            response: Response = faults[turn][0]
+            return response
         return fenced(f"print(llm_query('{turn}'))")
 
     async with FakeProvider(plays) as server:
