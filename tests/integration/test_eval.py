@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,22 +32,21 @@ PLAN = (
 SCORES = "## Cost and time"  # seconds come after it
 
 
-def command(folder: Path, *arguments: str, **environment: str) -> dict[str, object]:
+def command(folder: Path, *arguments: str, **environment: str) -> dict[str, Any]:
     keep = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "COLUMNS": "100"}
     return {"args": [RLM, "eval", *arguments], "cwd": folder, "env": keep | environment, "text": True}
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload]
-        **command(folder, *arguments, **environment), capture_output=True, check=False, timeout=120
-    )
+    options = command(folder, *arguments, **environment)
+    done: subprocess.CompletedProcess[str] = subprocess.run(**options, capture_output=True, check=False, timeout=120)
+    return done
 
 
 def killed(folder: Path, moment: float, *arguments: str) -> int:
     """Start it, and end it after so many seconds without a word; its status."""
-    process = subprocess.Popen(  # type: ignore[call-overload]
-        **command(folder, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    options = command(folder, *arguments)
+    process: subprocess.Popen[str] = subprocess.Popen(**options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         return process.wait(moment)
     except subprocess.TimeoutExpired:
@@ -69,7 +69,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_table(tmp_path: 
     whole = run(tmp_path, *PLAN, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     assert "This run used the scripted model" in scores(tmp_path / "whole")
-    arguments = (*PLAN, "--out", "cut")
+    arguments: tuple[str, ...] = (*PLAN, "--out", "cut")
     for _ in range(times):
         killed(tmp_path, chance.uniform(1.0, 4.0), *arguments)
         if (tmp_path / "cut" / "eval.json").exists():
@@ -96,7 +96,7 @@ def test_its_report_and_comparison_come_from_the_rows_alone(tmp_path: Path) -> N
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    process = subprocess.Popen(  # type: ignore[call-overload]
+    process = subprocess.Popen(
         **command(tmp_path, *PLAN, "-n", "40", "--out", "cut"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     patience = time.monotonic() + 30

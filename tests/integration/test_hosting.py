@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -276,7 +277,13 @@ def picky(number: int) -> int:
     raise ToolError(f"{number} is no good")
 
 
-TOOLS = {"lookup": lookup, "slow": slow, "careless": careless, "picky": picky, "odd": lambda: object()}
+TOOLS: dict[str, Callable[..., object]] = {
+    "lookup": lookup,
+    "slow": slow,
+    "careless": careless,
+    "picky": picky,
+    "odd": lambda: object(),
+}
 
 
 async def test_cells_call_functions_of_the_host_with_checked_arguments(config: SandboxConfig) -> None:
@@ -362,7 +369,7 @@ except NameError:
 async def test_rlms_have_tools_and_their_children_where_allowed(allowed: bool, below: str, tmp_path: Path) -> None:
     prompts: list[str] = []
 
-    def play(messages: list[Message]) -> str:
+    def play(messages: Sequence[Message]) -> str:
         prompts.append(messages[0].content)
         return TRY if "try it" in messages[1].content else ASK_BELOW
 

@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +39,7 @@ def test_the_scripted_model_finds_every_needle(tmp_path: Path, depth: int) -> No
 
 
 def test_the_same_command_runs_on_a_server_and_counts_what_it_counts(tmp_path: Path) -> None:
-    def played(messages: list[dict[str, str]], model: str) -> str:
+    def played(messages: Sequence[Mapping[str, Any]], model: str) -> str:
         asked = [Message(role=message["role"], content=message["content"]) for message in messages]
         return POLICIES["needle"](asked)
 
@@ -70,7 +72,7 @@ def niah_local(folder: Path, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def read(messages: list[dict[str, str]], model: str) -> str:
+def read(messages: Sequence[Mapping[str, Any]], model: str) -> str:
     """As a small model reads a piece: it says a number where there is none, too."""
     found = re.search(r"The magic number is (\d+)", messages[-1]["content"])
     return found[1] if found else "The number is 1234567."

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
+from helpers.containers import Transport
 from rlm import Limits, OpenAIModel, Orchestrator, Sandbox, SandboxConfig, ScriptedModel
 from rlm.events import CellFinished, CellStarted, Event, TurnStarted
 from rlm.sandbox.docker.image import image_name
@@ -94,7 +95,7 @@ async def test_a_sandbox_starts_in_no_more_than_one_and_a_half_times_the_engines
 
 
 @pytest.mark.parametrize(("transport", "seconds"), [("attach", 0.5), ("unix", 0.2)])
-async def test_100_mb_are_loaded_quickly(transport: str, seconds: float) -> None:
+async def test_100_mb_are_loaded_quickly(transport: Transport, seconds: float) -> None:
     context = "0123456789" * (10 * MB)
 
     async def measure() -> float:
