@@ -47,10 +47,25 @@ FIELDS = {
 }
 BYTES_FIELDS = {"prompt", "context", "answer", "data", "value", "code", "text"}
 TEXT_FIELDS = {"error", "name", "type", "model", "digest", "python"}
-WRONG = [None, True, -1, 1.5, "", b"", [], {}, [0], [0, -1], [1, 2, 3], 2**64 - 1, float("nan"), "x" * 1000]
+WRONG: list[object] = [
+    None,
+    True,
+    -1,
+    1.5,
+    "",
+    b"",
+    [],
+    {},
+    [0],
+    [0, -1],
+    [1, 2, 3],
+    2**64 - 1,
+    float("nan"),
+    "x" * 1000,
+]
 
 line = __main__.llm_query.__self__._link
-stolen = []
+stolen: list[socket.socket] = []
 
 
 def file_of(choose, size):
@@ -170,9 +185,9 @@ def change_what_comes(choose):
         return ours, theirs
 
     if choose.random() < 0.5:
-        worker.Worker._fork_snapshot = forged
+        worker.Worker._fork_snapshot = forged  # type: ignore[method-assign]  # that is the attack
     else:
-        Link.pair = staticmethod(kept)
+        Link.pair = staticmethod(kept)  # type: ignore[method-assign]  # that is the attack
 
 
 def read_what_is_not_ours(choose):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.containers import Transport
 from rlm import Sandbox, SandboxConfig
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +21,7 @@ SOCKET = 41  # the number of socket(2)
 
 
 @pytest.mark.parametrize("transport", ["attach", "unix"])
-async def test_a_container_checker_finds_nothing_to_begin_with(transport: str) -> None:
+async def test_a_container_checker_finds_nothing_to_begin_with(transport: Transport) -> None:
     async with Sandbox(SandboxConfig(transport=transport)) as sandbox:
         result = await sandbox.run(CHECKER)
     assert result.outcome == "ok", result.error

@@ -63,7 +63,10 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     Outcome: st.sampled_from(get_args(Outcome)),
 }
 messages = st.one_of(
-    st.builds(kind, **{name: FIELDS[hint] for name, hint in get_type_hints(kind).items()}) for kind in get_args(Message)
+    *(
+        st.builds(kind, **{name: FIELDS[hint] for name, hint in get_type_hints(kind).items()})
+        for kind in get_args(Message)
+    )
 )
 plain = st.recursive(
     st.none() | st.booleans() | numbers | st.integers(-(2**63), -1) | st.floats() | texts | st.binary(max_size=20),

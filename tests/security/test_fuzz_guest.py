@@ -129,8 +129,7 @@ async def fuzz(seed: int, seconds: float) -> None:
             for _ in range(CELLS):
                 cells += 1
                 result = await told(sandbox, f"SEED = {seed + cells}\n{HOSTILE}")
-                after = result and await told(sandbox, "print('kept')")
-                if after is None:
+                if result is None or await told(sandbox, "print('kept')") is None:
                     lost += 1
                     break
                 outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1

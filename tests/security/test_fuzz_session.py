@@ -88,6 +88,7 @@ class Conversation(RuleBasedStateMachine):
     """
 
     frames = 0
+    phase: str
 
     def __init__(self) -> None:
         super().__init__()

@@ -117,8 +117,7 @@ async def worked(sandboxes: list[Sandbox], expected: dict[str, str]) -> float:
 
 async def attack(number: int, made: list[str]) -> None:
     """One attack after the other, without end; a sandbox that was lost gets a successor."""
-    attacks = itertools.cycle([*BOMBS, *FLOODS, *HANGS, *DEATHS])
-    attacks = itertools.islice(attacks, 3 * number, None)
+    attacks = itertools.islice(itertools.cycle([*BOMBS, *FLOODS, *HANGS, *DEATHS]), 3 * number, None)
     while True:
         async with Sandbox() as sandbox:
             for each in attacks:
