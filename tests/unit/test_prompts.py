@@ -1,5 +1,7 @@
 """Prompts promise what the configuration allows, and nothing else."""
 
+from typing import Any
+
 import pytest
 
 from rlm.config import Limits
@@ -14,7 +16,13 @@ from rlm.prompts import (
 
 
 def facts(depth: int, **changes: object) -> PromptContext:
-    values = {"model": "big", "sub_model": "small", "models": ("big", "small"), "level": 0, "limits": Limits()}
+    values: dict[str, Any] = {
+        "model": "big",
+        "sub_model": "small",
+        "models": ("big", "small"),
+        "level": 0,
+        "limits": Limits(),
+    }
     return PromptContext(depth=depth, **(values | changes))
 
 

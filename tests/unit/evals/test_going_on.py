@@ -115,8 +115,8 @@ USAGE = Usage(calls=1, input_tokens=100, output_tokens=10, cost_usd=1.0)
 class Charging(ScriptedModel):
     """Bills a dollar for each reply."""
 
-    async def complete(self, messages: Sequence[Message]) -> ModelReply:
-        return replace(await super().complete(messages), usage=USAGE)
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        return replace(await super().complete(messages, max_tokens=max_tokens), usage=USAGE)
 
 
 def sub_model(*, down: bool, error: type[ModelError] = ModelError) -> ScriptedModel:
@@ -137,7 +137,7 @@ async def asks(code: str, answer: Answer | None) -> CellResult:
 
 async def asked(folder: Path, root: Root, sub: ScriptedModel, *, redo: bool = False) -> ResultRow:
     """Two cells that ask, and an answer."""
-    model = Charging(root, name="root")
+    model: str | Model = Charging(root, name="root")
     if not (folder / ROWS_FILE).exists():
         Results.create(folder, PLAN.to_settings())
     results = Results.load(folder)

@@ -176,10 +176,8 @@ def _reported(folder: Path, *rows: ResultRow) -> str:
 
 
 def _rows(count: int, **given: Any) -> list[ResultRow]:
-    return [
-        ResultRow(**{"task": "t", "length": 1024, "seed": 7, "index": index, "method": "rlm:1", "strict": 1.0} | given)
-        for index in range(count)
-    ]
+    fields: dict[str, Any] = {"task": "t", "length": 1024, "seed": 7, "method": "rlm:1", "strict": 1.0} | given
+    return [ResultRow(**{"index": index} | fields) for index in range(count)]
 
 
 def test_a_report_shows_what_limits_stopped_and_which_calls_failed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -76,7 +77,7 @@ def test_nothing_stays_of_a_run_that_never_began() -> None:
 
 def test_what_the_log_says_comes_after_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, file = Tty(), io.StringIO()
-    handlers = [logging.StreamHandler(terminal), logging.StreamHandler(file)]
+    handlers: list[logging.StreamHandler[Any]] = [logging.StreamHandler(terminal), logging.StreamHandler(file)]
     monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
     with logs_held_back():
         logging.getLogger("rlm.run").warning("a warning")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -48,7 +48,7 @@ def test_a_reply_carries_text_reason_model_request_id_and_usage() -> None:
             output_tokens=100,
             cached_tokens=600,
             reasoning_tokens=70,
-            cost_usd=pytest.approx(0.002),
+            cost_usd=cast("float", pytest.approx(0.002)),
         ),
         model="m-2026",
         finish_reason="length",
@@ -123,7 +123,8 @@ def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
 def test_a_response_without_an_answer_tells_what_was_counted_for_it(unusable: dict[str, Any]) -> None:
     with pytest.raises(UnusableResponse) as caught:
         read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100}, **unusable))
-    assert caught.value.usage == Usage(calls=1, input_tokens=1000, output_tokens=100, cost_usd=pytest.approx(0.002))
+    dollars = cast("float", pytest.approx(0.002))
+    assert caught.value.usage == Usage(calls=1, input_tokens=1000, output_tokens=100, cost_usd=dollars)
     with pytest.raises(UnusableResponse) as caught:
         read(body(**unusable))
     assert caught.value.usage is None

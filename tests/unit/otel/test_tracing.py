@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -256,7 +257,7 @@ async def test_a_run_that_fails_is_cancelled_or_breaks_off_ends_all_its_spans_wi
 
 
 def test_what_else_happened_is_told_by_spans_of_functions_and_events_of_spans(traced: Traced) -> None:
-    ids = {"run_id": "r", "ts": 5.0}
+    ids: dict[str, Any] = {"run_id": "r", "ts": 5.0}
     spans = told(
         traced,
         RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, **ids),

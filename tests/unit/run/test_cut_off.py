@@ -74,7 +74,7 @@ async def test_a_last_turn_that_was_cut_off_behind_its_reply_is_so_in_a_replay(t
     whole = await rlm.acompletion("text", "why?")
     assert (whole.answer, whole.usage.calls) == ("", 2)
     root.seconds = 0.0
-    replayed = await rlm.areplay(whole.run_dir)  # type: ignore[arg-type]
+    replayed = await rlm.areplay(whole.run_dir)
     assert (replayed.answer, replayed.usage) == (whole.answer, whole.usage)
 
 
@@ -134,4 +134,4 @@ async def test_what_the_cache_serves_is_told_by_node_and_model_as_in_a_replay(tm
     again = await rlm.acompletion("text", "why?")
     assert again.usage.calls == 0
     assert (set(again.by_node), set(again.by_model)) == ({"0", "0.1"}, {"root"})
-    assert again.by_node == (await rlm.areplay(again.run_dir)).by_node  # type: ignore[arg-type]
+    assert again.by_node == (await rlm.areplay(again.run_dir)).by_node

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -124,7 +125,8 @@ def test_a_limit_can_be_raised_and_the_record_knows(tmp_path: Path) -> None:
         for wrong in ({"max_lm_calls": 10}, {"max_seconds": 5.0}, {"max_iterations": 99}, {"nonsense": 1}):
             with pytest.raises(ConfigError):
                 run.raise_limit(**wrong)
-        for no_number in ("x", True, [2]):
+        wrong_types: tuple[Any, ...] = ("x", True, [2])
+        for no_number in wrong_types:
             with pytest.raises(ConfigError, match=r"max_lm_calls cannot be .*: give a number, or None for no limit"):
                 run.raise_limit(max_lm_calls=no_number)
         gate.open.set()
@@ -236,7 +238,7 @@ def test_an_observer_may_steer_and_one_that_fails_ends_the_run(tmp_path: Path) -
 
 
 def test_what_a_run_raises_is_raised_by_its_result_and_a_wrong_option_at_once(tmp_path: Path) -> None:
-    with orchestrator(tmp_path).start("", 3) as run, pytest.raises(ConfigError, match="query is a int"):
+    with orchestrator(tmp_path).start("", cast("str", 3)) as run, pytest.raises(ConfigError, match="query is a int"):
         run.result(10)
     with pytest.raises(ConfigError, match="depth"):
         orchestrator(tmp_path).start("text", "q", depth=-1)

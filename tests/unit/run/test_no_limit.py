@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import pytest
@@ -27,8 +28,8 @@ from rlm.sandbox.session import MAX_CELL_SECONDS
 from rlm.sandbox.slots import LevelSlots
 from rlm.store.event_log import EventLog
 from rlm.store.replay import Replay
-from rlm.testing import FakeSandboxes
-from rlm.types import CellResult
+from rlm.testing import FakeSandbox, FakeSandboxes
+from rlm.types import CellResult, ModelReply
 
 pytestmark = pytest.mark.anyio
 
@@ -111,10 +112,11 @@ async def test_requests_without_limit_are_all_sent_at_once() -> None:
     at_once = 0
 
     class Slow(ScriptedModel):
-        async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> None:
+        async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
             nonlocal at_once
             at_once += 1
             await anyio.sleep_forever()
+            raise AssertionError
 
     events = EventLog("run", io.StringIO(), [])
     calls = Calls(budget=Budget(NONE), replay=Replay(memory_journal()), max_concurrent=None, events=events)
@@ -129,34 +131,21 @@ async def test_requests_without_limit_are_all_sent_at_once() -> None:
         group.cancel_scope.cancel()
 
 
-async def test_a_cell_without_limit_has_all_the_time_that_a_clock_can_hold(tmp_path: Path) -> None:
+async def test_a_cell_without_limit_has_all_the_time_that_a_clock_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[float | None] = []
+    run = FakeSandbox.run
 
-    class Timed(FakeSandboxes):
-        def __call__(self, **about):  # type: ignore[no-untyped-def]
-            made = super().__call__(**about)
+    async def timed(sandbox: FakeSandbox, code: str, *, seconds: float | None = None, **rest: Any) -> CellResult:
+        given.append(seconds)
+        return await run(sandbox, code, **rest)
 
-            class Around:
-                async def __aenter__(self):  # type: ignore[no-untyped-def]
-                    sandbox = await made.__aenter__()
-                    run = sandbox.run
-
-                    async def timed(code: str, *, seconds: float | None = None, **rest: object) -> CellResult:
-                        given.append(seconds)
-                        return await run(code, **rest)
-
-                    sandbox.run = timed
-                    return sandbox
-
-                async def __aexit__(self, *error: object) -> None:
-                    await made.__aexit__(*error)
-
-            return Around()
-
+    monkeypatch.setattr(FakeSandbox, "run", timed)
     await Orchestrator(
         model=ScriptedModel(["```repl\nFINAL: 1\n```"]),
         limits=Limits(cell_seconds=None),
-        sandbox_factory=Timed(),
+        sandbox_factory=FakeSandboxes(),
         run_root=tmp_path,
     ).acompletion("text", "q")
     assert given == [MAX_CELL_SECONDS]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -84,7 +85,7 @@ async def test_a_single_completion_may_differ_from_its_orchestrator(tmp_path: Pa
         ({"prices": {"m": 1.0}}, r"prices\['m'\] is a float: use Price\(input=..., output=...\)"),
     ],
 )
-def test_a_wrong_option_is_refused_in_one_sentence(options: dict[str, object], sentence: str) -> None:
+def test_a_wrong_option_is_refused_in_one_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         Orchestrator(**options)
 
@@ -119,9 +120,9 @@ async def test_what_a_completion_does_not_set_is_as_its_orchestrator_has_it(tmp_
 async def test_a_query_or_context_of_a_wrong_type_is_refused_in_one_sentence(tmp_path: Path) -> None:
     orchestrator = Orchestrator(model=ScriptedModel([]), sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     with pytest.raises(ConfigError, match="query is a int"):
-        await orchestrator.acompletion("text", 5)
+        await orchestrator.acompletion("text", cast("str", 5))
     with pytest.raises(ConfigError, match="cannot be a set"):
-        await orchestrator.acompletion({1}, "q")
+        await orchestrator.acompletion(cast("Any", {1}), "q")
 
 
 async def test_levels_share_the_sub_model_unless_they_have_their_own() -> None:
@@ -205,6 +206,7 @@ async def test_every_limit_stops_the_work_with_its_own_reason_and_a_last_answer(
     ).acompletion("text", "q")
     assert (done.answer, done.stop_reason) == ("so far", reason)
     assert limits.max_tokens is None or done.usage.total_tokens <= limits.max_tokens
+    assert done.cost is not None
     assert limits.max_cost_usd is None or done.cost <= limits.max_cost_usd
 
 

@@ -336,7 +336,7 @@ async def test_a_context_that_was_a_file_has_to_be_the_same(tmp_path: Path) -> N
     ["text \ud800\r\n\x00", b"\x00\xff", {"a": [1, None, "é"], 2: b"x"}, "x" * 3_000_000],
     ids=["text", "bytes", "data", "long"],
 )
-async def test_the_directory_holds_the_context_as_it_was_for_this_user_alone(tmp_path: Path, context: object) -> None:
+async def test_the_directory_holds_the_context_as_it_was_for_this_user_alone(tmp_path: Path, context: Any) -> None:
     shared = Orchestrator(model=ScriptedModel(["FINAL(x)"]), sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     done = await shared.acompletion(context, "q")
     value = encode(context)

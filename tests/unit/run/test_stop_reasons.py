@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -22,7 +23,7 @@ from rlm.types import CellResult, Completion, Message, ModelReply
 pytestmark = pytest.mark.anyio
 
 PRICES = {"root": Price(input=1000, output=1000), "sub": Price(input=1000, output=1000)}
-MANY = {"max_lm_calls": 100, "max_tokens": 10**6, "max_cost_usd": 10**6, "max_seconds": 60.0}
+MANY: dict[str, Any] = {"max_lm_calls": 100, "max_tokens": 10**6, "max_cost_usd": 10**6, "max_seconds": 60.0}
 
 
 class Silent(ScriptedModel):

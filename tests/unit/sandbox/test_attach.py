@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import anyio
 import pytest
+from anyio.abc import ByteStream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,13 +47,17 @@ def test_what_the_engine_itself_says_counts_as_errors() -> None:
     assert demultiplexer.stderr == "daemon: gone"
 
 
+def attached(stream: MemoryStream) -> AttachedStream:
+    return AttachedStream(cast("ByteStream", stream))
+
+
 @pytest.mark.parametrize("data", [b"HTTP/1.1 500 sorry", bytes([1, 0, 0, 1]) + b"\0\0\0\x01x"])
 @pytest.mark.anyio
 async def test_another_format_breaks_the_stream(data: bytes) -> None:
     ours, engine = MemoryStream.pair(buffered=1)
     await engine.send(data)
     with pytest.raises(anyio.BrokenResourceError):
-        await AttachedStream(ours).receive()
+        await attached(ours).receive()
     ours.close()
     engine.close()
 
@@ -61,7 +68,7 @@ async def test_standard_error_which_no_meter_counts_breaks_the_stream_when_it_is
     for _ in range(MAX_STDERR_BYTES // 100_000 + 1):
         await engine.send(frame(2, b"x" * 100_000))
     with anyio.fail_after(5), pytest.raises(anyio.BrokenResourceError):
-        await AttachedStream(ours).receive()
+        await attached(ours).receive()
     ours.close()
     engine.close()
 
@@ -69,7 +76,7 @@ async def test_standard_error_which_no_meter_counts_breaks_the_stream_when_it_is
 @pytest.mark.anyio
 async def test_draining_reads_to_the_end() -> None:
     ours, engine = MemoryStream.pair(buffered=3)
-    stream = AttachedStream(ours)
+    stream = attached(ours)
     for data in (frame(1, b"ignored"), frame(2, b"the rea"), frame(2, b"son")):
         await engine.send(data)
     engine.close()

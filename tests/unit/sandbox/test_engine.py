@@ -147,7 +147,7 @@ async def test_what_a_killed_process_left_is_removed_once_and_nothing_else() -> 
     strangers = gone | {"rlm.owner.uid": "another"}
     found = [{"Id": name, "Labels": labels} for name, labels in {"a": mine, "b": gone, "c": strangers, "d": {}}.items()]
     removed: list[str] = []
-    client = FakeClient(containers=[found])
+    client: Any = FakeClient(containers=[found])
     client.remove_container = lambda container, **options: removed.append(container)
     engine = Engine(lambda: client, "somewhere")
     await engine.remove_orphans(seconds=1)

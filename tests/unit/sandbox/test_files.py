@@ -20,7 +20,19 @@ def test_a_list_of_files_is_paths_and_sizes() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        *([found, 0] for found in ([], {"a": "3"}, {"a": -1}, {"a": True}, {"../a": 1}, {"/a": 1}, {"a\n": 1}, {1: 1})),
+        *(
+            [found, 0]
+            for found in (
+                list[object](),
+                {"a": "3"},
+                {"a": -1},
+                {"a": True},
+                {"../a": 1},
+                {"/a": 1},
+                {"a\n": 1},
+                {1: 1},
+            )
+        ),
         *([{}, left_out] for left_out in (-1, "1", None, True)),
         *([[["a", 1]], 0], [{b"a": 1}, 0], [{}], {}, [], None),
     ],

@@ -361,22 +361,15 @@ async def test_a_half_sent_answer_is_finished_when_its_cell_ends_so_the_next_cel
         await guest.say(query(1))
         guest.connection.receive_data(await guest.stream.receive())  # a part of the first chunk
         await guest.say(result())
-        await guest.start_cell_after_replies()
+        reply = await guest.hear(Reply)
+        assert len(guest.whole(reply.text)) == 3 * CHUNK_BYTES
+        await guest.start_cell()
         await guest.say(result(cell=2))
-
-    async def patient(guest: Guest) -> None:
-        async def start_cell_after_replies() -> None:
-            reply = await guest.hear(Reply)
-            assert len(guest.whole(reply.text)) == 3 * CHUNK_BYTES
-            await guest.start_cell()
-
-        guest.start_cell_after_replies = start_cell_after_replies  # type: ignore[attr-defined]
-        await script(guest)
 
     async def answer(asked: SandboxQuery) -> QueryReply:
         return QueryReply(ok=True, text="a" * (3 * CHUNK_BYTES))
 
-    async with connected(patient, piece_bytes=1000) as session:
+    async with connected(script, piece_bytes=1000) as session:
         await session.run("one", seconds=60, answer=answer)
         assert (await session.run("two", seconds=60)).outcome == "ok"
 

@@ -16,7 +16,7 @@ PROFILE = '{"syscalls": []}'
 
 
 def spec(config: SandboxConfig | None = None, **options: Any) -> ContainerSpec:
-    given = {
+    given: dict[str, Any] = {
         "name": "rlm-x",
         "image": "picture",
         "uid": 20_123,
@@ -27,7 +27,8 @@ def spec(config: SandboxConfig | None = None, **options: Any) -> ContainerSpec:
 
 
 def host(config: SandboxConfig | None = None, **options: Any) -> dict[str, Any]:
-    return spec(config, **options).arguments["HostConfig"]
+    host_config: dict[str, Any] = spec(config, **options).arguments["HostConfig"]
+    return host_config
 
 
 def ulimits(config: SandboxConfig | None = None, **options: Any) -> dict[str, tuple[int, int]]:

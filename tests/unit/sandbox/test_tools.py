@@ -129,7 +129,7 @@ WAYS: list[Callable[..., object]] = [
 
 @pytest.mark.parametrize("function", WAYS, ids=map(str, range(len(WAYS))))
 async def test_types_are_checked_however_a_function_is_made(function: Callable[..., object]) -> None:
-    given = ({},) if function is Keyed.method else ()
+    given: tuple[object, ...] = ({},) if function is Keyed.method else ()
     assert await use(function, *given, 1) == "int"
     for wrong in ("1", 1.0, True, None, [1]):
         assert "key: Input should be a valid integer" in str(await use(function, *given, wrong))

@@ -5,13 +5,14 @@ import pytest
 from rlm.errors import ConfigError, ModelError
 from rlm.models.scripted import ScriptedModel
 from rlm.testing.policies import scripted_model_for
-from rlm.types import Message
+from rlm.types import Message, Role
 
 pytestmark = pytest.mark.anyio
 
 
 def conversation(*contents: str) -> list[Message]:
-    roles = ["system", *["user", "assistant"] * len(contents)]
+    turns: list[Role] = ["user", "assistant"] * len(contents)
+    roles: list[Role] = ["system", *turns]
     return [Message(role=role, content=content) for role, content in zip(roles, contents, strict=False)]
 
 

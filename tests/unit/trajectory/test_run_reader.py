@@ -108,7 +108,11 @@ def test_unreadable_details_become_notes(run: Path) -> None:
 
 @pytest.mark.parametrize("how", ["stored", "by path", "named"])
 def test_a_context_of_many_texts_is_shown_with_the_path_of_each(run: Path, tmp_path: Path, how: str) -> None:
-    texts = {"a/one.txt": "first line\nsecond line\n", "two.txt": "x" * 300, "three.bin": b"\xff\x00"}
+    texts: dict[str, str | bytes] = {
+        "a/one.txt": "first line\nsecond line\n",
+        "two.txt": "x" * 300,
+        "three.bin": b"\xff\x00",
+    }
     folder = tmp_path / "folder"
     (folder / "a").mkdir(parents=True)
     for name, content in texts.items():

@@ -1,6 +1,7 @@
 """An answer is traced to its cell, to the call it came from, and into the context."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,11 +56,13 @@ def test_an_answer_is_traced_to_its_cell_its_first_call_and_its_place_in_the_con
 def test_the_answer_of_a_recursive_call_is_traced_into_the_part_that_was_its_context() -> None:
     events = events_of("Find the magic number.")
     part = "\n".join(LINES[60:80])
-    ends = {"context_head": part[:50], "context_tail": part[-50:]}
+    ends: dict[str, Any] = {"context_head": part[:50], "context_tail": part[-50:]}
     started = RLMStarted(
         node="0.2", level=1, depth=1, model="m", sandbox="s", context_type="str", context_size=len(part), **ends
     )
-    events[4] = replace(events[4], recursive=True)
+    call = events[4]
+    assert isinstance(call, SubCallStarted)
+    events[4] = replace(call, recursive=True)
     trajectory = build_trajectory([*events[:5], started, *events[5:]])
     again = SearchableContext(TEXT + "\n" + TEXT)  # the text occurs twice; the first match wins
     assert list(slices_for(trajectory.nodes["0.2"], again)) == [
