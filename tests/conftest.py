@@ -1,24 +1,27 @@
-"""Settings of all families."""
+"""Settings for all tests."""
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from helpers.fakes import journals
 
-# A busy machine is no failure; every test has a timeout. In CI (by its environment) hypothesis draws the same every time.
-settings.register_profile("rlm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("rlm")
+# No deadline: a busy machine is no failure, and every test has a timeout. Where CI is set, examples are always the same.
+# `make test-long` selects the profile `long` with --hypothesis-profile.
+settings.register_profile("daily", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
+settings.register_profile("long", settings.get_profile("daily"), max_examples=200)
+settings.load_profile("daily")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job; who is interrupted must notice
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job ignores it, but tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The OpenAI client and its transport run on asyncio, so that is what is tested."""
+    """Asyncio alone: the OpenAI client and its transport run on nothing else."""
     return "asyncio"
 
 
@@ -27,3 +30,13 @@ def _journals_are_closed() -> Iterator[None]:
     yield
     while journals:
         journals.pop().database.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where RLM_FORBID_SKIPS is set, a skipped test fails: `.ci/run` sets it once every part is installed."""
+    report = yield
+    if report.skipped and "RLM_FORBID_SKIPS" in os.environ:
+        report.outcome = "failed"
+        report.longrepr = f"skipped although every part is installed: {report.longrepr}"
+    return report
