@@ -15,6 +15,7 @@ import pytest
 
 from helpers.containers import containers
 from helpers.measured import Record, count, rows
+from helpers.processes import interrupt
 from rlm import Orchestrator
 from rlm.testing import FakeProvider, Fault
 
@@ -159,7 +160,8 @@ def test_a_command_that_is_asked_twice_stops_at_once(
     provider: FakeProvider, tmp_path: Path, second: signal.Signals, record_property: Record
 ) -> None:
     process = begun(command(tmp_path), provider)
-    seconds, said = stopped(process, signal.SIGINT, second)
+    interrupt(process)
+    seconds, said = stopped(process, second)
     assert seconds < 0.5
     assert process.returncode == 128 + second
     assert "stopped at once" in said

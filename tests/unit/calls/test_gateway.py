@@ -12,7 +12,7 @@ from typing import Literal
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.fakes import memory_journal
@@ -188,7 +188,6 @@ def test_a_batch_of_long_replies_stays_within_the_limit(limits: Limits) -> None:
     assert model.told[0] == max(told for told in model.told if told is not None)
 
 
-@settings(max_examples=150)
 @given(
     tokens=st.none() | st.integers(1, 300_000),
     dollars=st.none() | st.floats(0.001, 1.0),

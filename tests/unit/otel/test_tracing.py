@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from helpers.small_tree import plays, small_tree
+from helpers.small_tree import small_tree
 from rlm import ConfigError, ModelError, ScriptedModel
 from rlm.events import (
     CellFinished,
@@ -246,9 +246,13 @@ async def test_a_run_that_fails_is_cancelled_or_breaks_off_ends_all_its_spans_wi
     tracing = Tracing(traced.provider)
     with pytest.raises(ModelError):
         await small_tree(run_root=tmp_path, model=ScriptedModel(fails), on_event=tracing).acompletion("c", QUESTION)
-    slow = ScriptedModel(plays, latency=3600.0)
-    with anyio.move_on_after(0.05):
-        await small_tree(run_root=tmp_path, model=slow, on_event=tracing).acompletion("c", QUESTION)
+
+    def cancel(messages: Sequence[Message]) -> str:
+        scope.cancel()
+        return "too late"
+
+    with anyio.CancelScope() as scope:
+        await small_tree(run_root=tmp_path, model=ScriptedModel(cancel), on_event=tracing).acompletion("c", QUESTION)
     tracing(RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, run_id="r", ts=1.0))
     tracing.close()
     ended = [attributes(span).get("error.type") for span in traced.spans if span.name == "invoke_agent rlm"]

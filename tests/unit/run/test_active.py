@@ -134,7 +134,6 @@ def worlds(draw: st.DrawFn) -> World:
     return World(draw(trees(depth)), depth, limits, draw(st.floats(0, 3)), cancelled_after)
 
 
-@settings(max_examples=150)
 @given(worlds())
 def test_every_tree_ends_within_its_limits_and_holds_nothing_even_when_cancelled_anywhere(world: World) -> None:
     run_virtually(world.run)

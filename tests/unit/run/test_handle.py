@@ -107,9 +107,9 @@ def test_asked_to_answer_now_the_root_stops_what_is_under_way_and_answers_with_w
     with orchestrator(tmp_path, gate).start("text", "q") as run:
         gate.entered.wait(10)
         run.pause()
-        threading.Timer(0.05, gate.open.set).start()  # for the last turn, which runs no cell
         run.answer_now()
         done = run.result(10)
+    gate.open.set()
     assert (done.answer, done.stop_reason, done.iterations) == ("so far", "stopped", 1)
     replayed = orchestrator(tmp_path).replay(done.run_dir)
     assert replayed.answer == "so far"
@@ -166,9 +166,9 @@ def test_a_resumed_run_is_watched_and_steered_too(tmp_path: Path) -> None:
     with rlm.start_resume(list(first)[-1].run_id) as run:
         gate.entered.wait(10)
         run.raise_limit(max_seconds=None)
-        threading.Timer(0.05, gate.open.set).start()
         run.answer_now()
         assert (run.result(10).answer, run.result().stop_reason) == ("so far", "stopped")
+        gate.open.set()
         kinds = [type(event) for event in run]
     assert (kinds[0], kinds.count(LimitsRaised), kinds[-1]) == (RunResumed, 1, RunFinished)
     assert run.limits.max_seconds is None

@@ -271,11 +271,15 @@ async def test_calls_that_the_deadline_cut_off_are_counted_apart(tmp_path: Path)
 
 
 async def test_a_cancelled_completion_raises_and_its_record_says_cancelled(tmp_path: Path) -> None:
+    def reply(messages: Sequence[Message]) -> str:
+        scope.cancel()
+        return "too late"
+
     seen: list[Event] = []
     sandboxes = FakeSandboxes()
-    model = ScriptedModel(["FINAL(ok)"], latency=60)
+    model = ScriptedModel(reply)
     orchestrator = Orchestrator(model=model, sandbox_factory=sandboxes, run_root=tmp_path, on_event=seen.append)
-    with anyio.move_on_after(0.05) as scope:
+    with anyio.CancelScope() as scope:
         await orchestrator.acompletion("text", "q")
     assert scope.cancelled_caught
     assert [event.stop_reason for event in seen if isinstance(event, RunFinished)] == ["cancelled"]

@@ -30,9 +30,16 @@ from rlm.protocol.messages import (
 from rlm.sandbox import session as sessions
 from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.values import encode
+from rlm.testing import VirtualLoop
 from rlm.types import CellResult
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """In virtual time, a busy machine cuts nothing off."""
+    return "asyncio", {"loop_factory": VirtualLoop}
 
 
 async def run(script: Script, *, code: str = "pass", seconds: float = 60, **options: Any) -> CellResult:
