@@ -11,8 +11,7 @@ endif
 NIAH := $(foreach name,MODEL SUB_MODEL DEPTH TRIALS LINES SEED OUT,\
     $(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
-# Tests that can run in parallel, because they measure no time.
-BESIDE := tests/unit tests/security/test_attacks.py $(foreach part,repl exec hosting,tests/integration/test_$(part).py)
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 TASKS ?= ruler/single_1 ruler/multivalue seed_niah/facts oolong/trec_coarse oolong_pairs
 METHODS ?= rlm:1 keyword
@@ -39,15 +38,16 @@ eval: image ## evaluate methods on tasks; TASKS= METHODS= N= LENGTHS= MODEL= SUB
 	@.venv/bin/rlm eval $(EVAL)
 
 test: image check viewer/node_modules ## run the checks and all tests except the long ones
-	@$(PY) -m pytest -n auto --maxprocesses 4 $(BESIDE)
-	@$(PY) -m pytest $(addprefix --ignore=,$(BESIDE))
+	@$(PY) -m pytest $(PARALLEL) -m "not serial and not long"
+	@$(PY) -m pytest -m "serial and not long"
 
 test-unit: ## run the tests that need no Docker; PYTHON= chooses the interpreter
 	@scripts/venv.sh
-	@$(PY) -m pytest tests/unit
+	@$(PY) -m pytest $(PARALLEL) tests/unit
 
-test-long: image ## run the long tests, and those of the older openai and of Inspect AI
-	@$(PY) -m pytest -m long || [ $$? -eq 5 ]
+test-long: image ## long tests, properties with all their examples, openai's older major version, Inspect AI
+	@$(PY) -m pytest $(PARALLEL) --hypothesis-profile long -m "hypothesis and not long"
+	@$(PY) -m pytest --hypothesis-profile long -m long
 	@scripts/test_openai2.sh
 	@scripts/test_inspect.sh
 

@@ -21,7 +21,7 @@ from rlm.events import Event, SubCallFinished
 from rlm.sandbox.docker.engine import LOOKS, REMOVALS, STARTS
 from rlm.testing import FakeProvider
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 
 RUNS: Final = int(os.environ.get("RLM_RUNS", "150"))  # `make reliability` takes 500
 BYTES_A_CALL: Final = 1500  # measured: 1,000, of which the journal's index and the REPL's answers are most

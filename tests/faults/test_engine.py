@@ -24,6 +24,7 @@ from rlm.testing import FakeProvider, Fault
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.serial,
     pytest.mark.timeout(120),
     # The docker package does not close a socket that it could not connect.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),

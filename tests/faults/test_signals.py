@@ -19,6 +19,8 @@ from helpers.processes import interrupt
 from rlm import Orchestrator
 from rlm.testing import FakeProvider, Fault
 
+pytestmark = pytest.mark.serial  # seconds are limited
+
 MAKE: Final = """
 import sys
 from pathlib import Path

@@ -159,6 +159,7 @@ def test_an_unknown_model_and_a_missing_engine_are_one_sentence_each(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
     environment: dict[str, str], provider: FakeProvider, times: int
@@ -249,6 +250,7 @@ def docker(*arguments: str, text: str = "") -> str:
     return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True, input=text).stdout.strip()
 
 
+@pytest.mark.serial
 def test_clean_removes_what_a_process_left_that_is_gone_and_not_what_is_alive(environment: dict[str, str]) -> None:
     gone = owner_labels() | {"rlm.owner.start": "1"}
     made = [
@@ -265,6 +267,7 @@ def test_clean_removes_what_a_process_left_that_is_gone_and_not_what_is_alive(en
 
 
 @pytest.mark.anyio
+@pytest.mark.serial
 async def test_an_image_that_a_container_uses_is_neither_found_nor_removed() -> None:
     engine = default_engine()
     image = docker("build", "--quiet", "-", text=f"FROM {image_name()}\nLABEL rlm.image=test")

@@ -20,7 +20,7 @@ from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.docker.engine import default_engine
 from rlm.sandbox.docker.sockets import ThreadedStream, adopt
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 
 ENGINE = "/var/run/docker.sock"
 

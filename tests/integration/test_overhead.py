@@ -27,7 +27,7 @@ from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.values import encode
 from rlm.testing import FakeProvider
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.serial, pytest.mark.timeout(300)]
 
 MB = 1_000_000
 TRIES = 6

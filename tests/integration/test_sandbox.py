@@ -666,6 +666,7 @@ def test_a_sandbox_ends_after_its_lifetime_when_its_orchestrator_hangs(config: S
             orchestrator.kill()
 
 
+@pytest.mark.serial
 async def test_what_a_killed_orchestrator_left_is_gone_after_the_next_start() -> None:
     ended = owner_labels() | {"rlm.owner.start": "1", "rlm.owner.pid": "4000000"}
     strangers = ended | {"rlm.owner.uid": "4000000"}

@@ -17,6 +17,8 @@ import pytest
 from rlm.sandbox.docker.build import ensure_image
 from rlm.sandbox.docker.image import DIGEST_LABEL, image_name, source_digest
 
+pytestmark = pytest.mark.serial
+
 REPOSITORY = Path(__file__).parents[2]
 TARGETS = {"help", "setup", "image", "niah", "test", "test-unit", "test-long", "check", "format", "bench", "clean"}
 

@@ -146,6 +146,7 @@ def test_the_policy_of_the_page_blocks_markup_requests_scripts_and_styles(tmp_pa
     visit("policy", tmp_path / "page.html")
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("words", [300, pytest.param(1_600, marks=[pytest.mark.long, pytest.mark.timeout(240)])])
 def test_ten_thousand_calls_open_within_two_seconds(words: int, tmp_path: Path) -> None:
     """With 1,600 words a prompt, the run has 100 MB of text."""

@@ -18,7 +18,7 @@ from helpers.attacks import BOMBS, DEATHS, FLOODS, HANGS
 from rlm import Sandbox, SandboxError
 from rlm.sandbox.base import QueryReply, SandboxQuery
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 
 ATTACK_SECONDS = 2.0
 ROUNDS = 60_000  # of hashing in one cell: a few hundredths of a second on an idle processor

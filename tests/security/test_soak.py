@@ -16,7 +16,7 @@ from helpers.attacks import ATTACKS
 from helpers.containers import containers
 from rlm import Sandbox, SandboxConfig, SandboxError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 
 SANDBOXES = int(os.environ.get("RLM_SOAK_SANDBOXES", "1000"))
 SECONDS = float(os.environ.get("RLM_SOAK_SECONDS", "180"))

@@ -12,7 +12,7 @@ from helpers.containers import offered, ways
 from rlm import CellResult, Sandbox, SandboxConfig
 from rlm.sandbox.base import QueryReply, SandboxQuery
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 
 SECONDS = 2.0
 MOST_SECONDS = 20.0  # on a crowded machine, until a cell of that time is stopped; none of these would end by itself
