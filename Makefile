@@ -11,6 +11,7 @@ endif
 NIAH := $(foreach name,MODEL SUB_MODEL DEPTH TRIALS LINES SEED OUT,\
     $(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
+# Options for tests without the mark `serial`.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 TASKS ?= ruler/single_1 ruler/multivalue seed_niah/facts oolong/trec_coarse oolong_pairs
@@ -45,7 +46,7 @@ test-unit: ## run the tests that need no Docker; PYTHON= chooses the interpreter
 	@scripts/venv.sh
 	@$(PY) -m pytest $(PARALLEL) tests/unit
 
-test-long: image ## long tests, properties with all their examples, openai's older major version, Inspect AI
+test-long: image ## run the long tests, more examples of properties, and those of the older openai and of Inspect AI
 	@$(PY) -m pytest $(PARALLEL) --hypothesis-profile long -m "hypothesis and not long"
 	@$(PY) -m pytest --hypothesis-profile long -m long
 	@scripts/test_openai2.sh

@@ -1,4 +1,4 @@
-"""A run directory as a process that is killed leaves it, and what its journal says."""
+"""Run directories as killed processes leave them, and the states of calls in their journals."""
 
 import shutil
 import sqlite3
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def crash(run: Path, copy: Path) -> None:
-    """What a process that is killed now would leave behind."""
+    """Copy what a process would leave if it was killed now."""
     copy.parent.mkdir(parents=True)
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("journal*"))
     source, target = sqlite3.connect(run / "journal.sqlite"), sqlite3.connect(copy / "journal.sqlite")
