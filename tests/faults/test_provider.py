@@ -16,7 +16,7 @@ from helpers.measured import Record, count
 from rlm import Limits, ModelError, OpenAIModel, Orchestrator, Price
 from rlm.testing import FakeProvider, Fault, Reply
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.serial]  # attempts with a time limit are counted
 
 Response = str | Reply | Fault
 
