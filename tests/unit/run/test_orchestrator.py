@@ -6,7 +6,7 @@ import inspect
 import itertools
 import tracemalloc
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -92,7 +92,12 @@ def test_a_wrong_option_is_refused_in_one_sentence(options: dict[str, Any], sent
 
 def test_every_method_spells_out_all_options_with_their_types() -> None:
     """Editors, help() and type checkers know them."""
-    methods = [Orchestrator.__init__, Orchestrator.completion, Orchestrator.acompletion, Orchestrator.start]
+    methods: list[Callable[..., Any]] = [
+        Orchestrator.__init__,
+        Orchestrator.completion,
+        Orchestrator.acompletion,
+        Orchestrator.start,
+    ]
     methods += [Orchestrator.session, Orchestrator.resume, Orchestrator.aresume, Orchestrator.start_resume]
     methods += [Orchestrator.replay, Orchestrator.areplay]
     options = {field.name: field.type for field in dataclasses.fields(Options)}
@@ -106,7 +111,13 @@ def test_every_method_spells_out_all_options_with_their_types() -> None:
 
 
 def test_an_option_of_a_wrong_name_is_a_type_error() -> None:
-    for call in (Orchestrator, partial(Orchestrator().completion, "text", "q"), partial(Orchestrator().resume, "run")):
+    rlm = Orchestrator()
+    calls: tuple[Callable[..., Any], ...] = (
+        Orchestrator,
+        partial(rlm.completion, "text", "q"),
+        partial(rlm.resume, "run"),
+    )
+    for call in calls:
         with pytest.raises(TypeError, match="unexpected keyword argument 'dept'"):
             call(dept=1)
 

@@ -26,6 +26,7 @@ def test_the_holder_of_a_lock_is_named_and_nobody_else_gets_it(tmp_path: Path) -
     holder = "import sys; from pathlib import Path; from rlm.store.lock import run_lock\n"
     holder += "with run_lock(Path(sys.argv[1])): print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", holder, tmp_path], stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
         process.stdout.readline()
         assert is_locked(tmp_path)
         for take in (ensure_unlocked, lambda directory: run_lock(directory).__enter__()):

@@ -34,6 +34,7 @@ async def test_changes_are_saved_in_order_and_flush_waits_for_them(tmp_path: Pat
     writer.raise_limits({"max_tokens": 7})
     await writer.flush()
     assert writer.record == RunRecord.load(tmp_path)
+    assert writer.record.context is not None
     assert (writer.record.context.size, writer.record.raised) == (len("the context"), {"max_tokens": 7})
     await writer.add_question("and?", encode("more"), None)
     await writer.record_answer("yes", number=1, stop_reason="final", stop=None)
