@@ -18,6 +18,7 @@ from rlm.evals.methods.base import MethodContext
 from rlm.evals.plan import Plan
 from rlm.evals.report.report import markdown
 from rlm.evals.results import ROWS_FILE, ResultRow, Results
+from rlm.models.base import Model
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.testing import FakeSandboxes
 from rlm.types import CellResult, Message, ModelReply, Usage
@@ -205,7 +206,11 @@ async def test_an_attempt_of_unknown_cost_that_was_done_again_is_said(tmp_path: 
     results = Results.create(tmp_path, plan.to_settings())
     for down in (True, True, False):
         model = sub_model(down=down)
-        ctx = MethodContext(models=lambda task, model=model: (model, model))
+
+        def models(task: str, model: Model = model) -> tuple[Model, Model]:
+            return model, model
+
+        ctx = MethodContext(models=models)
         await run_jobs(plan.jobs(), ctx=ctx, results=results, max_concurrent=1)
     said = "It excludes 2 of 2 repeated attempts, whose cost is unknown."
     assert f"Total: $0. {said}\n" in markdown(Results.load(tmp_path))
