@@ -19,7 +19,7 @@ from helpers.measured import DESCRIPTORS, MEMORY_OF_CALLS, MEMORY_OF_RUNS, Recor
 from helpers.support import FakeProvider
 from rlm import Limits, Message, ModelReply, OpenAIModel, Orchestrator, ScriptedModel
 from rlm.events import Event, SubCallFinished
-from rlm.sandbox.docker.engine import LOOKS, REMOVALS, STARTS
+from rlm.sandbox.docker.engine import MAX_CONCURRENT_REMOVALS, MAX_CONCURRENT_REQUESTS, MAX_CONCURRENT_STARTS
 
 pytestmark = pytest.mark.anyio
 
@@ -164,7 +164,9 @@ async def test_completions_at_once_on_one_orchestrator_each_get_their_own_answer
     record_property("memory at the end, MB", round(resident_mb()))
     assert answers == {number: str(number) for number in range(1, completions + 1)}
     assert containers(f"rlm.owner.pid={os.getpid()}") == []
-    assert held()[0] <= before[0] + STARTS + REMOVALS + LOOKS  # connections that the Docker client keeps
+    assert (
+        held()[0] <= before[0] + MAX_CONCURRENT_STARTS + MAX_CONCURRENT_REMOVALS + MAX_CONCURRENT_REQUESTS
+    )  # connections that the Docker client keeps
 
 
 @pytest.mark.long

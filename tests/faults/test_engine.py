@@ -115,7 +115,7 @@ async def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_sentence_an
     own_engine: OwnEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     """It goes during a call that gets no reply: that one is paid twice, and no other."""
-    monkeypatch.setattr("rlm.sandbox.docker.engine.RETURN_SECONDS", 1.0)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.RESTART_SECONDS", 1.0)
     asked: Counter[str] = Counter()
     cells = ["kept = llm_query('first')\nprint(kept)", "FINAL(kept + llm_query('second'))"]
 

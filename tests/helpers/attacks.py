@@ -30,8 +30,8 @@ class Attack:
 
 
 REFUSED = r"PermissionError|Operation not permitted|OSError|FileNotFoundError|refused: "
-STOPPED = r"used up its [\d.]+ seconds"
-KILLED = r"The cell did not end"
+STOPPED = r"ran longer than [\d.]+ seconds"
+KILLED = r"The cell died"
 
 # Runs a system call by its number; what it refuses with is printed.
 SYSCALL = """
@@ -627,7 +627,7 @@ PYTHON = [
     Attack(
         name="guest objects found and their line used",
         outcomes=("died",),
-        sees="broke the line|" + KILLED,
+        sees="corrupted its link|" + KILLED,
         code="import sys\nlink = llm_query.__self__._link\nlink.send_bytes(b'\\xc1 nonsense')\nlink.send_bytes(b'')\nlink.close()",
     ),
     Attack(
@@ -713,7 +713,7 @@ GUEST = [  # its clock, its copy, its supervisor's signals, what it tells of a c
     ),
     Attack(
         name="kills its copy and hangs",
-        sees="The copy that had to take its place is gone",
+        sees="Its snapshot is gone",
         outcomes=(),
         lost=True,
         code=COPY + "os.kill(copy(), signal.SIGKILL)\nwhile True: pass",

@@ -8,8 +8,7 @@ import anyio
 import pytest
 
 from rlm import CellResult, Sandbox, SandboxConfig, SandboxDied
-from rlm.sandbox.base import QueryReply, SandboxQuery
-from rlm.sandbox.base import Sandbox as AnySandbox
+from rlm.sandbox.base import QueryReply, SandboxProtocol, SandboxQuery
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +17,7 @@ async def echo(query: SandboxQuery) -> QueryReply:
     return QueryReply(ok=True, text=f"<{query.prompt}>")
 
 
-async def last(*cells: str, sandbox: AnySandbox | None = None) -> CellResult:
+async def last(*cells: str, sandbox: SandboxProtocol | None = None) -> CellResult:
     """The result of the last of several cells."""
     if sandbox is None:
         async with Sandbox(depth=1) as sandbox:
@@ -364,7 +363,7 @@ async def test_a_cell_that_kills_its_own_snapshot_and_hangs_loses_its_sandbox_an
     while True: pass
     """
     async with Sandbox() as sandbox:
-        with pytest.raises(SandboxDied, match=r"used up its 0\.5 seconds\. The copy .* is gone"):
+        with pytest.raises(SandboxDied, match=r"longer than 0\.5 seconds and was stopped\. Its snapshot is gone"):
             await sandbox.run(textwrap.dedent(cell), seconds=0.5)
 
 

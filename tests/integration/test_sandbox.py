@@ -490,7 +490,7 @@ async def test_a_runtime_that_the_engine_does_not_offer_is_told_before_anything_
 
 
 async def test_a_missing_image_and_a_missing_engine_are_told_with_the_way_out() -> None:
-    with pytest.raises(EngineUnavailable, match=r"no-such-image.*make image"):
+    with pytest.raises(EngineUnavailable, match=r"no-such-image.*rlm image build"):
         async with Sandbox(SandboxConfig(image="no-such-image")):
             pass
 
@@ -508,7 +508,7 @@ async def test_an_image_of_other_sources_is_refused(config: SandboxConfig) -> No
     command = ["docker", "build", "--quiet", "--tag", stranger, "-"]
     subprocess.run(command, input=dockerfile, text=True, capture_output=True, check=True)
     try:
-        with pytest.raises(EngineUnavailable, match=r"other sources.*make image"):
+        with pytest.raises(EngineUnavailable, match=r"other sources.*rlm image build"):
             async with Sandbox(replace(config, image=stranger)):
                 pass
     finally:

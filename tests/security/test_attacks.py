@@ -23,7 +23,7 @@ from rlm import Sandbox, SandboxConfig, SandboxDied
 from rlm.loop.observation import describe
 from rlm.sandbox.docker.runtimes import GVISOR
 from rlm.sandbox.docker.spec import UIDS
-from rlm.sandbox.script import take
+from rlm.sandbox.script import collect_files
 
 pytestmark = pytest.mark.anyio
 
@@ -103,9 +103,9 @@ async def attacked(sandbox: Sandbox, attack: Attack, out: Path, *, seconds: floa
     shown = describe(result, limit=SHOWN_CHARS)
     assert result.outcome in attack.outcomes, shown
     if attack.takes:
-        taken = await take(sandbox, attack.takes, out, max_bytes=MAX_TAKEN, max_file_bytes=MAX_TAKEN)
+        taken = await collect_files(sandbox, attack.takes, out, max_bytes=MAX_TAKEN, max_file_bytes=MAX_TAKEN)
         wrote = [f"wrote {path.relative_to(out)}" for path in taken.files]
-        shown = "\n".join([shown, *taken.left_out, *wrote[:SHOWN_FILES]])
+        shown = "\n".join([shown, *taken.skipped, *wrote[:SHOWN_FILES]])
     assert re.search(attack.sees, shown), shown
     return result.outcome, shown
 
@@ -141,18 +141,18 @@ async def test_an_attack_costs_its_own_cell_at_most(
     began = time.monotonic()
     async with Sandbox(offered(config), tools=TOOLS) as sandbox:
         assert (await sandbox.run("kept = 'kept'")).outcome == "ok"
-        came_to, shown = await attacked(sandbox, attack, out, seconds=SECONDS[config.runtime])
-        if came_to != "lost":
+        outcome, shown = await attacked(sandbox, attack, out, seconds=SECONDS[config.runtime])
+        if outcome != "lost":
             try:
                 after = await sandbox.run("assert kept == 'kept'")
                 assert after.outcome == "ok" or attack.lost, (after, shown)
             except SandboxDied:
                 assert attack.lost
-    record_property("came_to", came_to)
+    record_property("outcome", outcome)
     assert len(shown) < 3 * SHOWN_CHARS + 1000
     assert "ALLOWED" not in shown
     assert SECRET not in shown
-    assert came_to != "lost" or "Traceback" not in shown
+    assert outcome != "lost" or "Traceback" not in shown
     assert attack.outcomes or re.search(attack.sees, shown), shown  # nothing but the loss was expected
     check_files(out)
     assert time.monotonic() - began < MOST_SECONDS

@@ -27,8 +27,8 @@ CONFIG = SandboxConfig(max_value_bytes=4 * MIB)  # what is sent ahead reaches it
 
 # The ends that are told: the supervisor says why, memory was used up, or the host says which of its limits was passed.
 TOLD = (
-    r"It said: rlm guest: The cell |all its memory was used up|"
-    r"not UTF-8|sent ahead|hold more than|calls open|more output than"
+    r"Its last output: rlm guest: The cell |it ran out of memory|"
+    r"not UTF-8|sent ahead|pending calls|more output than"
 )
 
 FOUND = {

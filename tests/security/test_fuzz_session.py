@@ -50,14 +50,15 @@ from rlm.protocol.messages import (
     unpack,
 )
 from rlm.sandbox.base import QueryReply, SandboxQuery
-from rlm.sandbox.cell import OUTPUT_SLACK
-from rlm.sandbox.session import MAX_CELL_SECONDS, MAX_STREAMS, Session
+from rlm.sandbox.cell import OUTPUT_SLACK_BYTES
+from rlm.sandbox.channel import MAX_STREAMS
+from rlm.sandbox.session import MAX_CELL_SECONDS, Session
 from rlm.sandbox.values import encode
 
 FRAMES = int(os.environ.get("RLM_FUZZ_FRAMES", "100000"))
 STEPS = 50
 CONFIG = SandboxConfig(max_output_bytes=200, max_calls_in_flight=3, max_value_bytes=5000)
-MOST_OUTPUT = CONFIG.max_output_bytes + OUTPUT_SLACK
+MOST_OUTPUT = CONFIG.max_output_bytes + OUTPUT_SLACK_BYTES
 ALL_DEADLINES = 10 * MAX_CELL_SECONDS
 
 small = st.integers(0, 6)

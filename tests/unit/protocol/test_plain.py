@@ -53,7 +53,7 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
     ids=repr,
 )
 def test_an_array_without_its_meaning_a_map_or_an_extension_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="no plain data"):
+    with pytest.raises(ValueError, match="not plain data"):
         unpack_plain(msgpack.packb(value))
 
 

@@ -14,14 +14,14 @@ from rlm.sandbox.files import MAX_FILES, read_listing, write_below
 
 def test_a_list_of_files_is_paths_and_sizes() -> None:
     found = read_listing(pack_plain([{"a/b": 3, "c": 0}, 7]))
-    assert (found, found.left_out) == ({"a/b": 3, "c": 0}, 7)
+    assert (found, found.skipped) == ({"a/b": 3, "c": 0}, 7)
 
 
 @pytest.mark.parametrize(
     "said",
     [
         *([found, 0] for found in ([], {"a": "3"}, {"a": -1}, {"a": True}, {"../a": 1}, {"/a": 1}, {"a\n": 1}, {1: 1})),
-        *([{}, left_out] for left_out in (-1, "1", None, True)),
+        *([{}, skipped] for skipped in (-1, "1", None, True)),
         *([[["a", 1]], 0], [{b"a": 1}, 0], [{}], {}, [], None),
     ],
 )

@@ -72,7 +72,7 @@ def test_an_installed_package_finds_the_sources_that_it_carries(checkout: Path) 
 
 
 def test_a_package_without_its_sources_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="install rlm again"):
+    with pytest.raises(EngineUnavailable, match="reinstall rlm"):
         find_sources(tmp_path / "rlm")
 
 

@@ -32,7 +32,7 @@ def test_nothing_is_both_allowed_and_denied_or_allowed_twice(generator: ModuleTy
     allowed = [name for names in generator.ALLOWED.values() for name in names.split()]
     allowed += [name for name, _, _ in generator.CONDITIONAL]
     denied = [name for names in generator.DENIED.values() for name in names.split()]
-    denied += generator.ANSWERED.split()
+    denied += generator.NO_OPS.split()
     assert len(set(allowed)) == len(allowed)
     assert not set(allowed) & set(denied)
 

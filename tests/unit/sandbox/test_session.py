@@ -27,7 +27,6 @@ from rlm.protocol.messages import (
     Reply,
     pack,
 )
-from rlm.sandbox import session as sessions
 from rlm.sandbox.base import QueryReply, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.types import CellResult
@@ -68,7 +67,7 @@ async def test_a_guest_of_other_sources_is_refused_with_the_way_out(ready: Ready
         await guest.say(ready)
 
     async with connected(script, greet=False) as session:
-        with pytest.raises(SandboxStartError, match="make image"):
+        with pytest.raises(SandboxStartError, match="rlm image build"):
             await session.handshake(digest=DIGEST, depth=1, worker_memory_bytes=1)
 
 
@@ -418,7 +417,7 @@ async def test_an_error_in_what_answers_comes_out_as_it_is_and_ends_the_session(
     async with connected(script) as session:
         with pytest.raises(LookupError, match="a bug"):
             await session.run("pass", seconds=60, answer=answer)
-        with pytest.raises(SandboxDied, match="cannot be used any more"):
+        with pytest.raises(SandboxDied, match="no longer usable"):
             await session.run("pass", seconds=60)
 
 
@@ -446,7 +445,7 @@ async def test_cancelling_a_cell_cancels_its_answers_and_ends_the_session() -> N
             await session.run("pass", seconds=60, answer=answer)
         assert cell.cancelled_caught
         assert ended.is_set()
-        with pytest.raises(SandboxDied, match="cannot be used any more"):
+        with pytest.raises(SandboxDied, match="no longer usable"):
             await session.load("context", encode("x"))
 
 
@@ -557,7 +556,7 @@ async def test_misbehaviour_is_named_and_ends_the_session(script: Script) -> Non
     async with connected(script, config=config) as session:
         with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
             await session.run("pass", seconds=60, answer=never)
-        with pytest.raises(SandboxDied, match="cannot be used any more"):
+        with pytest.raises(SandboxDied, match="no longer usable"):
             await session.run("pass", seconds=60)
 
 
@@ -588,8 +587,8 @@ async def test_a_guest_that_hangs_up_while_its_queries_are_answered_has_died() -
 # Deadlines, with their lengths made short
 
 
-def _short(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(sessions, name, 0.05)
+def _short(monkeypatch: pytest.MonkeyPatch, constant: str) -> None:
+    monkeypatch.setattr(f"rlm.sandbox.{constant}", 0.05)
 
 
 async def _stop(guest: Guest) -> None:
@@ -598,13 +597,13 @@ async def _stop(guest: Guest) -> None:
 
 
 async def test_a_cell_whose_result_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    _short(monkeypatch, "GRACE_SECONDS")
+    _short(monkeypatch, "session.GRACE_SECONDS")
     with anyio.fail_after(10), pytest.raises(SandboxMisbehaved):
         await run(_stop, seconds=0.05)
 
 
 async def test_a_cells_clock_stands_still_while_it_waits_for_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    _short(monkeypatch, "GRACE_SECONDS")
+    _short(monkeypatch, "session.GRACE_SECONDS")
 
     async def script(guest: Guest) -> None:
         await guest.start_cell()
@@ -620,7 +619,7 @@ async def test_a_cells_clock_stands_still_while_it_waits_for_answers(monkeypatch
 
 
 async def test_after_its_answers_a_cells_clock_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    _short(monkeypatch, "GRACE_SECONDS")
+    _short(monkeypatch, "session.GRACE_SECONDS")
 
     async def script(guest: Guest) -> None:
         await guest.start_cell()
@@ -633,7 +632,7 @@ async def test_after_its_answers_a_cells_clock_goes_on(monkeypatch: pytest.Monke
 
 
 async def test_calls_without_end_use_up_the_time_though_one_is_always_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    _short(monkeypatch, "GRACE_SECONDS")
+    _short(monkeypatch, "session.GRACE_SECONDS")
     count = 200  # a millisecond each
 
     async def script(guest: Guest) -> None:
@@ -655,7 +654,7 @@ async def test_calls_without_end_use_up_the_time_though_one_is_always_open(monke
 async def test_a_frame_that_stops_half_way_is_given_up_even_while_answers_are_awaited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _short(monkeypatch, "FRAME_SECONDS")
+    _short(monkeypatch, "channel.FRAME_SECONDS")
 
     async def script(guest: Guest) -> None:
         await guest.start_cell()
@@ -672,7 +671,7 @@ async def test_a_frame_that_stops_half_way_is_given_up_even_while_answers_are_aw
 
 
 async def test_a_frame_that_comes_drop_by_drop_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    _short(monkeypatch, "FRAME_SECONDS")
+    _short(monkeypatch, "channel.FRAME_SECONDS")
 
     async def script(guest: Guest) -> None:
         await guest.start_cell()
@@ -722,7 +721,7 @@ async def test_more_than_a_sandbox_may_ever_send_ends_it() -> None:
 
 
 async def test_a_guest_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    _short(monkeypatch, "WRITE_SECONDS")
+    _short(monkeypatch, "channel.WRITE_SECONDS")
 
     async def script(guest: Guest) -> None:
         await anyio.sleep_forever()
@@ -745,7 +744,7 @@ async def _ends_without_reading(guest: Guest) -> None:
 async def test_a_guest_that_reads_no_answers_is_given_up_once_and_not_for_each_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sessions, "WRITE_SECONDS", 0.5)
+    monkeypatch.setattr("rlm.sandbox.channel.WRITE_SECONDS", 0.5)
     began = anyio.current_time()
     with anyio.fail_after(10), pytest.raises(SandboxMisbehaved, match="does not read"):
         await run(_ends_without_reading, answer=echo)
@@ -800,7 +799,7 @@ async def test_what_a_guest_says_of_a_value_is_what_that_can_be(type_name: Any, 
 
 
 async def test_a_value_that_is_never_confirmed_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    _short(monkeypatch, "LOAD_SECONDS")
+    _short(monkeypatch, "session.LOAD_SECONDS")
 
     async def script(guest: Guest) -> None:
         await guest.hear(Load)

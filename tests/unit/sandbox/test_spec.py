@@ -10,7 +10,7 @@ import pytest
 
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError
-from rlm.sandbox.docker.spec import CLOSED, ContainerSpec, container_spec
+from rlm.sandbox.docker.spec import COVERED_PATHS, ContainerSpec, container_spec
 
 PROFILE = '{"syscalls": []}'
 
@@ -67,8 +67,8 @@ def test_what_tells_of_the_host_is_hidden_and_all_that_engines_hide_anyway() -> 
 def test_it_can_write_nowhere_but_in_its_own_bounded_memory() -> None:
     assert host()["ReadonlyRootfs"] is True
     disks = host(SandboxConfig(tmp_bytes=123))["Tmpfs"]
-    assert disks.keys() == {"/tmp", "/workspace", *CLOSED}
-    assert all(disks[closed].split(",")[0] == "ro" for closed in CLOSED)
+    assert disks.keys() == {"/tmp", "/workspace", *COVERED_PATHS}
+    assert all(disks[closed].split(",")[0] == "ro" for closed in COVERED_PATHS)
     for place in ("/tmp", "/workspace"):
         flags = disks[place].split(",")
         assert {"noexec", "nosuid", "nodev", "size=123"} <= set(flags)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rlm.errors import ConfigError
 from rlm.protocol.messages import CHUNK_BYTES
 from rlm.sandbox import values
-from rlm.sandbox.values import Value, encode, ends_of
+from rlm.sandbox.values import Value, encode, head_and_tail
 
 TEXTS = st.text(st.characters(exclude_categories=()))  # lone surrogates, NUL and line ends of all kinds included
 KEYS = TEXTS | st.integers(-(2**63), 2**64 - 1) | st.booleans() | st.none() | st.floats(allow_nan=False)
@@ -45,12 +45,12 @@ def arrived(value: Value) -> Any:
 
 @given(st.text(), st.integers(4, 40))
 def test_the_ends_of_a_text_are_told_without_broken_characters(text: str, size: int) -> None:
-    head, tail = ends_of(encode(text), size)
+    head, tail = head_and_tail(encode(text), size)
     assert text.startswith(head)
     assert text.endswith(tail)
     assert min(len(text), size // 4) <= len(head) <= size
     assert min(len(text), size // 4) <= len(tail) <= size
-    assert ends_of(encode([text]), size) == ("", "")
+    assert head_and_tail(encode([text]), size) == ("", "")
 
 
 @given(TEXTS)
@@ -90,7 +90,7 @@ def test_plain_data_arrives_equal(data: Any) -> None:
 @given(st.lists(DATA) | st.dictionaries(KEYS, DATA))
 def test_plain_data_arrives_equal_whatever_counts_as_large(data: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(values, "LARGE_TEXT", 2)
+        patch.setattr(values, "LARGE_TEXT_CHARS", 2)
         patch.setattr(values, "LARGE_ITEMS", 2)
         assert arrived(encode(data)) == data
 
@@ -238,7 +238,7 @@ def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing.*No such file"):
         encode(tmp_path / "missing")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="neither a file nor a folder"):
+    with pytest.raises(ConfigError, match="neither a regular file nor a folder"):
         encode(tmp_path / "pipe")
 
 
