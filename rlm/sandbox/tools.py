@@ -34,9 +34,7 @@ RESERVED_NAMES: Final = frozenset(
 )
 MAX_DESCRIPTION_CHARS: Final = 2_000
 MAX_SHOWN_CHARS: Final = 500  # of an error about arguments, and of arguments in a record
-MAX_CONCURRENT_TOOL_CALLS: Final = (
-    16  # calls of one sandbox that are decoded and served at once; others wait as the bytes that they are
-)
+MAX_CONCURRENT_TOOL_CALLS: Final = 16  # of one sandbox; further calls wait without being decoded
 MAX_ARGUMENT_BYTES: Final = 256 << 10  # of one call; hostile ones take 50 times as much memory when decoded
 INLINE_DECODE_BYTES: Final = 4 << 10  # larger arguments are decoded in a thread, off the event loop
 STRICT: Final = ConfigDict(strict=True, arbitrary_types_allowed=False)

@@ -156,7 +156,7 @@ class Calls:
     def llm_query(
         self, prompt: str, context: object = None, *, model: str | None = None, recurse: bool | None = None
     ) -> str:
-        """Ask a model, with `context` as further data; returns its answer. Raises LLMError when there is none."""
+        """Ask a model, with `context` as further data. Returns its answer. Raises LLMError if the call failed."""
         request = self._request(prompt, context, model, recurse)
         ok, answer = self._ask([self._outgoing(request, 0)])[0]
         if not ok:
@@ -172,7 +172,7 @@ class Calls:
         recurse: bool | None = None,
         max_concurrent: int | None = None,
     ) -> list[str]:
-        """Ask many at once; returns the answers in order. A call that failed gives a false str that says why."""
+        """Ask many prompts concurrently. Returns the answers in order; a failed call gives a falsy str with the reason."""
         if isinstance(prompts, str):
             raise TypeError("llm_batch takes a list of prompts; for one prompt there is llm_query")
         prompts = list(prompts)

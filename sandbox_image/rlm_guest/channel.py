@@ -30,7 +30,7 @@ class Channel:
 
     @classmethod
     def over_standard_streams(cls) -> Channel:
-        """Takes the place of standard input and output, which switch_user /dev/null."""
+        """Use standard input and output, and replace them by /dev/null."""
         reader, writer = os.dup(0), os.dup(1)  # dup makes them close on exec
         with contextlib.suppress(OSError):  # outside a container these may not be pipes
             fcntl.fcntl(reader, F_SETPIPE_SZ, READ_BYTES)
@@ -40,7 +40,7 @@ class Channel:
 
     @classmethod
     def over_socket(cls, path: str) -> Channel:
-        """The standard streams, which nobody needs then, switch_user /dev/null too."""
+        """Connect to a socket, and replace the unused standard streams by /dev/null."""
         _silence_standard_streams()
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(path)

@@ -37,7 +37,7 @@ def set_undumpable() -> None:
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent ends switch_user children of this process (PID 1 has that anyway)."""
+    """Make orphaned descendants children of this process, as they are of PID 1 anyway."""
     set_process_flag(PR_SET_CHILD_SUBREAPER, 1)
 
 

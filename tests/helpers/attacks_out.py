@@ -1,4 +1,4 @@
-"""Attacks by what a sandbox hands out: files that the host takes, and arguments and names in calls of its functions."""
+"""Attacks through a sandbox's outputs: files that the host fetches, and names and arguments of host function calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Place:
 
 
 def lookup(name: str, times: int = 1) -> list[str]:
-    """A name, and how often."""
+    """A name and a count."""
     return [name[:100], str(times)]
 
 
@@ -40,14 +40,14 @@ TOOLS: Mapping[str, Callable[..., Any]] = {
     "anything": lambda *given, **named: [len(given), len(named)],
 }
 
-# Tries each of a list of calls; a call that gets a value is ALLOWED.
+# Tries each call; one that returns a value is ALLOWED.
 REFUSED_CALLS = """
 def refused(*calls):
     for call in calls:
         try: print('ALLOWED', call())
         except (ToolError, TypeError, OverflowError, ValueError) as error: print('refused:', str(error)[:200])
 """
-# Sends bytes in the place of arguments.
+# Sends raw bytes instead of arguments.
 RAW = """
 from rlm_guest import values
 def raw(data):

@@ -183,7 +183,7 @@ def test_nothing_on_the_host_is_written_over_or_reached_through_a_link(here: Pat
 
 
 def test_all_files_never_are_what_other_programs_obey_and_go_to_a_new_folder_only(here: Path) -> None:
-    """Git, direnv and shells run what they find in `.git/config`, `.envrc` and, by a pattern, in `-rf`."""
+    """Git, direnv and shells interpret `.git/config`, `.envrc` and, through patterns, `-rf`."""
     for folder in ((), ("--out-dir", "."), ("--out-dir", "given.txt")):
         status, out, err = rlm(here, "script.py", "--get", "*", *folder, "--", "tree")
         assert (status, out) == (2, "")
@@ -194,12 +194,12 @@ def test_all_files_never_are_what_other_programs_obey_and_go_to_a_new_folder_onl
     assert "4 files were skipped because a name starts with . or -" in err
     assert {path.name for path in (here / "empty").iterdir()} >= {"seen", "more-.x"}
     assert not any(path.name.startswith((".", "-")) for path in (here / "empty").rglob("*"))
-    status, _, _ = rlm(here, "script.py", "--get", ".git/config", "--", "tree")  # asked for by its name
+    status, _, _ = rlm(here, "script.py", "--get", ".git/config", "--", "tree")  # requested by name
     assert (status, (here / ".git/config").read_text()) == (7, ".git/config")
 
 
 def test_all_files_have_a_bound_together_and_one_that_cannot_be_had_spoils_nothing(here: Path) -> None:
-    """Hard links take no room in the sandbox, and would take it on the host."""
+    """Hard links take no space in the sandbox, but would on the host."""
     status, _, err = rlm(here, "script.py", "--get", "*", "--out-dir", "out", "--", "tree")
     assert status == 7
     assert "could not read 'unreadable': Permission denied" in err

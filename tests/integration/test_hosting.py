@@ -1,4 +1,4 @@
-"""A sandbox on its own: files in and out, host functions, and a new beginning."""
+"""A standalone sandbox: files in and out, host functions, and resets."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_files_go_in_by_value_and_come_out_by_name(config: SandboxConfig, 
         )
         await sandbox.run("import os\nos.makedirs('out/deep')\nopen('out/deep/r.json', 'w').write('{}')")
         changed = await sandbox.run("os.remove('host.txt')\nopen('host.txt', 'w').write('changed')")
-        # Under gVisor it belongs to another user than the code; elsewhere the code may change its own copy.
+        # Under gVisor another user than the code's owns it; elsewhere the code may change its own copy.
         assert (changed.outcome == "ok") is not is_gvisor(config.runtime)
         assert await sandbox.files() == {
             "big": 3 * MIB,
@@ -98,7 +98,7 @@ for n in range(40):
         ("root/etc/passwd", "Not a directory|symbolic links"),
         ("inside/link", "symbolic links"),
         ("loop", "symbolic links"),
-        ("inside", "no regular file|directory"),
+        ("inside", "not a regular file|directory"),
         ("missing", "No such file"),
         ("large", "more than 50,000 bytes"),
         ("../etc/passwd", "not a plain relative path"),
@@ -161,12 +161,12 @@ async def test_a_file_that_grows_while_it_is_read_is_bounded(config: SandboxConf
     async with Sandbox(config) as sandbox:
         await sandbox.run(textwrap.dedent(code))
         for _ in range(20):
-            with suppress(ConfigError):  # that it has more than a MiB
+            with suppress(ConfigError):  # it exceeds a MiB
                 assert len(await sandbox.get("growing", max_bytes=MIB)) <= MIB
         assert (await sandbox.run("print('on')")).stdout == "on\n"
 
 
-# A new beginning
+# Resets
 
 MESS = """
 import ctypes, os, sys, threading, time, builtins, json
@@ -251,11 +251,11 @@ async def test_many_resets_cost_neither_descriptors_nor_processes(config: Sandbo
         assert await printed(sandbox, count) == first
 
 
-# Functions of the host
+# Host functions
 
 
 def lookup(name: str, times: int = 1) -> list[str]:
-    """The name, as often as asked for.
+    """The name, repeated.
 
     Not told to the model.
     """

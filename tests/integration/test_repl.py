@@ -1,4 +1,4 @@
-"""Cells behave as Python does, and what a cell does to its own process costs itself at most."""
+"""Cells behave like Python, and damage to its own process costs a cell at most itself."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ async def test_what_a_cell_leaves_running_ends_with_it() -> None:
         except OSError:
             return False
 
-    for _ in range(100):  # the last snapshot may still be about to go
+    for _ in range(100):  # the last snapshot may still exist for a moment
         running = [p for p in os.listdir("/proc") if p.isdigit() and runs(p)]
         if len(running) == 3:
             break
@@ -319,7 +319,7 @@ FINAL("answer of cell 2")
 
 
 async def right_or_lost(sandbox: Sandbox, number: int) -> bool:
-    """A cell that prints its number: it is told as it was, or the sandbox is lost."""
+    """A cell that prints its number: its result is true, or the sandbox is lost."""
     try:
         result = await last(f"print({number})", sandbox=sandbox)
     except SandboxDied:

@@ -1,4 +1,4 @@
-"""A cell's clock stands still while it waits, and for nothing else."""
+"""A cell's clock pauses only while the cell waits."""
 
 import math
 
@@ -10,7 +10,7 @@ from rlm.protocol.clock import CALL_SECONDS, CHECK_SECONDS, Clock
 
 
 class World:
-    """A clock, and the time and processor time that it reads."""
+    """A clock with controllable wall time and processor time."""
 
     def __init__(self, seconds: float = 2.0) -> None:
         self.time = 100.0

@@ -1,4 +1,4 @@
-"""Names of files are relative and plain at both ends."""
+"""File paths are relative and plain at both ends."""
 
 import pytest
 from hypothesis import given

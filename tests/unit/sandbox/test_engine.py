@@ -1,4 +1,4 @@
-"""What the engine's client does and raises, in this package's words."""
+"""The engine client: requests, translated errors, clean-up."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def refusal(status: int, words: str = "no") -> APIError:
 
 class Events(list[dict[str, Any]]):
     def close(self) -> None:
-        """As the client's stream of events."""
+        """Mimics the client's stream of events."""
 
 
 class FakeClient:
-    """Answers each request with the next of what was given for it: returned, raised, or called."""
+    """Answers each request with its next scripted item: returned, raised, or called."""
 
     def __init__(self, **answers: list[Any]) -> None:
         self._answers = {name: iter(values) for name, values in answers.items()}
@@ -109,7 +109,7 @@ async def test_an_engine_that_does_not_answer_is_told_of_in_the_systems_words() 
             try:
                 raise FileNotFoundError(2, "No such file or directory")
             except OSError as error:
-                raise requests.ConnectionError("Connection aborted.", error)  # noqa: B904 - as the client does it
+                raise requests.ConnectionError("Connection aborted.", error)  # noqa: B904 - the client does the same
         except requests.RequestException as error:
             raise DockerException(f"Error while fetching server API version: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What a sandbox says of its files is read as hostile, and written below a folder only."""
+"""File lists from a sandbox are untrusted, and its files are written only below one folder."""
 
 import resource
 from pathlib import Path

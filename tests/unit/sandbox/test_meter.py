@@ -1,4 +1,4 @@
-"""A guest's flood is slowed down, never an honest guest's burst; only its total ends it."""
+"""Flooding guests are slowed down, honest bursts are not; only the total limit ends a session."""
 
 import pytest
 from hypothesis import given
@@ -46,7 +46,7 @@ def test_however_it_is_spread_no_more_comes_than_rate_and_burst_allow(
         meter.add_bytes(length, now)
         frames += count
         size += length
-        # All but the read that has just come was within the bounds when the host went on to read.
+        # Everything before the latest read was within the limits when the host read again.
         assert frames_before <= 10 * (now + BURST_SECONDS) + 1e-6
         assert size_before <= 1000 * (now + BURST_SECONDS) + 1e-6
 

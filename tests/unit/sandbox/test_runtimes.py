@@ -1,4 +1,4 @@
-"""Runtimes with known ways out are named."""
+"""Runtimes with known vulnerabilities cause a warning."""
 
 import pytest
 

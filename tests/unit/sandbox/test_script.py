@@ -1,4 +1,4 @@
-"""What a script's end comes to: its status is text from a sandbox, and no more than a number that there is."""
+"""Exit status of a script: untrusted text from a sandbox, accepted only as a valid number."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_other_ends_have_the_status_that_shells_give_them() -> None:
 
 
 class FewBytes:
-    """Gives files, of at most 10 bytes each."""
+    """Serves files of at most 10 bytes each."""
 
     async def get(self, path: str, *, max_bytes: int) -> bytes:
         if max_bytes > 10:

@@ -1,4 +1,4 @@
-"""The profile of system calls is what its generator says, and the generator's lists do not contradict each other."""
+"""The seccomp profile matches its generator, whose lists do not contradict each other."""
 
 import importlib.util
 import json
@@ -56,7 +56,7 @@ def test_everything_that_is_not_named_is_refused_and_32_bit_programs_have_no_rul
 
 
 def test_what_is_allowed_with_some_arguments_is_never_allowed_with_all() -> None:
-    """One rule without conditions would take the place of all that have some."""
+    """A rule without conditions would override all rules with conditions."""
     conditions: dict[str, list[tuple[int, str, int]]] = {}
     for rule in json.loads(seccomp_profile())["syscalls"]:
         for name in rule["names"]:

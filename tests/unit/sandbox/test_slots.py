@@ -1,4 +1,4 @@
-"""Sandboxes are admitted by level: no tree deadlocks, and the cap holds."""
+"""Admission by level: no tree deadlocks, and the cap holds."""
 
 from contextlib import AsyncExitStack
 

@@ -1,4 +1,4 @@
-"""What a container may do, as data."""
+"""The restrictions of a container, as data."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_gvisor_gets_room_for_its_own_threads_and_a_limit_inside() -> None:
 
 
 def test_under_gvisor_the_code_runs_as_another_user_than_its_supervisor() -> None:
-    """Its kernel lets processes of one user open each other's descriptors, whatever these want (PR_SET_DUMPABLE)."""
+    """Its kernel lets processes of one user open each other's descriptors, despite PR_SET_DUMPABLE."""
     config = SandboxConfig(runtime="runsc")
     assert spec(config).arguments["User"] == "0:0"
     assert spec(config).arguments["Cmd"][2:] == ["--worker-uid", "20123"]
@@ -123,7 +123,7 @@ def test_the_host_suffers_last() -> None:
     assert host()["OomScoreAdj"] > 0
     assert host()["LogConfig"]["Type"] == "none"
     assert host()["AutoRemove"] is True
-    assert spec().arguments["StopSignal"] == "SIGKILL"  # an engine that ends waits for no sandbox
+    assert spec().arguments["StopSignal"] == "SIGKILL"  # a stopping engine does not wait for sandboxes
 
 
 def test_nothing_of_the_hosts_environment_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A cell's call of a host function: bounded, checked, answered; what goes wrong inside stays on the host."""
+"""Calls of host functions: limited, checked, answered; details of failures stay on the host."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Place:
 
 
 async def use(function: Callable[..., object], *positional: object, **named: object) -> object:
-    """The value of a call, or the sentence."""
+    """The value of a call, or its error message."""
     used = await Tools({"tool": function}).use("tool", pack_plain([positional, named]))
     return msgpack.unpackb(used.data) if used.ok else used.data.decode()
 
@@ -149,7 +149,7 @@ async def test_what_annotated_says_of_a_type_holds_and_names_within_it_are_found
     "wrap", [lambda p: p, lambda p: update_wrapper(p, with_key), partial, lambda p: partial(p, many=1)]
 )
 async def test_what_a_partial_binds_by_name_is_neither_shown_nor_taken(wrap: Callable[[Any], Any]) -> None:
-    """A key that is bound so must not be read by a model, nor replaced by a cell, by way of `**more` neither."""
+    """A model must not read a bound key, and a cell must not replace it, not even through `**more`."""
     bound = wrap(partial(with_key, api_key="sk-secret", token=5))
     shown = Tools({"ask": bound}).descriptions["ask"]
     assert "secret" not in shown
@@ -211,7 +211,7 @@ async def test_a_function_that_gives_a_coroutine_is_waited_for() -> None:
     ids=lambda value: f"{value[:4].hex()}-{len(value)}",
 )
 async def test_no_evil_value_raises_anything(value: bytes) -> None:
-    """NaN, infinity, the largest and smallest numbers, half characters, what is no plain data, nesting without end."""
+    """NaN, infinity, extreme numbers, lone surrogates, values that are not plain data, endless nesting."""
 
     def typed(
         a: int | str | bytes | float | list[Any] | dict[str, Any] | None = None, *, b: list[Place] | None = None
@@ -296,7 +296,7 @@ async def test_a_coroutine_function_runs_on_the_event_loop_and_ends_in_time() ->
 
 
 async def test_no_arguments_take_much_memory_however_hostile() -> None:
-    """A call of a megabyte of empty maps would be 64 megabytes of objects, and hundreds of calls are open at once."""
+    """A call with a megabyte of empty maps would become 64 megabytes of objects, and hundreds of calls can be pending."""
     tools = Tools({"f": lambda *given: len(given)})
     hostile = b"\x92\xdd" + (1 << 20).to_bytes(4, "big") + b"\x80" * (1 << 20) + b"\x80"
     tracemalloc.start()
@@ -341,7 +341,7 @@ async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads
     tools = Tools({"work": work, "quick": lambda: 1}, seconds=0.1)
     try:
         for cell in range(5):
-            with anyio.move_on_after(0.03):  # as a cell ends
+            with anyio.move_on_after(0.03):  # like the end of a cell
                 async with anyio.create_task_group() as group:
                     for number in range(MAX_CONCURRENT_TOOL_CALLS):
                         group.start_soon(
@@ -401,7 +401,7 @@ def test_functions_that_cannot_be_checked_are_refused() -> None:
         pass
 
     def foreign(x: Foreign) -> None:
-        """Its type is no plain data."""
+        """Its type is not plain data."""
 
     for function in (unknown, foreign, 7):
         with pytest.raises(ConfigError, match=r"[Tt]ool 'f'"):

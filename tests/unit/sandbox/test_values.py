@@ -1,4 +1,4 @@
-"""What arrives in a sandbox is what was given."""
+"""A value arrives in a sandbox unchanged."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from rlm.protocol.messages import CHUNK_BYTES
 from rlm.sandbox import values
 from rlm.sandbox.values import Value, encode, head_and_tail
 
-TEXTS = st.text(st.characters(exclude_categories=()))  # lone surrogates, NUL and line ends of all kinds included
+TEXTS = st.text(st.characters(exclude_categories=()))  # includes lone surrogates, NUL and all kinds of line ends
 KEYS = TEXTS | st.integers(-(2**63), 2**64 - 1) | st.booleans() | st.none() | st.floats(allow_nan=False)
 LEAVES = KEYS | st.binary()
 DATA = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=30)
 
 
 def arrived(value: Value) -> Any:
-    """The value as a sandbox builds it, from exactly the bytes that were announced."""
+    """The value that a sandbox builds from exactly the announced bytes."""
     pieces = [bytes(piece) for piece in value.pieces()]
     assert all(0 < len(piece) <= CHUNK_BYTES for piece in pieces)
     data = b"".join(pieces)
     assert len(data) == value.size
-    assert b"".join(map(bytes, value.pieces())) == data  # a value can be sent again, to a new sandbox
+    assert b"".join(map(bytes, value.pieces())) == data  # a value can be sent again to a new sandbox
     match value.kind:
         case "text":
             return data.decode("utf-8", "surrogatepass")
@@ -163,7 +163,7 @@ def test_a_value_above_the_limit_is_refused_with_the_limit_and_how_to_raise_it()
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that `work` had allocated at once."""
+    """Peak memory that `work` allocated."""
     tracemalloc.start()
     try:
         work()
