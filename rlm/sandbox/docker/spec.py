@@ -99,13 +99,43 @@ def container_spec(
             f"SandboxConfig(memory_bytes={config.memory_bytes:,}) is too small: use {MIN_MEMORY_BYTES:,} or more."
         )
     gvisor = is_gvisor(config.runtime)
+    command = ["--lifetime", f"{config.lifetime_seconds:g}"]
+    if gvisor:
+        command += ["--worker-uid", str(uid)]
+    if socket_folder is not None:
+        command += ["--unix", f"{SOCKET_FOLDER}/{SOCKET_NAME}"]
+    over_stdin = socket_folder is None
+    arguments = {
+        "Image": image,
+        "Cmd": command,
+        "User": "0:0" if gvisor else f"{uid}:{uid}",
+        "WorkingDir": WORKDIR,
+        "Hostname": "sandbox",
+        "Env": [f"{key}={value}" for key, value in ENVIRONMENT.items()],
+        "Labels": dict(labels),
+        "StopSignal": "SIGKILL",  # PID 1 ignores other signals, and a stopping engine would wait 10 s for each sandbox
+        "Tty": False,
+        "OpenStdin": over_stdin,
+        "StdinOnce": over_stdin,  # without the orchestrator, the guest reads the end of its input, and exits
+        "AttachStdin": over_stdin,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "NetworkDisabled": True,
+        "HostConfig": _host_config(config, memory=memory, seccomp=seccomp, socket_folder=socket_folder),
+    }
+    return ContainerSpec(name=name, arguments=arguments, worker_memory_bytes=memory - SUPERVISOR_BYTES)
+
+
+def _host_config(config: SandboxConfig, *, memory: int, seccomp: str, socket_folder: str | None) -> dict[str, Any]:
+    """The resource limits and restrictions of a container."""
+    gvisor = is_gvisor(config.runtime)
     tmpfs = f"rw,noexec,nosuid,nodev,size={config.tmp_bytes},nr_inodes={TMPFS_INODES},mode=1777"
     limits = {
         "nofile": OPEN_FILES,
         "fsize": memory,  # all files are in memory, including those of large values
         "core": 0,
     }
-    if gvisor:  # its kernel counts per sandbox; elsewhere this limit would cover all sandboxes of the user
+    if gvisor:  # its kernel counts per sandbox; elsewhere the kernel would count all sandboxes together
         limits["nproc"] = config.max_processes
     host: dict[str, Any] = {
         "NetworkMode": "none",
@@ -132,33 +162,11 @@ def container_spec(
     }
     if config.runtime is not None:
         host["Runtime"] = config.runtime
-    command = ["--lifetime", f"{config.lifetime_seconds:g}"]
     if gvisor:
         host["CapAdd"] = GVISOR_CAPABILITIES
-        command += ["--worker-uid", str(uid)]
     if socket_folder is not None:
         host["Mounts"] = [{"Type": "bind", "Source": socket_folder, "Target": SOCKET_FOLDER, "ReadOnly": True}]
-        command += ["--unix", f"{SOCKET_FOLDER}/{SOCKET_NAME}"]
-    over_stdin = socket_folder is None
-    arguments = {
-        "Image": image,
-        "Cmd": command,
-        "User": "0:0" if gvisor else f"{uid}:{uid}",
-        "WorkingDir": WORKDIR,
-        "Hostname": "sandbox",
-        "Env": [f"{key}={value}" for key, value in ENVIRONMENT.items()],
-        "Labels": dict(labels),
-        "StopSignal": "SIGKILL",  # PID 1 ignores other signals, and a stopping engine would wait 10 s for each sandbox
-        "Tty": False,
-        "OpenStdin": over_stdin,
-        "StdinOnce": over_stdin,  # without the orchestrator, the guest reads the end of its input, and exits
-        "AttachStdin": over_stdin,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "NetworkDisabled": True,
-        "HostConfig": host,
-    }
-    return ContainerSpec(name=name, arguments=arguments, worker_memory_bytes=memory - SUPERVISOR_BYTES)
+    return host
 
 
 def _profile(seccomp: str, *, unix: bool, gvisor: bool) -> str:
