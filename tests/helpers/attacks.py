@@ -201,13 +201,13 @@ FLOODS = [
     Attack(
         name="1 GB on standard output",
         outcomes=("ok", "timeout"),
-        sees=r"left out|used up",
+        sees=r"left out|ran longer",
         code="import os\nfor _ in range(1024): os.write(1, b'x' * (1 << 20))",
     ),
     Attack(
         name="1 GB on standard error",
         outcomes=("ok", "timeout"),
-        sees=r"left out|used up",
+        sees=r"left out|ran longer",
         code="import os\nfor _ in range(1024): os.write(2, b'x' * (1 << 20))",
     ),
     Attack(
@@ -731,7 +731,7 @@ GUEST = [  # its clock, its copy, its supervisor's signals, what it tells of a c
     Attack(
         name="an answer too large to be sent",
         code="FINAL('x' * (300 << 20))",
-        sees="MemoryError: the memory has no room",
+        sees="MemoryError: the memory cannot hold a second copy",
     ),
     Attack(name="a huge word at the exit", code="raise SystemExit('x' * 300_000)", sees="characters left out"),
 ]

@@ -67,7 +67,7 @@ def test_an_engine_that_was_named_and_does_not_answer_is_never_replaced(tmp_path
     done = run("scripts/engine.sh", DOCKER_HOST=host)
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: No Docker engine answers at DOCKER_HOST={host}: start it or unset DOCKER_HOST, then try again.\n"
+        f"error: No Docker engine answers at DOCKER_HOST={host}: start it there, or unset DOCKER_HOST, and try again.\n"
     )
 
 
