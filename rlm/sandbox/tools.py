@@ -6,38 +6,28 @@ before the function sees them. Errors inside a function stay on the host: their 
 
 from __future__ import annotations
 
-import functools
 import inspect
-import keyword
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+from typing import Final
 
 import anyio
 import msgpack
-from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from rlm._util.logs import get_logger
-from rlm.errors import ConfigError, ToolError
+from rlm.errors import ToolError
 from rlm.protocol.plain import unpack_plain
 
+from .signatures import HostFunction, inspect_function
 from .threads import Threads
 
-RESERVED_NAMES: Final = frozenset(
-    (
-        *("context", "history", "answer", "tools", "FINAL", "FINAL_VAR", "SHOW_VARS", "LLMError", "ToolError"),
-        *("llm_query", "llm_batch", "rlm_query", "llm_query_batched", "rlm_query_batched"),
-    )
-)
-MAX_DESCRIPTION_CHARS: Final = 2_000
 MAX_SHOWN_CHARS: Final = 500  # of an error about arguments, and of arguments in a record
 MAX_CONCURRENT_TOOL_CALLS: Final = 16  # of one sandbox; further calls wait without being decoded
 MAX_ARGUMENT_BYTES: Final = 256 << 10  # of one call; hostile ones take 50 times as much memory when decoded
 INLINE_DECODE_BYTES: Final = 4 << 10  # larger arguments are decoded in a thread, off the event loop
-STRICT: Final = ConfigDict(strict=True, arbitrary_types_allowed=False)
 
 _log = get_logger("rlm.sandbox.tools")
 
@@ -66,22 +56,6 @@ class ToolUse:
 OnUse = Callable[[ToolUse], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Tool:
-    function: Callable[..., Any]
-    signature: inspect.Signature
-    fixed: Set[str]  # parameters that a partial binds by name
-    validators: Mapping[str, TypeAdapter[Any]]
-    description: str
-
-
-class _HiddenDefault:
-    """Stands for a default in a description, as its value may be secret."""
-
-    def __repr__(self) -> str:
-        return "…"
-
-
 class Tools:
     """The host functions that one sandbox may call.
 
@@ -107,7 +81,7 @@ class Tools:
     def __init__(
         self, functions: Mapping[str, Callable[..., object]], *, seconds: float = 60.0, on_use: OnUse | None = None
     ) -> None:
-        self._tools = {name: _inspect_tool(name, function) for name, function in functions.items()}
+        self._tools = {name: inspect_function(name, function) for name, function in functions.items()}
         self._functions = dict(functions)
         self._seconds = seconds
         self._on_use = on_use
@@ -155,7 +129,7 @@ class Tools:
             return _read(arguments)
         return await anyio.to_thread.run_sync(_read, arguments, limiter=self._reading)
 
-    async def _invoke(self, name: str, tool: _Tool, bound: inspect.BoundArguments) -> object:
+    async def _invoke(self, name: str, tool: HostFunction, bound: inspect.BoundArguments) -> object:
         started = False
 
         def call() -> object:
@@ -183,71 +157,6 @@ class Tools:
         raise ToolError(f"The tool {name} did not return within {self._seconds:g} seconds.")
 
 
-def _inspect_tool(name: str, function: Callable[..., object]) -> _Tool:
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_") or name in RESERVED_NAMES:
-        raise ConfigError(f"The tool name {name!r} is invalid: use an identifier that is not reserved.")
-    if not callable(function):
-        raise ConfigError(f"Tool {name!r} is not callable.")
-    bare = _without_attributes(function)
-    inner, fixed = (bare.func, bare.keywords) if isinstance(bare, functools.partial) else (bare, {})
-    try:
-        signature = inspect.signature(bare, eval_str=True)
-        parameters = [parameter for parameter in signature.parameters.values() if parameter.name not in fixed]
-        hints = _hints(parameters, inner)
-        validators = {parameter: _validator_for(hint) for parameter, hint in hints.items()}
-    except (TypeError, ValueError, NameError, PydanticSchemaGenerationError, PydanticUserError) as error:
-        raise ConfigError(f"The signature of tool {name!r} is not supported: {error}.") from error
-    summary = " ".join(_docstring(inner).partition("\n\n")[0].split())
-    shown = f"{name}{signature.replace(parameters=[_public_parameter(parameter) for parameter in parameters])}"
-    description = shown + (f"\n\n{summary}" if summary else "")
-    return _Tool(bare, signature, frozenset(fixed), validators, description[:MAX_DESCRIPTION_CHARS])
-
-
-def _without_attributes(function: Callable[..., object]) -> Callable[..., object]:
-    """Copy partials without their attributes: `__wrapped__` would announce another signature."""
-    if not isinstance(function, functools.partial):
-        return function
-    return functools.partial(_without_attributes(function.func), *function.args, **function.keywords)
-
-
-def _code(function: Callable[..., object]) -> Callable[..., object]:
-    """The function that runs when a callable is called."""
-    if inspect.isroutine(function):
-        return function
-    return function.__init__ if inspect.isclass(function) else type(function).__call__
-
-
-def _hints(parameters: Sequence[inspect.Parameter], function: Callable[..., object]) -> dict[str, Any]:
-    """Types of the annotated parameters. Names in strings (`list["City"]`) are resolved in the function's module."""
-    annotations = {each.name: each.annotation for each in parameters if each.annotation is not inspect.Parameter.empty}
-    names = getattr(inspect.unwrap(_code(function)), "__globals__", {})
-    return get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=names, include_extras=True)
-
-
-def _public_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A parameter as the model sees it."""
-    kind = parameter.annotation
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    default = parameter.default if parameter.default is inspect.Parameter.empty else _HiddenDefault()
-    return parameter.replace(annotation=kind, default=default)
-
-
-def _docstring(function: Callable[..., object]) -> str:
-    """The docstring of a callable: its own, or that of its class or its `__call__`."""
-    return inspect.getdoc(function) or inspect.cleandoc(_code(function).__doc__ or "")
-
-
-def _validator_for(hint: Any) -> TypeAdapter[Any]:
-    """A strict validator. Classes with fields (model, dataclass, typed dict) keep their own settings."""
-    try:
-        validator = TypeAdapter(hint, config=STRICT)
-    except PydanticUserError:
-        validator = TypeAdapter(hint)
-    validator.rebuild()  # raises for an unknown name now, rather than at the first call
-    return validator
-
-
 def _read(arguments: bytes) -> tuple[Arguments, str]:
     decoded = _decode(arguments)
     return decoded, _clip(repr(decoded))
@@ -267,7 +176,7 @@ def _decode(arguments: bytes) -> Arguments:
             raise ToolError("The arguments are not plain data.")
 
 
-def _bind(name: str, tool: _Tool, arguments: Arguments) -> inspect.BoundArguments:
+def _bind(name: str, tool: HostFunction, arguments: Arguments) -> inspect.BoundArguments:
     positional, named = arguments
     for parameter in named:
         if parameter in tool.fixed:

@@ -61,8 +61,8 @@ def encode(context: Context, *, max_bytes: int | None = None) -> Value:
         case Path():
             value = _folder(context) if context.is_dir() else _file(context)
         case Mapping() | Sequence():
-            size = sum(map(len, _packed(context)))
-            value = Value(kind="data", size=size, pieces=lambda: _regular(_packed(context)))
+            size = sum(map(len, _pack(context)))
+            value = Value(kind="data", size=size, pieces=lambda: _rechunk(_pack(context)))
         case _:
             raise ConfigError(
                 f"Unsupported context type {type(context).__name__}: "
@@ -117,7 +117,7 @@ def _slices(text: str) -> Iterator[bytes]:
 # Plain data
 
 
-def _packed(value: object) -> Iterator[Piece]:
+def _pack(value: object) -> Iterator[Piece]:
     """Encode plain data as msgpack, in parts."""
     try:
         packer = msgpack.Packer(default=_as_plain, unicode_errors="surrogatepass", autoreset=False)
@@ -205,7 +205,7 @@ def _find_problem(value: object, place: str, depth: int) -> str:
     return f"The context is invalid: {place} is {problem}."
 
 
-def _regular(parts: Iterable[Piece]) -> Iterator[Piece]:
+def _rechunk(parts: Iterable[Piece]) -> Iterator[Piece]:
     """Join or split the same bytes into pieces of `CHUNK_BYTES`."""
     buffer = bytearray()
     for part in parts:
@@ -276,7 +276,7 @@ def _folder(path: Path) -> Value:
             yield from _read(path / name, size)
 
     size = sum(map(len, headers())) + sum(size for _, size in files)
-    return Value(kind="folder", size=size, pieces=lambda: _regular(parts()))
+    return Value(kind="folder", size=size, pieces=lambda: _rechunk(parts()))
 
 
 def _files(path: Path) -> Iterator[tuple[str, int]]:

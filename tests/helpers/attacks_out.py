@@ -135,7 +135,10 @@ OUTPUTS = [
         takes=("*",),
         sees=r"\d+ files were skipped: the sandbox has more than the list can hold",
         outcomes=("ok",),
-        gvisor={"sees": "more than the list can hold|" + STOPPED, "outcomes": ("ok", "timeout")},  # it makes them slowly
+        gvisor={
+            "sees": "more than the list can hold|" + STOPPED,
+            "outcomes": ("ok", "timeout"),
+        },  # it makes them slowly
     ),
     Attack(
         name="a file that changes while it is taken",

@@ -138,7 +138,7 @@ class Sandbox:
             SandboxError: The sandbox is gone.
         """
         encoded = value if isinstance(value, Value) else encode(value)
-        async with self._using() as session:
+        async with self._active_session() as session:
             return await session.load(name, encoded)
 
     async def offer(self, tools: Tools) -> None:
@@ -147,7 +147,7 @@ class Sandbox:
         Raises:
             SandboxError: The sandbox is gone.
         """
-        async with self._using() as session:
+        async with self._active_session() as session:
             await session.offer(tools)
 
     async def put(self, path: str, content: str | bytes | Path) -> None:
@@ -166,7 +166,7 @@ class Sandbox:
         value = encode(content)
         if value.kind == "folder":
             raise ConfigError(f"{content!s} is a folder: put its files one by one, or use load().")
-        async with self._using() as session:
+        async with self._active_session() as session:
             await session.put(path, value)
 
     async def get(self, path: str, *, max_bytes: int = GET_BYTES) -> bytes:
@@ -180,7 +180,7 @@ class Sandbox:
             ConfigError: The file does not exist, is not a regular file, or exceeds `max_bytes`.
             SandboxError: The sandbox is gone.
         """
-        async with self._using() as session:
+        async with self._active_session() as session:
             return await session.get(path, max_bytes=max_bytes)
 
     async def files(self) -> Listing:
@@ -191,7 +191,7 @@ class Sandbox:
         Raises:
             SandboxError: The sandbox is gone.
         """
-        async with self._using() as session:
+        async with self._active_session() as session:
             return await session.files()
 
     async def reset(self) -> None:
@@ -203,7 +203,7 @@ class Sandbox:
         Raises:
             SandboxError: The sandbox is gone.
         """
-        async with self._using() as session:
+        async with self._active_session() as session:
             await session.reset()
 
     async def run(
@@ -231,11 +231,11 @@ class Sandbox:
             SandboxDied, SandboxMisbehaved: The sandbox is gone.
         """
         seconds = CELL_SECONDS if seconds is None else seconds
-        async with self._using() as session:
+        async with self._active_session() as session:
             return await session.run(code, seconds=seconds, answer=answer, on_output=on_output)
 
     @asynccontextmanager
-    async def _using(self) -> AsyncIterator[Session]:
+    async def _active_session(self) -> AsyncIterator[Session]:
         """Yield the session. If it fails, remove the container at once, and raise an error with the reason."""
         if self._session is None:
             raise ConfigError("The sandbox has not been started: use it inside `async with`.")
@@ -269,16 +269,16 @@ class Sandbox:
         try:
             if folder is None:
                 await self._engine.start(self._name)
-                self._session = await self._greet(self._attached, spec)
+                self._session = await self._open_session(self._attached, spec)
             else:
                 stream = await self._accept(folder / SOCKET_NAME, self._attached, resources)
                 until_connected.close()  # the mounted folder is empty by now, and disappears from the host
-                self._session = await self._greet(stream, spec)
+                self._session = await self._open_session(stream, spec)
         except (SandboxDied, SandboxMisbehaved) as error:
             reason = await self._reason() if isinstance(error, SandboxDied) else str(error).rstrip(".")
             raise SandboxStartError(self._with_stderr(f"The sandbox failed to start: {reason}")) from error
 
-    async def _greet(self, stream: Stream, spec: ContainerSpec) -> Session:
+    async def _open_session(self, stream: Stream, spec: ContainerSpec) -> Session:
         session = Session(stream, self._config)
         await session.handshake(digest=source_digest(), depth=self._depth, worker_memory_bytes=spec.worker_memory_bytes)
         return session
