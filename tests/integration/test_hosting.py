@@ -376,7 +376,7 @@ async def test_rlms_have_tools_and_their_children_where_allowed(allowed: bool, b
         on_event=seen.append,
     ).acompletion("text", "question")
     assert done.answer == f"['root'] {below}"
-    told = "- lookup(name: str, times: int = …) -> list[str]: The name, as often as asked for."
+    told = "- lookup(name: str, times: int = …) -> list[str]: The name, repeated."
     assert [told in prompt for prompt in prompts] == [True, allowed]
     assert not any("Not told" in prompt for prompt in prompts)
     used = [(event.node, event.arguments, event.ok) for event in seen if isinstance(event, ToolUsed)]

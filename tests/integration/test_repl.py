@@ -304,7 +304,7 @@ async def test_nonsense_on_the_line_to_the_supervisor_costs_the_cell_only(forged
         await last("kept = 1", sandbox=sandbox)
         bad = await last(FORGE.format(forged=forged), sandbox=sandbox)
         assert bad.outcome == "died"
-        assert "the line to its supervisor" in bad.error
+        assert "its link to the supervisor" in bad.error
         assert (await last("kept", sandbox=sandbox)).stdout == "1\n"
 
 
