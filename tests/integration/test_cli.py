@@ -224,7 +224,7 @@ def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_do
 def test_a_script_in_a_sandbox_is_one_object_too(environment: dict[str, str]) -> None:
     script = "import sys\nprint('out \\ud800'.encode('utf-8', 'replace'))\nprint('err', file=sys.stderr)\nsys.exit(7)"
     done = rlm(environment, "exec", "-", "--json", text=script)
-    said = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": [], "left_out": []}
+    said = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": [], "skipped": []}
     assert (done.returncode, json.loads(done.stdout)) == (7, said)
 
 
