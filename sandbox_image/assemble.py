@@ -1,8 +1,8 @@
-"""Lays out the image's whole file system in /rootfs: a list of what goes in, so that nothing else is there.
+"""Builds the image's file system in /rootfs from an explicit list, so that it contains nothing else.
 
-Runs once, in the image's build stage, with the interpreter that the image will have. In: Python and its standard
-library, the shared libraries that these load, time zones, the wheels' content, the protocol and the guest, compiled.
-Not in, as nobody copies it: shells, package managers, compilers, perl, setuid files. Standard library only.
+Runs once, in the build stage of the image, with the image's own interpreter. It copies Python and its standard library,
+the shared libraries that these load, time zones, the content of the wheels, the protocol and the guest, compiled. Shells,
+package managers, compilers, perl and setuid files stay out because nothing copies them. Standard library only.
 """
 
 import compileall
@@ -39,14 +39,14 @@ main()
 
 
 def inside(path: Path) -> Path:
-    """Where a file of the base goes in the new root."""
+    """The path in the new root for a file of the base."""
     return ROOT / path.relative_to("/")
 
 
 def copy_file(path: Path) -> None:
     target = inside(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)  # content only: no owner, mode or capability of the base comes along
+    shutil.copyfile(path, target)  # content only: drops the owner, mode and capabilities of the base
 
 
 def copy_python() -> None:
@@ -59,7 +59,7 @@ def copy_python() -> None:
 
 
 def copy_shared_libraries() -> None:
-    """Every library that the interpreter or an extension module loads, asked of the loader itself."""
+    """Copy every library that the interpreter or an extension module loads, according to the loader."""
     executable = Path(sys.executable).resolve()
     loader = next(Path("/").glob("lib*/ld-linux*"))
     extensions = [path for path in ROOT.rglob("*.so*") if path.is_file()]
@@ -96,13 +96,13 @@ def write_system_files() -> None:
 
 
 def compile_everything() -> None:
-    """Unchecked: the file system is read-only, so no start has to look whether a source has changed."""
+    """Compile without checks: the file system is read-only, so a start need not compare sources."""
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(ROOT, quiet=2, stripdir=str(ROOT), prependdir="/", invalidation_mode=mode, workers=0)
 
 
 def set_modes() -> None:
-    """Nothing is setuid, only the interpreter and its loader can be run, only the scratch folders can be written."""
+    """Nothing is setuid; only the interpreter and its loader are executable; only the scratch folders are writable."""
     for path in (path for path in ROOT.rglob("*") if not path.is_symlink()):
         runs = path.is_dir() or path.name.startswith("ld-linux") or path == inside(Path(sys.executable).resolve())
         path.chmod(0o755 if runs else 0o644)

@@ -1,8 +1,8 @@
-"""What a container checker finds inside a sandbox, as the table of docs/security-checker.md.
+"""Prints what a container checker finds in a sandbox, as the table of docs/security-checker.md.
 
     .venv/bin/python scripts/check_sandbox.py [--transport unix]
 
-The names of the system calls come from the C headers where those are installed; else their numbers are shown.
+The names of system calls come from the C headers. Without these, the table shows numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADER: Final = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
 
 
 async def findings(config: SandboxConfig) -> dict[str, Any]:
-    """What the checker reports from a sandbox of this policy."""
+    """The checker's report from a sandbox with this policy."""
     async with Sandbox(config) as sandbox:
         result = await sandbox.run(CHECKER.read_text())
     if result.outcome != "ok":
@@ -32,13 +32,13 @@ async def findings(config: SandboxConfig) -> dict[str, Any]:
 
 
 def names() -> dict[str, str]:
-    """The name of each system call, by its number."""
+    """System call names by number."""
     text = HEADER.read_text() if HEADER.is_file() else ""
     return {number: name for name, number in re.findall(r"#define __NR_(\w+) (\d+)", text)}
 
 
 def shared(namespaces: dict[str, str]) -> list[str]:
-    """The namespaces that a sandbox has in common with this process."""
+    """The namespaces that a sandbox shares with this process."""
     return sorted(name for name, inode in namespaces.items() if os.readlink(f"/proc/self/ns/{name}") == inode)
 
 
@@ -58,23 +58,23 @@ def main() -> None:
         "no new privileges": found["no_new_privileges"],
         "seccomp": f"mode {found['seccomp_mode']}, {found['seccomp_filters']} filter",
         "AppArmor": found["apparmor"],
-        "namespaces of its own": ", ".join(own),
+        "own namespaces": ", ".join(own),
         "namespaces of the host": ", ".join(shared(found["namespaces"])),
         "user ids": " ".join(found["user_map"]),
         "network interfaces": ", ".join(found["interfaces"]),
-        "processes it sees": len(found["processes"]),
+        "visible processes": len(found["processes"]),
         "environment": ", ".join(found["environment"]),
         "sockets of engines": found["sockets_of_engines"] or "none",
         "shells": found["shells"] or "none",
         "setuid and setgid files": found["setuid"] or "none",
         "mounts that are not read-only": ", ".join(writable),
-        "folders it can write to": ", ".join(found["writable"]),
+        "writable folders": ", ".join(found["writable"]),
         "devices": ", ".join(found["devices"]),
         "system calls tried": len(calls),
         f"refused with EPERM ({len(refused)})": ", ".join(refused),
-        f"not there, ENOSYS ({len(absent)})": ", ".join(absent),
+        f"missing, ENOSYS ({len(absent)})": ", ".join(absent),
     }
-    print("| looked at | found |\n|---|---|")
+    print("| inspected | found |\n|---|---|")
     for name, value in rows.items():
         print(f"| {name} | {value} |")
 

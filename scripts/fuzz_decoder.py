@@ -1,8 +1,8 @@
-"""The decoder under a coverage-guided fuzzer, until Ctrl-C. Needs `atheris` (pip install atheris), which rlm does not.
+"""Runs the decoder under a coverage-guided fuzzer, until Ctrl-C. Needs `atheris` (pip install atheris).
 
     .venv/bin/python scripts/fuzz_decoder.py [-max_total_time=60] [-seed=1]
 
-A crash is an input that raises anything but the protocol's error, or a message that is not the same after the wire.
+A crash is an input that raises another error than the protocol's, or a message that changes when it is encoded again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ with atheris.instrument_imports():
     from rlm.sandbox.docker.attach import Demultiplexer
 
 
-def look(data: bytes) -> None:
-    """One input as a frame's body, as a stream of frames, and as the engine's stream."""
+def fuzz_one(data: bytes) -> None:
+    """Try an input as a frame's body, as a stream of frames, and as the engine's stream."""
     with contextlib.suppress(ProtocolError):
         again = pack(unpack(data))
         assert pack(unpack(again)) == again
@@ -33,5 +33,5 @@ def look(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, look)
+    atheris.Setup(sys.argv, fuzz_one)
     atheris.Fuzz()

@@ -1,10 +1,10 @@
-"""Write sandbox_image/seccomp.json: the system calls that a sandbox may use, for x86_64 and arm64.
+"""Writes sandbox_image/seccomp.json: the system calls that a sandbox may use, for x86_64 and arm64.
 
     .venv/bin/python scripts/make_seccomp.py            write the profile
-    .venv/bin/python scripts/make_seccomp.py --explain  what the engine's default allows and this one does not, and why
+    .venv/bin/python scripts/make_seccomp.py --explain  list what it denies beyond the engine's default, with reasons
 
-The starting point is what the Docker engine's default profile allows a process without capabilities. All else is refused
-with EPERM. Calls of 32-bit programs have no rule, so the kernel ends the process (seccomp_rule_add(3), bad architecture).
+The starting point is what Docker's default profile allows a process without capabilities. All other calls fail with EPERM.
+32-bit programs have no rules, so the kernel kills them (seccomp_rule_add(3), bad architecture).
 """
 
 from __future__ import annotations
@@ -58,52 +58,52 @@ ALLOWED: Final = {
         clock_getres clock_gettime clock_nanosleep getrandom gettimeofday nanosleep sysinfo time timer_create
         timer_delete timer_getoverrun timer_gettime timer_settime times uname
     """,
-    "users: the runtime itself calls these after the profile is on; without capabilities they give nothing": """
+    "users: the runtime calls these after it applies the profile; without capabilities they gain nothing": """
         capget capset getegid geteuid getgid getgroups getresgid getresuid getuid setfsgid setfsuid setgid
         setgroups setregid setresgid setresuid setreuid setuid
     """,
 }
 
-# What the engine's default allows, and a sandbox does without.
+# Calls that the engine's default allows, and this profile denies.
 DENIED: Final = {
-    "a way into other processes": "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace",
-    "the network, and any socket that is not a pair": """
+    "access to other processes": "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace",
+    "the network, and every socket except pairs": """
         accept accept4 bind connect listen recvmmsg sendmmsg socket socketcall
     """,
-    "IPC that outlives processes and passes by the limits": """
+    "IPC that outlives processes and bypasses limits": """
         mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd
         semctl semget semop semtimedop shmat shmctl shmdt shmget
     """,
-    "kernel code with a long record of holes, which Python does not need": """
+    "kernel code with many past vulnerabilities, which Python does not need": """
         fanotify_mark io_uring_enter io_uring_register io_uring_setup modify_ldt name_to_handle_at personality
         userfaultfd vmsplice
     """,
-    "memory that no other process, and no limit, can look into": "memfd_secret",
-    "contexts that are counted for the whole machine (/proc/sys/fs/aio-nr): one sandbox could take them all": """
+    "memory that no other process can read, and no limit counts": "memfd_secret",
+    "contexts that are counted machine-wide (/proc/sys/fs/aio-nr): one sandbox could take them all": """
         io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit
     """,
     "device nodes": "mknod mknodat",
-    "scheduling classes that starve others, or slow the supervisor": """
+    "scheduling classes that starve other processes, or slow the supervisor": """
         ioprio_set sched_setattr sched_setparam sched_setscheduler
     """,
-    "filters of its own": "landlock_add_rule landlock_create_ruleset landlock_restrict_self seccomp",
+    "additional filters": "landlock_add_rule landlock_create_ruleset landlock_restrict_self seccomp",
     "the host's clock": "adjtimex clock_adjtime",
 }
 
-# Bits and values are those of the kernel's headers (linux/sched.h, linux/mman.h, linux/memfd.h, linux/prctl.h), the same
-# on both architectures.
-NEW_NAMESPACES: Final = 0x7E020000  # the CLONE_NEW* bits (clone(2)) but CLONE_NEWTIME, which clone cannot take
+# Bits and values from the kernel's headers (linux/sched.h, linux/mman.h, linux/memfd.h, linux/prctl.h); both architectures
+# share them.
+NEW_NAMESPACES: Final = 0x7E020000  # the CLONE_NEW* bits (clone(2)) except CLONE_NEWTIME, which clone rejects
 MAP_HUGETLB: Final = 0x40000
 MFD_HUGETLB: Final = 0x4
 AF_UNIX: Final = 1
-SELF: Final = 0  # in the place of a process's number; PRIO_PROCESS is 0 too
+SELF: Final = 0  # as a PID; PRIO_PROCESS is 0 too
 ENOSYS: Final = 38
 PRCTL: Final = {
     "PDEATHSIG": (1, 2),
     "DUMPABLE": (3, 4),
     "KEEPCAPS": (7, 8),
     "NAME": (15, 16),
-    "GET_SECCOMP": (21,),  # to set one would be a filter of its own
+    "GET_SECCOMP": (21,),  # setting one would install an additional filter
     "CAPBSET": (23, 24),
     "SECUREBITS": (27, 28),
     "TIMERSLACK": (29, 30),
@@ -116,43 +116,43 @@ PRCTL: Final = {
 
 
 class Condition(NamedTuple):
-    """What an argument, by its place, has to be: equal to a value or, with `none_of`, without any of these bits."""
+    """Requires an argument to equal `value` or, with `none_of`, to have none of these bits set."""
 
-    place: int
+    argument: int
     value: int = 0
     none_of: int = 0
 
     def __str__(self) -> str:
-        said = f"has no bit of {self.none_of:#x}" if self.none_of else f"is {self.value:#x}"
-        return f"argument {self.place} {said}"
+        requirement = f"has no bit of {self.none_of:#x}" if self.none_of else f"is {self.value:#x}"
+        return f"argument {self.argument} {requirement}"
 
     def rule(self) -> dict[str, Any]:
-        """In the engine's format."""
+        """The condition in the engine's format."""
         if self.none_of:
-            return {"index": self.place, "value": self.none_of, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
-        return {"index": self.place, "value": self.value, "valueTwo": 0, "op": "SCMP_CMP_EQ"}
+            return {"index": self.argument, "value": self.none_of, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+        return {"index": self.argument, "value": self.value, "valueTwo": 0, "op": "SCMP_CMP_EQ"}
 
 
-# What does nothing and says that it is done: all that a sandbox writes lies in memory. Done in earnest it would be work for
-# the host's disks, by files of the host that a container sees (/etc/hostname): thousands of flushes a second.
-ANSWERED: Final = "fdatasync fsync msync sync sync_file_range syncfs"
+# Report success without effect: everything that a sandbox writes is in memory. Real calls would flush the host's disks
+# thousands of times a second, through files of the host that a container sees (/etc/hostname).
+NO_OPS: Final = "fdatasync fsync msync sync sync_file_range syncfs"
 
-# What is allowed with some arguments only: name, why, and alternatives of conditions that have to hold together.
+# Allowed only with certain arguments: name, reason, and alternatives, each with conditions that must all hold.
 CONDITIONAL: Final[list[tuple[str, str, list[list[Condition]]]]] = [
     ("clone", "no new namespaces", [[Condition(0, none_of=NEW_NAMESPACES)]]),
     (
         "socketpair",
-        "no code of other families: the network's, and modules that the kernel would load",
+        "no other families: neither the network, nor modules that the kernel would load",
         [[Condition(0, AF_UNIX)]],
     ),
-    ("mmap", "huge pages are the machine's, and no memory limit counts them", [[Condition(3, none_of=MAP_HUGETLB)]]),
+    ("mmap", "huge pages are machine-wide, and no memory limit counts them", [[Condition(3, none_of=MAP_HUGETLB)]]),
     ("memfd_create", "as mmap", [[Condition(1, none_of=MFD_HUGETLB)]]),
-    ("prlimit64", "of the caller itself: the supervisor has the same user", [[Condition(0, SELF)]]),
+    ("prlimit64", "only for the caller itself: the supervisor has the same user", [[Condition(0, SELF)]]),
     ("sched_setaffinity", "as prlimit64", [[Condition(0, SELF)]]),
     ("setpriority", "as prlimit64", [[Condition(0, SELF), Condition(1, SELF)]]),
     (
         "prctl",
-        "no filters of its own, whose compiled code is counted for the whole machine (bpf_jit_limit), no grouping of "
+        "no additional filters, whose compiled code is counted machine-wide (bpf_jit_limit), no grouping of "
         "processors (PR_SCHED_CORE), nothing unknown",
         [[Condition(0, value)] for values in PRCTL.values() for value in values],
     ),
@@ -177,10 +177,10 @@ def profile() -> dict[str, Any]:
     ]
     rules.append(
         {
-            "names": sorted(ANSWERED.split()),
+            "names": sorted(NO_OPS.split()),
             "action": "SCMP_ACT_ERRNO",
             "errnoRet": 0,
-            "comment": "done without doing anything: all that is written lies in memory",
+            "comment": "reports success without effect: everything written is in memory",
         }
     )
     rules.append(
@@ -188,7 +188,7 @@ def profile() -> dict[str, Any]:
             "names": ["clone3"],
             "action": "SCMP_ACT_ERRNO",
             "errnoRet": ENOSYS,
-            "comment": "its flags lie in memory, which no filter can read; libc then falls back to clone",
+            "comment": "its flags are in memory, which no filter can read; libc falls back to clone",
         }
     )
     return {
@@ -200,7 +200,7 @@ def profile() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The contents of the file."""
+    """Content of the file."""
     return json.dumps(profile(), indent=1) + "\n"
 
 
@@ -208,10 +208,10 @@ def main() -> None:
     if sys.argv[1:] == ["--explain"]:
         for reason, names in DENIED.items():
             print(f"{reason}:\n    {' '.join(names.split())}")
-        print(f"not done, and said to be: all that is written lies in memory:\n    {ANSWERED}")
+        print(f"reports success without effect, because everything written is in memory:\n    {NO_OPS}")
         for name, reason, alternatives in CONDITIONAL:
             allowed = " or ".join(" and ".join(map(str, conditions)) for conditions in alternatives)
-            print(f"{reason}:\n    {name} only where {allowed}")
+            print(f"{reason}:\n    {name} only if {allowed}")
         return
     PROFILE.write_text(text())
 

@@ -26,7 +26,7 @@ from rlm.prompts import PromptContext, SystemPrompt
 from rlm.sandbox.base import LoadedValue, SandboxFactory
 from rlm.sandbox.slots import LevelSlots
 from rlm.sandbox.tools import Tools, ToolUse
-from rlm.sandbox.values import Value, encode, ends_of
+from rlm.sandbox.values import Value, encode, head_and_tail
 from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Message, ModelReply, StopPoint, StopReason
 
@@ -128,7 +128,7 @@ def _tools_of(task: RLMTask, services: Services) -> Tools:
             ToolUsed(node=task.node, tool=use.name, arguments=use.arguments, ok=use.ok, seconds=use.seconds)
         )
 
-    return services.tools.told(record)
+    return services.tools.with_callback(record)
 
 
 def system_prompt_of(task: RLMTask, services: Services) -> str:
@@ -397,7 +397,7 @@ async def _open_repl(task: RLMTask, services: Services, broker: Broker) -> Async
         events=services.events,
     )
     async with repl:
-        head, tail = ends_of(task.context, CONTEXT_END_CHARS) if task.level > 0 else ("", "")
+        head, tail = head_and_tail(task.context, CONTEXT_END_CHARS) if task.level > 0 else ("", "")
         services.events.emit(
             RLMStarted(
                 node=task.node,

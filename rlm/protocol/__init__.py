@@ -1,5 +1,1 @@
-"""The channel between host and guest: messages and framing, without I/O.
-
-Standard library and msgpack only. The sandbox image carries a copy of this package, so nothing here may import the rest
-of `rlm`.
-"""
+"""Messages and framing between host and guest, without I/O; imports msgpack only, as the image carries a copy."""

@@ -1,4 +1,4 @@
-"""The time of a cell, which both ends keep by the same rule. No I/O; standard library only."""
+"""The time limit of a cell, measured alike at both ends. No I/O; standard library only."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-CALL_SECONDS: Final = 0.001  # of a cell's time that a call takes at least: a cell that only makes calls ends too
-LOOK_SECONDS: Final = 0.02  # between two looks at a clock that stands nearly still
+CALL_SECONDS: Final = 0.001  # minimum charge for a call, so that a cell which only makes calls also runs out of time
+CHECK_SECONDS: Final = 0.02  # minimum interval between checks of a clock that is nearly stopped
 
 
 class Clock:
-    """What a cell has used of its seconds.
+    """Measures how much of its time limit a cell has used.
 
-    While no call waits for an answer, the clock goes with time. While one or more wait, it stands still, but for the
-    processor time that the cell uses meanwhile and for `CALL_SECONDS` a call. It is never ahead of time.
+    Without pending calls, wall time counts. While calls are pending, only the cell's processor time and `CALL_SECONDS`
+    per call count. The clock never runs faster than wall time.
 
     Args:
-        seconds: that the cell has.
-        now: the time.
-        processor: the processor time that the cell has used; where nobody can know, it counts as none.
+        seconds: Time limit of the cell.
+        now: Returns the wall time in seconds.
+        processor: Returns the processor time of the cell in seconds. The default, for callers who cannot measure it,
+            charges none.
     """
 
     def __init__(
@@ -28,58 +29,59 @@ class Clock:
         self.seconds = seconds
         self._now = now
         self._processor = processor
-        self._waiting = 0  # calls
-        # Up to the latest moment at which the clock went over from going to standing still, or back, and since then:
+        self._pending_calls = 0
+        # `_used` is the total at the last switch between running and paused; the rest counts from that switch.
         self._used = 0.0
         self._since = now()
-        self._asked = 0
+        self._calls_started = 0
         self._processor_then = 0.0
-        self._next_look = self._since + seconds
+        self._next_check = self._since + seconds
 
     @property
     def used(self) -> float:
-        passed = self._now() - self._since
-        least = self._asked * CALL_SECONDS
-        if self._waiting and passed > least:
-            passed = min(passed, least + max(0.0, self._processor() - self._processor_then))
-        return self._used + passed
+        """Seconds charged to the cell so far."""
+        elapsed = self._now() - self._since
+        minimum = self._calls_started * CALL_SECONDS
+        if self._pending_calls and elapsed > minimum:
+            elapsed = min(elapsed, minimum + max(0.0, self._processor() - self._processor_then))
+        return self._used + elapsed
 
-    def asked(self) -> None:
-        """A call begins to wait."""
-        if not self._waiting:
-            self._turn()
+    def call_started(self) -> None:
+        """Count a new pending call."""
+        if not self._pending_calls:
+            self._switch()
             self._processor_then = self._processor()
-        self._waiting += 1
-        self._asked += 1
-        self._next_look -= CALL_SECONDS
+        self._pending_calls += 1
+        self._calls_started += 1
+        self._next_check -= CALL_SECONDS
 
-    def answered(self) -> None:
-        """A call has its answer."""
-        if self._waiting == 1:
-            self._turn()
-        self._waiting -= 1
+    def call_answered(self) -> None:
+        """Count a pending call as answered."""
+        if self._pending_calls == 1:
+            self._switch()
+        self._pending_calls -= 1
 
-    def _turn(self) -> None:
+    def _switch(self) -> None:
         self._used = self.used
         self._since = self._now()
-        self._asked = 0
+        self._calls_started = 0
 
     @property
-    def until_look(self) -> float:
-        """Seconds in which the time cannot be up, unless more calls are made."""
-        return max(0.0, self._next_look - self._now())
+    def until_check(self) -> float:
+        """Seconds until the clock can expire at the earliest, unless more calls are made."""
+        return max(0.0, self._next_check - self._now())
 
-    def is_up(self) -> bool:
-        """Whether the cell has used all its time; cheap before it is time to look."""
-        if self.until_look:
+    def expired(self) -> bool:
+        """Whether the cell has used all its time. Cheap until the next check is due."""
+        if self.until_check:
             return False
-        left = self.seconds - self.used
-        self._next_look = self._now() + max(left, LOOK_SECONDS)
-        return left <= 0
+        remaining = self.seconds - self.used
+        self._next_check = self._now() + max(remaining, CHECK_SECONDS)
+        return remaining <= 0
 
     @property
     def end(self) -> float:
-        """The moment at which the time is up if no call is made or answered until then, processor time left out."""
-        left = self.seconds - self._used
-        stands = self._waiting and self._asked * CALL_SECONDS < left
-        return math.inf if stands else self._since + left
+        """Wall time at which the clock expires if no call starts or ends before. Ignores processor time."""
+        remaining = self.seconds - self._used
+        paused = self._pending_calls and self._calls_started * CALL_SECONDS < remaining
+        return math.inf if paused else self._since + remaining

@@ -1,4 +1,4 @@
-"""The order and the framing of messages: bytes in, messages out; messages in, bytes out. No I/O.
+"""Order and framing of messages, without I/O: bytes in, messages out; messages in, bytes out.
 
     connection = Connection(Role.HOST)
     connection.receive_data(data)
@@ -30,8 +30,8 @@ from .messages import (
     Ready,
     Reply,
     Reset,
+    Response,
     Result,
-    Served,
     Start,
     ToolCall,
     pack,
@@ -47,20 +47,20 @@ class Role(enum.Enum):
 
 
 class State(enum.Enum):
-    """Where the conversation stands; the same at both ends, but for what is on its way."""
+    """Phase of the conversation; both ends agree, except about messages in flight."""
 
-    STARTING = "starting"  # nothing heard from the guest yet
-    GREETED = "greeted"  # the guest is ready, the host has not said what it may use
+    STARTING = "starting"  # nothing received from the guest yet
+    GREETED = "greeted"  # the guest is ready; the host has not sent the limits yet
     IDLE = "idle"
     LOADING = "loading"
-    SERVING = "serving"  # of files, or a reset
+    SERVING = "serving"  # a file request or a reset
     EXECUTING = "executing"
     CLOSED = "closed"
 
 
-_HOST_SAYS: Final[dict[State, dict[type[Message], State]]] = {
+_HOST_MESSAGES: Final[dict[State, dict[type[Message], State]]] = {
     State.GREETED: {Start: State.IDLE},
-    # A reply can cross the end of its cell on the wire, so one that comes late is legal (and ignored).
+    # A reply can cross its cell's result on the wire, so a late reply is legal (and ignored).
     State.IDLE: {
         Load: State.LOADING,
         Execute: State.EXECUTING,
@@ -75,10 +75,10 @@ _HOST_SAYS: Final[dict[State, dict[type[Message], State]]] = {
     State.SERVING: {},
     State.EXECUTING: {Reply: State.EXECUTING, Chunk: State.EXECUTING},
 }
-_GUEST_SAYS: Final[dict[State, dict[type[Message], State]]] = {
+_GUEST_MESSAGES: Final[dict[State, dict[type[Message], State]]] = {
     State.STARTING: {Ready: State.GREETED},
     State.LOADING: {Loaded: State.IDLE},
-    State.SERVING: {Served: State.IDLE, Chunk: State.SERVING},
+    State.SERVING: {Response: State.IDLE, Chunk: State.SERVING},
     State.EXECUTING: {
         Output: State.EXECUTING,
         Query: State.EXECUTING,
@@ -87,8 +87,8 @@ _GUEST_SAYS: Final[dict[State, dict[type[Message], State]]] = {
         Result: State.IDLE,
     },
 }
-_PEER: Final = {Role.HOST: _GUEST_SAYS, Role.GUEST: _HOST_SAYS}
-_OWN: Final = {Role.HOST: _HOST_SAYS, Role.GUEST: _GUEST_SAYS}
+_RECEIVABLE: Final = {Role.HOST: _GUEST_MESSAGES, Role.GUEST: _HOST_MESSAGES}
+_SENDABLE: Final = {Role.HOST: _HOST_MESSAGES, Role.GUEST: _GUEST_MESSAGES}
 
 _HEADER_BYTES: Final = 4
 
@@ -96,8 +96,8 @@ _HEADER_BYTES: Final = 4
 class Connection:
     """One end of a channel.
 
-    Holds at most one unfinished frame (`MAX_FRAME_BYTES`) beside what the last `receive_data` brought. After a
-    `ProtocolError` the connection is CLOSED and every further use raises it again.
+    Buffers at most one unfinished frame (`MAX_FRAME_BYTES`) plus the data of the last `receive_data`. After a
+    `ProtocolError` the connection is CLOSED, and every further use raises again.
     """
 
     def __init__(self, role: Role) -> None:
@@ -107,34 +107,35 @@ class Connection:
 
     @property
     def state(self) -> State:
+        """The current phase."""
         return self._state
 
     @property
     def mid_frame(self) -> bool:
-        """Whether an unfinished frame has been received."""
+        """Whether a frame has arrived in part."""
         return bool(self._buffer)
 
     def send(self, message: Message) -> bytes:
-        """The bytes of the frame that carries `message`.
+        """Encode a message as one frame.
 
         Raises:
-            ProtocolError: this message is not legal now, or does not fit into a frame.
+            ProtocolError: The message is not legal in this state, or does not fit into a frame.
         """
-        self._advance(_OWN[self._role], message)
+        self._advance(_SENDABLE[self._role], message)
         body = pack(message)
         return len(body).to_bytes(_HEADER_BYTES, "big") + body
 
     def receive_data(self, data: bytes | memoryview) -> None:
-        """Take bytes as they came from the peer."""
+        """Buffer bytes from the peer. Raises ProtocolError when the connection is closed."""
         if self._state is State.CLOSED:
             raise ProtocolError("the connection is closed")
         self._buffer += data
 
     def next_message(self) -> Message | None:
-        """The next whole message, or None when more bytes are needed.
+        """Return the next complete message, or None when more bytes are needed.
 
         Raises:
-            ProtocolError: the peer sent something that is malformed or not legal now.
+            ProtocolError: The peer sent a message that is malformed or not legal in this state.
         """
         if self._state is State.CLOSED:
             raise ProtocolError("the connection is closed")
@@ -150,7 +151,7 @@ class Connection:
         try:
             with memoryview(self._buffer) as view:
                 message = unpack(view[_HEADER_BYTES:end])
-            self._advance(_PEER[self._role], message)
+            self._advance(_RECEIVABLE[self._role], message)
         except ProtocolError:
             self._state = State.CLOSED
             raise
@@ -158,6 +159,7 @@ class Connection:
         return message
 
     def close(self) -> None:
+        """Drop buffered bytes; no further use is legal."""
         self._state = State.CLOSED
         self._buffer.clear()
 
@@ -169,40 +171,40 @@ class Connection:
 
 
 class Streams:
-    """Puts large values together from their chunks, within bounds on their number and total size.
+    """Joins the chunks of large values, with limits on the number of streams and their total size.
 
     Args:
-        max_bytes: how many bytes may be held at once, over all unfinished and unclaimed streams.
-        max_streams: how many streams may be held at once.
+        max_bytes: Limit on buffered bytes, over all unfinished and unclaimed streams.
+        max_streams: Limit on buffered streams.
     """
 
     def __init__(self, *, max_bytes: int, max_streams: int) -> None:
         self._max_bytes = max_bytes
         self._max_streams = max_streams
         self._parts: dict[int, deque[bytes]] = {}
-        self._held = 0
+        self._buffered_bytes = 0
 
     def add(self, chunk: Chunk) -> None:
-        """Raises ProtocolError when a bound is passed."""
+        """Buffer one chunk. Raises ProtocolError when it is empty or exceeds a limit."""
         if not chunk.data:
-            raise ProtocolError("an empty chunk")
-        if self._held + len(chunk.data) > self._max_bytes:
+            raise ProtocolError("a chunk is empty")
+        if self._buffered_bytes + len(chunk.data) > self._max_bytes:
             raise ProtocolError("more bytes are sent ahead than the limit allows")
         if chunk.stream not in self._parts and len(self._parts) >= self._max_streams:
             raise ProtocolError("more values are sent ahead at once than the limit allows")
         self._parts.setdefault(chunk.stream, deque()).append(chunk.data)
-        self._held += len(chunk.data)
+        self._buffered_bytes += len(chunk.data)
 
     def take(self, stream: int, size: int) -> bytes:
-        """The whole value; raises ProtocolError when what came is not of the announced size."""
+        """Remove and return a complete value. Raises ProtocolError when its size is not the announced one."""
         parts = self._parts.pop(stream, deque())
         value = b"".join(parts)
-        self._held -= len(value)
+        self._buffered_bytes -= len(value)
         if len(value) != size:
-            raise ProtocolError("a value is not of the size that its message announces")
+            raise ProtocolError("a value does not have the announced size")
         return value
 
     def clear(self) -> None:
-        """Forget everything held (at the end of a cell)."""
+        """Drop all buffered chunks (at the end of a cell)."""
         self._parts.clear()
-        self._held = 0
+        self._buffered_bytes = 0

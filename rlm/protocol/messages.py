@@ -1,8 +1,8 @@
-"""The messages of the channel: what each end may say, and how it is packed.
+"""The messages that each end may send, and their encoding.
 
-A message is one msgpack array: its name, and the values of its fields in their order. Fields are plain data; `unpack` checks
-every one of them against the declared type before anything else sees it. There are no maps: their keys would stay in the
-host's memory (see `plain`). Standard library and msgpack only.
+A message is one msgpack array: its name, then its field values in order. Fields are plain data; `unpack` checks each one
+against its declared type first. Maps are not used: their keys would stay in the host's memory (see `plain`).
+Standard library and msgpack only.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ VERSION: Final = 3
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-MAX_FRAME_BYTES: Final = MIB  # decoding costs memory in proportion to the frame, so the frame is what is bounded
-CHUNK_BYTES: Final = 512 * KIB  # half a frame: fast enough, and a small message never waits long behind it
+MAX_FRAME_BYTES: Final = MIB  # decoding takes memory in proportion to the frame, so the limit is on the frame
+CHUNK_BYTES: Final = 512 * KIB  # half a frame: fast, and a small message never waits long behind a chunk
 INLINE_BYTES: Final = 32 * KIB  # values up to this size travel inside their message
-MAX_TEXT: Final = 256 * KIB  # of a text field (error texts); larger texts are payloads
+MAX_TEXT: Final = 256 * KIB  # bytes of a text field (error texts); larger texts are payloads
 MAX_FIELDS: Final = 15  # more than any message has
-MAX_NUMBER: Final = 2**63  # what a database and a trace can hold
+MAX_NUMBER: Final = 2**63  # databases and traces store 64-bit signed integers
 
 Outcome = Literal["ok", "error", "timeout", "died"]
 Kind = Literal["text", "bytes", "data", "file", "folder", "tools"]
-ContextKind = Literal["text", "bytes", "data"]  # of what a cell hands on
+ContextKind = Literal["text", "bytes", "data"]  # of a value that a cell passes to a sub-call
 TypeName = Literal["", "str", "bytes", "list", "dict"]
 
 
@@ -39,7 +39,7 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A value that was sent ahead as `Chunk`s: the number of its stream and its total size in bytes."""
+    """Refers to a value that was sent ahead as `Chunk`s, by its stream number and its size in bytes."""
 
     stream: int
     size: int
@@ -50,12 +50,14 @@ Payload = bytes | Blob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Host, first message: what this sandbox may use.
+    """Host, first message: the limits of this sandbox.
 
-    `depth` is the number of levels that may be called below this RLM (0: no sub-calls); `max_output_bytes` bounds what
-    is kept of each output stream of a cell; `worker_memory_bytes` becomes the worker's address-space limit;
-    `max_calls_in_flight` is the number of unanswered queries after which another one is misbehaviour, and `max_value_bytes`
-    that of the bytes that these may hold together, and a final answer.
+    Attributes:
+        depth: How many levels may be called below this RLM (0: no sub-calls).
+        max_output_bytes: How much of each output stream of a cell is kept.
+        worker_memory_bytes: Address-space limit of the worker.
+        max_calls_in_flight: How many calls may be pending at once.
+        max_value_bytes: Limit on the total size of pending calls, and on the size of a final answer.
     """
 
     version: int
@@ -68,11 +70,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Host: bind `name` to a value. `kind` says how its bytes are encoded:
+    """Host: bind `name` to a value. `kind` is the encoding of its bytes:
 
-    `text` UTF-8 with surrogatepass; `bytes` as they are; `data` one msgpack value (same text encoding); `file` a file's
-    bytes, a `str` if they are UTF-8 else `bytes`; `folder` a msgpack map of relative path to a file's bytes; `tools` no
-    variable but functions of the host, a msgpack map of name to description: each is bound to its own name in every cell.
+    - `text`: UTF-8 with surrogatepass.
+    - `bytes`: raw bytes.
+    - `data`: one msgpack value (same text encoding).
+    - `file`: the bytes of a file, which become a `str` if they are UTF-8, else `bytes`.
+    - `folder`: a msgpack map of relative path to the bytes of a file.
+    - `tools`: a msgpack map of function name to description. Instead of a variable, it binds host functions by name.
     """
 
     name: str
@@ -82,9 +87,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execute:
-    """Host: run a cell (UTF-8 code, surrogatepass). `seconds` is the cell's own time, as `rlm.protocol.clock` counts it.
+    """Host: run a cell (UTF-8 code, surrogatepass). `seconds` is its time limit, as `rlm.protocol.clock` measures it.
 
-    `calls` is false where nobody would answer a call: then the guest refuses them by itself.
+    `calls` is false when the host serves no calls: then the guest rejects them itself.
     """
 
     cell: int
@@ -95,8 +100,9 @@ class Execute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Host: the answer to a query (UTF-8, surrogatepass) or to a tool call (one msgpack value); when not `ok`, the sentence
-    that says why there is none.
+    """Host: the answer to a query (UTF-8, surrogatepass) or to a tool call (one msgpack value).
+
+    If not `ok`, `text` is the error message.
     """
 
     call: int
@@ -114,7 +120,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Get:
-    """Host: send a regular file of the working directory, if it has at most `max_bytes`."""
+    """Host: send a regular file of the working directory, unless it exceeds `max_bytes`."""
 
     path: str
     max_bytes: int
@@ -122,19 +128,19 @@ class Get:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListFiles:
-    """Host: name the regular files in the working directory, at most so many."""
+    """Host: list up to `max_files` regular files of the working directory."""
 
     max_files: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reset:
-    """Host: end every process of the model's code, empty its folders, and begin with a new REPL."""
+    """Host: end every process of the model's code, empty its folders, and start a new REPL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Either end: the next bytes of a large value, at most `CHUNK_BYTES`, ahead of the message that names the stream."""
+    """Either end: the next bytes of a large value, at most `CHUNK_BYTES`. The message that uses the stream follows."""
 
     stream: int
     data: bytes
@@ -142,7 +148,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """Guest, first message: the protocol version it speaks and the digest of the sources it was built from."""
+    """Guest, first message: its protocol version and the digest of its sources."""
 
     version: int
     digest: str
@@ -151,7 +157,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """Guest: the outcome of a `Load`. `type` and `size` describe the value as Python sees it (`str`, characters)."""
+    """Guest: the outcome of a `Load`. `type` and `size` describe the Python value (for example `str`, characters)."""
 
     name: str
     ok: bool
@@ -162,7 +168,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Guest: bytes that the cell wrote to a standard stream (1 stdout, 2 stderr), as they appear."""
+    """Guest: bytes that the cell wrote to a standard stream (1: stdout, 2: stderr), sent without delay."""
 
     cell: int
     stream: int
@@ -173,7 +179,7 @@ class Output:
 class Query:
     """Guest: the cell calls a model. `batch` groups the calls of one `llm_batch`; 0 is a single `llm_query`.
 
-    `context` is a value for a recursive call, encoded as `context_kind` says (see `Load`).
+    `context` is a value for a recursive call. `context_kind` is its encoding (see `Load`).
     """
 
     cell: int
@@ -188,13 +194,18 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Guest: a cell has ended; nothing more of it follows.
+    """Guest: the last message of a cell.
 
-    `outcome`: `ok`; `error`, an exception (`error` is its traceback); `timeout`, stopped at its time limit; `died`, its
-    process ended (`error` says how). After the last two the REPL's variables are those from before the cell.
-    `answer` is the final answer that the cell gave, if any. `stdout_bytes` and `stderr_bytes` count all that was
-    written; when that is more than the `Output` sent, the middle was cut: the first `max_output_bytes // 2` bytes and the
-    last ones were sent. `snapshot` is false where the state was too large to keep a second copy.
+    Attributes:
+        outcome: `ok`; `error` (an exception); `timeout` (stopped at its time limit); or `died` (its process ended).
+            After `timeout` and `died`, the REPL's variables are those from before the cell.
+        error: The traceback, or how the cell ended.
+        answer: The final answer of the cell, if any.
+        stdout_bytes: How much the cell wrote. If that exceeds the `Output` sent, the middle was cut: the guest sent
+            the first `max_output_bytes // 2` bytes and the last ones.
+        stderr_bytes: The same for standard error.
+        snapshot: False if the state was too large for a second copy.
+        seconds: How much of its time limit the cell used.
     """
 
     cell: int
@@ -209,7 +220,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """Guest: the cell calls a function of the host. `arguments` are plain data: `[positional, named]`."""
+    """Guest: the cell calls a host function. `arguments` are plain data: `[positional, named]`."""
 
     cell: int
     call: int
@@ -218,8 +229,11 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """Guest: the outcome of `Put`, `Get`, `ListFiles` (`value`: plain data, `[sizes by path, how many more]`) or `Reset`."""
+class Response:
+    """Guest: the outcome of a `Put`, `Get`, `ListFiles` or `Reset`.
+
+    For `ListFiles`, `value` is plain data: `[sizes by path, number of further files]`.
+    """
 
     ok: bool
     error: str
@@ -227,7 +241,7 @@ class Served:
 
 
 HostMessage = Start | Load | Execute | Reply | Chunk | Put | Get | ListFiles | Reset
-GuestMessage = Ready | Loaded | Output | Query | Result | Chunk | ToolCall | Served
+GuestMessage = Ready | Loaded | Output | Query | Result | Chunk | ToolCall | Response
 Message = (
     Start
     | Load
@@ -244,14 +258,14 @@ Message = (
     | Query
     | Result
     | ToolCall
-    | Served
+    | Response
 )
 
 _TYPES: Final[dict[str, type[Message]]] = {t.__name__: t for t in typing.get_args(Message)}
 
 
 def _checks(cls: type[Message]) -> dict[str, tuple[type | None, ...]]:
-    """For each field of a message, the concrete types a decoded value may have (None stands for nil)."""
+    """The concrete types that each field of a message allows (None stands for nil)."""
     hints = typing.get_type_hints(cls)
     return {field.name: tuple(_concrete(hints[field.name])) for field in dataclasses.fields(cls)}
 
@@ -285,14 +299,14 @@ def _check(value: Any, allowed: tuple[Any, ...]) -> Any:
                 return value
         elif type(value) is kind:
             return value
-    raise ProtocolError("a field has a value that its type does not allow")
+    raise ProtocolError("a field has a value of the wrong type")
 
 
 def pack(message: Message) -> bytes:
-    """One message as msgpack bytes.
+    """Encode a message as msgpack.
 
     Raises:
-        ProtocolError: the message does not fit into a frame.
+        ProtocolError: The message does not fit into a frame.
     """
     name = type(message).__name__
     values = [getattr(message, field) for field in _FIELDS[name]]
@@ -304,10 +318,10 @@ def pack(message: Message) -> bytes:
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Message:
-    """The message in one frame's body, every field checked.
+    """Decode the body of a frame, and check every field.
 
     Raises:
-        ProtocolError: whatever else the bytes hold.
+        ProtocolError: The bytes are not a valid message.
     """
     if len(data) > MAX_FRAME_BYTES:
         raise ProtocolError("a frame is longer than the limit")
@@ -332,7 +346,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Message:
 
 
 def _read(items: list[Any]) -> Message | Blob:
-    """What an array means, told as soon as its last item is read: so nested ones cannot pile up in memory."""
+    """Interpret an array as soon as its last item is decoded, so that nested arrays cannot pile up in memory."""
     match items:
         case [int(stream), int(size)]:
             return Blob(stream=_check(stream, (int,)), size=_check(size, (int,)))

@@ -1,3 +1,1 @@
-"""Sandboxes: the seam (`base`), values on their way in (`values`), one conversation with a guest (`session`, `cell`),
-containers (`spec`, `docker`, `container`) and the connections to them (`sockets`, `attach`).
-"""
+"""Sandboxes for model-written code; imports `rlm.config`, `rlm.errors`, `rlm.types`, `rlm.protocol` and `rlm._util`."""

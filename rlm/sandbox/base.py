@@ -1,4 +1,4 @@
-"""The seam between the loop and a sandbox."""
+"""The interface between the loop and a sandbox. Another engine implements `SandboxFactory` and `SandboxProtocol`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from .values import Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxQuery:
-    """A cell asks for a model. Everything in it is the sandbox's word: data, never an instruction to the host.
+    """A model call that a cell made. Every field comes from untrusted code.
 
-    `call` is unique in the sandbox; `batch` groups the calls of one `llm_batch` (0: a single call). `context` is the
-    value for a recursive call, still encoded: the host never needs to decode it.
+    Attributes:
+        call: Number of the call, unique in the sandbox.
+        batch: Groups the calls of one `llm_batch`; 0 is a single call.
+        prompt: Text for the model.
+        context: Value for a recursive call, still encoded: the host never decodes it.
+        model: Name of the requested model. None leaves the choice to the run.
+        recurse: Whether an RLM should answer. None leaves the choice to the run.
     """
 
     call: int
@@ -32,7 +37,7 @@ class SandboxQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryReply:
-    """The text of the answer or, when not `ok`, the sentence that says why there is none."""
+    """The answer to a query. If not `ok`, `text` is the error message."""
 
     ok: bool
     text: str
@@ -40,7 +45,7 @@ class QueryReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedValue:
-    """How the guest describes a value that it has loaded: its Python type and size (characters, bytes or items)."""
+    """How the guest describes a value it loaded: its Python type and size (characters, bytes or items)."""
 
     type: str
     size: int
@@ -51,25 +56,25 @@ OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
 
 
 class SandboxProtocol(Protocol):
-    """One REPL, isolated. One cell at a time; after a `SandboxError` it is gone."""
+    """One isolated REPL. It runs one cell at a time; after a `SandboxError` it is gone."""
 
     @property
     def id(self) -> str:
-        """The container's id."""
+        """Identifies the sandbox, for example by its container id."""
 
     async def load(self, name: str, value: Value) -> LoadedValue:
         """Bind a variable of the REPL to a value.
 
         Raises:
-            ConfigError: the value cannot be built there (undecodable, too large for the sandbox's memory).
-            SandboxError: the sandbox is gone.
+            ConfigError: The guest cannot build the value (undecodable, or too large for the sandbox's memory).
+            SandboxError: The sandbox is gone.
         """
 
     async def offer(self, tools: Tools) -> None:
-        """Let cells call these functions of the host, instead of those offered before.
+        """Let cells call these host functions, instead of those offered before.
 
         Raises:
-            SandboxError: the sandbox is gone.
+            SandboxError: The sandbox is gone.
         """
 
     async def run(
@@ -80,25 +85,34 @@ class SandboxProtocol(Protocol):
         answer: Answer | None = None,
         on_output: OnOutput | None = None,
     ) -> CellResult:
-        """Run one cell. `answer` serves its queries, many at once (None: each is refused in words).
+        """Run one cell. Pending `answer` calls are cancelled when the cell ends.
 
-        `seconds` are the cell's own: time, but for the time in which calls of it wait for answers. Of that, only the
-        processor time counts that the cell uses meanwhile, and a millisecond a call.
-
-        When the cell ends before its queries do, what `answer` still works on is cancelled.
+        Args:
+            code: Python source of the cell.
+            seconds: Time limit of the cell. While calls are pending, only the cell's processor time and a
+                millisecond per call count.
+            answer: Serves model calls, many at once. None rejects each of them.
+            on_output: Receives output as it appears.
 
         Raises:
-            SandboxDied, SandboxMisbehaved: the sandbox is gone.
+            SandboxDied, SandboxMisbehaved: The sandbox is gone.
         """
 
 
 class SandboxFactory(Protocol):
-    """Makes sandboxes; each is removed when its context ends, whatever happened."""
+    """Creates sandboxes. Each one is removed when its context ends, whatever happened."""
 
     def __call__(
         self, *, run_id: str, node: str, depth: int, context_bytes: int
     ) -> AbstractAsyncContextManager[SandboxProtocol]:
-        """A sandbox for one RLM: `depth` is how many levels may be called below it; memory grows with the context."""
+        """Create the sandbox of one RLM.
+
+        Args:
+            run_id: Id of the run.
+            node: Place of the RLM in the call tree.
+            depth: How many levels may be called below it.
+            context_bytes: Size of its context; the sandbox's memory grows with it.
+        """
 
 
 __all__ = [

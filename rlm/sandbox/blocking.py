@@ -1,4 +1,4 @@
-"""The blocking twin of a sandbox."""
+"""A sandbox for code without an event loop."""
 
 from __future__ import annotations
 
@@ -14,23 +14,39 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from rlm.config import SandboxConfig
 from rlm.errors import ConfigError
 from rlm.sandbox.docker.container import GET_BYTES, Sandbox
+from rlm.sandbox.docker.engine import Engine
 from rlm.types import CellResult, Context
 
 from .base import LoadedValue, OnOutput, QueryReply, SandboxQuery
 from .files import Listing
 from .threads import Threads
+from .tools import Tools
 from .values import Value
 
-ANSWERS_AT_ONCE: Final = 40
+MAX_CONCURRENT_ANSWERS: Final = 40  # threads for `answer`
 
 
 class SyncSandbox:
-    """A REPL in a container of its own, for code without an event loop:
+    """A REPL in its own container, for code without an event loop:
 
         with SyncSandbox() as sandbox:
             print(sandbox.run("print(1)").stdout)
 
-    Arguments and errors are those of `Sandbox`. It runs an event loop in a thread of its own.
+    Methods, arguments and errors are those of `Sandbox`. An event loop runs in a separate thread.
+
+    Args:
+        config: Policy of the container. None uses the defaults.
+        tools: Host functions that cells may call by name (see `rlm.sandbox.tools.Tools`).
+        run_id: Id of the run (label `rlm.run`).
+        node: Place in the call tree (label `rlm.node`).
+        depth: How many levels may be called below.
+        context_bytes: Size of the context to load. The memory limit grows with it.
+        engine: Docker engine. None uses the engine of the `docker` command.
+
+    Raises:
+        EngineUnavailable: No Docker engine answers, or it lacks the image or the runtime (on entering).
+        SandboxStartError: The container did not start (on entering).
+        ConfigError: The policy or a tool is invalid (on entering).
     """
 
     def __init__(
@@ -38,14 +54,23 @@ class SyncSandbox:
         config: SandboxConfig | None = None,
         *,
         tools: Mapping[str, Callable[..., object]] | None = None,
+        run_id: str = "",
+        node: str = "0",
         depth: int = 0,
         context_bytes: int = 0,
+        engine: Engine | None = None,
     ) -> None:
-        self._config = config
-        self._tools = tools
-        self._depth = depth
-        self._context_bytes = context_bytes
-        self._threads = Threads(ANSWERS_AT_ONCE)
+        self._create = partial(
+            Sandbox,
+            config,
+            tools=tools,
+            run_id=run_id,
+            node=node,
+            depth=depth,
+            context_bytes=context_bytes,
+            engine=engine,
+        )
+        self._threads = Threads(MAX_CONCURRENT_ANSWERS)
         self._entered = ExitStack()
         self._portal: BlockingPortal
         self._sandbox: Sandbox | None = None
@@ -53,8 +78,7 @@ class SyncSandbox:
     def __enter__(self) -> Self:
         with ExitStack() as entering:
             self._portal = entering.enter_context(start_blocking_portal())
-            sandbox = Sandbox(self._config, tools=self._tools, depth=self._depth, context_bytes=self._context_bytes)
-            self._sandbox = entering.enter_context(self._portal.wrap_async_context_manager(sandbox))
+            self._sandbox = entering.enter_context(self._portal.wrap_async_context_manager(self._create()))
             self._entered = entering.pop_all()
         return self
 
@@ -70,23 +94,27 @@ class SyncSandbox:
         return self._started().id
 
     def load(self, name: str, value: Value | Context) -> LoadedValue:
-        """Bind a variable to text, bytes, plain data, or the contents of a `Path`."""
+        """Bind a variable of the REPL; see `Sandbox.load`."""
         return self._portal.call(self._started().load, name, value)
 
+    def offer(self, tools: Tools) -> None:
+        """Let cells call these host functions; see `Sandbox.offer`."""
+        self._portal.call(self._started().offer, tools)
+
     def put(self, path: str, content: str | bytes | Path) -> None:
-        """Write a file into the working directory."""
+        """Write a file into the working directory; see `Sandbox.put`."""
         self._portal.call(self._started().put, path, content)
 
     def get(self, path: str, *, max_bytes: int = GET_BYTES) -> bytes:
-        """A regular file of the working directory."""
+        """Read a regular file of the working directory; see `Sandbox.get`."""
         return self._portal.call(lambda: self._started().get(path, max_bytes=max_bytes))
 
     def files(self) -> Listing:
-        """Path and size in bytes of the files in the working directory."""
+        """List the regular files in the working directory; see `Sandbox.files`."""
         return self._portal.call(self._started().files)
 
     def reset(self) -> None:
-        """Begin anew in the same container."""
+        """Start over in the same container; see `Sandbox.reset`."""
         self._portal.call(self._started().reset)
 
     def run(
@@ -97,10 +125,10 @@ class SyncSandbox:
         answer: Callable[[SandboxQuery], QueryReply] | None = None,
         on_output: OnOutput | None = None,
     ) -> CellResult:
-        """Run one cell, `seconds` of its own time (60 unless said).
+        """Run one cell; see `Sandbox.run`.
 
-        `answer` serves its queries, each in a thread, 40 at once with those that ended cells have left; `on_output` is
-        called in the thread of the event loop.
+        `answer` serves each query in a thread, up to 40 at once. Threads of earlier cells count until they return.
+        `on_output` is called in the thread of the event loop.
         """
         sandbox = self._started()
 
@@ -116,5 +144,5 @@ class SyncSandbox:
 
     def _started(self) -> Sandbox:
         if self._sandbox is None:
-            raise ConfigError("The sandbox has not been started: use it inside of `with`.")
+            raise ConfigError("The sandbox has not been started: use it inside `with`.")
         return self._sandbox

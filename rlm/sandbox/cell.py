@@ -1,6 +1,6 @@
-"""What the host keeps of a running cell: its clock, its open queries, its output. No I/O.
+"""The host's state of a running cell: its clock, pending calls and output. No I/O.
 
-Everything counted here is the sandbox's word; what does not fit together, or is too much, is `SandboxMisbehaved`.
+All of it comes from untrusted code; contradictions and excess raise `SandboxMisbehaved`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from rlm.protocol.messages import KIB, Output
 
 from .base import Answer, OnOutput
 
-OUTPUT_SLACK: Final = 2 * KIB  # of what a stream may send beyond its bound: halves are rounded
-TORN_BYTES: Final = 3  # of a character in UTF-8 at most that lie on the other side of a cut
+OUTPUT_SLACK_BYTES: Final = 2 * KIB  # how far a stream may exceed its limit: the guest rounds halves
+MAX_SPLIT_BYTES: Final = 3  # a cut inside a UTF-8 character leaves at most this many bytes on one side
 
 
 class RunningCell:
     """One cell from its start to its result.
 
     Args:
-        number: of the cell in its session.
-        seconds: of its own time, with what the host allows beyond it (see `rlm.protocol.clock`).
-        config: whose limits hold.
-        answer: serves the cell's queries.
-        on_output: is told the output as it comes.
+        number: Number of the cell in its session.
+        seconds: Time limit plus the host's tolerance (see `rlm.protocol.clock`).
+        config: Sets the limits.
+        answer: Serves the cell's queries.
+        on_output: Receives output as it appears.
+
+    Attributes:
+        timeout: Scope that is cancelled when the time limit has passed.
     """
 
     def __init__(
@@ -39,123 +42,128 @@ class RunningCell:
     ) -> None:
         self.number = number
         self.answer = answer
-        self.patience = anyio.CancelScope()
+        self.timeout = anyio.CancelScope()
         self.stdout = OutputBuffer("stdout", config.max_output_bytes, on_output)
         self.stderr = OutputBuffer("stderr", config.max_output_bytes, on_output)
-        self._max_open = config.max_calls_in_flight
-        self._max_open_bytes = config.max_value_bytes
-        self._open: dict[int, int] = {}  # number and size of each query without an answer
-        self._thinking: set[anyio.CancelScope] = set()
+        self._max_pending = config.max_calls_in_flight
+        self._max_pending_bytes = config.max_value_bytes
+        self._pending: dict[int, int] = {}  # size in bytes of each pending call, by number
+        self._answer_scopes: set[anyio.CancelScope] = set()
         self._ended = False
-        self._latest = 0
+        self._last_call = 0
         self._clock = Clock(seconds, now=anyio.current_time)
-        self.patience.deadline = self._clock.end
+        self.timeout.deadline = self._clock.end
 
-    def asked(self, call: int, size: int) -> None:
-        """A query of `size` bytes came."""
-        if call <= self._latest:
+    def call_started(self, call: int, size: int) -> None:
+        """Register a call of `size` bytes."""
+        if call <= self._last_call:
             raise SandboxMisbehaved("The sandbox used a call number twice.")
-        if len(self._open) >= self._max_open:
-            raise SandboxMisbehaved(f"The sandbox has more than {self._max_open} calls open.")
-        self._latest = call
-        self._open[call] = size
-        if sum(self._open.values()) > self._max_open_bytes:
+        if len(self._pending) >= self._max_pending:
+            raise SandboxMisbehaved(f"The sandbox has more than {self._max_pending} pending calls.")
+        self._last_call = call
+        self._pending[call] = size
+        if sum(self._pending.values()) > self._max_pending_bytes:
             raise SandboxMisbehaved(
-                f"The open calls of the sandbox hold more than {self._max_open_bytes:,} bytes "
+                f"The pending calls of the sandbox exceed {self._max_pending_bytes:,} bytes "
                 "(SandboxConfig.max_value_bytes)."
             )
-        self._clock.asked()
-        self.patience.deadline = self._clock.end
+        self._clock.call_started()
+        self.timeout.deadline = self._clock.end
 
-    def answered(self, call: int) -> None:
-        """A query's answer has been sent."""
-        del self._open[call]
-        self._clock.answered()
-        self.patience.deadline = self._clock.end
+    def call_answered(self, call: int) -> None:
+        """Remove a call whose answer has been sent."""
+        del self._pending[call]
+        self._clock.call_answered()
+        self.timeout.deadline = self._clock.end
 
     @contextmanager
-    def thinking(self) -> Iterator[anyio.CancelScope]:
-        """For finding one answer, which ends with the cell. Its sending does not: half of one would stay with the guest."""
+    def answering(self) -> Iterator[anyio.CancelScope]:
+        """Scope for computing one answer; the end of the cell cancels it.
+
+        Sending the answer must happen outside: the guest would keep half of it.
+        """
         with anyio.CancelScope() as scope:
-            self._thinking.add(scope)
+            self._answer_scopes.add(scope)
             if self._ended:
                 scope.cancel()
             try:
                 yield scope
             finally:
-                self._thinking.discard(scope)
+                self._answer_scopes.discard(scope)
 
     def end(self) -> None:
-        """Nobody waits for answers any more."""
+        """Cancel the computation of all pending answers."""
         self._ended = True
-        for scope in self._thinking:
+        for scope in self._answer_scopes:
             scope.cancel()
 
-    def take(self, output: Output) -> None:
+    def add_output(self, output: Output) -> None:
+        """Append to the stream that the message names."""
         match output.stream:
             case 1:
-                self.stdout.take(output.data)
+                self.stdout.add(output.data)
             case 2:
-                self.stderr.take(output.data)
+                self.stderr.add(output.data)
             case _:
-                raise SandboxMisbehaved("The sandbox wrote to a stream that there is not.")
+                raise SandboxMisbehaved("The sandbox wrote to an unknown output stream.")
 
 
 class OutputBuffer:
-    """One output stream of a cell: bounded, and told as text while it comes.
+    """One bounded output stream of a cell, passed on as text while it arrives.
 
-    When more was written than sent, then the first half of the bound and the last bytes were sent.
+    If the cell wrote more than the guest sent, the guest sent the first half of the limit and the last bytes.
     """
 
-    def __init__(self, name: Literal["stdout", "stderr"], most: int, on_output: OnOutput | None) -> None:
+    def __init__(self, name: Literal["stdout", "stderr"], max_bytes: int, on_output: OnOutput | None) -> None:
         self._name = name
-        self._half = max(1, most // 2)
-        self._most = most + OUTPUT_SLACK
+        self._half = max(1, max_bytes // 2)
+        self._max_bytes = max_bytes + OUTPUT_SLACK_BYTES
         self._data = bytearray()
         self._on_output = on_output
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
-    def take(self, data: bytes) -> None:
-        if len(self._data) + len(data) > self._most:
-            raise SandboxMisbehaved("The sandbox sent more output than it may.")
+    def add(self, data: bytes) -> None:
+        """Append data. Raises SandboxMisbehaved when the stream exceeds its limit."""
+        if len(self._data) + len(data) > self._max_bytes:
+            raise SandboxMisbehaved("The sandbox sent more output than its limit allows.")
         self._data += data
-        self._tell(self._decoder.decode(data))
+        self._emit(self._decoder.decode(data))
 
-    def _tell(self, text: str) -> None:
+    def _emit(self, text: str) -> None:
         if self._on_output is not None and text:
             self._on_output(self._name, text)
 
     def finish(self, total: int) -> tuple[str, int]:
-        """The text, given that the cell wrote `total` bytes, and how many of them are not in it.
+        """Return the text, and how many of the `total` bytes written it lacks.
 
-        Those are missing between head and tail, and a line there says so. No character is torn by the cut.
+        Missing bytes are between head and tail, where a line says so. The cut never splits a character.
         """
-        self._tell(self._decoder.decode(b"", final=True))
+        self._emit(self._decoder.decode(b"", final=True))
         if total < len(self._data):
             raise SandboxMisbehaved("The sandbox sent more output than its cell wrote.")
         if total == len(self._data):
-            return _text(self._data), 0
-        head = _without_torn_end(self._data[: self._half])
-        tail = _without_torn_start(self._data[self._half :])
+            return _decode(self._data), 0
+        head = _drop_split_end(self._data[: self._half])
+        tail = _drop_split_start(self._data[self._half :])
         cut = total - len(head) - len(tail)
-        return f"{_text(head)}\n[... {cut:,} bytes left out ...]\n{_text(tail)}", cut
+        return f"{_decode(head)}\n[... {cut:,} bytes left out ...]\n{_decode(tail)}", cut
 
 
-def _text(data: bytearray) -> str:
+def _decode(data: bytearray) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def _without_torn_end(data: bytearray) -> bytearray:
-    """Without the first bytes of a character whose last ones are missing."""
+def _drop_split_end(data: bytearray) -> bytearray:
+    """Drop the first bytes of a character whose last bytes are missing."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(data[-TORN_BYTES:])
-    torn = len(decoder.getstate()[0])
-    return data[: len(data) - torn]
+    decoder.decode(data[-MAX_SPLIT_BYTES:])
+    split = len(decoder.getstate()[0])
+    return data[: len(data) - split]
 
 
-def _without_torn_start(data: bytearray) -> bytearray:
-    """Without the last bytes of a character whose first ones are missing."""
+def _drop_split_start(data: bytearray) -> bytearray:
+    """Drop the last bytes of a character whose first bytes are missing."""
     start = 0
-    while start < min(TORN_BYTES, len(data)) and data[start] & 0xC0 == 0x80:
+    while start < min(MAX_SPLIT_BYTES, len(data)) and data[start] & 0xC0 == 0x80:
         start += 1
     return data[start:]

@@ -1,4 +1,4 @@
-"""A whole script in a sandbox, as `python FILE` would run it: arguments, streams, files in and out, exit status."""
+"""Runs a script in a sandbox as `python FILE` would: arguments, streams, files in and out, exit status."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rlm.types import CellResult
 from .base import OnOutput
 from .files import check_path, write_below
 
-FAILED: Final = 1  # as Python ends after an exception
-TIMED_OUT: Final = 124  # as timeout(1) has it
-KILLED: Final = 137  # 128 + SIGKILL, as a shell has it
+FAILED: Final = 1  # Python's exit status after an exception
+TIMED_OUT: Final = 124  # as timeout(1) reports it
+KILLED: Final = 137  # 128 + SIGKILL, as shells report it
 MAX_STATUS: Final = 255
-MAX_INPUT_BYTES: Final = 256 * MIB  # of standard input: it lies in the sandbox's memory
-ALL: Final = "*"  # all files that a script leaves, but those that shells and tools obey or hide by their name
-UNASKED: Final = (".", "-")  # beginnings of such names: `.git/config`, `.envrc`, `--checkpoint-action=...`
-MAX_TOLD: Final = 20  # sentences on single files; a script can leave thousands
+MAX_INPUT_BYTES: Final = 256 * MIB  # of standard input, which the sandbox keeps in memory
+ALL: Final = "*"  # every file that a script leaves, except those with a prefix below
+SKIPPED_PREFIXES: Final = (".", "-")  # names with a meaning for other tools: `.git/config`, `--checkpoint-action=...`
+MAX_FILE_PROBLEMS: Final = 20  # messages on single files; a script can leave thousands
 
-# Runs in the sandbox. The script is a module `__main__` of its own, to the end of its threads; its traceback begins with its
-# own lines. The worker never ends as a program does, so what Python does then is called here, by the names that it has in
-# 3.11 and later: joining threads alone would wait for ever for those of an executor, which are told of the end first.
+# Runs in the sandbox. The script becomes a separate module `__main__`; its traceback starts with its own lines. The worker
+# never exits like a program, so this code runs Python's exit steps, by their names in 3.11 and later. Joining threads
+# alone would hang on the threads of an executor, which learn of the exit only from `_shutdown`.
 _RUN: Final = """\
-def _run(path, arguments, given):
+def _run(path, arguments, stdin_bytes):
     import atexit, contextlib, os, sys, threading, traceback, types
     process, status = os.getpid(), 0
-    if given:
+    if stdin_bytes:
         source = os.memfd_create("input")
         with open(source, "wb", closefd=False) as file:
-            file.write(given)
+            file.write(stdin_bytes)
         os.lseek(source, 0, os.SEEK_SET)
         os.dup2(source, 0)
         os.close(source)
@@ -73,18 +73,22 @@ FINAL(_run({path!r}, {arguments!r}, globals().pop("_input", b"")))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptResult:
-    """How a script ended: its exit status (124: out of time, 137: killed), a sentence where that needs one, its files.
+    """How a script ended.
 
-    `left_out` are sentences on files that were asked for and not taken.
+    Attributes:
+        status: Exit status (124: timed out, 137: killed).
+        problem: Why the script failed, if the status does not say enough; otherwise empty.
+        files: Files written on the host.
+        skipped: A message for each requested file that could not be fetched.
     """
 
     status: int
     problem: str
     files: tuple[Path, ...] = ()
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
-async def execute(
+async def run_script(
     script: str,
     *,
     name: str,
@@ -100,25 +104,25 @@ async def execute(
     """Run a script.
 
     Args:
-        script: its text.
-        name: of its file in the sandbox.
-        arguments: what the script finds in `sys.argv` behind its name.
-        stdin: its standard input.
-        inputs: files that it finds: their name there, and the file of the host.
-        outputs: files that the script is asked for when it has ended; with `*` among them all that it leaves, but none
-            with a name, of a folder neither, that begins with `.` or `-`.
-        out_dir: where these are written; for `*` it has to be new or empty, as the script chooses the names.
-        seconds: of the script's own time.
-        config: the sandbox's policy. All files together have at most `tmp_bytes`, each at most `max_value_bytes`.
-        on_output: is told its output as it comes.
+        script: Source of the script.
+        name: Name of its file in the sandbox.
+        arguments: `sys.argv` after the name.
+        stdin: Standard input.
+        inputs: Files to copy in: name in the sandbox, and file of the host.
+        outputs: Files to fetch after the script has ended. `*` fetches every file that it leaves, except paths with a
+            part that starts with `.` or `-`.
+        out_dir: Folder for fetched files. For `*` it must be new or empty, because the script chooses the names.
+        seconds: Time limit of the script.
+        config: Policy of the sandbox. Fetched files total at most `tmp_bytes`, each at most `max_value_bytes`.
+        on_output: Receives output as it appears.
 
     Raises:
-        ConfigError: a file cannot be given, or such files cannot be asked for.
-        EngineUnavailable, SandboxStartError: it cannot be run at all.
+        ConfigError: An input is unreadable, or a request for outputs is invalid.
+        EngineUnavailable, SandboxStartError: The sandbox did not start.
     """
-    given = {name, *(inputs or {})}
+    input_names = {name, *(inputs or {})}
     _check_outputs(outputs, out_dir)
-    taken = CollectedFiles()
+    collected = CollectedFiles()
     try:
         async with Sandbox(config, context_bytes=len(stdin)) as sandbox:
             for target, path in (inputs or {}).items():
@@ -127,104 +131,120 @@ async def execute(
             if stdin:
                 await sandbox.load("_input", stdin)
             code = _RUN.replace("{path!r}", repr(name)).replace("{arguments!r}", repr(list(arguments)))
-            done = await sandbox.run(code, seconds=seconds, on_output=on_output)
+            result = await sandbox.run(code, seconds=seconds, on_output=on_output)
             if out_dir is not None:
-                taken = await take(
+                collected = await collect_files(
                     sandbox,
                     outputs,
                     out_dir,
-                    given=given,
+                    exclude=input_names,
                     max_bytes=config.tmp_bytes,
                     max_file_bytes=config.max_value_bytes,
                 )
     except (SandboxDied, SandboxMisbehaved) as error:
         return ScriptResult(status=KILLED, problem=str(error))
-    status, problem = _ended(done)
-    if taken.missing and status == 0:
+    status, problem = _exit_status(result)
+    if collected.missing and status == 0:
         status = FAILED
-    return ScriptResult(status=status, problem=problem, files=tuple(taken.files), left_out=tuple(taken.left_out))
+    return ScriptResult(status=status, problem=problem, files=tuple(collected.files), skipped=tuple(collected.skipped))
 
 
-def _ended(done: CellResult) -> tuple[int, str]:
-    """Exit status and sentence. What the sandbox says of its status is no more than text."""
-    match done.outcome:
-        case "ok" if re.fullmatch("[0-9]{1,3}", said := done.answer or "") and int(said) <= MAX_STATUS:
-            return int(said), ""
+def _exit_status(result: CellResult) -> tuple[int, str]:
+    """Exit status and message. The status is untrusted text from the sandbox."""
+    match result.outcome:
+        case "ok" if re.fullmatch("[0-9]{1,3}", text := result.answer or "") and int(text) <= MAX_STATUS:
+            return int(text), ""
         case "ok":
-            return FAILED, "The script has ended with no status that there is."
+            return FAILED, "The script ended with an invalid exit status."
         case "timeout":
-            return TIMED_OUT, done.error
+            return TIMED_OUT, result.error
         case "died":
-            return KILLED, done.error
+            return KILLED, result.error
         case _:
-            return FAILED, done.error
+            return FAILED, result.error
 
 
 @dataclass(slots=True, kw_only=True)
 class CollectedFiles:
-    """Files that were taken out of a sandbox, sentences on what was not, and how many of those were asked for by name."""
+    """Files fetched from a sandbox.
+
+    Attributes:
+        files: Their paths on the host.
+        skipped: Messages on files that were not fetched.
+        missing: How many of those were requested by name.
+    """
 
     files: list[Path] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     missing: int = 0
 
 
-async def take(
+async def collect_files(
     sandbox: Sandbox,
     outputs: Sequence[str],
     out_dir: Path,
     *,
-    given: Set[str] = frozenset(),
+    exclude: Set[str] = frozenset(),
     max_bytes: int,
     max_file_bytes: int,
 ) -> CollectedFiles:
-    """Write files of a sandbox below a folder: `outputs`, and where `*` is among them all but `given`.
+    """Write files of a sandbox below a folder. A failed file does not affect the others.
 
-    All together have at most `max_bytes`, each at most `max_file_bytes`. What cannot be had costs the others nothing.
+    Args:
+        sandbox: Source of the files.
+        outputs: Paths in the sandbox; `*` stands for all files.
+        out_dir: Target folder.
+        exclude: Paths that `*` does not include.
+        max_bytes: Limit on the total size.
+        max_file_bytes: Limit on the size of each file.
 
     Raises:
-        SandboxError: the sandbox is gone.
+        SandboxError: The sandbox is gone.
     """
-    taken = CollectedFiles()
-    wanted = dict.fromkeys(output for output in outputs if output != ALL)
-    named = len(wanted)
+    collected = CollectedFiles()
+    paths = dict.fromkeys(output for output in outputs if output != ALL)
+    named = len(paths)
     if ALL in outputs:
-        wanted |= dict.fromkeys(await _all_files(sandbox, given, taken))
-    left = max_bytes
+        paths |= dict.fromkeys(await _all_files(sandbox, exclude, collected))
+    remaining = max_bytes
     problems = []
-    for number, path in enumerate(wanted):
+    for number, path in enumerate(paths):
         try:
-            content = await sandbox.get(path, max_bytes=min(left, max_file_bytes))
-            taken.files.append(write_below(out_dir, path, content))
-            left -= len(content)
+            content = await sandbox.get(path, max_bytes=min(remaining, max_file_bytes))
+            collected.files.append(write_below(out_dir, path, content))
+            remaining -= len(content)
         except ConfigError as error:
             problems.append(str(error))
-            taken.missing += number < named
-    taken.left_out[:0] = problems[:MAX_TOLD]
-    if len(problems) > MAX_TOLD:
-        taken.left_out.append(f"{len(problems) - MAX_TOLD:,} more files could not be taken.")
-    return taken
+            collected.missing += number < named
+    collected.skipped[:0] = problems[:MAX_FILE_PROBLEMS]
+    if len(problems) > MAX_FILE_PROBLEMS:
+        collected.skipped.append(f"{len(problems) - MAX_FILE_PROBLEMS:,} more files could not be fetched.")
+    return collected
 
 
-async def _all_files(sandbox: Sandbox, given: Set[str], taken: CollectedFiles) -> list[str]:
-    """Those that `*` stands for, in order."""
+async def _all_files(sandbox: Sandbox, exclude: Set[str], collected: CollectedFiles) -> list[str]:
+    """The sorted paths that `*` stands for."""
     try:
-        there = await sandbox.files()
+        listing = await sandbox.files()
     except ConfigError as error:
-        taken.left_out.append(str(error))
+        collected.skipped.append(str(error))
         return []
-    found = sorted(there.keys() - given)
-    asked = [path for path in found if not any(part.startswith(UNASKED) for part in path.split("/"))]
-    if len(asked) < len(found):
-        count = len(found) - len(asked)
-        taken.left_out.append(f"{count:,} files were left out whose names begin with . or -: ask for each by its name.")
-    if there.left_out:
-        taken.left_out.append(f"{there.left_out:,} files were left out: there are more than can be listed.")
-    return asked
+    found = sorted(listing.keys() - exclude)
+    paths = [path for path in found if not any(part.startswith(SKIPPED_PREFIXES) for part in path.split("/"))]
+    if len(paths) < len(found):
+        count = len(found) - len(paths)
+        collected.skipped.append(
+            f"{count:,} files were skipped because a name starts with . or -: request each by name."
+        )
+    if listing.skipped:
+        collected.skipped.append(
+            f"{listing.skipped:,} files were skipped: the sandbox has more than the list can hold."
+        )
+    return paths
 
 
 def _check_outputs(outputs: Sequence[str], out_dir: Path | None) -> None:
-    """Raises ConfigError for what cannot be asked for, before anything is run."""
+    """Raise ConfigError for invalid outputs before anything runs."""
     for output in outputs:
         if output != ALL:
             check_path(output)
@@ -233,8 +253,8 @@ def _check_outputs(outputs: Sequence[str], out_dir: Path | None) -> None:
     try:
         if out_dir is None or (out_dir.exists() and any(out_dir.iterdir())):
             raise ConfigError(
-                "With `*` the script chooses the names of files, and could leave what other programs obey: give a folder "
-                "that is new or empty with --out-dir."
+                "With `*` the script chooses file names, which other programs might interpret: "
+                "set --out-dir to a new or empty folder."
             )
     except OSError as error:
-        raise ConfigError(f"Nothing can be written to {out_dir} ({error.strerror}): choose another folder.") from error
+        raise ConfigError(f"Could not write to {out_dir} ({error.strerror}): choose another folder.") from error

@@ -1,45 +1,36 @@
-"""One conversation with a guest, over any byte stream.
+"""One conversation with a guest: values in, cells run, queries answered, files in and out.
 
-There is no task in the background: whoever waits for something reads. Everything that the guest sends is hostile; what
-is not legal, too much, or too late is `SandboxMisbehaved`, and the session is over.
+All input from the guest is untrusted. Illegal, oversized or late input is `SandboxMisbehaved`, and ends the session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, NoReturn, Protocol, TypeVar
+from typing import Final, NoReturn
 
 import anyio
 import msgpack
 from anyio.abc import TaskGroup
 
 from rlm.config import SandboxConfig
-from rlm.errors import ConfigError, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
-from rlm.protocol.connection import Connection, Role, Streams
+from rlm.errors import ConfigError, SandboxMisbehaved, SandboxStartError
 from rlm.protocol.messages import (
-    INLINE_BYTES,
     MIB,
     VERSION,
-    Blob,
-    Chunk,
     Execute,
     Get,
     ListFiles,
     Load,
     Loaded,
-    Message,
     Output,
-    Payload,
-    ProtocolError,
     Put,
     Query,
     Ready,
     Reply,
     Reset,
+    Response,
     Result,
-    Served,
     Start,
     ToolCall,
 )
@@ -47,72 +38,48 @@ from rlm.types import CellResult
 
 from .base import Answer, LoadedValue, OnOutput, QueryReply, SandboxQuery
 from .cell import RunningCell
+from .channel import Channel, Stream, deadline
 from .files import MAX_FILES, Listing, check_path, read_listing
-from .meter import Meter
 from .tools import Tools
-from .values import Piece, Value, opaque
+from .values import Value, opaque
 
-RECEIVE_BYTES: Final = MIB
-WRITE_SECONDS: Final = 30.0  # for a guest to take one frame: it reads all the time, unless it is not what we started
-FRAME_SECONDS: Final = 30.0  # from the first byte of a frame to its last
-LOAD_SECONDS: Final = 60.0  # to build a value from bytes that have arrived ...
-LOAD_SECONDS_PER_BYTE: Final = 0.2 / MIB  # ... a hundred times what was measured
-MAX_CELL_SECONDS: Final = 1e6  # what every clock on the way can hold
-GRACE_SECONDS: Final = 10.0  # beyond a cell's own time, which the guest keeps, until the host gives up on it
-SERVE_SECONDS: Final = 60.0  # to write or read a file, or to begin anew
-MAX_SHOWN_CHARS: Final = 300  # of a guest's words in an error
-MAX_STREAMS: Final = 16  # values sent ahead at once; an honest guest sends one after the other
-
-M = TypeVar("M", bound=Message)
-
-
-class Stream(Protocol):
-    """What a session runs over; any `anyio.abc.ByteStream` is one."""
-
-    async def receive(self, max_bytes: int = ...) -> bytes:
-        """The next bytes. Raises anyio.EndOfStream at the end, anyio.BrokenResourceError when it broke."""
-
-    async def send(self, item: bytes) -> None:
-        """Send all of it."""
+LOAD_SECONDS: Final = 60.0  # limit to build a value from received bytes ...
+LOAD_SECONDS_PER_BYTE: Final = 0.2 / MIB  # ... a hundred times the measured time
+MAX_CELL_SECONDS: Final = 1e6  # every clock involved can represent this
+GRACE_SECONDS: Final = 10.0  # how long the host waits beyond a cell's time limit, which the guest enforces
+REQUEST_SECONDS: Final = 60.0  # limit to write or read a file, or to reset
+MAX_SHOWN_CHARS: Final = 300  # of guest text in an error
 
 
 class Session:
-    """The host's end of one channel. One operation at a time; after an error or a cancellation none.
+    """The host's end of one conversation. One operation at a time; none after an error or a cancellation.
 
     Args:
-        stream: to the guest.
-        config: whose limits hold.
+        stream: Connection to the guest.
+        config: Sets the limits.
     """
 
     def __init__(self, stream: Stream, config: SandboxConfig) -> None:
-        self._stream = stream
         self._config = config
-        self._connection = Connection(Role.HOST)
-        self._meter = Meter(config, anyio.current_time())
-        self._frames = 0  # read since the meter was told
-        self._frame_since: float | None = None  # when the first bytes of an unfinished frame were there
-        self._values = Streams(max_bytes=config.max_value_bytes, max_streams=MAX_STREAMS)
-        self._writing = anyio.Lock()
+        self._channel = Channel(stream, config)
         self._tools: Tools | None = None
-        self._sent_streams = 0
         self._cells = 0
-        self._ended: str | None = None
 
     async def handshake(self, *, digest: str, depth: int, worker_memory_bytes: int) -> None:
-        """Greet the guest. The caller sets the deadline.
+        """Check the guest's identity and send its limits. The caller sets the deadline.
 
         Raises:
-            SandboxStartError: it is not the guest that belongs to this host.
-            SandboxDied, SandboxMisbehaved: it is gone.
+            SandboxStartError: The guest was built from other sources.
+            SandboxDied, SandboxMisbehaved: The sandbox is gone.
         """
-        with self._in_use():
-            ready = await self._expect(Ready)
+        with self._channel.exclusive():
+            ready = await self._channel.expect(Ready)
             if ready.version != VERSION or ready.digest != digest:
                 raise SandboxStartError(
-                    "The sandbox image was built from other sources than this version of rlm: build it again with "
-                    "`rlm image build` (or `make image`)."
+                    "The sandbox image was built from other sources than this version of rlm: "
+                    "rebuild it with `rlm image build`."
                 )
-            await self._send(
+            await self._channel.send(
                 Start(
                     version=VERSION,
                     depth=depth,
@@ -124,78 +91,81 @@ class Session:
             )
 
     async def load(self, name: str, value: Value) -> LoadedValue:
-        """Bind a variable; see `Sandbox.load`."""
+        """Bind a variable; see `SandboxProtocol.load`."""
         if not name.isidentifier():
-            raise ConfigError(f"{name!r} cannot be the name of a variable.")
+            raise ConfigError(f"The variable name {name!r} is invalid: use a Python identifier.")
         return await self._load(name, value)
 
     async def offer(self, tools: Tools) -> None:
-        """Bind functions of the host; see `Sandbox.offer`."""
+        """Bind host functions; see `SandboxProtocol.offer`."""
         self._tools = tools
         descriptions = msgpack.packb(tools.descriptions)
         await self._load("tools", opaque("tools", descriptions))
 
     async def _load(self, name: str, value: Value) -> LoadedValue:
-        with self._in_use():
-            payload = await self._send_ahead(value.pieces(), value.size)
-            await self._send(Load(name=name, kind=value.kind, value=payload))
-            with _deadline(LOAD_SECONDS + LOAD_SECONDS_PER_BYTE * value.size, "did not load a value in time"):
-                loaded = await self._expect(Loaded)
+        with self._channel.exclusive():
+            payload = await self._channel.send_value(value.pieces(), value.size)
+            await self._channel.send(Load(name=name, kind=value.kind, value=payload))
+            with deadline(LOAD_SECONDS + LOAD_SECONDS_PER_BYTE * value.size, "did not load a value in time"):
+                loaded = await self._channel.expect(Loaded)
             if loaded.size > value.size:
-                raise SandboxMisbehaved("The sandbox said that a value is larger than what it was sent.")
+                raise SandboxMisbehaved("The sandbox reported a larger value than it received.")
         if not loaded.ok:
-            raise ConfigError(f"The sandbox could not load `{name}`: {_shown(loaded.error)}.")
+            raise ConfigError(f"The sandbox could not load `{name}`: {_excerpt(loaded.error)}.")
         return LoadedValue(type=loaded.type, size=loaded.size)
 
     async def put(self, path: str, content: Value) -> None:
         """Write a file; see `Sandbox.put`."""
         check_path(path)
-        with self._in_use():
-            value = await self._send_ahead(content.pieces(), content.size)
-            served = await self._serve(Put(path=path, value=value))
-        if not served.ok:
-            raise ConfigError(f"The sandbox could not write {path!r}: {_shown(served.error)}.")
+        with self._channel.exclusive():
+            value = await self._channel.send_value(content.pieces(), content.size)
+            response = await self._request(Put(path=path, value=value))
+        if not response.ok:
+            raise ConfigError(f"The sandbox could not write {path!r}: {_excerpt(response.error)}.")
 
     async def get(self, path: str, *, max_bytes: int) -> bytes:
-        """A file's bytes; see `Sandbox.get`."""
+        """Read a file; see `Sandbox.get`."""
         check_path(path)
         if not 0 <= max_bytes <= self._config.max_value_bytes:
-            most = f"{self._config.max_value_bytes:,} (SandboxConfig.max_value_bytes)"
-            raise ConfigError(f"max_bytes={max_bytes:,} has to be at most {most}.")
-        with self._in_use():
-            served = await self._serve(Get(path=path, max_bytes=max_bytes))
-            content = b"" if served.value is None else self._bytes(served.value)
-            self._values.clear()
+            limit = f"{self._config.max_value_bytes:,} (SandboxConfig.max_value_bytes)"
+            raise ConfigError(f"max_bytes={max_bytes:,} is invalid: use 0 to {limit}.")
+        with self._channel.exclusive():
+            response = await self._request(Get(path=path, max_bytes=max_bytes))
+            content = self._response_value(response)
             if len(content) > max_bytes:
-                raise SandboxMisbehaved("The sandbox sent a file that is larger than was asked for.")
-        if not served.ok:
-            raise ConfigError(f"The sandbox gives no file {path!r}: {_shown(served.error)}.")
+                raise SandboxMisbehaved("The sandbox sent a larger file than the host requested.")
+        if not response.ok:
+            raise ConfigError(f"The sandbox could not read {path!r}: {_excerpt(response.error)}.")
         return content
 
     async def files(self) -> Listing:
-        """Path and size of the files; see `Sandbox.files`."""
-        with self._in_use():
-            served = await self._serve(ListFiles(max_files=MAX_FILES))
-            data = b"" if served.value is None else self._bytes(served.value)
-            self._values.clear()
-            found = read_listing(data) if served.ok else Listing()
-        if not served.ok:
-            raise ConfigError(f"The sandbox names no files: {_shown(served.error)}.")
-        return found
+        """List files; see `Sandbox.files`."""
+        with self._channel.exclusive():
+            response = await self._request(ListFiles(max_files=MAX_FILES))
+            data = self._response_value(response)
+            listing = read_listing(data) if response.ok else Listing()
+        if not response.ok:
+            raise ConfigError(f"The sandbox could not list its files: {_excerpt(response.error)}.")
+        return listing
 
     async def reset(self) -> None:
-        """Begin anew; see `Sandbox.reset`."""
-        with self._in_use():
-            served = await self._serve(Reset())
-            if not served.ok:
-                raise SandboxMisbehaved("The sandbox did not begin anew.")
+        """Start over in the same container; see `Sandbox.reset`."""
+        with self._channel.exclusive():
+            response = await self._request(Reset())
+            if not response.ok:
+                raise SandboxMisbehaved("The sandbox could not be reset.")
         if self._tools is not None:
             await self.offer(self._tools)
 
-    async def _serve(self, wish: Put | Get | ListFiles | Reset) -> Served:
-        await self._send(wish)
-        with _deadline(SERVE_SECONDS, "did not serve a file or a reset in time"):
-            return await self._expect(Served)
+    async def _request(self, request: Put | Get | ListFiles | Reset) -> Response:
+        await self._channel.send(request)
+        with deadline(REQUEST_SECONDS, "did not complete a file request or a reset in time"):
+            return await self._channel.expect(Response)
+
+    def _response_value(self, response: Response) -> bytes:
+        value = b"" if response.value is None else self._channel.value_of(response.value)
+        self._channel.discard_values()
+        return value
 
     async def run(
         self,
@@ -205,32 +175,31 @@ class Session:
         answer: Answer | None = None,
         on_output: OnOutput | None = None,
     ) -> CellResult:
-        """Run one cell; see `Sandbox.run`."""
+        """Run one cell; see `SandboxProtocol.run`."""
         if not 0 < seconds <= MAX_CELL_SECONDS:
-            raise ConfigError(f"A cell's seconds have to be above 0 and at most {MAX_CELL_SECONDS:g}, not {seconds!r}.")
-        with self._in_use():
+            raise ConfigError(f"seconds={seconds!r} is invalid: must be above 0 and at most {MAX_CELL_SECONDS:g}.")
+        with self._channel.exclusive():
             self._cells += 1
-            encoded = code.encode("utf-8", "surrogatepass")
-            payload = await self._send_bytes_ahead(encoded)
+            payload = await self._channel.send_bytes(code.encode("utf-8", "surrogatepass"))
             calls = answer is not None or self._tools is not None
-            await self._send(Execute(cell=self._cells, code=payload, seconds=seconds, calls=calls))
+            await self._channel.send(Execute(cell=self._cells, code=payload, seconds=seconds, calls=calls))
             cell = RunningCell(
                 self._cells,
                 seconds=seconds + GRACE_SECONDS,
                 config=self._config,
-                answer=answer or _refuse,
+                answer=answer or _reject_query,
                 on_output=on_output,
             )
             try:
                 async with anyio.create_task_group() as answers:
-                    result = await self._follow(cell, answers)
+                    result = await self._until_result(cell, answers)
                     cell.end()
             except BaseExceptionGroup as group:
                 _raise_first(group)
-            final = None if result.answer is None else self._text(result.answer)
+            final = None if result.answer is None else _decode(self._channel.value_of(result.answer))
             stdout, stdout_cut = cell.stdout.finish(result.stdout_bytes)
             stderr, stderr_cut = cell.stderr.finish(result.stderr_bytes)
-            self._values.clear()
+            self._channel.discard_values()
         return CellResult(
             outcome=result.outcome,
             stdout=stdout,
@@ -243,185 +212,85 @@ class Session:
             seconds=result.seconds,
         )
 
-    async def _follow(self, cell: RunningCell, answers: TaskGroup) -> Result:
-        """Read until the cell has ended; each query is answered by a task of its own."""
-        with cell.patience:
+    async def _until_result(self, cell: RunningCell, answers: TaskGroup) -> Result:
+        """Read messages until the cell has ended. Each call is answered in its own task."""
+        with cell.timeout:
             while True:
-                message = await self._receive()
+                message = await self._channel.receive()
                 if getattr(message, "cell", cell.number) != cell.number:
-                    raise SandboxMisbehaved("The sandbox spoke of a cell that does not run.")
+                    raise SandboxMisbehaved("The sandbox reported on a cell that is not running.")
                 match message:
                     case Output():
-                        cell.take(message)
+                        cell.add_output(message)
                     case Query():
                         query, size = self._query(message)
-                        cell.asked(query.call, size)
-                        answers.start_soon(self._answer, cell, query.call, partial(_found, cell.answer, query))
+                        cell.call_started(query.call, size)
+                        answers.start_soon(self._answer, cell, query.call, partial(_ask, cell.answer, query))
                     case ToolCall():
-                        arguments = self._bytes(message.arguments)
-                        cell.asked(message.call, len(arguments))
+                        arguments = self._channel.value_of(message.arguments)
+                        cell.call_started(message.call, len(arguments))
                         answers.start_soon(
-                            self._answer, cell, message.call, partial(self._used, message.name, arguments)
+                            self._answer, cell, message.call, partial(self._use_tool, message.name, arguments)
                         )
                     case Result():
                         return message
                     case _:
-                        raise SandboxMisbehaved(f"The sandbox sent a {type(message).__name__} while a cell ran.")
-        raise SandboxMisbehaved(f"The sandbox did not end a cell {GRACE_SECONDS:g} s after its time was up.")
+                        raise SandboxMisbehaved(f"The sandbox sent a {type(message).__name__} during a cell.")
+        raise SandboxMisbehaved(f"The sandbox did not end a cell within {GRACE_SECONDS:g} s after its time limit.")
 
     def _query(self, message: Query) -> tuple[SandboxQuery, int]:
-        """What is asked, and the number of its bytes."""
-        prompt = self._bytes(message.prompt)
+        """The query of a message, and its size in bytes."""
+        prompt = self._channel.value_of(message.prompt)
         context = None
         if message.context is not None:
-            context = opaque(message.context_kind, self._bytes(message.context))
+            context = opaque(message.context_kind, self._channel.value_of(message.context))
         query = SandboxQuery(
             call=message.call,
             batch=message.batch,
-            prompt=_decoded(prompt),
+            prompt=_decode(prompt),
             context=context,
             model=message.model,
             recurse=message.recurse,
         )
         return query, len(prompt) + (context.size if context is not None else 0)
 
-    async def _answer(self, cell: RunningCell, call: int, find: Callable[[], Awaitable[tuple[bool, bytes]]]) -> None:
-        """Find the answer to a call for as long as its cell runs, and send it whole."""
-        with cell.thinking() as thinking:
-            ok, data = await find()
-        if not thinking.cancelled_caught:
-            await self._send(Reply(call=call, ok=ok, text=await self._send_bytes_ahead(data)))
-            cell.answered(call)
+    async def _answer(self, cell: RunningCell, call: int, compute: Callable[[], Awaitable[tuple[bool, bytes]]]) -> None:
+        """Compute an answer unless the cell ends first, then send all of it."""
+        with cell.answering() as scope:
+            ok, data = await compute()
+        if not scope.cancelled_caught:
+            await self._channel.send(Reply(call=call, ok=ok, text=await self._channel.send_bytes(data)))
+            cell.call_answered(call)
 
-    async def _used(self, name: str, arguments: bytes) -> tuple[bool, bytes]:
+    async def _use_tool(self, name: str, arguments: bytes) -> tuple[bool, bytes]:
         if self._tools is None:
             return False, b"This sandbox has no tools."
-        used = await self._tools.use(name, arguments)
-        return used.ok, used.data
-
-    # Values and messages
-
-    async def _send_ahead(self, pieces: Iterable[Piece], size: int) -> Payload:
-        if size <= INLINE_BYTES:
-            return b"".join(pieces)
-        self._sent_streams += 1
-        stream = self._sent_streams
-        for piece in pieces:
-            await self._send(Chunk(stream=stream, data=bytes(piece)))
-        return Blob(stream=stream, size=size)
-
-    async def _send_bytes_ahead(self, data: bytes) -> Payload:
-        return await self._send_ahead(opaque("bytes", data).pieces(), len(data))
-
-    def _bytes(self, payload: Payload) -> bytes:
-        if isinstance(payload, bytes):
-            return payload
-        try:
-            return self._values.take(payload.stream, payload.size)
-        except ProtocolError as error:
-            raise SandboxMisbehaved(f"The sandbox broke the protocol: {error}.") from error
-
-    def _text(self, payload: Payload) -> str:
-        return _decoded(self._bytes(payload))
-
-    async def _send(self, message: Message) -> None:
-        """One frame; frames of several answers take turns."""
-        async with self._writing:
-            data = self._connection.send(message)
-            with _deadline(WRITE_SECONDS, "does not read"):
-                try:
-                    await self._stream.send(data)
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-                    raise SandboxDied("The sandbox has ended.") from error
-
-    async def _expect(self, kind: type[M]) -> M:
-        message = await self._receive()
-        if not isinstance(message, kind):
-            raise SandboxMisbehaved(f"The sandbox sent a {type(message).__name__} instead of a {kind.__name__}.")
-        return message
-
-    async def _receive(self) -> Message:
-        """The next message that is not a chunk; those are put together in the meantime."""
-        while True:
-            try:
-                message = self._connection.next_message()
-                if message is not None:
-                    self._frame_since = None
-                    self._frames += 1
-                if isinstance(message, Chunk):
-                    self._values.add(message)
-                elif message is not None:
-                    return message
-                else:
-                    self._connection.receive_data(await self._receive_bytes())
-            except ProtocolError as error:
-                raise SandboxMisbehaved(f"The sandbox broke the protocol: {error}.") from error
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-                raise SandboxDied("The sandbox has ended.") from error
-
-    async def _receive_bytes(self) -> bytes:
-        now = anyio.current_time()
-        self._meter.frames(self._frames, now)
-        self._frames = 0
-        if (wait := self._meter.wait(now)) > 0:
-            await anyio.sleep(wait)
-            now += wait
-            self._frame_since = None  # the host's own waiting is not the guest's
-        if not self._connection.mid_frame:
-            data = await self._stream.receive(RECEIVE_BYTES)
-        else:
-            self._frame_since = self._frame_since or now
-            with _deadline(FRAME_SECONDS, "did not finish a message in time", since=self._frame_since):
-                data = await self._stream.receive(RECEIVE_BYTES)
-        self._meter.bytes(len(data), now)
-        return data
-
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """An operation that does not come to its end leaves the two ends out of step: then the session is over."""
-        if self._ended is not None:
-            raise SandboxDied(f"The sandbox cannot be used any more: {self._ended}")
-        self._ended = "another operation is under way, or was cancelled."
-        try:
-            yield
-        except SandboxError as error:
-            self._ended = str(error)
-            raise
-        self._ended = None
+        use = await self._tools.use(name, arguments)
+        return use.ok, use.data
 
 
-@contextmanager
-def _deadline(seconds: float, what: str, *, since: float | None = None) -> Iterator[None]:
-    """Bounds a wait that began `since` then on the event loop's clock, or now."""
-    began = anyio.current_time() if since is None else since
-    with anyio.CancelScope(deadline=began + seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise SandboxMisbehaved(f"The sandbox {what} ({seconds:g} s).")
-
-
-def _decoded(data: bytes) -> str:
+def _decode(data: bytes) -> str:
     try:
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         raise SandboxMisbehaved("The sandbox sent text that is not UTF-8.") from error
 
 
-def _shown(error: str) -> str:
+def _excerpt(error: str) -> str:
     return error[:MAX_SHOWN_CHARS].rstrip(".")
 
 
-async def _found(answer: Answer, query: SandboxQuery) -> tuple[bool, bytes]:
+async def _ask(answer: Answer, query: SandboxQuery) -> tuple[bool, bytes]:
     reply = await answer(query)
     return reply.ok, reply.text.encode("utf-8", "surrogatepass")
 
 
-async def _refuse(query: SandboxQuery) -> QueryReply:
+async def _reject_query(query: SandboxQuery) -> QueryReply:
     return QueryReply(ok=False, text="This sandbox has no models to call.")
 
 
 def _raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:
-    """What ended the cell; the rest of the group are its consequences."""
+    """Raise what ended the cell; the other errors of the group follow from it."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""Threads for functions of the host that nothing can stop: bounded, however often the wait for one is given up."""
+"""A bounded pool of threads for host functions that cannot be interrupted."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Final, TypeVar
 
 import anyio.to_thread
 
-POLL_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02  # how often a call checks for a free thread
 
 T = TypeVar("T")
 
 
 class Threads:
-    """`most` at once, with those that nobody waits for any more."""
+    """Runs at most `size` calls at once. Calls whose caller was cancelled count until they return."""
 
-    def __init__(self, most: int) -> None:
-        self._free = threading.Semaphore(most)
-        self._waited_for = anyio.CapacityLimiter(most)
+    def __init__(self, size: int) -> None:
+        self._free = threading.Semaphore(size)
+        self._awaited = anyio.CapacityLimiter(size)
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Wait for a thread, and give what the call gives. Cancelled, it runs on, and its thread is taken until its end."""
-        while not self._free.acquire(blocking=False):  # noqa: ASYNC110 - no thread has to wake a loop that may be gone
+        """Run `call` in a thread, once one is free. After a cancellation the call continues and keeps its thread."""
+        while not self._free.acquire(blocking=False):  # noqa: ASYNC110 - the loop that an event would wake may be gone
             await anyio.sleep(POLL_SECONDS)
-        begun = threading.Lock()  # taken once: by the thread as it begins, or by a cancellation that was faster
+        claim = threading.Lock()  # acquired once: by the thread when it starts, or by an earlier cancellation
 
         def work() -> T:
-            if not begun.acquire(blocking=False):
-                raise RuntimeError("nobody waits for it any more")
+            if not claim.acquire(blocking=False):
+                raise RuntimeError("the call was cancelled before it started")
             try:
                 return call()
             finally:
                 self._free.release()
 
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._waited_for, abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(work, limiter=self._awaited, abandon_on_cancel=True)
         finally:
-            if begun.acquire(blocking=False):
+            if claim.acquire(blocking=False):
                 self._free.release()

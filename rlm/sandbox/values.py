@@ -1,6 +1,6 @@
-"""Python values as bytes for a sandbox: described by kind, produced piece by piece so that large ones are never copied.
+"""Encodes Python values for a sandbox, piece by piece so that large values are never copied.
 
-Pure, but for reading the files of a `Path`.
+Pure, except for reading the files of a `Path`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from rlm.errors import ConfigError
 from rlm.protocol.messages import CHUNK_BYTES, KIB, Kind
 from rlm.types import Context
 
-SLICE_CHARS: Final = CHUNK_BYTES // 4  # no character takes more than four bytes in UTF-8
-MAX_DEPTH: Final = 400  # of lists in lists; msgpack itself stops at 511
-MAX_FILE_BYTES: Final = (1 << 32) - 1  # of one file in a folder, and of any other text or bytes in plain data (msgpack)
-LARGE_TEXT: Final = 64 * KIB  # texts of this many characters go out by slices
-LARGE_ITEMS: Final = 256  # a list of so many items is gone through; one of fewer is packed at once
-FLUSH_ITEMS: Final = 32  # between two looks at how much has been packed
+SLICE_CHARS: Final = CHUNK_BYTES // 4  # a character takes at most four bytes in UTF-8
+MAX_DEPTH: Final = 400  # nesting of lists and dicts; msgpack itself stops at 511
+MAX_FILE_BYTES: Final = (1 << 32) - 1  # msgpack's limit for text or bytes, so also for a file in a folder
+LARGE_TEXT_CHARS: Final = 64 * KIB  # longer texts are encoded in slices
+LARGE_ITEMS: Final = 256  # longer lists are encoded item by item, shorter ones in one call
+FLUSH_ITEMS: Final = 32  # how many items are packed between checks of the buffer's size
 
 Piece = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """A value in the encoding of its `kind` (see `rlm.protocol.messages.Load`).
+    """An encoded value.
 
-    `size` is the number of bytes that `pieces()` yields; every piece is at most `CHUNK_BYTES` long.
+    Attributes:
+        kind: Encoding (see `rlm.protocol.messages.Load`).
+        size: Total number of bytes.
+        pieces: Yields the bytes, at most `CHUNK_BYTES` at a time.
     """
 
     kind: Kind
@@ -41,10 +44,14 @@ class Value:
 
 
 def encode(context: Context, *, max_bytes: int | None = None) -> Value:
-    """A context as a value.
+    """Encode a context.
+
+    Args:
+        context: Text, bytes, plain data, or the path of a file or folder.
+        max_bytes: Limit on the encoded size. None means no limit.
 
     Raises:
-        ConfigError: it holds something that is not plain data, cannot be read, or is larger than `max_bytes`.
+        ConfigError: The context is not plain data, is unreadable, or exceeds `max_bytes`.
     """
     match context:
         case str():
@@ -54,40 +61,40 @@ def encode(context: Context, *, max_bytes: int | None = None) -> Value:
         case Path():
             value = _folder(context) if context.is_dir() else _file(context)
         case Mapping() | Sequence():
-            size = sum(map(len, _packed(context)))
-            value = Value(kind="data", size=size, pieces=lambda: _regular(_packed(context)))
+            size = sum(map(len, _pack(context)))
+            value = Value(kind="data", size=size, pieces=lambda: _rechunk(_pack(context)))
         case _:
             raise ConfigError(
-                f"A context cannot be a {type(context).__name__}: "
-                "give text, bytes, a list or dict of plain data, or a Path."
+                f"Unsupported context type {type(context).__name__}: "
+                "pass text, bytes, a Path, or a list or dict of plain data."
             )
     if max_bytes is not None and value.size > max_bytes:
         raise ConfigError(
-            f"The context has {value.size:,} bytes and the limit is {max_bytes:,}: "
-            "raise max_context_bytes, or give less."
+            f"The context has {value.size:,} bytes, more than the limit of {max_bytes:,}: "
+            "raise max_context_bytes, or pass a smaller context."
         )
     return value
 
 
 def opaque(kind: Kind, data: bytes) -> Value:
-    """A value that is encoded already, such as one that came from a sandbox."""
+    """Wrap bytes that are already encoded, such as a value from a sandbox."""
     return Value(kind=kind, size=len(data), pieces=lambda: _views(data))
 
 
 def from_file(kind: Kind, path: Path, size: int) -> Value:
-    """A value that was encoded into a file: `size` bytes of it."""
+    """Wrap the first `size` bytes of a file that holds an encoded value."""
     return Value(kind=kind, size=size, pieces=lambda: _read(path, size))
 
 
-def ends_of(value: Value, chars: int) -> tuple[str, str]:
-    """The first and the last characters of a text, a quarter of so many at least; nothing of other kinds."""
+def head_and_tail(value: Value, chars: int) -> tuple[str, str]:
+    """The beginning and the end of a text, each of `chars` / 4 to `chars` characters; empty for other kinds."""
     if value.kind != "text":
         return "", ""
     first = last = b""
     for piece in value.pieces():
         first = first or bytes(piece[:chars])
         last = (last + bytes(piece[-chars:]))[-chars:]
-    # Where bytes were cut out, characters may be broken: those at the cut are left out.
+    # The cut may split characters; drop those.
     return first.decode("utf-8", "ignore"), last.decode("utf-8", "ignore")
 
 
@@ -110,18 +117,20 @@ def _slices(text: str) -> Iterator[bytes]:
 # Plain data
 
 
-def _packed(value: object) -> Iterator[Piece]:
-    """The msgpack encoding of plain data, a part at a time."""
+def _pack(value: object) -> Iterator[Piece]:
+    """Encode plain data as msgpack, in parts."""
     try:
         packer = msgpack.Packer(default=_as_plain, unicode_errors="surrogatepass", autoreset=False)
         yield from _walk(packer, value, 0)
         yield packer.bytes()
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(_blame(value, "the context", 0) or f"The context cannot be encoded: {error}.") from error
+        raise ConfigError(
+            _find_problem(value, "the context", 0) or f"Could not encode the context: {error}."
+        ) from error
 
 
 def _as_plain(item: object) -> object:
-    """For msgpack, which itself knows dict, list and tuple."""
+    """Convert other mappings and sequences to the dicts and lists that msgpack supports."""
     match item:
         case Mapping():
             return dict(item)
@@ -132,10 +141,10 @@ def _as_plain(item: object) -> object:
 
 
 def _walk(packer: msgpack.Packer, value: object, depth: int) -> Iterator[Piece]:
-    """Fill `packer`, and empty it before it holds much more than a piece.
+    """Fill `packer`, and flush it before it holds much more than a piece.
 
-    Large lists and dicts, and small ones whose items could be large, are gone through item by item; what is small
-    inside of what is large is left to msgpack, which is ten times as fast.
+    Large lists and dicts, and small ones with items that may be large, are encoded item by item. Small items of large
+    collections go to msgpack whole, which is ten times as fast.
     """
     if depth > MAX_DEPTH:
         raise ValueError("too many levels")
@@ -152,7 +161,7 @@ def _walk(packer: msgpack.Packer, value: object, depth: int) -> Iterator[Piece]:
         items = value
     few = len(value) < LARGE_ITEMS
     for number, item in enumerate(items):
-        if isinstance(item, str) and len(item) > LARGE_TEXT:
+        if isinstance(item, str) and len(item) > LARGE_TEXT_CHARS:
             yield packer.bytes() + b"\xdb" + _utf8_size(item).to_bytes(4, "big")  # str 32 of msgpack
             packer.reset()
             yield from _slices(item)
@@ -169,33 +178,35 @@ def _is_key(key: object) -> bool:
     return isinstance(key, str | int | float | bytes | None)
 
 
-def _blame(value: object, place: str, depth: int) -> str:
-    """Which part of a value cannot be encoded, in a sentence; empty if there is none."""
+def _find_problem(value: object, place: str, depth: int) -> str:
+    """An error message that names the part of a value that is not plain data; empty if every part is."""
     if depth > MAX_DEPTH:
-        return f"The context cannot be sent to a sandbox: its lists and dicts have more than {MAX_DEPTH} levels."
+        return f"The context is invalid: its lists and dicts are nested more than {MAX_DEPTH} levels deep."
     match value:
         case None | str() | bytes() | bytearray() | float():
             return ""
         case int():
             if -(1 << 63) <= value < 1 << 64:
                 return ""
-            problem = "an int of more than 64 bits: send it as text"
+            problem = "an int of more than 64 bits: pass it as text"
         case Mapping():
             for key, item in value.items():
                 if not _is_key(key):
-                    return f"The context cannot be sent to a sandbox: {place} has a key of type {type(key).__name__}."
-                if found := _blame(key, f"a key of {place}", depth + 1) or _blame(item, f"{place}[{key!r}]", depth + 1):
-                    return found
+                    return f"The context is invalid: {place} has a key of type {type(key).__name__}."
+                problem = _find_problem(key, f"a key of {place}", depth + 1)
+                if problem := problem or _find_problem(item, f"{place}[{key!r}]", depth + 1):
+                    return problem
             return ""
         case Sequence():
-            return next(filter(None, (_blame(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value))), "")
+            problems = (_find_problem(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value))
+            return next(filter(None, problems), "")
         case _:
             problem = f"of type {type(value).__name__}: use text, bytes, numbers, None, lists and dicts"
-    return f"The context cannot be sent to a sandbox: {place} is {problem}."
+    return f"The context is invalid: {place} is {problem}."
 
 
-def _regular(parts: Iterable[Piece]) -> Iterator[Piece]:
-    """The same bytes in pieces of a good size."""
+def _rechunk(parts: Iterable[Piece]) -> Iterator[Piece]:
+    """Join or split the same bytes into pieces of `CHUNK_BYTES`."""
     buffer = bytearray()
     for part in parts:
         buffer += part
@@ -213,7 +224,7 @@ def _file(path: Path) -> Value:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"The context {path} is neither a file nor a folder.")
+            raise ConfigError(f"The context {path} is neither a regular file nor a folder.")
         path.open("rb").close()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -221,26 +232,26 @@ def _file(path: Path) -> Value:
 
 
 def _unreadable(path: Path | str, error: OSError) -> ConfigError:
-    return ConfigError(f"The context cannot be read: {path}: {error.strerror}.")
+    return ConfigError(f"Could not read the context {path}: {error.strerror}.")
 
 
 def _read(path: Path, size: int) -> Iterator[bytes]:
-    """Exactly `size` bytes of a file, as were announced."""
+    """Read exactly `size` bytes of a file, as announced to the guest."""
     try:
         with path.open("rb", buffering=0) as file:
-            left = size
-            while left:
-                piece = file.read(min(left, CHUNK_BYTES))
+            remaining = size
+            while remaining:
+                piece = file.read(min(remaining, CHUNK_BYTES))
                 if not piece:
-                    raise ConfigError(f"The file {path} became shorter while it was read: try again.")
-                left -= len(piece)
+                    raise ConfigError(f"The file {path} shrank during reading: try again.")
+                remaining -= len(piece)
                 yield piece
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def _folder(path: Path) -> Value:
-    """A map of relative path to content, of regular files only; links could lead out of the folder."""
+    """Encode a folder as a map of relative path to content. Only regular files: links could lead out of the folder."""
     try:
         files = sorted(_files(path))
     except OSError as error:
@@ -248,7 +259,7 @@ def _folder(path: Path) -> Value:
     for name, size in files:
         if size > MAX_FILE_BYTES:
             raise ConfigError(
-                f"The file {path / name} has {size:,} bytes; one in a folder may have {MAX_FILE_BYTES:,}."
+                f"The file {path / name} has {size:,} bytes, more than the limit of {MAX_FILE_BYTES:,} in a folder."
             )
 
     def headers() -> Iterator[bytes]:
@@ -265,16 +276,16 @@ def _folder(path: Path) -> Value:
             yield from _read(path / name, size)
 
     size = sum(map(len, headers())) + sum(size for _, size in files)
-    return Value(kind="folder", size=size, pieces=lambda: _regular(parts()))
+    return Value(kind="folder", size=size, pieces=lambda: _rechunk(parts()))
 
 
 def _files(path: Path) -> Iterator[tuple[str, int]]:
-    """The relative path and the size of each regular file."""
+    """Yield the relative path and the size of each regular file."""
 
-    def refuse(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise error
 
-    for parent, _, names in os.walk(path, onerror=refuse):
+    for parent, _, names in os.walk(path, onerror=fail):
         for name in names:
             file = Path(parent, name)
             status = file.lstat()

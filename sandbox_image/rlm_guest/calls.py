@@ -1,4 +1,4 @@
-"""The worker's side of `llm_query`, `llm_batch` and tools: many calls in flight, answers in any order, from any thread."""
+"""The worker's side of `llm_query`, `llm_batch` and tools: concurrent calls from any thread, answered in any order."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from functools import partial
 from rlm.protocol.messages import ContextKind, Message, Query, Reply, Start, ToolCall
 
 from . import values
-from .link import Link, close_all, parcel, read_value
+from .link import Link, close_all, fd_bundle, read_value
 
 Command = tuple[Message, list[int]]
 
 
 class LLMError(Exception):
-    """A model call gave no answer; the text says why."""
+    """A model call failed; the text says why."""
 
 
 class ToolError(Exception):
-    """A call of a host function gave no value; the text says why."""
+    """A call of a host function failed; the text says why."""
 
 
 class FailedQuery(str):
-    """Stands in the place of an answer that a batch did not get: says what happened, and is false."""
+    """Replaces a missing answer of a batch: its text says why, and it is falsy."""
 
     __slots__ = ()
 
@@ -36,7 +36,7 @@ class FailedQuery(str):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryRequest:
-    """One call, as the model's code asked for it."""
+    """One model call, with encoded text."""
 
     prompt: bytes
     context: bytes | None
@@ -49,32 +49,32 @@ class QueryRequest:
         return len(self.prompt) + len(self.context or b"")
 
 
-Outgoing = tuple[int, Callable[[int], None]]  # the bytes of a call, and what sends it under a number
+Outgoing = tuple[int, Callable[[int], None]]  # the size of a call in bytes, and a function that sends it with a number
 
 
 class Calls:
-    """Sends queries and hands out what the supervisor says, to the thread that waits for it.
+    """Sends calls, and delivers the supervisor's messages to the threads that wait for them.
 
-    No thread of its own (it would not live through a fork): of the threads that wait, one reads for all.
+    It has no thread of its own, which a fork would lose: one of the waiting threads reads for all.
     """
 
     def __init__(self, link: Link, start: Start) -> None:
         self._start = start
         self._batches = itertools.count(1)
         self._numbers = itertools.count(1)
-        self.restart(link)
+        self.reset(link)
 
-    def restart(self, link: Link) -> None:
-        """Begin anew on another line: in a woken snapshot no other thread lives, and their locks mean nothing."""
+    def reset(self, link: Link) -> None:
+        """Start over with another link: an activated snapshot has no other threads, and their locks are meaningless."""
         self._link = link
         self._changed = threading.Condition()
         self._reading = False
-        self._in_flight: dict[int, int] = {}  # the number of each call without an answer, and its bytes
+        self._in_flight: dict[int, int] = {}  # size in bytes of each pending call, by number
         self._answers: dict[int, tuple[bool, bytes]] = {}
         self._commands: deque[Command] = deque()
 
     def next_command(self) -> Command:
-        """Wait for what the supervisor wants next. Raises EOFError or OSError when it is gone."""
+        """Wait for the supervisor's next command. Raises EOFError or OSError when it is gone."""
         self._wait_until(lambda: bool(self._commands))
         return self._commands.popleft()
 
@@ -92,9 +92,9 @@ class Calls:
                     self._changed.acquire()
                     self._reading = False
                     self._changed.notify_all()
-                self._hand_out(message, descriptors)
+                self._dispatch(message, descriptors)
 
-    def _hand_out(self, message: Message, descriptors: list[int]) -> None:
+    def _dispatch(self, message: Message, descriptors: list[int]) -> None:
         if isinstance(message, Reply):
             answer = read_value(message.text, descriptors)
             close_all(descriptors)
@@ -104,32 +104,32 @@ class Calls:
         else:
             self._commands.append((message, descriptors))
 
-    def _ask(self, calls: Iterable[Outgoing], *, at_once: int | None = None) -> list[tuple[bool, bytes]]:
-        """Send calls under numbers of their own, at most `at_once` waiting for an answer; returns the answers in order.
+    def _ask(self, calls: Iterable[Outgoing], *, max_pending: int | None = None) -> list[tuple[bool, bytes]]:
+        """Send calls, at most `max_pending` at a time, and return the answers in order.
 
-        A call for which the host has no room now waits for those before it.
+        A call that would exceed the host's limits waits for earlier ones.
         """
-        most = self._start.max_calls_in_flight
-        window = min(at_once or most, most)
+        limit = self._start.max_calls_in_flight
+        window = min(max_pending or limit, limit)
         sent: list[int] = []
         mine: set[int] = set()
 
-        def claimed(number: int, size: int) -> bool:
+        def claim(number: int, size: int) -> bool:
             mine.intersection_update(self._in_flight)
-            room = self._start.max_value_bytes - sum(self._in_flight.values())
-            free = len(mine) < window and len(self._in_flight) < most and size <= room
-            if free:
+            free_bytes = self._start.max_value_bytes - sum(self._in_flight.values())
+            fits = len(mine) < window and len(self._in_flight) < limit and size <= free_bytes
+            if fits:
                 mine.add(number)
                 self._in_flight[number] = size
-            return free
+            return fits
 
         for size, send in calls:
             number = next(self._numbers)
-            self._wait_until(partial(claimed, number, size))
+            self._wait_until(partial(claim, number, size))
             sent.append(number)
             try:
                 send(number)
-            except BaseException:  # it is not on its way, so that no answer would ever free its place
+            except BaseException:  # it was not sent, so no answer will remove it
                 with self._changed:
                     self._in_flight.pop(number, None)
                     self._changed.notify_all()
@@ -137,28 +137,28 @@ class Calls:
         self._wait_until(lambda: mine.isdisjoint(self._in_flight))
         return [self._answers.pop(number) for number in sent]
 
-    def _send(self, question: QueryRequest, batch: int, number: int) -> None:
-        with parcel() as packed:
+    def _send(self, request: QueryRequest, batch: int, number: int) -> None:
+        with fd_bundle() as bundle:
             query = Query(
-                cell=0,  # the supervisor knows which one runs
+                cell=0,  # the supervisor fills it in
                 call=number,
                 batch=batch,
-                prompt=packed.add(question.prompt),
-                context=None if question.context is None else packed.add(question.context),
-                context_kind=question.context_kind,
-                model=question.model,
-                recurse=question.recurse,
+                prompt=bundle.add(request.prompt),
+                context=None if request.context is None else bundle.add(request.context),
+                context_kind=request.context_kind,
+                model=request.model,
+                recurse=request.recurse,
             )
-            self._link.send(query, packed.descriptors)
+            self._link.send(query, bundle.descriptors)
 
     # What the model's code calls
 
     def llm_query(
         self, prompt: str, context: object = None, *, model: str | None = None, recurse: bool | None = None
     ) -> str:
-        """Ask a model, with `context` as further data; returns its answer. Raises LLMError when there is none."""
-        question = self._question(prompt, context, model, recurse)
-        ok, answer = self._ask([self._outgoing(question, 0)])[0]
+        """Ask a model, with `context` as further data. Returns its answer. Raises LLMError if the call failed."""
+        request = self._request(prompt, context, model, recurse)
+        ok, answer = self._ask([self._outgoing(request, 0)])[0]
         if not ok:
             raise LLMError(_text(answer))
         return _text(answer)
@@ -172,7 +172,7 @@ class Calls:
         recurse: bool | None = None,
         max_concurrent: int | None = None,
     ) -> list[str]:
-        """Ask many at once; returns the answers in order. A call that failed gives a false str that says why."""
+        """Ask many prompts concurrently. Returns the answers in order; a failed call gives a falsy str with the reason."""
         if isinstance(prompts, str):
             raise TypeError("llm_batch takes a list of prompts; for one prompt there is llm_query")
         prompts = list(prompts)
@@ -181,33 +181,33 @@ class Calls:
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError("max_concurrent has to be at least 1")
         pairs = list(zip(prompts, contexts if contexts is not None else itertools.repeat(None), strict=False))
-        for prompt, context in pairs:  # what is wrong with any of them is told before the first is sent
-            self._question(prompt, context, model, recurse)
+        for prompt, context in pairs:  # report invalid ones before the first is sent
+            self._request(prompt, context, model, recurse)
         batch = next(self._batches)
-        # Encoded one by one: together they may be too much for the memory.
-        outgoing = (self._outgoing(self._question(*pair, model, recurse), batch) for pair in pairs)
-        answers = self._ask(outgoing, at_once=max_concurrent)
+        # Encoded one by one: all together may exceed the memory.
+        outgoing = (self._outgoing(self._request(*pair, model, recurse), batch) for pair in pairs)
+        answers = self._ask(outgoing, max_pending=max_concurrent)
         return [_text(answer) if ok else FailedQuery(_text(answer)) for ok, answer in answers]
 
     def use_tool(self, name: str, positional: tuple[object, ...], named: dict[str, object]) -> object:
-        """Call a function of the host with plain data. Raises ToolError when it gives no value."""
+        """Call a host function with plain data. Raises ToolError if it fails."""
         arguments = values.packed_for_host([positional, named])
         values.check_size(len(arguments), self._start.max_value_bytes)
 
         def send(number: int) -> None:
-            with parcel() as packed:
-                call = ToolCall(cell=0, call=number, name=name, arguments=packed.add(arguments))
-                self._link.send(call, packed.descriptors)
+            with fd_bundle() as bundle:
+                call = ToolCall(cell=0, call=number, name=name, arguments=bundle.add(arguments))
+                self._link.send(call, bundle.descriptors)
 
         ok, answer = self._ask([(len(arguments), send)])[0]
         if not ok:
             raise ToolError(_text(answer))
         return values.unpacked(answer)
 
-    def _outgoing(self, question: QueryRequest, batch: int) -> Outgoing:
-        return question.size, partial(self._send, question, batch)
+    def _outgoing(self, request: QueryRequest, batch: int) -> Outgoing:
+        return request.size, partial(self._send, request, batch)
 
-    def _question(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> QueryRequest:
+    def _request(self, prompt: str, context: object, model: str | None, recurse: bool | None) -> QueryRequest:
         if not isinstance(prompt, str):
             raise TypeError(f"a prompt has to be a str, not {type(prompt).__name__}; put data into context=")
         if not (model is None or isinstance(model, str)) or not (recurse is None or isinstance(recurse, bool)):
@@ -218,15 +218,15 @@ class Calls:
             prompt = f"{prompt}\n\n{values.as_text(context)}"
         elif context is not None:
             kind, encoded = values.encode(context)
-        question = QueryRequest(
+        request = QueryRequest(
             prompt=values.encode_text(prompt),
             context=encoded,
             context_kind=kind,
             model=model,
             recurse=recurse,
         )
-        values.check_size(question.size, self._start.max_value_bytes)
-        return question
+        values.check_size(request.size, self._start.max_value_bytes)
+        return request
 
 
 def _text(answer: bytes) -> str:

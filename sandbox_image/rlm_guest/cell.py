@@ -1,4 +1,4 @@
-"""The running cell as the supervisor knows it: its clock, and its calls that wait for an answer."""
+"""The supervisor's state of the running cell: its clock and its pending calls."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class Cell:
         self.number = execute.cell
         self.may_call = execute.calls
         self.clock = Clock(execute.seconds, now=time.monotonic, processor=processor_seconds)
-        self.calls: dict[int, int] = {}  # the number on the channel -> the worker's own
+        self.calls: dict[int, int] = {}  # pending calls: number on the channel -> number in the worker
         self.snapshot_taken = False
         self.snapshot_expected = True
 
-    def asked(self, ours: int, theirs: int) -> None:
-        self.calls[ours] = theirs
-        self.clock.asked()
+    def call_started(self, call: int, worker_call: int) -> None:
+        self.calls[call] = worker_call
+        self.clock.call_started()
 
-    def answered(self, ours: int) -> int | None:
-        theirs = self.calls.pop(ours, None)
-        if theirs is not None:
-            self.clock.answered()
-        return theirs
+    def call_answered(self, call: int) -> int | None:
+        worker_call = self.calls.pop(call, None)
+        if worker_call is not None:
+            self.clock.call_answered()
+        return worker_call
 
 
 def processor_seconds() -> float:
-    """Processor time of all processes of the container but this one, those that have ended included.
+    """Processor time of all other processes of the container, including ended ones.
 
-    What is missing are processes that end unseen, because their parent wants to know nothing of them (SIGCHLD ignored).
+    It misses processes whose parent ignores SIGCHLD: the kernel discards their times.
     """
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     ticks = 0
@@ -50,7 +50,7 @@ def processor_seconds() -> float:
 
 
 def _ticks(pid: str) -> int:
-    """Of a process and its children that it has waited for: utime, stime, cutime and cstime of proc(5)."""
+    """Ticks of a process and its reaped children: utime, stime, cutime and cstime of proc(5)."""
     descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return sum(map(int, os.read(descriptor, 4096).rpartition(b")")[2].split()[11:15]))

@@ -18,21 +18,21 @@ READ_BYTES = 1 << 20
 
 
 class Channel:
-    """Blocking writes (a slow host slows the guest), reads of what there is. Large values go through memory files."""
+    """Writes block, so that a slow host slows the guest; reads return what is available. Large values go to memory files."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self.reader = reader
         self.writer = writer
         self._connection = Connection(Role.GUEST)
         self._buffer = bytearray(READ_BYTES)  # reused: fresh memory for each read would cost more than the read
-        self._values: dict[int, int] = {}  # the memory file of each value that is still coming
-        self._streams = 0
+        self._values: dict[int, int] = {}  # memory file of each value, by stream number
+        self._last_stream = 0
 
     @classmethod
     def over_standard_streams(cls) -> Channel:
-        """Takes the place of standard input and output, which become /dev/null."""
+        """Use standard input and output, and replace them by /dev/null."""
         reader, writer = os.dup(0), os.dup(1)  # dup makes them close on exec
-        with contextlib.suppress(OSError):  # they are pipes in a container, but need not be
+        with contextlib.suppress(OSError):  # outside a container these may not be pipes
             fcntl.fcntl(reader, F_SETPIPE_SZ, READ_BYTES)
             fcntl.fcntl(writer, F_SETPIPE_SZ, READ_BYTES)
         _silence_standard_streams()
@@ -40,7 +40,7 @@ class Channel:
 
     @classmethod
     def over_socket(cls, path: str) -> Channel:
-        """The standard streams, which nobody needs then, become /dev/null too."""
+        """Connect to a socket, and replace the unused standard streams by /dev/null."""
         _silence_standard_streams()
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(path)
@@ -58,41 +58,41 @@ class Channel:
             view = view[os.write(self.writer, view) :]
 
     def send_value(self, payload: Payload, descriptors: list[int]) -> Payload:
-        """Send a worker's large value ahead; returns the field that stands for it here.
+        """Send a worker's large value ahead of its message. Returns the field that stands for it.
 
         Raises:
-            ProtocolError: the worker's descriptor does not hold what it should.
+            ProtocolError: The worker's descriptor does not contain the value.
         """
         if isinstance(payload, bytes):
             return payload
         descriptor = descriptor_of(payload, descriptors)
-        self._streams += 1
+        self._last_stream += 1
         sent = 0
         while sent < payload.size:
             try:
                 data = os.pread(descriptor, min(CHUNK_BYTES, payload.size - sent), sent)
-            except OSError as error:  # opened for writing only, or no more than a path
-                raise ProtocolError("a value cannot be read") from error
+            except OSError as error:  # opened for writing only, or with O_PATH
+                raise ProtocolError("a value is unreadable") from error
             if not data:
                 raise ProtocolError("a value is shorter than announced")
-            self.send(Chunk(stream=self._streams, data=data))
+            self.send(Chunk(stream=self._last_stream, data=data))
             sent += len(data)
-        return Blob(stream=self._streams, size=payload.size)
+        return Blob(stream=self._last_stream, size=payload.size)
 
     def send_pieces(self, pieces: Iterable[bytes]) -> Payload:
-        """Send a value ahead as it comes, whatever its size turns out to be."""
-        self._streams += 1
+        """Send a value of unknown size ahead of its message."""
+        self._last_stream += 1
         sent = 0
         for piece in pieces:
-            self.send(Chunk(stream=self._streams, data=piece))
+            self.send(Chunk(stream=self._last_stream, data=piece))
             sent += len(piece)
-        return Blob(stream=self._streams, size=sent) if sent else b""
+        return Blob(stream=self._last_stream, size=sent) if sent else b""
 
     def receive(self) -> list[Message]:
-        """The messages that have come, large values put aside for `take_value`.
+        """Receive available messages. Large values are kept for `take_value`.
 
         Raises:
-            EOFError: the host is gone.
+            EOFError: The host is gone.
         """
         size = os.readv(self.reader, [self._buffer])
         if not size:
@@ -115,14 +115,14 @@ class Channel:
             view = view[os.write(self._values[chunk.stream], view) :]
 
     def take_value(self, payload: Payload) -> tuple[Payload, list[int]]:
-        """A host's value as a worker gets it: the field, and the descriptors to pass along (and close)."""
+        """Convert a host's value for a worker: the field, and the descriptors to pass along and close."""
         if isinstance(payload, bytes):
             return payload, []
         return Blob(stream=0, size=payload.size), [self._values.pop(payload.stream)]
 
     @contextlib.contextmanager
-    def taken(self, payload: Payload) -> Iterator[Iterator[bytes]]:
-        """A host's value, piece by piece."""
+    def open_value(self, payload: Payload) -> Iterator[Iterator[bytes]]:
+        """Read a host's value in pieces."""
         if isinstance(payload, bytes):
             yield iter([payload])
             return
@@ -135,7 +135,7 @@ class Channel:
 
 
 def _silence_standard_streams() -> None:
-    """No later process inherits what the runtime has put there."""
+    """Keep the runtime's streams from later processes."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)

@@ -1,8 +1,8 @@
-"""The working directory as the host uses it: files in, files out, and all of it gone. Runs in the supervisor.
+"""File access to the working directory for the host: write, read, list, and empty it. Runs in the supervisor.
 
-What lies there is the model's code's: links, pipes, folders in folders without end, files that change while they are read.
-No link is followed (each part of a path is opened beneath the one before, with O_NOFOLLOW), nothing but a regular file is
-read, and nothing waits (O_NONBLOCK: a pipe without a writer).
+The model's code controls the contents: links, pipes, deeply nested folders, files that change during reading. This module
+follows no link (it opens each part of a path below the previous one, with O_NOFOLLOW). It reads only regular files, and
+never blocks (O_NONBLOCK, for a pipe without a writer).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from rlm.protocol.messages import CHUNK_BYTES
-from rlm.protocol.paths import parts_of
+from rlm.protocol.paths import split_path
 
 WORKDIR = "/workspace"
 SCRATCH = ("/tmp", WORKDIR)  # noqa: S108 - the container's
-READ_ONLY = 0o444
-LISTING_BYTES = 1 << 20  # of all names that are listed
-_PLAINLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FILE_MODE = 0o444  # files of the host are read-only
+MAX_LISTING_BYTES = 1 << 20  # of all listed names
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def _open_folder(name: str, above: int | None = None) -> int:
-    """Without O_DIRECTORY, beside which gVisor (2022) forgets O_NOFOLLOW."""
-    descriptor = os.open(name, _PLAINLY, dir_fd=above)
+    """Open a folder without O_DIRECTORY, which makes gVisor (2022) ignore O_NOFOLLOW."""
+    descriptor = os.open(name, _OPEN_FLAGS, dir_fd=above)
     if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -35,7 +35,7 @@ def _open_folder(name: str, above: int | None = None) -> int:
 
 @contextlib.contextmanager
 def _folder(parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
-    """A folder beneath the working directory."""
+    """Open a folder below the working directory."""
     descriptor = _open_folder(WORKDIR)
     try:
         for part in parts:
@@ -50,17 +50,17 @@ def _folder(parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
 
 
 def write(path: str, content: Iterator[bytes]) -> None:
-    """A new file, in the place of whatever had its name.
+    """Write a new file, which replaces any entry of that name.
 
     Raises:
-        ValueError, OSError: it cannot be; nothing of it is left then.
+        ValueError, OSError: Writing failed; no part of the file remains.
     """
-    *folders, name = parts_of(path)
+    *folders, name = split_path(path)
     with _folder(folders, make=True) as folder:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, READ_ONLY, dir_fd=folder)
+        descriptor = os.open(name, flags, FILE_MODE, dir_fd=folder)
         try:
             for piece in content:
                 view = memoryview(piece)
@@ -74,21 +74,21 @@ def write(path: str, content: Iterator[bytes]) -> None:
 
 
 def read(path: str, max_bytes: int) -> Iterator[bytes]:
-    """A regular file's bytes.
+    """Read a regular file.
 
     Raises:
-        ValueError, OSError: it is not there, is no regular file, or has more than `max_bytes`.
+        ValueError, OSError: The file does not exist, is not a regular file, or exceeds `max_bytes`.
     """
-    *folders, name = parts_of(path)
+    *folders, name = split_path(path)
     with _folder(folders) as folder:
-        descriptor = os.open(name, _PLAINLY, dir_fd=folder)
+        descriptor = os.open(name, _OPEN_FLAGS, dir_fd=folder)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path!r} is no regular file")
-        left = max_bytes
+            raise ValueError(f"{path!r} is not a regular file")
+        remaining = max_bytes
         while piece := os.read(descriptor, CHUNK_BYTES):
-            left -= len(piece)  # counted, as the file may grow meanwhile
-            if left < 0:
+            remaining -= len(piece)  # counted here, because the file may grow
+            if remaining < 0:
                 raise ValueError(f"{path!r} has more than {max_bytes:,} bytes")
             yield piece
     finally:
@@ -96,13 +96,13 @@ def read(path: str, max_bytes: int) -> Iterator[bytes]:
 
 
 def listing(max_files: int) -> tuple[dict[str, int], int]:
-    """Path and size of the regular files whose paths the host would take, at most so many, and with names so long.
+    """List regular files whose paths the host accepts: their sizes by path, and the number of further files.
 
-    The second is how many more there are.
+    `max_files` and `MAX_LISTING_BYTES` limit the list.
     """
     found: dict[str, int] = {}
-    left = LISTING_BYTES
-    left_out = 0
+    remaining = MAX_LISTING_BYTES
+    skipped = 0
     folders: list[list[str]] = [[]]
     while folders:
         parts = folders.pop()
@@ -110,22 +110,22 @@ def listing(max_files: int) -> tuple[dict[str, int], int]:
             for entry in entries:
                 path = "/".join((*parts, entry.name))
                 try:
-                    parts_of(path)
+                    split_path(path)
                 except ValueError:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append([*parts, entry.name])
                 elif entry.is_file(follow_symlinks=False):
-                    left -= len(path.encode()) + 16  # with its size, as msgpack
-                    if len(found) == max_files or left < 0:
-                        left_out += 1
+                    remaining -= len(path.encode()) + 16  # with its size, as msgpack
+                    if len(found) == max_files or remaining < 0:
+                        skipped += 1
                     else:
                         found[path] = entry.stat(follow_symlinks=False).st_size
-    return dict(sorted(found.items())), left_out
+    return dict(sorted(found.items())), skipped
 
 
 def empty_scratch() -> None:
-    """Remove all that was written. No process of the model's code may be left, so nothing changes meanwhile."""
+    """Remove all files. The caller has ended every process of the model's code, so nothing changes meanwhile."""
     for place in SCRATCH:
         root = _open_folder(place)
         try:
@@ -135,7 +135,7 @@ def empty_scratch() -> None:
 
 
 def _empty(root: int) -> None:
-    """Folders in folders are moved up to the top, level by level: so their depth costs neither stack nor descriptors."""
+    """Empty a folder. Nested folders are moved to the top level by level, so depth takes no stack or descriptors."""
     numbers = itertools.count()
     while names := os.listdir(root):
         for name in names:

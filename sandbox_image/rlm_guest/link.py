@@ -1,7 +1,7 @@
-"""The line between supervisor and worker: one packet is one message with the descriptors of its large values.
+"""The link between supervisor and worker: each packet is one message with the descriptors of its large values.
 
-A value that is too large for its message travels as a memory file (memfd_create(2)) that is passed along (SCM_RIGHTS,
-unix(7)); its `Blob` then holds the position of the descriptor in the packet. So no large value is copied between them.
+A large value travels as a memory file (memfd_create(2)) whose descriptor is passed along (SCM_RIGHTS, unix(7)). Its `Blob`
+holds the position of the descriptor in the packet. So large values are never copied between the processes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 
 from rlm.protocol.messages import INLINE_BYTES, Blob, Message, Payload, ProtocolError, pack, unpack
 
-PACKET_BYTES = 192 * 1024  # below what a socket pair takes at once with Linux's default buffers (208 KiB)
-MAX_DESCRIPTORS = 2  # a query's prompt and its context
+PACKET_BYTES = 192 * 1024  # below Linux's default limit for one packet of a socket pair (208 KiB)
+MAX_DESCRIPTORS = 2  # the prompt and the context of a query
 
 
 class Link:
@@ -33,30 +33,30 @@ class Link:
 
     @classmethod
     def adopt(cls, descriptor: int) -> Link:
-        """The line behind a descriptor that stays the caller's.
+        """Create a link from a duplicate of a descriptor, which the caller still owns.
 
         Raises:
-            ProtocolError: it is none.
+            ProtocolError: The descriptor is not a socket.
         """
         own = os.dup(descriptor)
         try:
             return cls(socket.socket(fileno=own))
         except OSError as error:
             os.close(own)
-            raise ProtocolError("a line is not a socket") from error
+            raise ProtocolError("a link is not a socket") from error
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def never_wait(self) -> None:
-        """Raise BlockingIOError instead. Asked at each call: the flag of the socket is shared with whoever has a copy."""
+    def set_nonblocking(self) -> None:
+        """Raise BlockingIOError rather than wait. A flag of each call, because the socket's own flag is shared."""
         self._flags = socket.MSG_DONTWAIT
 
     def close(self) -> None:
         self._sock.close()
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send one message. Raises OSError when the other end is gone."""
+        """Send one message. Raises OSError if the other end is gone."""
         self.send_bytes(pack(message), descriptors)
 
     def send_bytes(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
@@ -64,21 +64,21 @@ class Link:
         self._sock.sendmsg([data], rights, self._flags)
 
     def receive_bytes(self) -> tuple[bytes, list[int]]:
-        """One packet and its descriptors, which are the caller's to close; no bytes when the other end is gone."""
+        """Receive a packet and its descriptors, which the caller must close. Empty if the other end is gone."""
         descriptors = array("i")
-        most = socket.CMSG_LEN(MAX_DESCRIPTORS * descriptors.itemsize)
-        data, ancillary, _, _ = self._sock.recvmsg(PACKET_BYTES, most, self._flags)
+        ancillary_bytes = socket.CMSG_LEN(MAX_DESCRIPTORS * descriptors.itemsize)
+        data, ancillary, _, _ = self._sock.recvmsg(PACKET_BYTES, ancillary_bytes, self._flags)
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(content)
         return data, list(descriptors)
 
     def receive(self) -> tuple[Message, list[int]]:
-        """One message and its descriptors, which are the caller's to close.
+        """Receive a message and its descriptors, which the caller must close.
 
         Raises:
-            EOFError: the other end is gone.
-            ProtocolError: the packet is not a message.
+            EOFError: The other end is gone.
+            ProtocolError: The packet is not a message.
         """
         data, descriptors = self.receive_bytes()
         if not data:
@@ -95,14 +95,14 @@ def close_all(descriptors: Sequence[int]) -> None:
         os.close(descriptor)
 
 
-class Parcel:
-    """Collects the descriptors of one outgoing message, and closes them when it has been sent."""
+class FdBundle:
+    """The descriptors of one outgoing message."""
 
     def __init__(self) -> None:
         self.descriptors: list[int] = []
 
     def add(self, value: bytes) -> Payload:
-        """The field that stands for `value`: itself, or a memory file where it is large."""
+        """Return the field that stands for `value`. A large value goes to a memory file."""
         if len(value) <= INLINE_BYTES:
             return value
         descriptor = os.memfd_create("value", os.MFD_CLOEXEC)
@@ -114,20 +114,20 @@ class Parcel:
 
 
 @contextlib.contextmanager
-def parcel() -> Iterator[Parcel]:
-    """A parcel whose descriptors are closed at the end, sent or not."""
-    packed = Parcel()
+def fd_bundle() -> Iterator[FdBundle]:
+    """A bundle whose descriptors are closed at the end, sent or not."""
+    bundle = FdBundle()
     try:
-        yield packed
+        yield bundle
     finally:
-        close_all(packed.descriptors)
+        close_all(bundle.descriptors)
 
 
 def descriptor_of(blob: Blob, descriptors: Sequence[int]) -> int:
-    """The descriptor that holds a large value.
+    """The descriptor of a large value.
 
     Raises:
-        ProtocolError: there is none, or it is not a file of the announced size (a pipe could block its reader).
+        ProtocolError: It is missing, or not a file of the announced size (a pipe could block its reader).
     """
     if blob.stream >= len(descriptors):
         raise ProtocolError("a value has no descriptor")
@@ -139,7 +139,7 @@ def descriptor_of(blob: Blob, descriptors: Sequence[int]) -> int:
 
 
 def read_value(payload: Payload, descriptors: Sequence[int]) -> bytes:
-    """A whole value, wherever it is."""
+    """Read a value from its field or its memory file."""
     if isinstance(payload, bytes):
         return payload
     descriptor = descriptor_of(payload, descriptors)

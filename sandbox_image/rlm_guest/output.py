@@ -1,4 +1,4 @@
-"""What a cell writes to a standard stream: passed on as it appears, bounded, counted."""
+"""Captures a standard stream of a cell: forwards output as it appears, limits it, and counts its bytes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ F_SETPIPE_SZ = 1031  # fcntl(2), Linux
 
 
 class Capture:
-    """The reading end of the pipe that is a standard stream of the worker.
+    """Reads the pipe behind a standard stream of the worker.
 
-    The first half of `keep` bytes of a cell is passed on at once; of the rest the last half is held until the cell ends.
+    The first half of `keep` bytes is forwarded at once. Of the rest, the last half is kept until the cell ends.
     """
 
     def __init__(self, *, keep: int) -> None:
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
-        with contextlib.suppress(OSError):  # the kernel has a limit for all pipes of a user, whoever filled it
+        with contextlib.suppress(OSError):  # the kernel limits the total size of a user's pipes
             fcntl.fcntl(self.writer, F_SETPIPE_SZ, READ_BYTES)
         self._half = max(1, keep // 2)
         self.total = 0
         self._sent = 0
         self._tail = bytearray()
 
-    def begin(self) -> None:
-        """A new cell: what nobody has read of the last one is dropped."""
+    def reset(self) -> None:
+        """Prepare for a new cell: drop unread output of the last one."""
         self.read()
         self.total = self._sent = 0
         self._tail.clear()
 
     def read(self) -> bytes:
-        """Read what there is, once; returns the part to pass on now."""
+        """Read available output once. Returns the part to forward now."""
         try:
             data = os.read(self.reader, READ_BYTES)
         except BlockingIOError:
@@ -49,7 +49,7 @@ class Capture:
         return now
 
     def finish(self) -> tuple[bytes, bytes]:
-        """Read all there is; returns what to pass on of the head, and the tail."""
+        """Read all available output. Returns the rest of the head, and the tail."""
         head = b""
         before = -1
         while before != self.total:
@@ -59,5 +59,5 @@ class Capture:
 
 
 def pieces(data: bytes) -> list[bytes]:
-    """Data in parts that each fit into a message."""
+    """Split data into parts that fit into a message."""
     return [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]

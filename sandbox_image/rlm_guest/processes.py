@@ -1,4 +1,4 @@
-"""What the guest asks of the kernel about processes: flags, limits, and the end of everything that a cell left behind."""
+"""Process control for the guest: flags, limits, and killing everything that a cell left running."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import time
 
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
-ROUNDS = 2000  # of looking for processes that are not gone yet, a millisecond apart
+KILL_ROUNDS = 2000  # checks for remaining processes, a millisecond apart
+LIFETIME_EXIT_CODE = 124  # as timeout(1) reports it
 
-# Higher is killed first when memory runs out (proc(5)): the running cell, then its snapshot, the supervisor last.
+# When memory runs out, the kernel kills higher scores first (proc(5)): the cell, then its snapshot, then the supervisor.
 OOM_CELL = 1000
 OOM_SNAPSHOT = 900
 
+# Kept for the worker, which must still report a cell that used up everything else.
 RESERVED_BYTES = 16 << 20
 RESERVED_FILES = 32
 
@@ -29,34 +31,35 @@ def set_process_flag(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl failed")
 
 
-def be_unreadable() -> None:
-    """No process of the same user may trace this one or open its memory and descriptors (proc(5), ptrace(2))."""
+def set_undumpable() -> None:
+    """Keep processes of the same user from tracing this one or opening its memory and descriptors (proc(5), ptrace(2))."""
     set_process_flag(PR_SET_DUMPABLE, 0)
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent ends become children of this process (PID 1 has that anyway)."""
+    """Make orphaned descendants children of this process, as they are of PID 1 anyway."""
     set_process_flag(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def become(uid: int) -> None:
-    """Run as this user from here on, with no capability and no way back."""
+def switch_user(uid: int) -> None:
+    """Switch to a user, permanently and without capabilities."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 
 
 def prefer_for_oom(score: int) -> None:
-    # An engine may forbid the change; then the kernel chooses by size alone, and the run is rebuilt if it chooses badly.
+    """Set the score of this process for the kernel's out-of-memory killer."""
+    # An engine may forbid this. Then the kernel chooses by size, and the host replaces the sandbox if it chooses badly.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(score))
 
 
 class WorkerLimits:
-    """What the model's code may use, and a little more for the worker's own work around it.
+    """Resource limits of the model's code, and slightly higher ones for the worker itself.
 
-    An address space below the container's memory turns most exhaustion into MemoryError, which costs nothing. What a cell
-    leaves allocated or open stays: without the rest that is kept here, the worker could not even report it.
+    An address space below the container's memory turns most exhaustion into MemoryError, which loses no state. A cell's
+    allocations and open files persist. Without a reserve, the worker could not even report them.
     """
 
     def __init__(self, memory_bytes: int) -> None:
@@ -70,12 +73,12 @@ class WorkerLimits:
         self.lift()
 
     def lift(self) -> None:
-        """For the worker's own work."""
+        """Apply the limits of the worker itself."""
         for kind, hard in self._hard.items():
             resource.setrlimit(kind, (hard, hard))
 
     def impose(self) -> None:
-        """For the model's code."""
+        """Apply the limits of the model's code."""
         for kind, soft in self._soft.items():
             resource.setrlimit(kind, (soft, self._hard[kind]))
 
@@ -85,7 +88,7 @@ def resident_bytes() -> int:
 
 
 def _read(path: str) -> bytes:
-    """A file of /proc: three system calls, as this is done at every cell."""
+    """Read a file of /proc in three system calls, because this happens at every cell."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, 4096)
@@ -93,8 +96,8 @@ def _read(path: str) -> bytes:
         os.close(descriptor)
 
 
-def others(keep: set[int]) -> list[int]:
-    """Running processes that are not to be kept: as PID 1 all of the container's, elsewhere only this one's descendants."""
+def other_processes(keep: set[int]) -> list[int]:
+    """Running processes not in `keep`: as PID 1 all of the container, otherwise only descendants."""
     me = os.getpid()
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     if me == 1:
@@ -104,7 +107,7 @@ def others(keep: set[int]) -> list[int]:
 
 
 def _parent(pid: int) -> int | None:
-    """The parent of a process, or None when it has ended (a zombie is only waiting for its parent to notice)."""
+    """The parent of a process, or None if it has ended (a zombie only waits for its parent)."""
     try:
         state, parent = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:2]
     except (FileNotFoundError, ProcessLookupError):
@@ -122,26 +125,26 @@ def _descendants(root: int, parents: dict[int, int]) -> set[int]:
 
 
 def kill_others(keep: set[int]) -> dict[int, int]:
-    """End every process but this one and `keep`, however fast they multiply; returns what `reap` found meanwhile.
+    """Kill every process but this one and `keep`, however fast they fork. Returns the results of `reap`.
 
-    A stopped process cannot fork, and kill(-1) as PID 1 stops all at once; so none escapes between two looks.
+    A stopped process cannot fork, and kill(-1) from PID 1 stops all at once, so none escapes between two checks.
     """
     ended: dict[int, int] = {}
-    left = others(keep)
-    if not left:
+    remaining = other_processes(keep)
+    if not remaining:
         return ended
-    for _ in range(ROUNDS):
+    for _ in range(KILL_ROUNDS):
         if os.getpid() == 1:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGSTOP)
-        for pid in left:
+        for pid in remaining:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         ended |= reap()
-        left = others(keep)
-        if not left:
+        remaining = other_processes(keep)
+        if not remaining:
             break
-        time.sleep(0.001)  # a killed process takes a moment to be gone
+        time.sleep(0.001)  # a killed process takes a moment to disappear
     for pid in keep:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
@@ -149,7 +152,7 @@ def kill_others(keep: set[int]) -> dict[int, int]:
 
 
 def reap() -> dict[int, int]:
-    """The children that have ended, with their wait status."""
+    """Collect ended children, with their wait status. Does not block."""
     ended = {}
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -160,14 +163,29 @@ def reap() -> dict[int, int]:
     return ended
 
 
-def how_it_ended(status: int) -> str:
-    """A wait status in words."""
+def exit_description(status: int) -> str:
+    """Describe a wait status."""
     if os.WIFEXITED(status):
-        return f"the cell ended its own process with exit code {os.WEXITSTATUS(status)}"
+        return f"it ended its own process with exit code {os.WEXITSTATUS(status)}"
     number = os.WTERMSIG(status)
     if number == signal.SIGKILL:
-        return "the cell's process was killed, most likely because it used more memory than the sandbox has"
-    name = (
-        signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    )  # real-time ones have none
-    return f"the cell's process was killed by {name} ({signal.strsignal(number)})"
+        return "its process was killed, most likely because it used more memory than the sandbox has"
+    # Real-time signals have no name.
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    return f"its process was killed by {name} ({signal.strsignal(number)})"
+
+
+def schedule_exit(seconds: float) -> None:
+    """End this process, and with it the container, after its lifetime. A worker does not inherit the timer."""
+    deadline = time.monotonic() + seconds
+
+    def end(number: int, frame: object) -> None:
+        remaining = deadline - time.monotonic()
+        if remaining > 0:  # a cell sent the signal
+            signal.setitimer(signal.ITIMER_REAL, remaining)
+            return
+        os.write(2, f"rlm guest: the sandbox's lifetime of {seconds:g} seconds is over\n".encode())
+        os._exit(LIFETIME_EXIT_CODE)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,4 +1,4 @@
-"""The REPL: cells as Python runs them, in one module namespace."""
+"""The REPL: runs cells in one module namespace, as Python would."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from rlm.protocol.messages import Start
 from . import values
 from .calls import Calls, LLMError, ToolError
 
-MAX_ERROR_CHARS = 30_000  # of a traceback: it has to fit into a packet, however its characters are encoded
+MAX_ERROR_CHARS = 30_000  # of a traceback: it must fit into a packet in any encoding
 SHOWN_CHARS = 80  # of a variable's value in SHOW_VARS
 
-CO_COROUTINE = (
-    0x80  # inspect.CO_COROUTINE; imports that few cells need are left to those: each page costs at every fork
-)
+# inspect.CO_COROUTINE. Rarely used modules are imported only when needed: each page costs time at every fork.
+CO_COROUTINE = 0x80
 
-_OWN_FILES = os.path.dirname(__file__)
+_GUEST_FOLDER = os.path.dirname(__file__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """How a cell ended: its traceback (empty if none), and the final answer that it gave, if any (UTF-8, surrogatepass)."""
+class CellEnd:
+    """How a cell ended: its traceback (empty on success), and its final answer, if any (UTF-8, surrogatepass)."""
 
     error: str
     answer: bytes | None
 
 
 class Repl:
-    """Runs cells; assignments persist, also those before an exception."""
+    """Runs cells. Assignments persist, including those before an exception."""
 
     def __init__(self, calls: Calls, start: Start) -> None:
         self._main = types.ModuleType("__main__")
@@ -45,14 +44,14 @@ class Repl:
         sys.modules["__main__"] = self._main
         self.namespace = self._main.__dict__
         self._builtins = dict(vars(builtins))
-        self._restore_builtins = vars(builtins).update  # bound here, so that it needs no name that could be replaced
+        self._restore_builtins = vars(builtins).update  # bound early: cells could replace any name used later
         self._raw: list[io.FileIO] = []
-        self._written: list[io.TextIOWrapper] = []
+        self._streams: list[io.TextIOWrapper] = []
         self._final: str | None = None
         self._answer: dict[str, Any] = {"content": "", "ready": False}
         self._calls = calls
         self._max_answer_bytes = start.max_value_bytes
-        self._given: dict[str, Any] = {
+        self._provided: dict[str, Any] = {
             "llm_query": calls.llm_query,
             "llm_batch": calls.llm_batch,
             "rlm_query": calls.llm_query,
@@ -67,9 +66,9 @@ class Repl:
         self.namespace |= {"answer": self._answer, "context": None}
 
     def bind_tools(self, descriptions: dict[str, str]) -> None:
-        """Give cells functions of the host: name and docstring of each."""
+        """Add host functions to the namespace, by name and docstring."""
         for name, description in descriptions.items():
-            self._given[name] = self._tool(name, description)
+            self._provided[name] = self._tool(name, description)
 
     def _tool(self, name: str, description: str) -> Any:
         def tool(*positional: object, **named: object) -> object:
@@ -79,11 +78,11 @@ class Repl:
         tool.__doc__ = description
         return tool
 
-    def run(self, code: str, filename: str) -> Ended:
-        """Run one cell. A final answer counts only where the cell ended without an error."""
+    def run(self, code: str, filename: str) -> CellEnd:
+        """Run one cell. A final answer counts only if the cell ended without an error."""
         self._restore_builtins(self._builtins)
         self._final = None
-        self.namespace.update(self._given)
+        self.namespace.update(self._provided)
         sys.modules["__main__"] = self._main
         self._open_streams()
         linecache.cache[filename] = len(code), None, code.splitlines(keepends=True), filename
@@ -92,32 +91,32 @@ class Repl:
             self._execute(code, filename)
         except SystemExit as ended:
             if ended.code not in (None, 0):
-                error = _clipped(f"SystemExit: {_safely(str, ended.code)}")
+                error = _clip(f"SystemExit: {_safely(str, ended.code)}")
         except BaseException as problem:  # whatever the model's code raises is a result
             error = _safely(_describe, problem)
         self.flush()
         answer = None
         if not error:
             try:
-                answer = self._answer_given()
-            except BaseException as problem:  # `answer` may be of a class of the cell's own
+                answer = self._final_answer()
+            except BaseException as problem:  # `answer` may be an instance of a class that the cell defined
                 error = _safely(_describe, problem)
-        return Ended(error=error, answer=answer)
+        return CellEnd(error=error, answer=answer)
 
     def _open_streams(self) -> None:
-        """Standard streams of its own for each cell; what cannot be encoded is written as an escape."""
+        """Open new standard streams for each cell. They escape characters that cannot be encoded."""
         self._raw = [io.FileIO(1, "w", closefd=False), io.FileIO(2, "w", closefd=False)]
-        how: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
-        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), **how)
-        self._written = [io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True, **how) for raw in self._raw]
-        sys.stdout, sys.stderr = self._written
+        options: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), **options)
+        self._streams = [io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True, **options) for raw in self._raw]
+        sys.stdout, sys.stderr = self._streams
 
     def flush(self) -> None:
-        """Write out what the standard streams hold: a fork must not write it a second time.
+        """Flush the standard streams, so that a fork does not write the same text again.
 
-        What cannot be written, because the cell has closed a descriptor, must not come out in another cell.
+        Text that cannot be written, because the cell closed a descriptor, is discarded: it must not reach another cell.
         """
-        for stream, raw in zip(self._written, self._raw, strict=True):
+        for stream, raw in zip(self._streams, self._raw, strict=True):
             try:
                 stream.flush()
             except (OSError, ValueError):
@@ -144,8 +143,8 @@ class Repl:
             return asyncio.run(value)
         return value
 
-    def _answer_given(self) -> bytes | None:
-        """The final answer, if there is one. Raises ValueError or MemoryError where it is too large."""
+    def _final_answer(self) -> bytes | None:
+        """The encoded final answer, if any. Raises ValueError or MemoryError if it is too large."""
         final = self._final
         if final is None:
             answer = self.namespace.get("answer")
@@ -155,14 +154,14 @@ class Repl:
         try:
             encoded = values.encode_text(final)
         except MemoryError:
-            raise MemoryError("the memory has no room for the final answer a second time, to send it") from None
+            raise MemoryError("the memory cannot hold a second copy of the final answer, to send it") from None
         values.check_size(len(encoded), self._max_answer_bytes)
         return encoded
 
     # What the model's code calls
 
     def _set_final(self, value: object) -> None:
-        """Give the final answer; the cell goes on, and the last call counts."""
+        """Give the final answer. The cell continues, and the last call counts."""
         self._final = str(value)
 
     def _set_final_var(self, name: object) -> None:
@@ -180,7 +179,7 @@ class Repl:
         self._final = str(self.namespace[name])
 
     def _show_vars(self) -> None:
-        """The variables, one a line: name, type, size, beginning of the value."""
+        """Print the variables, one per line: name, type, size, beginning of the value."""
         lines = []
         for name, value in self._variables().items():
             size = f" ({len(value):,})" if isinstance(value, str | bytes | list | dict | tuple | set) else ""
@@ -190,7 +189,7 @@ class Repl:
         sys.stdout.write(text + "\n")
 
     def _variables(self) -> dict[str, Any]:
-        hidden = {"answer", "_", *self._given}
+        hidden = {"answer", "_", *self._provided}
         return {
             name: value
             for name, value in self.namespace.items()
@@ -199,29 +198,29 @@ class Repl:
 
 
 def _describe(problem: BaseException) -> str:
-    """The traceback without the frames of this package."""
+    """Format the traceback without the frames of this package."""
     summary = traceback.TracebackException.from_exception(problem, compact=True)
-    _hide_own_frames(summary)
-    return _clipped("".join(summary.format()).rstrip())
+    _hide_guest_frames(summary)
+    return _clip("".join(summary.format()).rstrip())
 
 
-def _clipped(text: str) -> str:
+def _clip(text: str) -> str:
     if len(text) <= MAX_ERROR_CHARS:
         return text
     half = MAX_ERROR_CHARS // 2
     return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
 
 
-def _hide_own_frames(summary: traceback.TracebackException) -> None:
-    frames = [frame for frame in summary.stack if not frame.filename.startswith(_OWN_FILES)]
+def _hide_guest_frames(summary: traceback.TracebackException) -> None:
+    frames = [frame for frame in summary.stack if not frame.filename.startswith(_GUEST_FOLDER)]
     summary.stack = traceback.StackSummary.from_list(frames)
     for cause in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
         if cause is not None:
-            _hide_own_frames(cause)
+            _hide_guest_frames(cause)
 
 
 def _safely(show: Any, value: object) -> str:
-    """What `show` makes of a value, or a sentence where the value's own code does not allow it."""
+    """Apply `show` to a value, or describe the exception that the value's own code raises."""
     try:
         text = show(value)
         return text if type(text) is str else str(text)

@@ -1,4 +1,4 @@
-"""A fixed seed for `random`, so that a cell that runs again, in a resumed run or a new sandbox, takes the same way."""
+"""A fixed seed for `random`, so that a cell repeats exactly in a resumed run or a new sandbox."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-SEED = 0  # as that of hashes, which the container's environment sets
+SEED = 0  # equals the seed of hashes, which the container's environment sets
 
 
 class SeededRandom:
-    """Seeds the module when a cell imports it: doing that for all cells would cost 10 ms and 1 MB at every start."""
+    """Seeds the module when a cell imports it. An import at every start would cost 10 ms and 1 MB."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Python's question to `sys.meta_path`; None leaves the answer to the next one there."""
+        """Wrap the loader of `random`; None leaves other modules to the next finder of `sys.meta_path`."""
         if name != "random":
             return None
         others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
@@ -33,5 +33,5 @@ class SeededRandom:
 
 
 def install() -> None:
-    """Once, before any cell."""
+    """Install the finder. Call once, before any cell."""
     sys.meta_path.insert(0, SeededRandom())

@@ -1,9 +1,9 @@
-"""PID 1 of a sandbox: owns the channel, runs the worker, and puts its snapshot in its place when it goes wrong.
+"""PID 1 of a sandbox: owns the channel, runs the worker, and rolls back to its snapshot when a cell goes wrong.
 
     python -m rlm_guest.supervisor --digest HEX --lifetime SECONDS [--worker-uid UID] [--unix PATH]
 
-Whatever comes from the worker is hostile, as the model's code can speak on the worker's line. All that it can bring about
-on the channel is queries while a cell runs and one result a cell, under numbers that are set here.
+All input from the worker is untrusted, because the model's code can write to the worker's link. Such input can only cause
+calls while a cell runs and one result per cell, under numbers that the supervisor assigns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 from rlm.protocol.messages import (
     VERSION,
@@ -37,8 +37,8 @@ from rlm.protocol.messages import (
     Ready,
     Reply,
     Reset,
+    Response,
     Result,
-    Served,
     Start,
     ToolCall,
     pack,
@@ -51,19 +51,18 @@ from .cell import Cell
 from .channel import Channel
 from .link import Link, close_all
 from .output import Capture, pieces
-from .worker import SNAPSHOT, Worker
+from .worker import SNAPSHOT, Worker, exec_worker, worker_main
 
 NO_CELL = "This call was not made: no cell is running."
-NOBODY = "This sandbox has no models to call."
-TOO_MANY = "This call was not made: too many calls wait for an answer."
+NO_MODELS = "This sandbox has no models to call."
+TOO_MANY_CALLS = "This call was not made: too many calls are pending."
 CELL_ENDED = "The cell ended before this call was answered."
-MOST_PIDS = 1 << 22  # Linux has no more (proc(5), pid_max)
-LIFETIME_CODE = 124  # as timeout(1) has it
-STATUS_SECONDS = 0.2  # between the end of a process's line and the news of its death
+MAX_PID = 1 << 22  # Linux's limit (proc(5), pid_max)
+EXIT_STATUS_SECONDS = 0.2  # the kernel reports a death a moment after the end of the process's link
 
 
 class SandboxLost(Exception):
-    """There is no worker left and no snapshot to take its place: the host has to make a new sandbox."""
+    """Neither a worker nor a snapshot is left: the host must create a new sandbox."""
 
 
 class Supervisor:
@@ -76,12 +75,12 @@ class Supervisor:
         self._cell: Cell | None = None
         self._last_was_killed = False
         self._snapshot: tuple[int, Link] | None = None
-        self._calls = 0
-        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._last_call = 0
+        self._outbox: deque[tuple[bytes, list[int]]] = deque()  # messages to the worker, with their descriptors
         self._stdout = Capture(keep=start.max_output_bytes)
         self._stderr = Capture(keep=start.max_output_bytes)
         self._selector = selectors.DefaultSelector()
-        self._link, theirs = Link.pair()
+        self._link, worker_link = Link.pair()
         self._pid = os.fork()
         if self._pid == 0:
             try:
@@ -90,153 +89,153 @@ class Supervisor:
                 close_all([self._stdout.reader, self._stderr.reader])
                 os.dup2(self._stderr.writer, 2)
                 self._drop_rights()
-                Worker(theirs, start, stdout=self._stdout.writer, stderr=self._stderr.writer).serve()
+                Worker(worker_link, start, stdout=self._stdout.writer, stderr=self._stderr.writer).serve()
             finally:
-                os._exit(70)  # whatever happens, this process must never go on as a second supervisor
-        theirs.close()
-        processes.be_unreadable()
+                os._exit(70)  # this process must never continue as a second supervisor
+        worker_link.close()
+        processes.set_undumpable()
         processes.adopt_orphans()
         self._watch_children()
         self._watch_worker()
-        self._selector.register(channel.reader, selectors.EVENT_READ, self._hear_host)
+        self._selector.register(channel.reader, selectors.EVENT_READ, self._on_host_io)
         self._watch_output()
 
     def _watch_output(self) -> None:
         register = self._selector.register
-        register(self._stdout.reader, selectors.EVENT_READ, lambda: self._pass_on(1, self._stdout.read()))
-        register(self._stderr.reader, selectors.EVENT_READ, lambda: self._pass_on(2, self._stderr.read()))
+        register(self._stdout.reader, selectors.EVENT_READ, lambda: self._forward_output(1, self._stdout.read()))
+        register(self._stderr.reader, selectors.EVENT_READ, lambda: self._forward_output(2, self._stderr.read()))
 
     def _drop_rights(self) -> None:
         if self._worker_uid is not None:
-            processes.become(self._worker_uid)
+            processes.switch_user(self._worker_uid)
 
     def serve(self, commands: list[Message]) -> None:
-        """Do what the host says; `commands` came together with its greeting.
+        """Handle events until the host is gone. `commands` arrived together with the host's first message.
 
         Raises:
-            EOFError: the host is gone.
-            SandboxLost: nothing is left to serve with.
+            EOFError: The host is gone.
+            SandboxLost: Neither a worker nor a snapshot is left.
         """
-        self._obey(commands)
+        self._handle_commands(commands)
         while True:
-            wait = self._cell.clock.until_look if self._cell else None
-            for key, _ in self._selector.select(wait):
+            timeout = self._cell.clock.until_check if self._cell else None
+            for key, _ in self._selector.select(timeout):
                 handle: Callable[[], None] = key.data
                 handle()
-            if self._cell and self._cell.clock.is_up():
-                self._roll_back(
-                    "timeout", f"The cell was stopped: it used up its {self._cell.clock.seconds:g} seconds."
-                )
+            if self._cell and self._cell.clock.expired():
+                seconds = self._cell.clock.seconds
+                self._roll_back("timeout", f"Timed out: the cell ran longer than {seconds:g} seconds and was stopped.")
 
     # The host
 
-    def _hear_host(self) -> None:
-        self._obey(self._channel.receive())
+    def _on_host_io(self) -> None:
+        self._handle_commands(self._channel.receive())
 
-    def _obey(self, commands: list[Message]) -> None:
+    def _handle_commands(self, commands: list[Message]) -> None:
         for message in commands:
             match message:
                 case Load():
                     value, descriptors = self._channel.take_value(message.value)
-                    self._to_worker(replace(message, value=value), descriptors)
+                    self._send_to_worker(replace(message, value=value), descriptors)
                 case Execute():
                     self._cell = Cell(message)
-                    self._stdout.begin()
-                    self._stderr.begin()
+                    self._stdout.reset()
+                    self._stderr.reset()
                     code, descriptors = self._channel.take_value(message.code)
-                    self._to_worker(replace(message, code=code), descriptors)
+                    self._send_to_worker(replace(message, code=code), descriptors)
                 case Reply():
-                    theirs = self._cell.answered(message.call) if self._cell else None
+                    worker_call = self._cell.call_answered(message.call) if self._cell else None
                     value, descriptors = self._channel.take_value(message.text)
-                    if theirs is None:  # its cell has ended meanwhile
+                    if worker_call is None:  # its cell has ended
                         close_all(descriptors)
                     else:
-                        self._to_worker(replace(message, call=theirs, text=value), descriptors)
+                        self._send_to_worker(replace(message, call=worker_call, text=value), descriptors)
                 case Put() | Get() | ListFiles() | Reset():
-                    self._serve(message)
+                    self._serve_request(message)
 
-    def _serve(self, wish: Put | Get | ListFiles | Reset) -> None:
-        """Between cells; what cannot be is told, as the model's code may have seen to that."""
+    def _serve_request(self, request: Put | Get | ListFiles | Reset) -> None:
+        """Serve a request between cells. Failures go to the host, as the model's code may have caused them."""
         value: Payload | None = None
         try:
-            match wish:
+            match request:
                 case Put():
-                    with self._channel.taken(wish.value) as content:
-                        files.write(wish.path, content)
+                    with self._channel.open_value(request.value) as content:
+                        files.write(request.path, content)
                 case Get():
-                    value = self._channel.send_pieces(files.read(wish.path, wish.max_bytes))
+                    value = self._channel.send_pieces(files.read(request.path, request.max_bytes))
                 case ListFiles():
-                    value = self._channel.send_pieces(pieces(encodings.packed_for_host(files.listing(wish.max_files))))
+                    listing = encodings.packed_for_host(files.listing(request.max_files))
+                    value = self._channel.send_pieces(pieces(listing))
                 case Reset():
-                    self._begin_anew()
+                    self._reset()
         except OSError as error:
-            self._channel.send(Served(ok=False, error=error.strerror or str(error), value=None))
+            self._channel.send(Response(ok=False, error=error.strerror or str(error), value=None))
         except ValueError as error:
-            self._channel.send(Served(ok=False, error=str(error), value=None))
+            self._channel.send(Response(ok=False, error=str(error), value=None))
         else:
-            self._channel.send(Served(ok=True, error="", value=value))
+            self._channel.send(Response(ok=True, error="", value=value))
 
-    def _begin_anew(self) -> None:
-        """Nothing of the model's code stays: no process, no file, no memory or setting that a new worker could find."""
+    def _reset(self) -> None:
+        """Start a new worker. It finds no process, file, memory or setting of the model's code."""
         processes.kill_others(set())
         self._selector.unregister(self._link)
         self._link.close()
-        self._drop_unsent()
+        self._drop_outbox()
         try:
             files.empty_scratch()
         except OSError as error:
-            raise SandboxLost(f"what it had written could not be removed: {error}") from error
-        for capture in (self._stdout, self._stderr):  # the flags of a pipe outlive who set them
+            raise SandboxLost(f"could not remove the files of earlier cells: {error}") from error
+        for capture in (self._stdout, self._stderr):  # the code may have changed the flags of these pipes
             self._selector.unregister(capture.reader)
             close_all([capture.reader, capture.writer])
         self._stdout = Capture(keep=self._start.max_output_bytes)
         self._stderr = Capture(keep=self._start.max_output_bytes)
         self._watch_output()
-        self._link, theirs = Link.pair()
+        self._link, worker_link = Link.pair()
         self._pid = os.fork()
         if self._pid == 0:
             try:
                 self._drop_rights()
-                run_worker_afresh(theirs, self._start, stdout=self._stdout.writer, stderr=self._stderr.writer)
+                exec_worker(worker_link, self._start, stdout=self._stdout.writer, stderr=self._stderr.writer)
             finally:
                 os._exit(70)
-        theirs.close()
+        worker_link.close()
         self._last_was_killed = False
         self._watch_worker()
 
     # The worker
 
     def _watch_worker(self) -> None:
-        self._link.never_wait()
-        self._selector.register(self._link, selectors.EVENT_READ, self._talk)
+        self._link.set_nonblocking()
+        self._selector.register(self._link, selectors.EVENT_READ, self._on_worker_io)
 
-    def _to_worker(self, message: Message, descriptors: list[int]) -> None:
-        self._unsent.append((pack(message), descriptors))
-        self._talk_to()
+    def _send_to_worker(self, message: Message, descriptors: list[int]) -> None:
+        self._outbox.append((pack(message), descriptors))
+        self._flush()
 
-    def _talk_to(self) -> None:
-        """Send what the worker takes; a worker that does not listen must not stop this process."""
+    def _flush(self) -> None:
+        """Send what the worker accepts now. A worker that does not read must not block this process."""
         try:
-            while self._unsent:
-                data, descriptors = self._unsent[0]
+            while self._outbox:
+                data, descriptors = self._outbox[0]
                 self._link.send_bytes(data, descriptors)
-                self._unsent.popleft()
+                self._outbox.popleft()
                 close_all(descriptors)
             events = selectors.EVENT_READ
         except BlockingIOError:
             events = selectors.EVENT_READ | selectors.EVENT_WRITE
-        except OSError:  # it is gone: its line says so to the reader
-            self._drop_unsent()
+        except OSError:  # the worker is gone; reading its link will report that
+            self._drop_outbox()
             events = selectors.EVENT_READ
-        self._selector.modify(self._link, events, self._talk)
+        self._selector.modify(self._link, events, self._on_worker_io)
 
-    def _drop_unsent(self) -> None:
-        while self._unsent:
-            close_all(self._unsent.popleft()[1])
+    def _drop_outbox(self) -> None:
+        while self._outbox:
+            close_all(self._outbox.popleft()[1])
 
-    def _talk(self) -> None:
-        if self._unsent:
-            self._talk_to()
+    def _on_worker_io(self) -> None:
+        if self._outbox:
+            self._flush()
         try:
             data, descriptors = self._link.receive_bytes()
         except BlockingIOError:
@@ -245,13 +244,13 @@ class Supervisor:
             data, descriptors = b"", []
         try:
             if not data:
-                self._worker_left()
+                self._on_worker_eof()
             elif data.startswith(SNAPSHOT) and self._cell and self._cell.snapshot_expected:
                 self._keep_snapshot(data, descriptors)
             else:
-                self._hear_worker(unpack(data), descriptors)
+                self._on_worker_message(unpack(data), descriptors)
         except ProtocolError as error:
-            self._roll_back("died", f"The cell broke the line to its supervisor: {error}.")
+            self._roll_back("died", f"The cell corrupted its link to the supervisor: {error}.")
         finally:
             close_all(descriptors)
 
@@ -259,14 +258,14 @@ class Supervisor:
         assert self._cell is not None
         self._cell.snapshot_expected = False
         pid = int.from_bytes(data[len(SNAPSHOT) :], "big")
-        if 1 < pid < MOST_PIDS and len(descriptors) == 1:
+        if 1 < pid < MAX_PID and len(descriptors) == 1:
             self._snapshot = pid, Link.adopt(descriptors[0])
             self._cell.snapshot_taken = True
 
-    def _hear_worker(self, message: Message, descriptors: list[int]) -> None:
+    def _on_worker_message(self, message: Message, descriptors: list[int]) -> None:
         match message:
             case Query() | ToolCall():
-                self._ask_host(message, descriptors)
+                self._forward_call(message, descriptors)
             case Result(outcome="ok" | "error") if self._cell and message.cell == self._cell.number:
                 final = message.answer if message.outcome == "ok" else None
                 answer = final and self._channel.send_value(final, descriptors)
@@ -276,49 +275,52 @@ class Supervisor:
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not legal now")
 
-    def _ask_host(self, asked: Query | ToolCall, descriptors: list[int]) -> None:
+    def _forward_call(self, message: Query | ToolCall, descriptors: list[int]) -> None:
         cell = self._cell
-        if len(self._unsent) > 2 * self._start.max_calls_in_flight:
-            raise ProtocolError("it asks without reading the answers")
+        if len(self._outbox) > 2 * self._start.max_calls_in_flight:
+            raise ProtocolError("it makes calls without reading the answers")
         if cell is None or not cell.may_call or len(cell.calls) >= self._start.max_calls_in_flight:
-            self._refuse(asked.call, NO_CELL if cell is None else TOO_MANY if cell.may_call else NOBODY)
+            self._reject_call(message.call, NO_CELL if cell is None else TOO_MANY_CALLS if cell.may_call else NO_MODELS)
             return
-        given = {name: getattr(asked, name, None) for name in ("prompt", "context", "arguments")}
+        values = {name: getattr(message, name, None) for name in ("prompt", "context", "arguments")}
         sent: dict[str, Any] = {
-            name: self._channel.send_value(value, descriptors) for name, value in given.items() if value is not None
+            name: self._channel.send_value(value, descriptors) for name, value in values.items() if value is not None
         }
-        self._calls += 1
-        self._channel.send(replace(asked, cell=cell.number, call=self._calls, **sent))
-        cell.asked(self._calls, asked.call)
+        self._last_call += 1
+        self._channel.send(replace(message, cell=cell.number, call=self._last_call, **sent))
+        cell.call_started(self._last_call, message.call)
 
-    def _refuse(self, call: int, why: str) -> None:
-        self._to_worker(Reply(call=call, ok=False, text=why.encode()), [])
+    def _reject_call(self, worker_call: int, reason: str) -> None:
+        self._send_to_worker(Reply(call=worker_call, ok=False, text=reason.encode()), [])
 
     # The end of a cell
 
-    def _worker_left(self) -> None:
-        """The worker's line has ended: with its process, or because its code closed it."""
-        deadline = time.monotonic() + STATUS_SECONDS
+    def _on_worker_eof(self) -> None:
+        """The worker's link has ended: its process ended, or its code closed the link."""
+        deadline = time.monotonic() + EXIT_STATUS_SECONDS
         ended = processes.reap()
         while self._pid not in ended and time.monotonic() < deadline:
             time.sleep(0.001)
             ended |= processes.reap()
         if self._pid in ended:
-            self._worker_ended(ended[self._pid])
+            self._on_worker_exit(ended[self._pid])
         else:
-            self._roll_back("died", "The cell did not end: it closed the line to its supervisor.")
+            self._roll_back("died", "The cell died: it closed its link to the supervisor.")
 
-    def _worker_ended(self, status: int) -> None:
-        """A killed cell's files stay, in memory: where they leave too little, every cell would be killed from now on."""
-        how = processes.how_it_ended(status)
+    def _on_worker_exit(self, status: int) -> None:
+        """Roll back, unless the previous cell was killed too.
+
+        The files of a killed cell stay in memory. If they leave too little memory, every further cell would be killed.
+        """
+        reason = processes.exit_description(status)
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         if killed and self._last_was_killed:
-            raise SandboxLost(f"two cells in succession did not end: {how}")
-        self._roll_back("died", f"The cell did not end: {how}.")
+            raise SandboxLost(f"two cells in succession died: {reason}")
+        self._roll_back("died", f"The cell died: {reason}.")
         self._last_was_killed = killed
 
     def _roll_back(self, outcome: Outcome, error: str) -> None:
-        """The snapshot takes the worker's place."""
+        """Replace the worker by its snapshot, and end the cell."""
         if self._cell is None or self._snapshot is None:
             raise SandboxLost(error)
         pid, link = self._snapshot
@@ -328,10 +330,10 @@ class Supervisor:
         try:
             os.kill(pid, signal.SIGCONT)  # the cell may have stopped it, or killed it
         except ProcessLookupError:
-            raise SandboxLost(f"{error} The copy that had to take its place is gone.") from None
+            raise SandboxLost(f"{error} Its snapshot is gone.") from None
         self._selector.unregister(self._link)
         self._link.close()
-        self._drop_unsent()
+        self._drop_outbox()
         self._pid, self._link = pid, link
         self._watch_worker()
         self._end_cell(outcome, error, None)
@@ -344,7 +346,7 @@ class Supervisor:
         processes.kill_others({self._pid} | snapshot)
         for number, capture in ((1, self._stdout), (2, self._stderr)):
             head, tail = capture.finish()
-            self._pass_on(number, head + tail)
+            self._forward_output(number, head + tail)
         self._channel.send(
             Result(
                 cell=cell.number,
@@ -366,10 +368,10 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
             link.close()
         if outcome in ("ok", "error"):
-            for theirs in cell.calls.values():
-                self._refuse(theirs, CELL_ENDED)
+            for worker_call in cell.calls.values():
+                self._reject_call(worker_call, CELL_ENDED)
 
-    def _pass_on(self, stream: int, data: bytes) -> None:
+    def _forward_output(self, stream: int, data: bytes) -> None:
         if self._cell:
             for piece in pieces(data):
                 self._channel.send(Output(cell=self._cell.number, stream=stream, data=piece))
@@ -377,63 +379,28 @@ class Supervisor:
     # Children
 
     def _watch_children(self) -> None:
-        """A worker may die while a child of its own still holds its line, so deaths are watched too."""
-        awake, self._wakeup = socket.socketpair()
-        for end in (awake, self._wakeup):
+        """Watch for deaths too: a worker can die while its child keeps the link open."""
+        wakeup, self._wakeup_writer = socket.socketpair()
+        for end in (wakeup, self._wakeup_writer):
             end.setblocking(False)
-        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # with no handler Python would not write to it
-        self._selector.register(awake, selectors.EVENT_READ, lambda: self._children_ended(awake))
+        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # without a handler Python writes nothing
+        self._selector.register(wakeup, selectors.EVENT_READ, lambda: self._on_children_exit(wakeup))
 
-    def _children_ended(self, awake: socket.socket) -> None:
-        awake.recv(4096)
+    def _on_children_exit(self, wakeup: socket.socket) -> None:
+        wakeup.recv(4096)
         ended = processes.reap()
         if self._pid in ended:
-            self._worker_ended(ended[self._pid])
-
-
-def end_after(seconds: float) -> None:
-    """Let this process, and with it the container, end then, whatever it waits for. A worker does not inherit the timer."""
-    over = time.monotonic() + seconds
-
-    def end(number: int, frame: object) -> None:
-        left = over - time.monotonic()
-        if left > 0:  # a cell has sent the signal
-            signal.setitimer(signal.ITIMER_REAL, left)
-            return
-        os.write(2, f"rlm guest: the sandbox's lifetime of {seconds:g} seconds is over\n".encode())
-        os._exit(LIFETIME_CODE)
-
-    signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def run_worker_afresh(link: Link, start: Start, *, stdout: int, stderr: int) -> NoReturn:
-    """Become a worker in a new interpreter, which holds nothing of what the supervisor has seen."""
-    descriptors = [link.fileno(), stdout, stderr]
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, True)
-    options = ["--worker", ",".join(map(str, descriptors)), "--start", pack(start).hex()]
-    os.execv(sys.executable, [sys.executable, "-P", "-s", "-S", sys.argv[0], *options])  # noqa: S606 - no shell is the point
-
-
-def work(descriptors: str, start: Message) -> NoReturn:
-    """The other end of `run_worker_afresh`."""
-    link, stdout, stderr = map(int, descriptors.split(","))
-    for descriptor in (link, stdout, stderr):
-        os.set_inheritable(descriptor, False)
-    os.dup2(stderr, 2)
-    assert isinstance(start, Start)
-    Worker(Link.adopt(link), start, stdout=stdout, stderr=stderr).serve()
+            self._on_worker_exit(ended[self._pid])
 
 
 def main() -> None:
-    """Serve one host over the standard streams or a socket; ends when it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a cell may send it; all others PID 1 does not even get
+    """Serve one host over the standard streams or a socket, until it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a cell may send it; the kernel withholds all others from PID 1
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     if "--worker" in options:
-        work(options["--worker"], unpack(bytes.fromhex(options["--start"])))
-    end_after(float(options["--lifetime"]))
+        worker_main(options["--worker"], unpack(bytes.fromhex(options["--start"])))
+    processes.schedule_exit(float(options["--lifetime"]))
     path = options.get("--unix")
     worker_uid = int(options["--worker-uid"]) if "--worker-uid" in options else None
     channel = Channel.over_standard_streams() if path is None else Channel.over_socket(path)
@@ -443,7 +410,7 @@ def main() -> None:
         while not messages:
             messages = channel.receive()
         start, *commands = messages
-        assert isinstance(start, Start)  # the connection lets nothing else pass
+        assert isinstance(start, Start)  # the connection accepts nothing else
         Supervisor(channel, start, worker_uid).serve(commands)
     except EOFError:
         processes.kill_others(set())

@@ -1,4 +1,4 @@
-"""The values that a sandbox is given, and those that it gives, in the encodings of the channel."""
+"""Encodes and decodes values between the REPL and the channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .link import descriptor_of
 
 @contextlib.contextmanager
 def _buffer(payload: Payload, descriptors: Sequence[int]) -> Iterator[memoryview]:
-    """The bytes of a value where they are, without a copy."""
+    """The bytes of a value, without a copy."""
     if isinstance(payload, bytes):
         yield memoryview(payload)
         return
@@ -30,11 +30,11 @@ def _buffer(payload: Payload, descriptors: Sequence[int]) -> Iterator[memoryview
 
 
 def decode(kind: Kind, payload: Payload, descriptors: Sequence[int]) -> Any:
-    """The Python value.
+    """Decode a value.
 
     Raises:
-        ValueError: the bytes are not what `kind` says.
-        MemoryError: there is no room for it.
+        ValueError: The bytes do not match `kind`.
+        MemoryError: Memory cannot hold the value.
     """
     with _buffer(payload, descriptors) as view:
         match kind:
@@ -58,9 +58,9 @@ def _text_or_bytes(content: memoryview | bytes) -> str | bytes:
 
 
 def unpacked(view: memoryview | bytes) -> Any:
-    """One msgpack value of the host."""
+    """Decode one msgpack value from the host."""
     unpacker = msgpack.Unpacker(
-        max_buffer_size=0,  # the host has bounded the size; memory bounds it here
+        max_buffer_size=0,  # unlimited: the host limits the size, and the sandbox's memory limits it here
         strict_map_key=False,
         unicode_errors="surrogatepass",
         max_str_len=2**32 - 1,
@@ -78,10 +78,10 @@ _FEED_BYTES = 16 << 20
 
 
 def encode(value: object) -> tuple[ContextKind, bytes]:
-    """A context for a recursive call.
+    """Encode a context for a recursive call.
 
     Raises:
-        TypeError: it is not text, bytes, or plain data.
+        TypeError: The value is not text, bytes, or plain data.
     """
     match value:
         case str():
@@ -93,23 +93,23 @@ def encode(value: object) -> tuple[ContextKind, bytes]:
 
 
 def encode_text(text: str) -> bytes:
-    """Text as it leaves the sandbox. A subclass of `str` may have an `encode` of its own, so that is not asked."""
+    """Encode text that leaves the sandbox. Bypasses an `encode` method of a subclass of `str`."""
     return str.encode(text, "utf-8", "surrogatepass")
 
 
-def check_size(size: int, most: int) -> None:
-    """Raises ValueError for more bytes than the host takes at once."""
-    if size > most:
-        raise ValueError(f"{size:,} bytes are too many: at most {most:,} can leave the sandbox at once")
+def check_size(size: int, limit: int) -> None:
+    """Raise ValueError for more bytes than the host accepts at once."""
+    if size > limit:
+        raise ValueError(f"{size:,} bytes are too many: at most {limit:,} can leave the sandbox at once")
 
 
 def packed(value: object) -> bytes:
-    """Plain data as msgpack, for another sandbox. Raises TypeError for anything else."""
+    """Encode plain data as msgpack, for another sandbox. Raises TypeError for anything else."""
     return _packed(functools.partial(msgpack.packb, unicode_errors="surrogatepass"), value)
 
 
 def packed_for_host(value: object) -> bytes:
-    """Plain data that the host itself decodes. Raises TypeError for anything else."""
+    """Encode plain data that the host itself decodes. Raises TypeError for anything else."""
     return _packed(pack_plain, value)
 
 
@@ -118,12 +118,12 @@ def _packed(pack: Callable[[object], bytes], value: object) -> bytes:
         return pack(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(
-            f"what leaves the sandbox has to be text, bytes, or lists and dicts of plain data (numbers, text, None): {error}"
+            f"only text, bytes, or lists and dicts of plain data (numbers, text, None) can leave the sandbox: {error}"
         ) from None
 
 
 def as_text(value: object) -> str:
-    """A context as a part of a prompt: text as it is, plain data as JSON, anything else as Python shows it."""
+    """Render a context for a prompt: text unchanged, plain data as JSON, anything else as its `repr`."""
     if isinstance(value, str):
         return value
     import json

@@ -1,4 +1,4 @@
-"""Faults are injected into real containers, none of which may be left; `--record FILE` writes down what was measured."""
+"""Faults hit real containers, all of which must be gone afterwards; `--record FILE` records measurements."""
 
 from __future__ import annotations
 

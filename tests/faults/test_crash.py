@@ -1,4 +1,4 @@
-"""An orchestrator that is killed without warning (SIGKILL), in the middle of a tree of real containers."""
+"""An orchestrator killed without warning (SIGKILL), in the middle of a tree of real containers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Orchestrator(depth=2, model="root", sub_model="child", level_models={2: "leaf"},
 
 
 def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str:
-    """A tree of depth 2: four children, each with five plain calls; the answers depend on all that was read."""
+    """A tree of depth 2: four children, each with five plain calls; the answers depend on everything read."""
     turn = sum(message["role"] == "assistant" for message in messages)
     seen = messages[-1]["content"]
     match model:
@@ -74,7 +74,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProvider]:
 
 @pytest.fixture
 def whole(provider: FakeProvider, tmp_path: Path) -> Completion:
-    """The run that nothing happens to."""
+    """The undisturbed run."""
     orchestrator = Orchestrator(
         depth=2, model="root", sub_model="child", level_models={2: "leaf"}, run_root=tmp_path / "whole"
     )
@@ -86,7 +86,7 @@ def started(root: Path) -> subprocess.Popen[bytes]:
 
 
 def killed_at(provider: FakeProvider, root: Path, *, requests: int, delay: float = 0.0) -> int:
-    """Start a run and kill it a little after the provider has got so many of its requests; its process."""
+    """Start a run, and kill it shortly after the provider received this many requests. Returns its process."""
     before = len(provider.requests)
     with started(root) as process:
         while len(provider.requests) - before < requests and process.poll() is None:
@@ -98,7 +98,7 @@ def killed_at(provider: FakeProvider, root: Path, *, requests: int, delay: float
 
 
 def wait_for_no_container(pid: int) -> None:
-    """One that was made and not started when its orchestrator was killed cannot end: it goes at the next start."""
+    """A container that was created but not started never ends by itself: the next start removes it."""
     deadline = time.monotonic() + 15
     while set(containers(f"rlm.owner.pid={pid}")) - set(containers(f"rlm.owner.pid={pid}", status="created")):
         assert time.monotonic() < deadline, "containers of the killed orchestrator are left"
@@ -112,7 +112,7 @@ def bodies(provider: FakeProvider, since: int) -> Counter[str]:
 def check(
     provider: FakeProvider, whole: Completion, root: Path, *, since: int, ordered: bool = True
 ) -> tuple[Completion, int]:
-    """Resume the only run there, and see that it ends as the whole one did, and what it paid for; calls that were lost.
+    """Resume the only run in the folder, and check its answer and paid calls. Returns the number of lost calls.
 
     `ordered`: queries were made in the same order, so that their nodes have the same numbers.
     """
@@ -244,7 +244,7 @@ with ThreadPoolExecutor(16) as pool:
 def test_threads_of_a_cell_may_ask_in_another_order_each_time(
     provider: FakeProvider, tmp_path: Path, record_property: Record
 ) -> None:
-    """36 plain calls and 4 RLMs from 16 threads: killed while they work, resumed, and replayed."""
+    """36 plain calls and 4 RLMs from 16 threads: killed, resumed, and replayed."""
 
     def replies(messages: Sequence[Mapping[str, Any]], model: str) -> str:
         if messages[0]["role"] != "system":
@@ -281,7 +281,7 @@ except JournalError as error:
 
 
 def on_a_full_disk(root: Path, *, context: int) -> str:
-    """What a run says, on one line, whose files cannot grow beyond 200 kB."""
+    """The one-line error of a run whose files cannot exceed 200 kB."""
     command = [sys.executable, "-c", LIMITED, str(root), str(context)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=50)
     (line,) = process.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""Much of everything in one process: calls, completions at once, runs one after the other; and clocks that jump."""
+"""Many calls, concurrent completions and consecutive runs in one process; and clocks that jump."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from helpers.containers import containers
 from helpers.measured import DESCRIPTORS, MEMORY_OF_CALLS, MEMORY_OF_RUNS, Record, count, rows
 from rlm import Limits, Message, ModelReply, OpenAIModel, Orchestrator, ScriptedModel
 from rlm.events import Event, SubCallFinished
-from rlm.sandbox.docker.engine import LOOKS, REMOVALS, STARTS
+from rlm.sandbox.docker.engine import MAX_CONCURRENT_REMOVALS, MAX_CONCURRENT_REQUESTS, MAX_CONCURRENT_STARTS
 from rlm.testing import FakeProvider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 
 RUNS: Final = int(os.environ.get("RLM_RUNS", "150"))  # `make reliability` takes 500
-BYTES_A_CALL: Final = 1500  # measured: 1,000, of which the journal's index and the REPL's answers are most
+BYTES_A_CALL: Final = 1500  # measured: 1,000, mostly the journal's index and the REPL's answers
 BYTES_A_RUN: Final = 15_000  # measured: below 5,000
 FINISHES: Final = "```repl\nFINAL(len(context))\n```"
 
 
 def resident_mb() -> float:
-    """Megabytes of this process that are in memory."""
+    """Resident memory of this process in megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -44,7 +44,7 @@ def held() -> tuple[int, int, int]:
 async def test_a_wall_clock_that_jumps_moves_no_deadline_and_no_duration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
-    """By hours, forwards and backwards, at every event."""
+    """Shift the clock by hours, forwards and backwards, at every event."""
     real, shift = time.time, 0.0
     seen: list[Event] = []
 
@@ -82,7 +82,7 @@ async def test_a_wall_clock_that_jumps_moves_no_deadline_and_no_duration(
 async def test_many_tiny_sub_calls_in_one_run_hold_the_limits_and_take_flat_memory(
     tmp_path: Path, calls: int, record_property: Record
 ) -> None:
-    """A cell asks for a hundred at once, and is refused at the end: the limit is ten calls short of what it wants.
+    """A cell makes a hundred concurrent calls, and fails at the end: the limit is ten calls too low.
 
     Flat: each call has its line in the journal's index and its answer in the REPL, and leaves nothing else.
     """
@@ -111,7 +111,7 @@ async def test_many_tiny_sub_calls_in_one_run_hold_the_limits_and_take_flat_memo
                 gc.collect()
                 memory[finished] = resident_mb()
 
-    warm = calls // 5  # everything that is made once has been made
+    warm = calls // 5  # one-time allocations are done
     async with FakeProvider(plays) as server:
         root, leaf = (OpenAIModel(name, base_url=server.base_url) for name in ("root", "leaf"))
         done = await Orchestrator(
@@ -126,7 +126,7 @@ async def test_many_tiny_sub_calls_in_one_run_hold_the_limits_and_take_flat_memo
 
 
 class Meeting(ScriptedModel):
-    """A model that answers when so many conversations have asked it: all of them are under way at once."""
+    """A model that answers once this many conversations have called it, so that all run concurrently."""
 
     def __init__(self, expected: int) -> None:
         super().__init__([FINISHES])
@@ -146,7 +146,7 @@ class Meeting(ScriptedModel):
 async def test_completions_at_once_on_one_orchestrator_each_get_their_own_answer(
     tmp_path: Path, record_property: Record
 ) -> None:
-    """Of 500 runs 200, with a sandbox each at the same time."""
+    """200 of 500 runs, each with a sandbox at the same time."""
     completions = RUNS * 2 // 5
     shared = Orchestrator(model=Meeting(completions), run_root=tmp_path)
     answers: dict[int, str] = {}
@@ -164,7 +164,9 @@ async def test_completions_at_once_on_one_orchestrator_each_get_their_own_answer
     record_property("memory at the end, MB", round(resident_mb()))
     assert answers == {number: str(number) for number in range(1, completions + 1)}
     assert containers(f"rlm.owner.pid={os.getpid()}") == []
-    assert held()[0] <= before[0] + STARTS + REMOVALS + LOOKS  # connections that the Docker client keeps
+    assert (
+        held()[0] <= before[0] + MAX_CONCURRENT_STARTS + MAX_CONCURRENT_REMOVALS + MAX_CONCURRENT_REQUESTS
+    )  # the Docker client keeps connections open
 
 
 @pytest.mark.long
@@ -187,7 +189,7 @@ async def test_many_runs_in_one_process_leave_no_descriptor_thread_task_or_conta
                     group.start_soon(one)
             server.requests.clear()
 
-        await runs(RUNS // 5)  # everything that is made once has been made
+        await runs(RUNS // 5)  # one-time allocations are done
         before, memory = held(), resident_mb()
         await runs(RUNS - RUNS // 5)
         after, grown = held(), resident_mb() - memory

@@ -1,4 +1,4 @@
-"""The engine goes away in the middle of a run: restarted, the run ends right; gone for good, the run says so at once."""
+"""The engine disappears during a run: after a restart the run succeeds; if it stays away, the run fails at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.serial,
     pytest.mark.timeout(120),
-    # The docker package does not close a socket that it could not connect.
+    # The docker package does not close a socket that failed to connect.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -37,7 +37,7 @@ def plays(*cells: str) -> ScriptedModel:
 
 
 def at_cell(number: int, act: Callable[[], None], seen: list[Event]) -> Callable[[Event], None]:
-    """A listener that acts, in a thread, when a cell has begun."""
+    """A listener that acts in a thread after a cell has started."""
 
     def listen(event: Event) -> None:
         seen.append(event)
@@ -48,7 +48,7 @@ def at_cell(number: int, act: Callable[[], None], seen: list[Event]) -> Callable
 
 
 async def wait_for_no_container(engine: OwnEngine) -> None:
-    """A killed engine may be removing some still, and keeps as `dead` the entry of one that it was removing."""
+    """A killed engine may still be removing containers, and keeps an entry `dead` for an interrupted removal."""
     states = ("created", "restarting", "running", "removing", "paused", "exited")
     listed = ["ps", "-aq", *(part for state in states for part in ("--filter", f"status={state}"))]
     deadline = time.monotonic() + 15
@@ -94,7 +94,7 @@ async def test_a_run_survives_a_restart_of_the_engine(
 async def test_a_tree_survives_a_restart_of_the_engine_in_the_middle_of_a_batch_and_pays_for_no_answer_twice(
     own_engine: OwnEngine, tmp_path: Path, how: signal.Signals, record_property: Record
 ) -> None:
-    """The call during which it happens gets no reply, so that its child and the root wait when their sandboxes go."""
+    """The current call gets no reply, so its child and the root wait when their sandboxes disappear."""
 
     def restart() -> Fault:
         threading.Thread(target=own_engine.restart, args=(how,)).start()
@@ -107,7 +107,7 @@ async def test_a_tree_survives_a_restart_of_the_engine_in_the_middle_of_a_batch_
     assert all(event.restored for event in tree.lost)
     assert len(tree.asked) == CALLS
     assert tree.calls_lost == 0
-    assert 1 <= done.resent_calls <= 12  # what the batches of three children had in flight
+    assert 1 <= done.resent_calls <= 12  # in flight in the batches of three children
     await wait_for_no_container(own_engine)
     count(record_property, faults=1, lost=tree.calls_lost, resent_calls=done.resent_calls)
 
@@ -115,8 +115,8 @@ async def test_a_tree_survives_a_restart_of_the_engine_in_the_middle_of_a_batch_
 async def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_sentence_and_the_run_resumes_when_one_is_back(
     own_engine: OwnEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
-    """It goes during a call that gets no reply: that one is paid twice, and no other."""
-    monkeypatch.setattr("rlm.sandbox.docker.engine.RETURN_SECONDS", 1.0)
+    """It disappears during a call without reply: only that call is sent twice."""
+    monkeypatch.setattr("rlm.sandbox.docker.engine.RESTART_SECONDS", 1.0)
     asked: Counter[str] = Counter()
     cells = ["kept = llm_query('first')\nprint(kept)", "FINAL(kept + llm_query('second'))"]
 

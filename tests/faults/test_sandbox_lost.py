@@ -1,4 +1,4 @@
-"""Sandboxes that are killed from outside, or run out of memory as a whole, anywhere in a tree."""
+"""Sandboxes that are killed from outside, or run out of memory, anywhere in a tree."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_child_whose_sandbox_is_killed_in_the_middle_of_its_batch_gets_a
     assert [(event.node, event.restored) for event in tree.lost] == [("0.2", True)]
     assert done.sandboxes == 5
     assert tree.calls_lost == 0
-    assert done.resent_calls <= 4  # of the batch, what was in flight
+    assert done.resent_calls <= 4  # calls of the batch that were in flight
     assert all("text b" in text for text in tree.again)
     count(record_property, faults=1, lost=tree.calls_lost, resent_calls=done.resent_calls)
 
@@ -80,7 +80,7 @@ async def test_a_cell_that_loses_its_sandbox_twice_is_told_so_and_its_variables_
 async def test_a_cell_that_is_killed_like_the_one_before_it_runs_in_a_new_sandbox_with_its_variables(
     tmp_path: Path, record_property: Record
 ) -> None:
-    """What the first one wrote may be why: files in memory leave room for no cell, and only a new sandbox has none."""
+    """Files of the first cell may be the cause: they leave no memory for cells, and only a new sandbox has none."""
     dies = "import os\nif os.path.exists('/tmp/mark'): os.kill(os.getpid(), 9)\nopen('/tmp/mark', 'w')\n"
     cells = ["kept = 7", f"{dies}os.kill(os.getpid(), 9)", f"{dies}kept += 1", "FINAL(kept)"]
     played = iter(f"```repl\n{cell}\n```" for cell in cells)
@@ -93,7 +93,7 @@ async def test_a_cell_that_is_killed_like_the_one_before_it_runs_in_a_new_sandbo
 async def test_a_cell_that_fills_the_memory_of_its_whole_container_is_told_so_and_the_next_one_runs(
     tmp_path: Path, record_property: Record
 ) -> None:
-    """Files in memory outlive every process that the kernel can end to make room."""
+    """Files in memory survive every process that the kernel can kill to free memory."""
     cells = [
         "kept = 7",
         "with open('/tmp/all', 'wb', buffering=0) as file:\n    while True: file.write(bytes(1 << 16))",

@@ -1,4 +1,4 @@
-"""Programs that are asked to stop: once, cleanly and soon; twice, at once. No container outlives them by much."""
+"""Programs stop cleanly after one signal, and at once after two. Their containers end soon after them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ with orchestrator.session() as session:
 
 
 class Leaves:
-    """A tree of depth 2 whose leaves, plain calls of the children, hang until the test lets them answer."""
+    """A tree of depth 2 whose leaves (plain calls) hang until the test releases them."""
 
     def __init__(self) -> None:
         self.hang = True
@@ -63,7 +63,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProvider]:
 
 
 def begun(command: Sequence[str], provider: FakeProvider) -> subprocess.Popen[str]:
-    """A program of which all leaves have been asked."""
+    """A program whose leaves have all been called."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 30
     while sum(len(request.messages) == 1 for request in provider.requests) < 3:
@@ -75,7 +75,7 @@ def begun(command: Sequence[str], provider: FakeProvider) -> subprocess.Popen[st
 
 
 def stopped(process: subprocess.Popen[str], *signals: signal.Signals) -> tuple[float, str]:
-    """Seconds until it has ended after the first signal, and what it said."""
+    """Seconds from the first signal to its end, and its output."""
     with process:
         asked = time.monotonic()
         for number in signals:
@@ -134,7 +134,7 @@ def test_a_script_that_is_interrupted_stops_within_5_seconds_leaves_no_container
 def test_a_script_that_is_interrupted_twice_or_terminated_stops_too_and_can_be_resumed(
     provider: FakeProvider, tmp_path: Path, signals: Sequence[signal.Signals], record_property: Record
 ) -> None:
-    """A library leaves SIGTERM as it is: the process ends at once, and its containers see the end of their channels."""
+    """A library does not handle SIGTERM: the process ends at once, and its containers see their channels close."""
     process = begun([sys.executable, "-c", MAKE + COMPLETION, str(tmp_path)], provider)
     seconds, _ = stopped(process, *signals)
     assert seconds < 5

@@ -1,8 +1,7 @@
-"""Attacks as data: small programs that a hostile model could write, and what the model is to read of each.
+"""Attacks as data: small programs that a hostile model could write, and what the model should read.
 
-Every one runs as a cell with a second or two in a sandbox that holds `kept = "kept"`. `sees` is a regular expression that what
-the model reads has to match; `outcomes` are the ends that are allowed. Where nothing else is said, the attack ends as an
-ordinary error.
+Each runs as a cell of a second or two in a sandbox with `kept = "kept"`. The model's text must match the regular
+expression `sees`. `outcomes` lists the allowed outcomes; by default the attack ends as an ordinary error.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
-    """One program. `lost`: the sandbox may be lost as a whole, which the host says; then it is replaced.
+    """One program.
 
-    `takes` are files that the host asks for when it has ended (`*`: all); what it comes to is looked at like what the
-    model reads. `gvisor` holds what is different under gVisor.
+    `lost` allows the loss of the whole sandbox, which the host must report. `takes` lists files that the host requests
+    afterwards (`*`: all); `sees` must match their messages too. `gvisor` overrides fields under gVisor.
     """
 
     name: str
@@ -30,10 +29,10 @@ class Attack:
 
 
 REFUSED = r"PermissionError|Operation not permitted|OSError|FileNotFoundError|refused: "
-STOPPED = r"used up its [\d.]+ seconds"
-KILLED = r"The cell did not end"
+STOPPED = r"ran longer than [\d.]+ seconds"
+KILLED = r"The cell died"
 
-# Runs a system call by its number; what it refuses with is printed.
+# Runs a system call by its number, and prints its error.
 SYSCALL = """
 import ctypes, errno
 libc = ctypes.CDLL(None, use_errno=True)
@@ -44,7 +43,7 @@ def call(number, *arguments):
     print("refused:" if result < 0 and code in (1, 38) else "ALLOWED:", result, errno.errorcode.get(code))
 """
 
-# Finds the number of the copy of the worker that sleeps beside it.
+# Finds the PID of the worker's sleeping snapshot.
 COPY = """
 import os, signal
 def copy():
@@ -53,7 +52,7 @@ def copy():
 
 
 def refused_call(name: str, *arguments: tuple[int, ...] | int) -> Attack:
-    """A system call (number, arguments) that the profile has to refuse."""
+    """A system call (number, arguments) that the profile must refuse."""
     return Attack(
         name=f"system call {name}",
         code=SYSCALL + f"call({', '.join(map(str, arguments))})",
@@ -202,13 +201,13 @@ FLOODS = [
     Attack(
         name="1 GB on standard output",
         outcomes=("ok", "timeout"),
-        sees=r"left out|used up",
+        sees=r"left out|ran longer",
         code="import os\nfor _ in range(1024): os.write(1, b'x' * (1 << 20))",
     ),
     Attack(
         name="1 GB on standard error",
         outcomes=("ok", "timeout"),
-        sees=r"left out|used up",
+        sees=r"left out|ran longer",
         code="import os\nfor _ in range(1024): os.write(2, b'x' * (1 << 20))",
     ),
     Attack(
@@ -627,7 +626,7 @@ PYTHON = [
     Attack(
         name="guest objects found and their line used",
         outcomes=("died",),
-        sees="broke the line|" + KILLED,
+        sees="corrupted its link|" + KILLED,
         code="import sys\nlink = llm_query.__self__._link\nlink.send_bytes(b'\\xc1 nonsense')\nlink.send_bytes(b'')\nlink.close()",
     ),
     Attack(
@@ -713,7 +712,7 @@ GUEST = [  # its clock, its copy, its supervisor's signals, what it tells of a c
     ),
     Attack(
         name="kills its copy and hangs",
-        sees="The copy that had to take its place is gone",
+        sees="Its snapshot is gone",
         outcomes=(),
         lost=True,
         code=COPY + "os.kill(copy(), signal.SIGKILL)\nwhile True: pass",
@@ -732,7 +731,7 @@ GUEST = [  # its clock, its copy, its supervisor's signals, what it tells of a c
     Attack(
         name="an answer too large to be sent",
         code="FINAL('x' * (300 << 20))",
-        sees="MemoryError: the memory has no room",
+        sees="MemoryError: the memory cannot hold a second copy",
     ),
     Attack(name="a huge word at the exit", code="raise SystemExit('x' * 300_000)", sees="characters left out"),
 ]

@@ -1,4 +1,4 @@
-"""Attacks by what a sandbox hands out: files that the host takes, and arguments and names in calls of its functions."""
+"""Attacks through a sandbox's outputs: files that the host fetches, and names and arguments of host function calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Place:
 
 
 def lookup(name: str, times: int = 1) -> list[str]:
-    """A name, and how often."""
+    """A name and a count."""
     return [name[:100], str(times)]
 
 
@@ -40,14 +40,14 @@ TOOLS: Mapping[str, Callable[..., Any]] = {
     "anything": lambda *given, **named: [len(given), len(named)],
 }
 
-# Tries each of a list of calls; a call that gets a value is ALLOWED.
+# Tries each call; one that returns a value is ALLOWED.
 REFUSED_CALLS = """
 def refused(*calls):
     for call in calls:
         try: print('ALLOWED', call())
         except (ToolError, TypeError, OverflowError, ValueError) as error: print('refused:', str(error)[:200])
 """
-# Sends bytes in the place of arguments.
+# Sends raw bytes instead of arguments.
 RAW = """
 from rlm_guest import values
 def raw(data):
@@ -81,7 +81,7 @@ OUTPUTS = [
         code="import os\nos.makedirs('.git/hooks'); os.makedirs('a/.b')\n"
         "for n in ('.git/config', '.git/HEAD', '.git/hooks/post-checkout', '.envrc', 'a/.b/c', '-rf', 'a/-x', 'seen'): open(n, 'w').write(n)",
         takes=("*",),
-        sees=r"(?s)7 files were left out.*wrote seen",
+        sees=r"(?s)7 files were skipped.*wrote seen",
         outcomes=("ok",),
     ),
     Attack(
@@ -89,7 +89,7 @@ OUTPUTS = [
         code="import os\nfor n, t in (('link', '/etc/hostname'), ('etc', '/etc'), ('root', '/proc/1/root'), ('loop', 'loop'), ('fd', '/proc/self/fd')):\n"
         "    os.symlink(t, n)",
         takes=("*", "link", "etc/hostname", "root/etc/hostname", "loop", "fd/0"),
-        sees=r"(?s)(gives no file .*(symbolic links|Not a directory).*){5}",
+        sees=r"(?s)(could not read .*(symbolic links|Not a directory).*){5}",
         outcomes=("ok",),
     ),
     Attack(
@@ -110,7 +110,7 @@ OUTPUTS = [
         name="pipes and folders as files",
         code="import os\nos.mkdir('folder')\ntry: os.mkfifo('pipe')\nexcept OSError: print('no pipe')",
         takes=("*", "pipe", "folder"),
-        sees=r"(?s)no pipe.*'pipe'.*'folder' is no regular file",
+        sees=r"(?s)no pipe.*'pipe'.*'folder' is not a regular file",
         outcomes=("ok",),
     ),
     Attack(
@@ -133,9 +133,12 @@ OUTPUTS = [
         name="thousands of files with long names",
         code="for n in range(4500): open(f'{n:04}' + 'x' * 251, 'w').close()",
         takes=("*",),
-        sees=r"\d+ files were left out: there are more than can be listed",
+        sees=r"\d+ files were skipped: the sandbox has more than the list can hold",
         outcomes=("ok",),
-        gvisor={"sees": "more than can be listed|" + STOPPED, "outcomes": ("ok", "timeout")},  # it makes them slowly
+        gvisor={
+            "sees": "more than the list can hold|" + STOPPED,
+            "outcomes": ("ok", "timeout"),
+        },  # it makes them slowly
     ),
     Attack(
         name="a file that changes while it is taken",
@@ -172,21 +175,21 @@ CALLS = [
     Attack(
         name="arguments nested without end",
         code=RAW + r"for n in (500, 1000, 1020, 100_000): raw(b'\x93\0\x92\0' + b'\x92\0' * n + b'\xc0\x91\1')",
-        sees=r"(?s)refused: The arguments are (nested too deeply|no plain data)",
+        sees=r"(?s)refused: The arguments are (nested too deeply|not plain data)",
         outcomes=("ok",),
     ),
     Attack(
         name="arguments that are a bomb",
         code=RAW + r"raw(b'\x93\0\xdd\x00\x10\x00\x01\0' + b'\x91\0' * (1 << 20) + b'\x91\1')" + "\n"
         r"raw(b'\x93\0\xdd\xff\xff\xff\xff\0'); raw(b'\x93\0\xdb\xff\xff\xff\xff\0'); raw(b'\x93\0\xdd\x00\x01\xff\x01\0' + b'\x91\1' * 0x1ff00 + b'\x91\1')",
-        sees=r"(?s)at most 262,144.*no plain data.*no plain data.*got \[130816, 0\]",
+        sees=r"(?s)at most 262,144.*not plain data.*not plain data.*got \[130816, 0\]",
         outcomes=("ok",),
     ),
     Attack(
         name="arguments of unknown kinds",
         code=RAW
         + r"for d in (b'', b'\xc1', b'\x90', b'\x92\0\x91\0', b'\x93\0\x91\1\x91\1', b'\x93\0\x91\0\x91\0', b'\x93\0\x91\0\x93\1\x01\x02', b'\x93\0\x92\0\xd6\xff1234\x91\1', b'\x93\0\x92\0\xc7\x00\x05\x91\1', b'\x93\0\x91\0\x93\1\x91\0\x01', b'\x93\0\x91\0\x80', b'\x92\x90\x80'): raw(d)",
-        sees=r"(?s)(refused: The arguments are no plain data.*){12}",
+        sees=r"(?s)(refused: The arguments are not plain data.*){12}",
         outcomes=("ok",),
     ),
     Attack(
@@ -207,19 +210,19 @@ CALLS = [
         name="names of functions that there are not",
         code=REFUSED_CALLS + "use = llm_query.__self__.use_tool\n"
         "refused(*[lambda n=n: use(n, (), {}) for n in ('', '__import__', 'eval', 'lookup ', 'Lookup', 'lookup.__globals__', 'x' * 1000, '\\x1b[2J', 'tools')])",
-        sees=r"(?s)(refused: There is no tool.*){9}",
+        sees=r"(?s)(refused: Unknown tool.*){9}",
         outcomes=("ok",),
     ),
     Attack(
         name="a name without end",
         code="llm_query.__self__.use_tool('x' * 50_000_000, (), {})",
-        sees=KILLED + "|broke the line|Error",
+        sees=KILLED + "|corrupted its link|Error",
         outcomes=("error", "died"),
     ),
     Attack(
         name="a name that is no text",
         code="llm_query.__self__.use_tool(7, (), {})",
-        sees="broke the line|Error",
+        sees="corrupted its link|Error",
         outcomes=("error", "died"),
     ),
     Attack(

@@ -1,4 +1,4 @@
-"""A tree of depth 2 to which something happens in the middle of a batch, and what the provider was asked meanwhile."""
+"""A tree of depth 2 with a fault in the middle of a batch, and the requests that the provider received."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALLS: Final = 1 + 3 * 2 + 3 * 5  # of root, children and leaves
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How it ended, the sandboxes that it lost, and how often each request was sent."""
+    """The completion, the lost sandboxes, and how often each request was sent."""
 
     done: Completion
     lost: Sequence[SandboxLost]
@@ -36,17 +36,17 @@ class Outcome:
 
     @property
     def again(self) -> Counter[str]:
-        """The requests that were sent more than once: how often beyond the first."""
+        """Requests that were sent again, with the number of repetitions."""
         return self.asked - Counter(dict.fromkeys(self.asked, 1))
 
     @property
     def calls_lost(self) -> int:
-        """Calls that were paid again although they had been answered: those beyond the ones that were in flight."""
+        """Answered calls that were sent again: repetitions beyond those in flight."""
         return max(0, self.again.total() - self.done.resent_calls)
 
 
 async def run_batch_tree(folder: Path, strike: Callable[[], Fault | None]) -> Outcome:
-    """Run it; `strike` is called once, when `MIDDLE` is asked first, and may say how that call is answered."""
+    """Run the tree. `strike` is called once, at the first request of `MIDDLE`, and may return its answer."""
     struck = False
 
     def plays(messages: Sequence[Mapping[str, Any]], model: str) -> str | Fault:

@@ -1,4 +1,4 @@
-"""What the engine says of containers, asked beside the code under test; and the ways in which sandboxes run."""
+"""Queries the engine without the code under test, and parametrizes tests over runtimes and transports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Transport = Literal["attach", "unix"]
 
 
 def containers(label: str, *, status: str | None = None) -> list[str]:
-    """Ids of the containers with this label, in this state or whatever their state."""
+    """Ids of the containers with this label, optionally in this state."""
     command = ["docker", "ps", "-aq", "--no-trunc", "--filter", f"label={label}"]
     command += [] if status is None else ["--filter", f"status={status}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
@@ -27,7 +27,7 @@ def containers(label: str, *, status: str | None = None) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def no_container_is_left() -> Iterator[None]:
-    """Whatever a test does: afterwards this process has no container."""
+    """After each test, this process must have no container."""
     yield
     assert containers(f"rlm.owner.pid={os.getpid()}") == []
 
@@ -58,7 +58,7 @@ def ways(*, daily: int) -> list[object]:
 
 @contextmanager
 def its_own_cost(config: SandboxConfig) -> Iterator[None]:
-    """Under gVisor, whose kernel shares the sandbox's limits, the sandbox may be lost; under runc it must not be."""
+    """Allow the loss of the sandbox under gVisor, whose kernel shares its limits, but not under runc."""
     try:
         yield
     except SandboxDied:
@@ -67,7 +67,7 @@ def its_own_cost(config: SandboxConfig) -> Iterator[None]:
 
 
 def offered(config: SandboxConfig) -> SandboxConfig:
-    """The policy, where this engine has its runtime: one that `make setup` started has."""
+    """The policy; skips the test if this engine lacks its runtime. An engine started by `make setup` has it."""
     if config.runtime is not None and config.runtime not in runtimes():
-        pytest.skip(f"this engine offers no runtime {config.runtime!r} (`rlm doctor` says how to add it)")
+        pytest.skip(f"this engine has no runtime {config.runtime!r} (`rlm doctor` shows how to add it)")
     return config

@@ -1,4 +1,4 @@
-"""What the faults came to: counted in each test, and made into a page with the sums at its head."""
+"""Counts the effects of faults in each test, and renders them as a page with totals first."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ Record = Callable[[str, object], None]
 REPLAYS: Final = "replays run"
 FAULTS: Final = "faults injected"
 LOST: Final = "calls lost"
-PAID_TWICE: Final = "calls paid twice"
-COUNTS: Final = (REPLAYS, FAULTS, LOST, PAID_TWICE)
+RESENT: Final = "calls sent twice"
+COUNTS: Final = (REPLAYS, FAULTS, LOST, RESENT)
 MEMORY_OF_CALLS: Final = "memory grown in a run of 10,000 calls, from the 2,000th to the last"
 MEMORY_OF_RUNS: Final = "memory grown by all runs after the first fifth"
 DESCRIPTORS: Final = "descriptors, after the first fifth and after all runs"
 FIGURES: Final = (MEMORY_OF_CALLS, MEMORY_OF_RUNS, DESCRIPTORS)
 
-HEAD: Final = f"""# What faults came to
+HEAD: Final = f"""# Outcomes of the fault tests
 
-Written by `make reliability`: all of `tests/faults`, in real containers, against a real HTTP server on loopback.
+`make reliability` writes this page. It runs all of `tests/faults` in real containers, against a real
+HTTP server on loopback.
 
-- *{REPLAYS}*: a run that was resumed from its journal, or gone through again without a model.
+- *{REPLAYS}*: runs that were resumed from their journal, or replayed without a model.
 - *{FAULTS}*: signals sent, sandboxes and engines ended, bad responses, full disks, jumps of the clock.
-- *{LOST}*: answered calls, as the journal had them when the fault struck, that were not served from it afterwards.
-- *{PAID_TWICE}*: calls that were sent a second time. All of them were in flight: no reply had arrived.
+- *{LOST}*: calls with an answer in the journal at the time of the fault, which it did not serve later.
+- *{RESENT}*: calls that were sent again. All of them were in flight: no reply had arrived.
 
-An empty cell: nothing of the kind happens in that test."""
+An empty cell means that the test does not involve this."""
 
 
 def count(
     record: Record, *, faults: int, replays: int | None = None, lost: int | None = None, resent_calls: int | None = None
 ) -> None:
-    """Note what a test has counted."""
+    """Record the counts of a test."""
     for name, number in zip(COUNTS, (replays, faults, lost, resent_calls), strict=True):
         if number is not None:
             record(name, number)
 
 
 def rows(run: Path, state: str = "answered") -> int:
-    """How many calls of a run are in this state: read from its journal, beside the code under test."""
+    """How many calls of a run are in this state, read from its journal without the code under test."""
     select = "SELECT count(*) FROM calls WHERE state = ? AND NOT stale"
     with closing(sqlite3.connect(f"file:{run / 'journal.sqlite'}?mode=ro", uri=True)) as journal:
         assert journal.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -56,7 +57,7 @@ def rows(run: Path, state: str = "answered") -> int:
 
 
 def page(reports: Iterable[pytest.TestReport]) -> str:
-    """Markdown."""
+    """Render the page as Markdown."""
     files: dict[str, list[str]] = {}
     sums = dict.fromkeys(COUNTS, 0)
     figures: dict[str, object] = {}
@@ -75,7 +76,7 @@ def page(reports: Iterable[pytest.TestReport]) -> str:
             "",
             *(f"- {fact}" for fact in (*versions(), _machine())),
             "",
-            "| in all | |",
+            "| total | |",
             "|---|---|",
             f"| tests passed | {passed:,} of {len(outcomes):,} |",
             *(f"| {name} | {number:,} |" for name, number in sums.items()),

@@ -1,4 +1,4 @@
-"""A Docker engine of the tests' own, beside the one that is in use: to be killed."""
+"""A separate Docker engine that tests may kill."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UP_SECONDS = 30.0
 
 
 class OwnEngine:
-    """dockerd with a socket and a data root of its own, without networks."""
+    """dockerd with its own socket and data root, without networks."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,8 +47,8 @@ class OwnEngine:
         return self
 
     def end(self, number: int = signal.SIGTERM) -> None:
-        """End it with a signal: SIGTERM has it end its containers too."""
-        with self._ending:  # a test may have two threads end it
+        """Stop it with a signal. On SIGTERM it also stops its containers."""
+        with self._ending:  # two threads of a test may call this
             if self._process is not None:
                 self._process.send_signal(number)
                 self._process.wait(UP_SECONDS)
@@ -56,7 +56,10 @@ class OwnEngine:
 
     def restart(self, number: int = signal.SIGTERM) -> None:
         self.end(number)
-        for left in ("pid", "exec/containerd/containerd.pid"):  # a killed one cannot, and numbers are used again
+        for left in (
+            "pid",
+            "exec/containerd/containerd.pid",
+        ):  # a killed engine leaves them, and the kernel reuses PIDs
             (self._folder / left).unlink(missing_ok=True)
         self.start()
 
@@ -65,7 +68,7 @@ class OwnEngine:
         return subprocess.run(command, check=check, capture_output=True, text=True)
 
     def take_image(self) -> None:
-        """Copy the sandbox image from the engine that is in use."""
+        """Copy the sandbox image from the default engine."""
         with subprocess.Popen(["docker", "save", image_name()], stdout=subprocess.PIPE) as save:
             subprocess.run(
                 ["docker", "--host", self.address, "load"], stdin=save.stdout, check=True, capture_output=True
@@ -75,7 +78,7 @@ class OwnEngine:
 @pytest.fixture(scope="module")
 def module_engine() -> Iterator[OwnEngine]:
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("an engine to be killed can be started by root only, and where dockerd is installed")
+        pytest.skip("needs root and dockerd to start a separate engine")
     with tempfile.TemporaryDirectory(prefix="rlm-engine-") as folder:
         engine = OwnEngine(Path(folder)).start()
         try:
@@ -90,8 +93,8 @@ def module_engine() -> Iterator[OwnEngine]:
 
 @pytest.fixture
 def own_engine(module_engine: OwnEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnEngine]:
-    """It runs, and it is the one that sandboxes are made on."""
+    """The running engine, selected for sandboxes."""
     monkeypatch.setenv("DOCKER_HOST", module_engine.address)
     yield module_engine
     default_engine().close()
-    gc.collect()  # here, where the test's filters of warnings still hold
+    gc.collect()  # before the test's warning filters end

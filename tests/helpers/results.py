@@ -1,4 +1,4 @@
-"""What the attacks came to, as a page: versions, a row an attack, and what the other tests measured."""
+"""Renders the outcomes of the attacks as a page: versions, one row per attack, and measurements of other tests."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ TITLES = ("runc, attach", "runc, unix", "gVisor, attach", "gVisor, unix")
 
 
 def page(reports: Iterable[pytest.TestReport]) -> str:
-    """Markdown."""
+    """Render the page as Markdown."""
     attacks: dict[str, dict[str, str]] = {}
     others: list[str] = []
     for report in reports:
         known: dict[str, Any] = dict(report.user_properties)
         if "attack" in known:
-            came_to = known.get("came_to", report.outcome) if report.passed else report.outcome.upper()
-            attacks.setdefault(known["attack"], {})[known["way"]] = came_to
+            outcome = known.get("outcome", report.outcome) if report.passed else report.outcome.upper()
+            attacks.setdefault(known["attack"], {})[known["way"]] = outcome
         else:
             measured = "; ".join(f"{name}: {value}" for name, value in report.user_properties)
             name = report.nodeid.rpartition("/")[2].replace("|", "\\|")
             others.append(f"| `{name}` | {report.outcome} | {measured} |")
     return "\n".join(
         [
-            "# What the attacks came to",
+            "# Outcomes of the attacks",
             "",
-            "Written by `make security`. Each attack is a program of `attacks.py` or `attacks_out.py` in `tests/helpers`, "
-            "run as a cell in a real container. `ok`: it ran and was harmless. `error`: an exception. `timeout`, `died`: "
-            "undone, earlier variables kept. `lost`: it cost its own sandbox, and the host said so. In every case the host "
-            "was unchanged.",
+            "`make security` writes this page. Each attack is a program from `attacks.py` or `attacks_out.py` in",
+            "`tests/helpers`, run as a cell in a real container. In every case the host was unchanged.",
+            "",
+            "- `ok`: the attack ran without effect.",
+            "- `error`: it raised an exception.",
+            "- `timeout`, `died`: it was rolled back, and earlier variables were kept.",
+            "- `lost`: it cost its own sandbox, and the host reported that.",
             "",
             *(f"- {fact}" for fact in versions()),
             "",
@@ -60,13 +63,13 @@ def _table(attacks: dict[str, dict[str, str]]) -> list[str]:
 
 
 def versions() -> Sequence[str]:
-    """Of rlm and of all that containers run on."""
+    """Versions of rlm, and of everything that containers run on."""
     engine = json.loads(_output("docker", "version", "--format", "{{json .Server}}"))
     parts = ", ".join(f"{part['Name']} {part['Version']}" for part in engine["Components"])
     gvisor = _output("runsc", "--version").splitlines()
     return (
         f"rlm {version('rlm')}, {time.strftime('%Y-%m-%d', time.gmtime())}",
-        f"{parts}; gVisor {gvisor[0].rpartition(' ')[2] if gvisor else 'not there'}",
+        f"{parts}; gVisor {gvisor[0].rpartition(' ')[2] if gvisor else 'not installed'}",
         f"Linux {platform.release().partition('-')[0]}, {platform.machine()}",
     )
 

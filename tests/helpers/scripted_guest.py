@@ -1,4 +1,4 @@
-"""A guest that says what a test tells it to, over a stream in memory."""
+"""A guest scripted by a test, over a stream in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=Message)
 
 
 class MemoryStream:
-    """One end of a byte stream in memory, which breaks a send into pieces of at most `piece_bytes`."""
+    """One end of a byte stream in memory, which splits a send into pieces of at most `piece_bytes`."""
 
     def __init__(self, send: Any, receive: Any, piece_bytes: int) -> None:
         self._send = send
@@ -46,7 +46,7 @@ class MemoryStream:
 
 
 class Guest:
-    """The other end. `connection` keeps to the protocol; `send_raw` does not have to."""
+    """The other end. `connection` obeys the protocol; `send_raw` need not."""
 
     def __init__(self, stream: MemoryStream) -> None:
         self.stream = stream
@@ -73,7 +73,7 @@ class Guest:
                 self.connection.receive_data(await self.stream.receive())
 
     def whole(self, payload: bytes | Blob) -> bytes:
-        """A value that was heard, with the chunks that came ahead of it."""
+        """A received value, including chunks sent ahead of it."""
         if isinstance(payload, bytes):
             return payload
         value = self.values.pop(payload.stream)
@@ -101,7 +101,7 @@ def query(call: int, prompt: bytes | Blob = b"?", **fields: Any) -> Query:
 
 
 def result(**fields: Any) -> Result:
-    """The end of the first cell: it went well and said nothing."""
+    """The result of the first cell: success without output."""
     defaults: dict[str, Any] = {
         "cell": 1,
         "outcome": "ok",
@@ -122,7 +122,7 @@ Script = Callable[[Guest], Awaitable[None]]
 async def connected(
     script: Script, *, config: SandboxConfig | None = None, greet: bool = True, piece_bytes: int = 1 << 20
 ) -> AsyncIterator[Session]:
-    """A session with a guest that plays `script` and then hangs up."""
+    """A session with a guest that plays `script` and then disconnects."""
     ours, theirs = MemoryStream.pair(piece_bytes=piece_bytes)
 
     async def play() -> None:
@@ -132,7 +132,7 @@ async def connected(
                 await guest.greet()
             await script(guest)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
-            return  # the host has hung up
+            return  # the host has disconnected
         finally:
             theirs.close()
 

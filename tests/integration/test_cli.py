@@ -56,7 +56,7 @@ def rlm(environment: Mapping[str, str], *arguments: str, text: str = "") -> subp
 
 def sentences(errors: str) -> list[str]:
     """What was said, but for the warning of an engine with known holes."""
-    return [line for line in errors.splitlines() if "known ways out of a container" not in line]
+    return [line for line in errors.splitlines() if "known container escapes" not in line]
 
 
 def test_a_pipes_text_is_asked_about_and_the_answer_is_all_that_is_on_standard_output(
@@ -226,7 +226,7 @@ def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_do
 def test_a_script_in_a_sandbox_is_one_object_too(environment: dict[str, str]) -> None:
     script = "import sys\nprint('out \\ud800'.encode('utf-8', 'replace'))\nprint('err', file=sys.stderr)\nsys.exit(7)"
     done = rlm(environment, "exec", "-", "--json", text=script)
-    said = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": [], "left_out": []}
+    said = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": [], "skipped": []}
     assert (done.returncode, json.loads(done.stdout)) == (7, said)
 
 
@@ -273,12 +273,12 @@ async def test_an_image_that_a_container_uses_is_neither_found_nor_removed() -> 
     image = docker("build", "--quiet", "-", text=f"FROM {image_name()}\nLABEL rlm.image=test")
     container = docker("create", image)
     try:
-        assert image not in [each["Id"] for each in await engine.idle_images()]
+        assert image not in [each["Id"] for each in await engine.unused_images()]
         assert container[:12] in await engine.remove_image(image)
         docker("rm", container)
-        assert image in [each["Id"] for each in await engine.idle_images()]
+        assert image in [each["Id"] for each in await engine.unused_images()]
         assert await engine.remove_image(image) == ""
-        assert image not in [each["Id"] for each in await engine.idle_images()]
+        assert image not in [each["Id"] for each in await engine.unused_images()]
         assert await engine.remove_image(image) == ""
     finally:
         await anyio.to_thread.run_sync(lambda: subprocess.run(["docker", "rm", "-f", container], capture_output=True))

@@ -1,4 +1,4 @@
-"""Engines behind other addresses than a local socket carry sandboxes too."""
+"""Sandboxes also work on engines behind other addresses than a local socket."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENGINE = "/var/run/docker.sock"
 
 @asynccontextmanager
 async def relayed(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
-    """A TCP port that leads to the local engine."""
+    """A TCP port that forwards to the local engine."""
     if not Path(ENGINE).is_socket():
         pytest.skip("the engine is not at its usual socket")
 
@@ -38,7 +38,7 @@ async def relayed(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
         except anyio.BrokenResourceError:
             return
         finally:
-            both.cancel()  # when one side hangs up, so does the other
+            both.cancel()  # when one side closes, close the other
 
     async def serve(client: ByteStream) -> None:
         async with client, await anyio.connect_unix(ENGINE) as engine, anyio.create_task_group() as pumps:
@@ -55,7 +55,7 @@ async def relayed(tls: ssl.SSLContext | None) -> AsyncIterator[int]:
 
 
 async def works() -> None:
-    """A sandbox runs, with large values each way."""
+    """A sandbox works, with large values in both directions."""
 
     async def answer(query: SandboxQuery) -> QueryReply:
         return QueryReply(ok=True, text=query.prompt[::-1])
@@ -86,13 +86,13 @@ async def test_an_engine_behind_tls_works(monkeypatch: pytest.MonkeyPatch, tmp_p
         monkeypatch.setenv("DOCKER_HOST", f"tcp://localhost:{port}")
         monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
         monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # would take the place of the certificate above
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # would override the certificate above
             monkeypatch.delenv(name, raising=False)
         await works()
 
 
 class Pipe:
-    """A connection that can only block, as that of an engine behind SSH or a Windows pipe."""
+    """A connection that can only block, like that of an engine behind SSH or a Windows pipe."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.recv, self.sendall, self.close = sock.recv, sock.sendall, sock.close

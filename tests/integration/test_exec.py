@@ -47,7 +47,7 @@ match sys.argv[1:]:
         frame = sys._getframe()
         while "FINAL" not in frame.f_globals: frame = frame.f_back
         final = frame.f_globals["FINAL"]
-        vars(final.__self__)["_answer_given"] = lambda: status.encode()
+        vars(final.__self__)["_final_answer"] = lambda: status.encode()
         sys.exit(0)
     case ["input"]:
         import subprocess
@@ -112,7 +112,7 @@ def rlm(here: Path, *arguments: str, text: str = "") -> tuple[int, str, str]:
         (["exit", "0"], 0, "err"),
         (["words"], 1, "some words"),
         (["fail"], 1, "in inner\n    def inner(): return 1 / 0"),
-        (["hang"], 124, "used up its 1 seconds"),
+        (["hang"], 124, "ran longer than 1 seconds"),
         (["die"], 137, "exit code 0"),
     ],
 )
@@ -177,32 +177,32 @@ def test_nothing_on_the_host_is_written_over_or_reached_through_a_link(here: Pat
     assert (status, "choose another folder" in err) == (1, True)
     assert not (here / "victim").exists()
     status, _, err = rlm(here, "script.py", "--put", "given.txt", "--get", "link", "--out-dir", "out", "--", "files")
-    assert (status, "gives no file 'link'" in err) == (1, True)
+    assert (status, "could not read 'link'" in err) == (1, True)
     status, _, err = rlm(here, "script.py", "--get", "../../escape", "--out-dir", "out")
     assert (status, "not a plain relative path" in err) == (2, True)
 
 
 def test_all_files_never_are_what_other_programs_obey_and_go_to_a_new_folder_only(here: Path) -> None:
-    """Git, direnv and shells run what they find in `.git/config`, `.envrc` and, by a pattern, in `-rf`."""
+    """Git, direnv and shells interpret `.git/config`, `.envrc` and, through patterns, `-rf`."""
     for folder in ((), ("--out-dir", "."), ("--out-dir", "given.txt")):
         status, out, err = rlm(here, "script.py", "--get", "*", *folder, "--", "tree")
         assert (status, out) == (2, "")
-        assert "choose another folder" in err or "a folder that is new or empty with --out-dir" in err
+        assert "choose another folder" in err or "set --out-dir to a new or empty folder" in err
     (here / "empty").mkdir()
     status, _, err = rlm(here, "script.py", "--get", "*", "--out-dir", "empty", "--", "tree")
     assert status == 7
-    assert "4 files were left out whose names begin with . or -" in err
+    assert "4 files were skipped because a name starts with . or -" in err
     assert {path.name for path in (here / "empty").iterdir()} >= {"seen", "more-.x"}
     assert not any(path.name.startswith((".", "-")) for path in (here / "empty").rglob("*"))
-    status, _, _ = rlm(here, "script.py", "--get", ".git/config", "--", "tree")  # asked for by its name
+    status, _, _ = rlm(here, "script.py", "--get", ".git/config", "--", "tree")  # requested by name
     assert (status, (here / ".git/config").read_text()) == (7, ".git/config")
 
 
 def test_all_files_have_a_bound_together_and_one_that_cannot_be_had_spoils_nothing(here: Path) -> None:
-    """Hard links take no room in the sandbox, and would take it on the host."""
+    """Hard links take no space in the sandbox, but would on the host."""
     status, _, err = rlm(here, "script.py", "--get", "*", "--out-dir", "out", "--", "tree")
     assert status == 7
-    assert "gives no file 'unreadable': Permission denied" in err
+    assert "could not read 'unreadable': Permission denied" in err
     assert (here / "out/seen").read_text() == "seen"
     assert 50 << 20 < sum(path.stat().st_size for path in (here / "out").iterdir()) <= 64 << 20
     assert "has more than" in err
@@ -212,17 +212,17 @@ def test_all_files_have_a_bound_together_and_one_that_cannot_be_had_spoils_nothi
 def test_files_that_are_too_many_to_be_listed_are_counted(here: Path) -> None:
     (here / "many.py").write_text("for number in range(12_000): open(f'{number:05}', 'w').close()")
     status, _, err = rlm(here, "many.py", "--get", "*", "--out-dir", "out")
-    said = next(line for line in err.splitlines() if "more than can be listed" in line)
-    left_out = int(said.split()[1].replace(",", ""))
+    line = next(line for line in err.splitlines() if "more than the list can hold" in line)
+    skipped = int(line.split()[1].replace(",", ""))
     assert status == 0
-    assert left_out + len(list((here / "out").iterdir())) in (12_000, 12_001)  # the script itself was listed or not
+    assert skipped + len(list((here / "out").iterdir())) in (12_000, 12_001)  # the script itself was listed or not
 
 
 def test_no_script_chooses_a_status_that_there_is_not(here: Path) -> None:
     assert rlm(here, "script.py", "--", "status", "²")[0] == 5
     ended, _, err = rlm(here, "script.py", "--", "forge", "256")
     assert ended == 1
-    assert "no status that there is" in err
+    assert "invalid exit status" in err
 
 
 def test_standard_input_is_what_was_given_for_children_of_the_script_too(here: Path) -> None:
@@ -259,4 +259,4 @@ def test_a_persons_mistake_is_one_sentence(here: Path, arguments: list[str], sen
     assert status in (1, 2)
     assert out == ""
     assert sentence in err
-    assert len([line for line in err.splitlines() if line.strip() and "known ways out of a container" not in line]) == 1
+    assert len([line for line in err.splitlines() if line.strip() and "known container escapes" not in line]) == 1

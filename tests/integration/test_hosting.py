@@ -1,4 +1,4 @@
-"""A sandbox on its own: files in and out, host functions, and a new beginning."""
+"""A standalone sandbox: files in and out, host functions, and resets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_files_go_in_by_value_and_come_out_by_name(config: SandboxConfig, 
         )
         await sandbox.run("import os\nos.makedirs('out/deep')\nopen('out/deep/r.json', 'w').write('{}')")
         changed = await sandbox.run("os.remove('host.txt')\nopen('host.txt', 'w').write('changed')")
-        # Under gVisor it belongs to another user than the code; elsewhere the code may change its own copy.
+        # Under gVisor another user than the code's owns it; elsewhere the code may change its own copy.
         assert (changed.outcome == "ok") is not is_gvisor(config.runtime)
         assert await sandbox.files() == {
             "big": 3 * MIB,
@@ -99,7 +99,7 @@ for n in range(40):
         ("root/etc/passwd", "Not a directory|symbolic links"),
         ("inside/link", "symbolic links"),
         ("loop", "symbolic links"),
-        ("inside", "no regular file|directory"),
+        ("inside", "not a regular file|directory"),
         ("missing", "No such file"),
         ("large", "more than 50,000 bytes"),
         ("../etc/passwd", "not a plain relative path"),
@@ -162,12 +162,12 @@ async def test_a_file_that_grows_while_it_is_read_is_bounded(config: SandboxConf
     async with Sandbox(config) as sandbox:
         await sandbox.run(textwrap.dedent(code))
         for _ in range(20):
-            with suppress(ConfigError):  # that it has more than a MiB
+            with suppress(ConfigError):  # it exceeds a MiB
                 assert len(await sandbox.get("growing", max_bytes=MIB)) <= MIB
         assert (await sandbox.run("print('on')")).stdout == "on\n"
 
 
-# A new beginning
+# Resets
 
 MESS = """
 import ctypes, os, sys, threading, time, builtins, json
@@ -252,11 +252,11 @@ async def test_many_resets_cost_neither_descriptors_nor_processes(config: Sandbo
         assert await printed(sandbox, count) == first
 
 
-# Functions of the host
+# Host functions
 
 
 def lookup(name: str, times: int = 1) -> list[str]:
-    """The name, as often as asked for.
+    """The name, repeated.
 
     Not told to the model.
     """
@@ -311,7 +311,7 @@ async def test_cells_call_functions_of_the_host_with_checked_arguments(config: S
         "lookup: times: Input should be a valid integer.",
         "The tool careless failed.",
         "7 is no good",
-        "The tool odd gave a value that is not plain data.",
+        "The tool odd returned a value that is not plain data.",
         "lookup: got an unexpected keyword argument 'other'.",
     ]
     assert said[9] == "TypeError"
@@ -333,12 +333,12 @@ async def test_many_calls_of_tools_run_at_once_and_do_not_use_up_the_cells_time(
 async def test_a_tool_that_takes_too_long_is_given_up(config: SandboxConfig) -> None:
     async with Sandbox(replace(config, tool_seconds=0.2), tools=TOOLS) as sandbox:
         done = await sandbox.run("slow(60.0)")
-    assert "ToolError: The tool slow gave no value within 0.2 seconds." in done.error
+    assert "ToolError: The tool slow did not return within 0.2 seconds." in done.error
 
 
 async def test_a_name_that_cells_have_already_cannot_be_a_tool() -> None:
     for name in ("context", "llm_query", "not a name", "class", "_private"):
-        with pytest.raises(ConfigError, match="cannot be called"):
+        with pytest.raises(ConfigError, match=r"name .* is invalid"):
             Sandbox(tools={name: lookup})
 
 
@@ -383,7 +383,7 @@ async def test_rlms_have_tools_and_their_children_where_allowed(allowed: bool, b
         on_event=seen.append,
     ).acompletion("text", "question")
     assert done.answer == f"['root'] {below}"
-    told = "- lookup(name: str, times: int = …) -> list[str]: The name, as often as asked for."
+    told = "- lookup(name: str, times: int = …) -> list[str]: The name, repeated."
     assert [told in prompt for prompt in prompts] == [True, allowed]
     assert not any("Not told" in prompt for prompt in prompts)
     used = [(event.node, event.arguments, event.ok) for event in seen if isinstance(event, ToolUsed)]

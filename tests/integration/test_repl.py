@@ -1,4 +1,4 @@
-"""Cells behave as Python does, and what a cell does to its own process costs itself at most."""
+"""Cells behave like Python, and damage to its own process costs a cell at most itself."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ async def test_what_a_cell_leaves_running_ends_with_it() -> None:
         except OSError:
             return False
 
-    for _ in range(100):  # the last snapshot may still be about to go
+    for _ in range(100):  # the last snapshot may still exist for a moment
         running = [p for p in os.listdir("/proc") if p.isdigit() and runs(p)]
         if len(running) == 3:
             break
@@ -304,7 +304,7 @@ async def test_nonsense_on_the_line_to_the_supervisor_costs_the_cell_only(forged
         await last("kept = 1", sandbox=sandbox)
         bad = await last(FORGE.format(forged=forged), sandbox=sandbox)
         assert bad.outcome == "died"
-        assert "the line to its supervisor" in bad.error
+        assert "its link to the supervisor" in bad.error
         assert (await last("kept", sandbox=sandbox)).stdout == "1\n"
 
 
@@ -319,7 +319,7 @@ FINAL("answer of cell 2")
 
 
 async def right_or_lost(sandbox: Sandbox, number: int) -> bool:
-    """A cell that prints its number: it is told as it was, or the sandbox is lost."""
+    """A cell that prints its number: its result is true, or the sandbox is lost."""
     try:
         result = await last(f"print({number})", sandbox=sandbox)
     except SandboxDied:
@@ -363,7 +363,7 @@ async def test_a_cell_that_kills_its_own_snapshot_and_hangs_loses_its_sandbox_an
     while True: pass
     """
     async with Sandbox() as sandbox:
-        with pytest.raises(SandboxDied, match=r"used up its 0\.5 seconds\. The copy .* is gone"):
+        with pytest.raises(SandboxDied, match=r"longer than 0\.5 seconds and was stopped\. Its snapshot is gone"):
             await sandbox.run(textwrap.dedent(cell), seconds=0.5)
 
 

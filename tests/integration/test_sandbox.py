@@ -1,4 +1,4 @@
-"""Sandboxes as real containers, over both transports: what they do, what they cannot, and that they always go."""
+"""Sandboxes in real containers, over both transports: function, isolation, and removal in every case."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def shout(query: SandboxQuery) -> QueryReply:
 
 
 async def printed(sandbox: Sandbox, code: str, **options: Any) -> str:
-    """What a cell printed, which has to go well."""
+    """The output of a cell, which must succeed."""
     done = await sandbox.run(textwrap.dedent(code), **options)
     assert (done.outcome, done.error) == ("ok", "")
     return done.stdout.strip()
@@ -155,7 +155,7 @@ def fingerprint(value):
 
 
 def fingerprint(value: object) -> str:
-    """The same function as in the sandbox: equal for equal values of equal types."""
+    """The same fingerprint as in the sandbox: equal for equal values of equal types."""
     namespace: dict[str, Any] = {}
     exec(FINGERPRINT, namespace)
     return str(namespace["fingerprint"](value))
@@ -207,7 +207,7 @@ async def test_a_value_that_cannot_be_built_there_is_an_error_of_the_caller_and_
         assert await printed(sandbox, "print(context)") == "small"
 
 
-# Bad cells cost themselves only
+# Bad cells affect only themselves
 
 BAD_CELLS = {
     "a loop without end": ("while True: pass", "timeout"),
@@ -299,7 +299,7 @@ async def test_a_disk_filled_up_is_an_exception(config: SandboxConfig) -> None:
         done = await sandbox.run("open('/tmp/big', 'wb').write(b'x' * 20_000_000)")
         assert (done.outcome, "No space left" in done.error) == ("error", True)
         done = await sandbox.run("import os\nfor i in range(100_000): open(f'/workspace/{i}', 'w').close()")
-        if not is_gvisor(config.runtime):  # which counts no files; they are bounded by the sandbox's memory
+        if not is_gvisor(config.runtime):  # it does not count files; the sandbox's memory limits them
             assert (done.outcome, "No space left" in done.error) == ("error", True)
         assert await printed(sandbox, "print('on')") == "on"
 
@@ -369,7 +369,7 @@ async def test_the_clock_stands_still_during_a_call(config: SandboxConfig) -> No
     assert done.seconds < 1
 
 
-# Containers go
+# Containers disappear
 
 
 async def test_no_container_is_left_after_success_error_and_cancellation(config: SandboxConfig) -> None:
@@ -428,7 +428,7 @@ async def test_after_a_cancelled_cell_the_sandbox_says_that_it_is_of_no_more_use
     async with Sandbox(config) as sandbox:
         with anyio.move_on_after(0.2):
             await sandbox.run("while True: pass")
-        with pytest.raises(SandboxDied, match="cannot be used any more"):
+        with pytest.raises(SandboxDied, match="no longer usable"):
             await sandbox.run("1")
 
 
@@ -444,7 +444,7 @@ async def test_a_sandbox_killed_from_outside_has_died_and_says_why(config: Sandb
             with pytest.raises(SandboxDied, match="killed from outside"):
                 await sandbox.run("while True: pass")
         assert containers(f"rlm.owner.pid={os.getpid()}") == []
-        with pytest.raises(SandboxDied, match="cannot be used any more"):
+        with pytest.raises(SandboxDied, match="no longer usable"):
             await sandbox.run("1")
 
 
@@ -455,7 +455,7 @@ async def test_a_sandbox_that_misbehaves_is_removed_at_once(config: SandboxConfi
         with pytest.raises(SandboxMisbehaved, match="protocol"):
             await sandbox.run(forget_the_limit + "llm_query('x' * 100_000)", answer=shout)
         assert containers(f"rlm.owner.pid={os.getpid()}") == []
-        with pytest.raises(SandboxDied, match="cannot be used any more"):
+        with pytest.raises(SandboxDied, match="no longer usable"):
             await sandbox.run("1")
 
 
@@ -490,7 +490,7 @@ async def test_a_runtime_that_the_engine_does_not_offer_is_told_before_anything_
 
 
 async def test_a_missing_image_and_a_missing_engine_are_told_with_the_way_out() -> None:
-    with pytest.raises(EngineUnavailable, match=r"no-such-image.*make image"):
+    with pytest.raises(EngineUnavailable, match=r"no-such-image.*rlm image build"):
         async with Sandbox(SandboxConfig(image="no-such-image")):
             pass
 
@@ -508,7 +508,7 @@ async def test_an_image_of_other_sources_is_refused(config: SandboxConfig) -> No
     command = ["docker", "build", "--quiet", "--tag", stranger, "-"]
     subprocess.run(command, input=dockerfile, text=True, capture_output=True, check=True)
     try:
-        with pytest.raises(EngineUnavailable, match=r"other sources.*make image"):
+        with pytest.raises(EngineUnavailable, match=r"other sources.*rlm image build"):
             async with Sandbox(replace(config, image=stranger)):
                 pass
     finally:
@@ -592,7 +592,7 @@ async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_w
         "PYTHON_SHA256",
         "GPG_KEY",
     }
-    tmpfs = f"tmpfs {not is_gvisor(config.runtime)}"  # gVisor keeps to these flags, but does not list them
+    tmpfs = f"tmpfs {not is_gvisor(config.runtime)}"  # gVisor enforces these flags, but does not list them
     assert said[5:] == [tmpfs, tmpfs, "ro False"]
 
 
@@ -677,14 +677,14 @@ async def test_what_a_killed_orchestrator_left_is_gone_after_the_next_start() ->
         made[whose] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     try:
         engine = default_engine()
-        async with Sandbox(engine=Engine(engine._connect, "again")) as sandbox:  # as a new process would
+        async with Sandbox(engine=Engine(engine._connect, "again")) as sandbox:  # like a new process
             assert containers("rlm.owner.pid=4000000") == [made["strangers"]]
             assert sandbox.id in containers(f"rlm.owner.pid={os.getpid()}")
     finally:
         subprocess.run(["docker", "rm", "--force", made["strangers"]], check=True, capture_output=True)
 
 
-# The blocking twin
+# The blocking sandbox
 
 
 def test_the_blocking_twin_does_the_same(config: SandboxConfig) -> None:

@@ -1,4 +1,4 @@
-"""Set-up: found done the second time, clear when it cannot be done; and an image that holds nothing to attack with."""
+"""Setup: repeatable, with clear errors; and an image without tools for an attack."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TARGETS = {"help", "setup", "image", "niah", "test", "test-unit", "test-long", "
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in the repository, without the variables of a surrounding make."""
+    """Run a command in the repository, without the variables of a surrounding make."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"}
     return subprocess.run(
         command, cwd=REPOSITORY, env=inherited | environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
@@ -90,7 +90,7 @@ def test_lock_files_name_no_index_and_no_place() -> None:
 
 @pytest.fixture(scope="module")
 def image_files() -> Iterator[list[tarfile.TarInfo]]:
-    """Everything in the image's file system."""
+    """All paths in the image's file system."""
     ensure_image()
     container = run("docker", "create", image_name()).stdout.strip()
     try:

@@ -1,4 +1,4 @@
-"""A cell that reports what container checkers look at (amicontained, deepce), as JSON on standard output.
+"""A cell that reports what container checkers (amicontained, deepce) inspect, as JSON on standard output.
 
 Those are a Go program and a shell script; a sandbox has no shell. Every system call of the table is tried by its number on
 x86_64, in a child of its own, with arguments that no call can take.
@@ -12,7 +12,7 @@ import signal
 import stat
 from pathlib import Path
 
-NUMBERS = [*range(335), *range(424, 470)]  # of the kernel's table for x86_64; between them there are none
+NUMBERS = [*range(335), *range(424, 470)]  # the kernel's table for x86_64, which has no numbers in between
 PLACES = ["/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock", "/run/crio/crio.sock"]
 FOLDERS = [
     "/bin",
@@ -34,10 +34,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def answer(number):
-    """The error that a system call with senseless arguments gives; empty if none, or a signal's name."""
+    """The error of a system call with invalid arguments, or a signal's name; empty on success."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(1)  # some wait
+        signal.alarm(1)  # some calls block
         ctypes.set_errno(0)
         failed = libc.syscall(ctypes.c_long(number), *[ctypes.c_long(-1)] * 6) == -1
         os._exit(ctypes.get_errno() if failed else 0)

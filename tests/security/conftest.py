@@ -1,4 +1,4 @@
-"""Attacks run in real containers, none of which may be left; `--results FILE` writes down what each came to."""
+"""Attacks run in real containers, all of which must be gone afterwards; `--results FILE` records each outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The table of attacks on the terminal and, where asked for, in a file."""
+    """Print the table of attacks, and write it to a file if requested."""
     reports = [
         report
         for kind in ("passed", "failed", "skipped")

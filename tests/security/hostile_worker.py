@@ -1,8 +1,8 @@
-"""A cell that says random things on the worker's line to its supervisor. `SEED`, set before this source, decides all of it.
+"""A cell that sends random messages on the worker's link to its supervisor, determined by `SEED` (set before this source).
 
 Packets of every message with fields that are legal, nearly so, or not at all; forged results and snapshots; descriptors of
 anything that can be opened, some of which change while they are read; from threads and forked children at once; in the
-end it returns, raises, hangs, dies or closes the line.
+end it returns, raises, hangs, dies or closes the link.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ stolen: list[socket.socket] = []
 
 
 def file_of(choose, size):
-    """A descriptor that says it is a file of this size, and may turn out to be something else."""
+    """A descriptor announced as a file of this size, which may be something else."""
     descriptor = os.memfd_create("x")
     os.truncate(descriptor, size)
     match choose.randrange(5):
@@ -114,7 +114,7 @@ def any_descriptor(choose):
 
 
 def field(choose, name, descriptors):
-    """A value for a field of a message; it may bring a descriptor with it."""
+    """A value for a field of a message, possibly with a descriptor."""
     if choose.random() < 0.03:
         return choose.choice(WRONG)
     match name:
@@ -169,7 +169,7 @@ def talk(choose, packets):
 
 
 def change_what_comes(choose):
-    """Lies about the next snapshots, or keeps a copy of the line that one of them will use."""
+    """Forge the next snapshots, or keep a copy of the link that one of them will use."""
     make_pair = Link.pair
 
     def forged(self):

@@ -1,4 +1,4 @@
-"""Each attack costs its own cell at most: what the model reads, what the next cell finds, and the host are looked at.
+"""Each attack costs at most its own cell: tests check what the model reads, what the next cell finds, and the host.
 
 The system calls are tried by their numbers on x86_64.
 """
@@ -23,20 +23,20 @@ from rlm import Sandbox, SandboxConfig, SandboxDied
 from rlm.loop.observation import describe
 from rlm.sandbox.docker.runtimes import GVISOR
 from rlm.sandbox.docker.spec import UIDS
-from rlm.sandbox.script import take
+from rlm.sandbox.script import collect_files
 
 pytestmark = pytest.mark.anyio
 
-SECONDS = {None: 1.5, GVISOR: 3.0}  # of an attack, by runtime
+SECONDS = {None: 1.5, GVISOR: 3.0}  # time limit of an attack, by runtime
 SHOWN_CHARS = 20_000
 SHOWN_FILES = 100
-MAX_TAKEN = 64 << 20  # of all files that are asked for after one attack
-MOST_SECONDS = 30.0  # for one attack with all that surrounds it, on a crowded machine
-MEMORY_SLACK = 64 << 20  # that the orchestrator's own process may grow by in one attack
+MAX_TAKEN = 64 << 20  # total size of the files fetched after one attack
+MOST_SECONDS = 30.0  # for one attack with setup and checks, on a busy machine
+MEMORY_SLACK = 64 << 20  # how much the orchestrator's process may grow in one attack
 
 
 def listening() -> set[str]:
-    """Local addresses that this process listens on (state 0A in /proc/net/tcp, proc_net(5))."""
+    """Local addresses on which this process listens (state 0A in /proc/net/tcp, proc_net(5))."""
     mine = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and link.exists()}
     lines = [line for kind in ("tcp", "tcp6", "udp") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
     rows = [line.split() for line in lines]
@@ -44,7 +44,7 @@ def listening() -> set[str]:
 
 
 def children() -> set[str]:
-    """The processes that this one has started and that have not ended."""
+    """Running children of this process."""
     found = set[str]()
     for path in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):  # the thread has ended
@@ -53,7 +53,7 @@ def children() -> set[str]:
 
 
 def escaped() -> list[str]:
-    """Processes with a user number of the sandboxes outside of all containers (NSpid in proc(5): one number a namespace)."""
+    """Processes with a sandbox user id outside all containers (NSpid in proc(5): one number per namespace)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/status"):
         with suppress(OSError):  # it has ended
@@ -93,7 +93,7 @@ def host_is_unchanged(tmp_path: Path) -> Iterator[None]:
 
 
 async def attacked(sandbox: Sandbox, attack: Attack, out: Path, *, seconds: float) -> tuple[str, str]:
-    """What the attack came to, and what the model reads of it; where files were asked for, also what its caller reads."""
+    """The outcome, and what the model reads; if files were requested, also what the caller reads."""
     try:
         result = await sandbox.run(attack.code, seconds=seconds)
     except SandboxDied as error:
@@ -103,15 +103,15 @@ async def attacked(sandbox: Sandbox, attack: Attack, out: Path, *, seconds: floa
     shown = describe(result, limit=SHOWN_CHARS)
     assert result.outcome in attack.outcomes, shown
     if attack.takes:
-        taken = await take(sandbox, attack.takes, out, max_bytes=MAX_TAKEN, max_file_bytes=MAX_TAKEN)
+        taken = await collect_files(sandbox, attack.takes, out, max_bytes=MAX_TAKEN, max_file_bytes=MAX_TAKEN)
         wrote = [f"wrote {path.relative_to(out)}" for path in taken.files]
-        shown = "\n".join([shown, *taken.left_out, *wrote[:SHOWN_FILES]])
+        shown = "\n".join([shown, *taken.skipped, *wrote[:SHOWN_FILES]])
     assert re.search(attack.sees, shown), shown
     return result.outcome, shown
 
 
 def check_files(out: Path) -> None:
-    """Whatever was asked for: plain files with contents of the sandbox, of a bounded size, that no program obeys."""
+    """Fetched files are plain, of limited size, from the sandbox, and without names that other programs interpret."""
     found = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
     for path in found:
         status = path.lstat()
@@ -141,18 +141,18 @@ async def test_an_attack_costs_its_own_cell_at_most(
     began = time.monotonic()
     async with Sandbox(offered(config), tools=TOOLS) as sandbox:
         assert (await sandbox.run("kept = 'kept'")).outcome == "ok"
-        came_to, shown = await attacked(sandbox, attack, out, seconds=SECONDS[config.runtime])
-        if came_to != "lost":
+        outcome, shown = await attacked(sandbox, attack, out, seconds=SECONDS[config.runtime])
+        if outcome != "lost":
             try:
                 after = await sandbox.run("assert kept == 'kept'")
                 assert after.outcome == "ok" or attack.lost, (after, shown)
             except SandboxDied:
                 assert attack.lost
-    record_property("came_to", came_to)
+    record_property("outcome", outcome)
     assert len(shown) < 3 * SHOWN_CHARS + 1000
     assert "ALLOWED" not in shown
     assert SECRET not in shown
-    assert came_to != "lost" or "Traceback" not in shown
-    assert attack.outcomes or re.search(attack.sees, shown), shown  # nothing but the loss was expected
+    assert outcome != "lost" or "Traceback" not in shown
+    assert attack.outcomes or re.search(attack.sees, shown), shown  # only the loss was expected
     check_files(out)
     assert time.monotonic() - began < MOST_SECONDS

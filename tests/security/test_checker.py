@@ -1,4 +1,4 @@
-"""What a container checker looks at, read from inside (docs/security-checker.md)."""
+"""The findings of a container checker from inside a sandbox (docs/security-checker.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlm import Sandbox, SandboxConfig
 pytestmark = pytest.mark.anyio
 
 CHECKER = Path(__file__).with_name("checker.py").read_text()
-REFUSED = 100  # system calls at least, of those that x86_64 has; amicontained finds about 60 with the engine's default
+REFUSED = 100  # minimum number of refused system calls on x86_64; amicontained finds about 60 with the engine's default
 NAMESPACES = {"mnt", "pid", "net", "ipc", "uts"}
 DEVICES = {f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero")}
 SOCKET = 41  # the number of socket(2)
@@ -36,4 +36,4 @@ async def test_a_container_checker_finds_nothing_to_begin_with(transport: Transp
     assert set(found["writable"]) <= {"/tmp", "/workspace"}
     answers = list(found["calls"].values())
     assert answers.count("EPERM") >= REFUSED - (transport == "unix")
-    assert found["calls"][str(SOCKET)] == "EPERM"  # a socket of no known family, whatever the transport
+    assert found["calls"][str(SOCKET)] == "EPERM"  # a socket of an unknown family, over any transport

@@ -1,4 +1,4 @@
-"""Any bytes, split anywhere: messages, or the protocol's own error; and no more memory than a frame is worth.
+"""Any bytes, split anywhere, become messages or the protocol's error, and take memory in proportion to a frame.
 
 With `atheris` (PyPI) the same checks run under a coverage-guided fuzzer: `scripts/fuzz_decoder.py`.
 """
@@ -41,8 +41,8 @@ from rlm.protocol.plain import unpack_plain
 from rlm.sandbox.docker.attach import STDERR_TAIL_BYTES, Demultiplexer
 
 FRAMES = int(os.environ.get("RLM_FUZZ_FRAMES", "100000"))
-MEMORY_FACTOR = 4  # of a frame's size, for all that is made of it
-MEMORY_SLACK = 256 * 1024  # lists in lists, of which msgpack bears a thousand
+MEMORY_FACTOR = 4  # memory for everything decoded from a frame, relative to its size
+MEMORY_SLACK = 256 * 1024  # nested lists, of which msgpack accepts a thousand
 
 numbers = st.sampled_from([0, 1, 127, 128, 2**31, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
 payloads = st.binary(max_size=300) | st.builds(Blob, stream=numbers, size=numbers)
@@ -81,7 +81,7 @@ def frame(body: bytes) -> bytes:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """The body of a message, with bytes changed, put in, or taken out."""
+    """The body of a message with changed, inserted or removed bytes."""
     body = bytearray(pack(draw(messages)))
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, len(body)))
@@ -104,7 +104,7 @@ bodies = (
 
 
 def decoded(body: bytes) -> Message | None:
-    """The message; None where it was refused in the declared way. What is decoded means what its bytes said."""
+    """The message, or None if the protocol's error rejected it. Encoding it again must give an equal message."""
     try:
         message = unpack(body)
     except ProtocolError:
@@ -135,7 +135,7 @@ def test_where_the_stream_is_split_changes_nothing(said: list[bytes], cuts: list
 
 
 def started(role: Role) -> Connection:
-    """One end in the state in which most is legal for it to hear."""
+    """One end, in the state that accepts the most messages."""
     guest, host = Connection(Role.GUEST), Connection(Role.HOST)
     host.receive_data(guest.send(Ready(version=1, digest="d", python="3")))
     host.next_message()
@@ -151,7 +151,7 @@ def started(role: Role) -> Connection:
 
 
 def heard(role: Role, pieces: list[bytes]) -> tuple[list[str], str]:
-    """The messages as text (NaN is not equal to itself), and how the connection stands afterwards."""
+    """The messages as text (NaN does not equal itself), and the connection's state afterwards."""
     connection = started(role)
     got: list[str] = []
     try:
@@ -169,7 +169,7 @@ def heard(role: Role, pieces: list[bytes]) -> tuple[list[str], str]:
 
 
 def costly(size: int) -> list[bytes]:
-    """Bodies of about this size that a decoder could make much of."""
+    """Bodies of about this size that could decode to much larger objects."""
     return [
         b"\xdd" + size.to_bytes(4, "big") + b"\x80" * size,
         b"\xdf" + size.to_bytes(4, "big") + b"\xc0" * size,
@@ -196,7 +196,7 @@ def costly(size: int) -> list[bytes]:
 
 
 def tree(leaf: bytes, branch: bytes, size: int) -> bytes:
-    """Branches that hold two of their own kind each, down to the leaves: many leaves without deep nesting."""
+    """A binary tree of arrays: many leaves without deep nesting."""
     built = leaf
     while len(branch) + 2 * len(built) <= size:
         built = branch + 2 * built
@@ -268,10 +268,10 @@ def test_an_attached_stream_of_any_bytes_raises_its_own_error_and_gives_no_more_
             assert len(demultiplexer.feed(piece)) <= len(piece)
         except ValueError:
             return
-        assert len(demultiplexer.stderr.encode()) <= 4 * STDERR_TAIL_BYTES  # an escape is four characters
+        assert len(demultiplexer.stderr.encode()) <= 4 * STDERR_TAIL_BYTES  # an escape takes four characters
 
 
-# Without hypothesis' own cost, so that a hundred thousand fit into a minute
+# Without the overhead of hypothesis, so that a hundred thousand fit into a minute
 
 
 def pool() -> list[bytes]:
@@ -316,7 +316,7 @@ def test_mutated_frames_in_number_raise_the_declared_error_and_leave_nothing(fra
 
 @pytest.mark.parametrize("read", [unpack, unpack_plain])
 def test_refused_frames_leave_nothing_however_nested(read: Callable[[bytes], object]) -> None:
-    """Every one is refused after its texts were read: what was built until then is freed."""
+    """Each frame is rejected after its texts were decoded: everything built until then is freed."""
     text = b"\xd9\xc8" + b"x" * 200
     ends = b"\xc1", b"\x92\x01\xc1", b"\x81" + text, b"\x92\x01", b"\x90"
     bodies = [b"\x92" + text + b"\x92" + text + end for end in ends]

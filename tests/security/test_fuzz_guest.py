@@ -21,14 +21,14 @@ pytestmark = pytest.mark.anyio
 
 HOSTILE = Path(__file__).with_name("hostile_worker.py").read_text()
 CELL_SECONDS = 1.0
-MOST_SECONDS = 8.0  # for a cell of that time and its clean-up; below what the host would wait by itself
-CELLS = 12  # in one sandbox, if it lives so long
-CONFIG = SandboxConfig(max_value_bytes=4 * MIB)  # what is sent ahead reaches it soon
+MOST_SECONDS = 8.0  # for such a cell and its clean-up; below the host's own timeout
+CELLS = 12  # in one sandbox, if it survives
+CONFIG = SandboxConfig(max_value_bytes=4 * MIB)  # values sent ahead reach this limit soon
 
-# The ends that are told: the supervisor says why, memory was used up, or the host says which of its limits was passed.
+# Expected reasons: the supervisor's own, exhausted memory, or a limit of the host.
 TOLD = (
-    r"It said: rlm guest: The cell |all its memory was used up|"
-    r"not UTF-8|sent ahead|hold more than|calls open|more output than"
+    r"Its last output: rlm guest: The cell |it ran out of memory|"
+    r"not UTF-8|sent ahead|pending calls|more output than"
 )
 
 FOUND = {
@@ -77,7 +77,7 @@ FOUND = {
 }
 AFTERWARDS = {
     "a copy of the supervisor's own end of the line": [
-        "import os\nos._exit(1)",  # its snapshot becomes the worker, and has both ends
+        "import os\nos._exit(1)",  # its snapshot becomes the worker, and owns both ends
         """
         import threading
         def steal():
@@ -97,7 +97,7 @@ async def echo(query: SandboxQuery) -> QueryReply:
 
 
 async def told(sandbox: Sandbox, code: str) -> CellResult | None:
-    """The result of a cell; None where the sandbox was lost with a reason."""
+    """The result of a cell, or None if the sandbox was lost with a reason."""
     began = time.monotonic()
     try:
         return await sandbox.run(code, seconds=CELL_SECONDS, answer=echo)
@@ -119,7 +119,7 @@ async def test_what_once_ended_the_supervisor_costs_a_cell_or_is_told(name: str)
 
 
 async def fuzz(seed: int, seconds: float) -> None:
-    """Sandboxes one after the other, each with hostile cells and honest ones in turn.
+    """Run sandboxes in sequence, each with hostile and honest cells in turn.
 
     They go on until the time is up and every outcome was seen; a test that never sees one runs into its timeout.
     """

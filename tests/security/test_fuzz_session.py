@@ -1,4 +1,4 @@
-"""The host's end of a channel against a guest that says anything in any order.
+"""The host's end of a channel against a guest that sends any message in any order.
 
 A model of what is legal runs beside the real session: what is legal has exactly its result; what is not ends the operation
 with a declared error, and after that nothing works. Time is virtual, so an operation that would never end is found.
@@ -49,15 +49,16 @@ from rlm.protocol.messages import (
     unpack,
 )
 from rlm.sandbox.base import QueryReply, SandboxQuery
-from rlm.sandbox.cell import OUTPUT_SLACK
-from rlm.sandbox.session import MAX_CELL_SECONDS, MAX_STREAMS, Session
+from rlm.sandbox.cell import OUTPUT_SLACK_BYTES
+from rlm.sandbox.channel import MAX_STREAMS
+from rlm.sandbox.session import MAX_CELL_SECONDS, Session
 from rlm.sandbox.values import encode
 from rlm.testing import VirtualLoop
 
 FRAMES = int(os.environ.get("RLM_FUZZ_FRAMES", "100000"))
 STEPS = 50
 CONFIG = SandboxConfig(max_output_bytes=200, max_calls_in_flight=3, max_value_bytes=5000)
-MOST_OUTPUT = CONFIG.max_output_bytes + OUTPUT_SLACK
+MOST_OUTPUT = CONFIG.max_output_bytes + OUTPUT_SLACK_BYTES
 ALL_DEADLINES = 10 * MAX_CELL_SECONDS
 
 small = st.integers(0, 6)
@@ -101,7 +102,7 @@ class Conversation(RuleBasedStateMachine):
         return self.runner.run(work)
 
     def settle(self) -> None:
-        """The clock moves only when every task waits."""
+        """The clock advances only when every task waits."""
         self.do(anyio.sleep(0.01))
 
     def send(self, *messages: Message) -> None:
@@ -113,7 +114,7 @@ class Conversation(RuleBasedStateMachine):
         self.settle()
 
     def begin(self, work: Coroutine[Any, Any, Any], phase: str) -> None:
-        """Start an operation; where something illegal waits already, it fails at once."""
+        """Start an operation; if an illegal message is already waiting, it fails at once."""
 
         async def create() -> asyncio.Task[Any]:
             return asyncio.ensure_future(work)
@@ -139,7 +140,7 @@ class Conversation(RuleBasedStateMachine):
         assert not self.task.done(), self.task
 
     def heard(self) -> list[Message]:
-        """What the host has said since the last time."""
+        """The host's messages since the last call."""
         messages = []
         while self.guest._receive.statistics().current_buffer_used:
             raw = self.do(self.guest.receive())
@@ -186,7 +187,7 @@ class Conversation(RuleBasedStateMachine):
 
     async def answer(self, query: SandboxQuery) -> QueryReply:
         self.asked.append(query.call)
-        if query.call not in self.open:  # of a message that the model does not know
+        if query.call not in self.open:  # from a message that the model does not know
             self.open[query.call] = 0, asyncio.get_running_loop().create_future()
         return QueryReply(ok=True, text=await self.open[query.call][1])
 
@@ -208,7 +209,7 @@ class Conversation(RuleBasedStateMachine):
         assert self.task.cancelled()
         self.phase = "over"
 
-    # What the guest says, legal or not, as the model knows
+    # Guest messages whose legality the model knows
 
     @precondition(lambda self: self.phase == "loading")
     @rule(ok=st.booleans(), size=odd)
@@ -243,14 +244,14 @@ class Conversation(RuleBasedStateMachine):
         return self.expect_going_on()
 
     def payload(self, lie: int) -> bytes | Blob:
-        """What was sent ahead first, with its true size or another; else a few bytes."""
+        """The first value sent ahead, with its true size or another; otherwise a few bytes."""
         if not self.ahead:
             return b"inline"
         stream = next(iter(self.ahead))
         return Blob(stream=stream, size=len(self.ahead[stream]) + lie)
 
     def taken(self, payload: bytes | Blob) -> bytes | None:
-        """The value of a payload; None where what it says is not true."""
+        """The value of a payload, or None if its announced size is wrong."""
         if isinstance(payload, bytes):
             return payload
         value = self.ahead.pop(payload.stream, b"")
@@ -285,7 +286,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.phase == "executing")
     @rule(times=st.integers(1, CONFIG.max_calls_in_flight + 1))
     def guest_asks_as_it_should(self, times: int) -> None:
-        """So that as many calls as may be are often in flight."""
+        """Often reaches the limit on pending calls."""
         for _ in range(times):
             if self.phase == "executing":
                 self.guest_asks(step=1, lie=0, context=None, number=0)
@@ -366,7 +367,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.phase == "idle")
     @rule(message=st.sampled_from([*NEVER, result(cell=99), query(1, cell=99)]))
     def guest_speaks_unasked(self, message: Message) -> None:
-        """What would be legal in the next operation is so (the host cannot know when it was sent), but not this."""
+        """Messages that the next operation allows are legal (the host cannot know when they were sent); this one is not."""
         self.send(message)
         self.phase = "poisoned"
 
@@ -409,13 +410,13 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.phase in ("loading", "executing"))
     @rule()
     def guest_says_no_more(self) -> None:
-        """It is given up, but never while the host itself owes an answer."""
+        """It times out, but never while the host itself owes an answer."""
         self.do(anyio.sleep(ALL_DEADLINES))
         if self.phase == "executing" and self.open:
             return self.expect_going_on()
         return self.expect_misbehaved()
 
-    # What the guest says that the model does not understand
+    # Guest messages that the model does not understand
 
     @precondition(lambda self: self.phase in ("loading", "executing", "unknown"))
     @rule(
@@ -450,13 +451,13 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def after_the_end_nothing_works(self) -> None:
         if self.phase == "over":
-            with pytest.raises(SandboxDied, match="cannot be used any more"):
+            with pytest.raises(SandboxDied, match="no longer usable"):
                 self.do(self.session.run("pass", seconds=1))
-            with pytest.raises(SandboxDied, match="cannot be used any more"):
+            with pytest.raises(SandboxDied, match="no longer usable"):
                 self.do(self.session.load("x", encode(b"x")))
 
     def finish(self) -> None:
-        """Whatever was going on comes to its end by deadlines alone, once the host owes no answer."""
+        """Deadlines alone end every operation, once the host owes no answer."""
         for _, answer in self.open.values():
             if not answer.done():
                 answer.set_result("late")
@@ -497,7 +498,7 @@ def test_a_guest_that_says_anything_for_a_minute_brings_about_only_what_is_decla
 
 
 def said_at_random(choose: random.Random, calls: Iterator[int]) -> bytes:
-    """A frame of the first cell: most are legal, some change a byte, some are anything."""
+    """A frame of the first cell: most are legal, some have a changed byte, some are random."""
     data = choose.randbytes(choose.choice([0, 1, 3, 1000]))
     match choose.randrange(40):
         case 0:
@@ -526,7 +527,7 @@ async def answer_late(asked: SandboxQuery) -> QueryReply:
 
 
 async def talked_at(choose: random.Random, frames: int) -> str:
-    """What one session does with this many frames that come in pieces."""
+    """Run one session with this many frames, which arrive in pieces."""
     host, guest = MemoryStream.pair(buffered=float("inf"))
     session = Session(host, SandboxConfig(max_value_bytes=20_000, max_output_bytes=20_000))
     try:
@@ -541,7 +542,7 @@ async def talked_at(choose: random.Random, frames: int) -> str:
         try:
             return (await session.run("pass", seconds=5, answer=answer_late)).outcome
         except SandboxError as error:
-            with pytest.raises(SandboxDied, match="cannot be used any more"):
+            with pytest.raises(SandboxDied, match="no longer usable"):
                 await session.run("pass", seconds=5)
             return re.sub("[0-9]+", "#", str(error))
     finally:
@@ -578,7 +579,7 @@ def test_frames_in_number_end_every_session_and_leave_nothing(frames: int) -> No
 
 
 def test_a_flood_of_the_smallest_frames_costs_no_memory_and_ends_with_the_cell() -> None:
-    """A hundred thousand legal frames in one session, among them prints of nothing, which no bound on output counts."""
+    """A hundred thousand legal frames in one session, including empty prints, which no output limit counts."""
     number = 100_000
 
     async def flood() -> int:
@@ -588,7 +589,7 @@ def test_a_flood_of_the_smallest_frames_costs_no_memory_and_ends_with_the_cell()
         await session.handshake(digest=DIGEST, depth=1, worker_memory_bytes=1)
         piece = frame(Output(cell=1, stream=1, data=b"")) * 1000
         for _ in range(number // 1000):
-            await guest.send(piece)  # the very same bytes: they are held once
+            await guest.send(piece)  # the same object, which is in memory once
         await guest.send(frame(result()))
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]

@@ -1,4 +1,4 @@
-"""Keys stay on the host, and out of all that is told or written: planted ones are looked for in every artefact."""
+"""Keys stay on the host, and out of all output: tests search every artefact for planted keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FINAL(one)
 
 
 def leaky(messages: Sequence[Mapping[str, Any]], model: str) -> str | Reply | Fault:
-    """A provider that repeats the key that it was sent, in replies and in errors."""
+    """A provider that repeats the received key in replies and in errors."""
     asked = messages[-1]["content"]
     if messages[0]["role"] == "system":
         return LOOK if "root question" in messages[1]["content"] else f"FINAL(the key is {KEY})"

@@ -1,4 +1,4 @@
-"""Sandboxes that attack cost the others nothing but processor time, and of that no more than a fair share."""
+"""Attacking sandboxes cost their neighbours only processor time, and no more than a fair share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 
 ATTACK_SECONDS = 2.0
 ROUNDS = 60_000  # of hashing in one cell: a few hundredths of a second on an idle processor
-MOST_TIMES_FAIR = 2.5  # slower than the share of the processors alone explains; measured 0.9 to 1.5
+MOST_TIMES_FAIR = 2.5  # factor beyond the slowdown that shared processors explain; measured 0.9 to 1.5
 
 WORK = """
 import hashlib
@@ -92,13 +92,13 @@ def hashed(value: str) -> str:
 
 
 async def answer(query: SandboxQuery) -> QueryReply:
-    """A model that says the first 64 characters, after the time that a model takes."""
+    """A model that repeats the first 64 characters, after a realistic delay."""
     await anyio.sleep(0.05)
     return QueryReply(ok=True, text=query.prompt[:64])
 
 
 async def work(sandbox: Sandbox, expected: dict[str, str]) -> None:
-    """A cell for each value; each result is checked, and at the end what was kept between the cells."""
+    """Run a cell for each value, and check each result and the state kept between cells."""
     assert (await sandbox.run("seen = []")).outcome == "ok"
     for value, result in expected.items():
         done = await sandbox.run(WORK.format(value=value, rounds=ROUNDS), answer=answer)
@@ -107,7 +107,7 @@ async def work(sandbox: Sandbox, expected: dict[str, str]) -> None:
 
 
 async def worked(sandboxes: list[Sandbox], expected: dict[str, str]) -> float:
-    """Seconds until all have done their work."""
+    """Seconds until all have finished their work."""
     began = time.monotonic()
     async with anyio.create_task_group() as group:
         for sandbox in sandboxes:
@@ -116,7 +116,7 @@ async def worked(sandboxes: list[Sandbox], expected: dict[str, str]) -> float:
 
 
 async def attack(number: int, made: list[str]) -> None:
-    """One attack after the other, without end; a sandbox that was lost gets a successor."""
+    """Run attacks in an endless sequence, and replace lost sandboxes."""
     attacks = itertools.islice(itertools.cycle([*BOMBS, *FLOODS, *HANGS, *DEATHS]), 3 * number, None)
     while True:
         async with Sandbox() as sandbox:
@@ -130,7 +130,7 @@ async def attack(number: int, made: list[str]) -> None:
 
 @pytest.mark.parametrize("name", TAKEN)
 async def test_what_the_kernel_counts_for_a_user_is_not_shared_between_sandboxes(name: str) -> None:
-    """Each has a user of its own; else one could take what the others need to pass a value on, or to start."""
+    """Each has its own user id. Otherwise one could take what others need to pass a value, or to start."""
     async with Sandbox() as before, Sandbox() as attacker:
         taken = await attacker.run(dedent(TAKEN[name]))
         assert "OSError" in taken.error or "PermissionError" in taken.error
@@ -141,7 +141,7 @@ async def test_what_the_kernel_counts_for_a_user_is_not_shared_between_sandboxes
 
 
 async def test_what_the_kernel_counts_for_the_whole_machine_is_not_to_be_had() -> None:
-    """Contexts of asynchronous I/O: refused, and none is counted while the sandbox lives (/proc/sys/fs/aio-nr)."""
+    """Contexts of asynchronous I/O are refused, and the kernel counts none (/proc/sys/fs/aio-nr)."""
     taken = Path("/proc/sys/fs/aio-nr")
     before = int(taken.read_text())
     async with Sandbox() as sandbox:
@@ -156,11 +156,11 @@ async def test_no_sandbox_makes_the_hosts_disks_work() -> None:
         before = flushes()
         result = await sandbox.run(dedent(FLUSHES))
         assert (result.outcome, result.stdout) == ("ok", f"{5 * FLUSHED}\n"), result.error
-        assert flushes() - before < FLUSHED / 2  # those of all other programs
+        assert flushes() - before < FLUSHED / 2  # flushes of all other programs
 
 
 async def test_no_sandbox_can_take_the_terminals_of_the_machine() -> None:
-    """They are counted for all containers together (pty(7), /proc/sys/kernel/pty/max)."""
+    """The kernel counts them over all containers (pty(7), /proc/sys/kernel/pty/max)."""
     async with Sandbox() as sandbox:
         result = await sandbox.run("import os\nos.openpty()")
         assert "FileNotFoundError" in result.error
@@ -168,13 +168,13 @@ async def test_no_sandbox_can_take_the_terminals_of_the_machine() -> None:
 
 
 def flushes() -> int:
-    """That all disks of this machine have done (Documentation/admin-guide/iostats.rst, field 16)."""
+    """Flushes of all disks of this machine (Documentation/admin-guide/iostats.rst, field 16)."""
     rows = [line.split() for line in Path("/proc/diskstats").read_text().splitlines()]
     return sum(int(row[18]) for row in rows if len(row) > 18)
 
 
 async def compared(honest: int, attackers: int, cells: int) -> str:
-    """What was measured."""
+    """Print the measurements."""
     expected = {str(number): hashed(str(number)) for number in range(cells)}
     made: list[str] = []
     async with AsyncExitStack() as opened:
@@ -186,7 +186,7 @@ async def compared(honest: int, attackers: int, cells: int) -> str:
         async with anyio.create_task_group() as attacking:
             for number in range(attackers):
                 attacking.start_soon(attack, number, made)
-            await anyio.sleep(1)  # they are at it
+            await anyio.sleep(1)  # let them start
             beside = await worked(sandboxes, expected)
             attacking.cancel_scope.cancel()
     fair = (honest + attackers) / honest

@@ -1,4 +1,4 @@
-"""A thousand sandboxes started, attacked and removed in a row leave nothing: on the host, in the engine, in this process."""
+"""A thousand sandboxes, started, attacked and removed in sequence, leave nothing behind."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 SANDBOXES = int(os.environ.get("RLM_SOAK_SANDBOXES", "1000"))
 SECONDS = float(os.environ.get("RLM_SOAK_SECONDS", "180"))
 ATTACK_SECONDS = 0.3
-WARM = 12  # sandboxes before the first look: the engine's client keeps its connections, Python its caches
-GONE_SECONDS = 10.0  # for the kernel and the engine to finish what a removal began
+WARM = 12  # sandboxes before the first measurement: the engine's client keeps connections, Python caches
+GONE_SECONDS = 10.0  # for the kernel and the engine to finish removals
 MEMORY_SLACK = 8 << 20
 
 
 def processes(started: list[str]) -> Iterator[str]:
-    """Of the containers in `started`, by their control groups, and the children of this process."""
+    """Processes of the containers in `started`, by their control groups, and children of this process."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -41,7 +41,7 @@ def processes(started: list[str]) -> Iterator[str]:
 
 
 def held(started: list[str]) -> set[str]:
-    """All that a sandbox could leave behind, each with a name."""
+    """Everything that a sandbox could leave behind, by name."""
     gc.collect()
     things = {
         "container": containers(f"rlm.owner.pid={os.getpid()}"),
@@ -59,7 +59,7 @@ def resident() -> int:
 
 
 async def attacked(number: int, started: list[str]) -> None:
-    """One sandbox, from its start over an attack to its removal, with each transport in turn."""
+    """Start, attack and remove one sandbox, alternating between the transports."""
     config = SandboxConfig(transport="unix" if number % 4 == 0 else "attach")
     async with Sandbox(config, run_id="soak", node=str(number)) as sandbox:
         started.append(sandbox.id)
@@ -70,7 +70,7 @@ async def attacked(number: int, started: list[str]) -> None:
 
 
 async def soak(number: int, seconds: float) -> tuple[int, str]:
-    """How many there were, and what was measured."""
+    """Print the count and the measurements."""
     started: list[str] = []
     for each in range(WARM):
         await attacked(each, started)
@@ -83,7 +83,7 @@ async def soak(number: int, seconds: float) -> tuple[int, str]:
     took = time.monotonic() - began
     until = time.monotonic() + GONE_SECONDS
     left = held(started) - before
-    while left and time.monotonic() < until:  # whoever else uses the engine has mounts that come and go
+    while left and time.monotonic() < until:  # other users of the engine create and remove mounts
         time.sleep(0.1)
         left &= held(started)
     grown = resident() - memory
@@ -103,7 +103,7 @@ async def test_sandboxes_that_were_attacked_leave_nothing(record_property: Calla
 async def test_a_thousand_sandboxes_that_were_attacked_leave_nothing(
     record_property: Callable[[str, object], None],
 ) -> None:
-    """As many as fit into the time (`RLM_SOAK_SANDBOXES`, `RLM_SOAK_SECONDS`)."""
+    """Run as many as fit into the time (`RLM_SOAK_SANDBOXES`, `RLM_SOAK_SECONDS`)."""
     done, measured = await soak(SANDBOXES, SECONDS)
     record_property("sandboxes", measured)
     assert done >= min(SANDBOXES, 100)

@@ -1,4 +1,4 @@
-"""A cell's seconds bound it whatever it calls, and waiting for answers does not use them up."""
+"""A cell's time limit holds whatever it calls, and waiting for answers does not count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlm.sandbox.base import QueryReply, SandboxQuery
 pytestmark = [pytest.mark.anyio, pytest.mark.serial]
 
 SECONDS = 2.0
-MOST_SECONDS = 20.0  # on a crowded machine, until a cell of that time is stopped; none of these would end by itself
+MOST_SECONDS = 20.0  # until such a cell is stopped, on a busy machine; none of them ends by itself
 
 
 async def at_once(query: SandboxQuery) -> QueryReply:
@@ -32,12 +32,12 @@ async def late(query: SandboxQuery) -> QueryReply:
 
 
 async def lookup(key: int) -> int:
-    """A value that takes a while."""
+    """Return a value after a while."""
     await anyio.sleep(0.1)
     return key
 
 
-LAST_LONG = ("many threads that only call the host's functions",)  # as a call counts a millisecond only
+LAST_LONG = ("many threads that only call the host's functions",)  # because a call counts only a millisecond
 THREADS = """
     import threading, time
     def f():
@@ -95,7 +95,10 @@ async def test_a_cell_that_works_while_it_calls_is_stopped(name: str, config: Sa
         began = time.monotonic()
         result = await sandbox.run(dedent(code), seconds=SECONDS, answer=answer)
         assert time.monotonic() - began < MOST_SECONDS
-        assert (result.outcome, result.error) == ("timeout", "The cell was stopped: it used up its 2 seconds.")
+        assert (result.outcome, result.error) == (
+            "timeout",
+            "Timed out: the cell ran longer than 2 seconds and was stopped.",
+        )
         assert SECONDS <= result.seconds < SECONDS + 1
 
 

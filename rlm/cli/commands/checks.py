@@ -19,9 +19,9 @@ from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 from rlm.models.openai import OpenAIModel
 from rlm.models.settings import Settings
 from rlm.sandbox.docker.container import Sandbox
-from rlm.sandbox.docker.engine import HOW_TO_ADD_GVISOR, Engine, default_engine
+from rlm.sandbox.docker.engine import GVISOR_HINT, Engine, default_engine
 from rlm.sandbox.docker.image import image_name
-from rlm.sandbox.docker.runtimes import GVISOR, known_holes
+from rlm.sandbox.docker.runtimes import GVISOR, known_vulnerabilities
 
 LOW_DISK_BYTES: Final = 1 * GIB
 SHOWN_KEY_CHARS: Final = 4
@@ -69,7 +69,7 @@ async def _engine(engine: Engine) -> AsyncIterator[Finding]:
             "users of containers are the host's, by number: a rootless or remapped engine adds a wall (docs/engines.md)"
         )
         yield Finding(part="users", state="note", text=text)
-    holes = known_holes(version.get("Components") or ())
+    holes = known_vulnerabilities(version.get("Components") or ())
     yield Finding(part="runtime", state="note" if holes else "ok", text=holes or "no known way out of a container")
     try:
         await engine.check_image(image_name())
@@ -82,7 +82,7 @@ async def _engine(engine: Engine) -> AsyncIterator[Finding]:
     if GVISOR in (info.get("Runtimes") or {}):
         yield await _sandbox("gvisor", SandboxConfig(runtime=GVISOR), "problem")
     else:
-        yield Finding(part="gvisor", state="note", text=f"not offered by this engine: {HOW_TO_ADD_GVISOR}")
+        yield Finding(part="gvisor", state="note", text=f"not offered by this engine: {GVISOR_HINT}")
 
 
 async def _sandbox(part: str, config: SandboxConfig, otherwise: Literal["note", "problem"]) -> Finding:

@@ -36,7 +36,7 @@ def exec_(
 ) -> None:
     """Run any Python script in a locked sandbox: no network, no files but those given, bounded memory and time.
 
-    With --json, one object: status, problem, stdout, stderr, files and left_out (sentences on files that were not taken).
+    With --json, one object: status, problem, stdout, stderr, files and skipped (sentences on files that were not taken).
 
     Exit status: the script's own; 1 for an exception, or when a file asked for by name is not there; 124 out of time, 137
     killed, 2 for a command that cannot be.
@@ -46,7 +46,7 @@ def exec_(
     from rlm._util.text import printable
     from rlm.cli.output import write_json
     from rlm.cli.settings import settings
-    from rlm.sandbox.script import execute
+    from rlm.sandbox.script import run_script
 
     given = settings(sandbox={"runtime": runtime, "memory_bytes": None if memory is None else memory * MIB})
     if file == "-":
@@ -69,7 +69,7 @@ def exec_(
         target.flush()
 
     async def work() -> ScriptResult:
-        return await execute(
+        return await run_script(
             script,
             name=name,
             arguments=arguments or (),
@@ -87,12 +87,12 @@ def exec_(
         texts = {stream: "".join(texts) for stream, texts in kept.items()}
         files = list(map(str, done.files))
         write_json(
-            {"status": done.status, "problem": done.problem, **texts, "files": files, "left_out": list(done.left_out)}
+            {"status": done.status, "problem": done.problem, **texts, "files": files, "skipped": list(done.skipped)}
         )
         raise typer.Exit(done.status)
     if done.problem:
         sys.stderr.write(f"rlm: {printable(done.problem)}\n")
-    for sentence in done.left_out:
+    for sentence in done.skipped:
         sys.stderr.write(f"rlm: {printable(sentence)}\n")
     for path in done.files:
         sys.stderr.write(f"rlm: wrote {path}\n")

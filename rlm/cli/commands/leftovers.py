@@ -54,7 +54,7 @@ async def engine_leftovers(engine: Engine, *, older_than: float | None) -> list[
         name = next(iter(container.get("Names") or ()), container["Id"][:12]).lstrip("/")
         found.append(RemovableItem(kind="container", target=container["Id"], text=f"{name}, whose process is gone"))
     before = time.time() - (IMAGE_SECONDS if older_than is None else older_than)
-    for image in await engine.idle_images():
+    for image in await engine.unused_images():
         names = [name for name in image.get("RepoTags") or () if name != "<none>:<none>"]
         if image_name() not in names and image["Created"] < before:
             said = f"{', '.join(names) or image['Id'][7:19]}, of another version"

@@ -1,1 +1,1 @@
-"""One engine: containers over the Docker API. Imports sandbox, config and what is below; only `engine` imports docker."""
+"""The Docker engine for sandboxes; imports the modules of `rlm.sandbox` beside it and what they may import."""

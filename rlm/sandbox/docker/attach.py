@@ -1,4 +1,4 @@
-"""The standard streams of a container as one byte stream, over the engine's attach connection.
+"""The attach connection of an engine: a container's standard streams as one byte stream.
 
 Format: Docker Engine API 1.41, POST /containers/{id}/attach, "Stream format".
 """
@@ -13,64 +13,64 @@ from anyio.abc import ByteStream
 HEADER_BYTES: Final = 8  # stream number, three zeros, length
 STDOUT: Final = 1
 STREAMS: Final = range(4)  # stdin, stdout, stderr, and 3: the engine's own errors
-MAX_STDERR_BYTES: Final = 1 << 20  # far more than that process says; no meter counts them
-STDERR_TAIL_BYTES: Final = 4096  # of what the guest's own process says when it fails, for error texts
+MAX_STDERR_BYTES: Final = 1 << 20  # far more than the guest writes there; no meter limits its rate
+STDERR_TAIL_BYTES: Final = 4096  # kept for error messages
 RECEIVE_BYTES: Final = 256 * 1024
 
 
 class Demultiplexer:
-    """Splits the engine's stream: bytes in, standard output out; the end of the rest is kept. No I/O."""
+    """Splits the engine's stream: returns standard output, and keeps the end of standard error. No I/O."""
 
     def __init__(self) -> None:
         self._header = bytearray()
         self._stream = 0
-        self._left = 0
+        self._remaining = 0  # bytes of the current part
         self._stderr = bytearray()
-        self._rest = 0
+        self._stderr_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
-        """What `data` holds of standard output.
+        """Consume data, and return its standard output.
 
         Raises:
-            ValueError: this is not the engine's format, or too much of it is not standard output.
+            ValueError: The data is not in the engine's format, or standard error exceeds its limit.
         """
         view = memoryview(data)
         output: list[memoryview] = []
         while view:
-            if not self._left:
+            if not self._remaining:
                 view = self._read_header(view)
                 continue
-            part, view = view[: self._left], view[self._left :]
-            self._left -= len(part)
+            part, view = view[: self._remaining], view[self._remaining :]
+            self._remaining -= len(part)
             if self._stream == STDOUT:
                 output.append(part)
             else:
-                self._rest += len(part)
-                if self._rest > MAX_STDERR_BYTES:
+                self._stderr_bytes += len(part)
+                if self._stderr_bytes > MAX_STDERR_BYTES:
                     raise ValueError("too much on standard error")
                 self._stderr += part
                 del self._stderr[:-STDERR_TAIL_BYTES]
         return b"".join(output)
 
     def _read_header(self, view: memoryview) -> memoryview:
-        need = HEADER_BYTES - len(self._header)
-        self._header += view[:need]
+        missing = HEADER_BYTES - len(self._header)
+        self._header += view[:missing]
         if len(self._header) == HEADER_BYTES:
             self._stream = self._header[0]
             if self._stream not in STREAMS or any(self._header[1:4]):
                 raise ValueError("not a header of the engine's stream")
-            self._left = int.from_bytes(self._header[4:], "big")
+            self._remaining = int.from_bytes(self._header[4:], "big")
             self._header.clear()
-        return view[need:]
+        return view[missing:]
 
     @property
     def stderr(self) -> str:
-        """The end of what came on standard error."""
+        """The last text on standard error."""
         return self._stderr.decode("utf-8", "backslashreplace").strip()
 
 
 class AttachedStream:
-    """A session's stream over an attach connection."""
+    """The stream of a session over an attach connection."""
 
     def __init__(self, raw: ByteStream) -> None:
         self._raw = raw
@@ -90,7 +90,7 @@ class AttachedStream:
         await self._raw.send(item)
 
     async def drain(self) -> None:
-        """Read, for what comes on standard error, until the end."""
+        """Read to the end, to collect standard error."""
         try:
             while True:
                 await self.receive()

@@ -1,8 +1,8 @@
 """Builds the sandbox image: `python -m rlm.sandbox.docker.build [--extra "numpy pandas"] [--force]`.
 
-Done already when the image has the right digest. Else the Dockerfile is built on `python:3.12-slim` where a registry
-answers, or on a base that mmdebstrap makes from the packages of this Debian system. The build itself has no network:
-the wheels are fetched on the host, by hash, and put into its context.
+Nothing is built if the image has the right digest. The base is `python:3.12-slim` if a registry answers, otherwise one
+that mmdebstrap makes from the packages of this Debian system. The build itself has no network: pip downloads the wheels on
+the host, by hash, into the build context.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ from .image import DIGEST_LABEL, Sources, find_sources, image_name
 
 REGISTRY_BASE = "python:3.12-slim"
 LOCAL_BASE = "rlm-base"
-REGISTRY_SECONDS = 5.0  # until a registry has begun to answer; a download that has begun may take as long as it takes
+REGISTRY_SECONDS = 5.0  # timeout until the registry starts to answer; the download itself has none
 DEBIAN_PACKAGES = "python3-minimal,libpython3-stdlib,libstdc++6,tzdata"  # libstdc++ for extra packages such as numpy
-KEEP = "168h"  # an image that no container uses, for the other checkouts and versions on this machine
+KEEP_UNUSED = (
+    "168h"  # age at which unused images go; other checkouts and versions on this machine may need younger ones
+)
 LABELS = f'{{{{index .Config.Labels "{DIGEST_LABEL}"}}}},{{{{index .Config.Labels "rlm.extra"}}}}'
 
 
 def say(text: str) -> None:
-    """One line of progress, at once."""
+    """Write one line of progress without buffering."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def run(*command: str, failure: str) -> str:
-    """The output of a command; when it fails, its last lines and a sentence of ours."""
+    """Run a command and return its output. Raises EngineUnavailable with `failure` and its last lines if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
@@ -50,23 +52,23 @@ def run(*command: str, failure: str) -> str:
 
 
 def inspect_image(name: str, template: str) -> str | None:
-    """What the engine knows of an image; None if there is no such image."""
+    """Inspect an image with a Go template. Returns None if the image does not exist."""
     command = ["docker", "image", "inspect", "--format", template, name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise EngineUnavailable("The program docker is missing: run `make setup`, or install Docker.") from None
+        raise EngineUnavailable("The command `docker` is missing: install Docker.") from None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def built_from() -> tuple[str, str]:
-    """The digest and the extra packages of the engine's image; both empty if there is none."""
+    """The digest and the extra packages of the existing image; both empty if there is no image."""
     digest, _, extra = (inspect_image(image_name(), LABELS) or "").partition(",")
     return digest, extra
 
 
 def find_base() -> str:
-    """The name of the image to build on: one that is there, else the registry's, else one made here."""
+    """The name of the base image: an existing one, otherwise the registry's, otherwise one made from packages."""
     for name in (LOCAL_BASE, REGISTRY_BASE):
         if inspect_image(name, "{{.Id}}"):
             return name
@@ -77,7 +79,7 @@ def find_base() -> str:
 
 
 def pull_base() -> bool:
-    """Try the registry, with a deadline until it has begun to answer."""
+    """Pull the base image, with a timeout until the registry starts to answer. Returns whether it succeeded."""
     say(f"Asking the registry for {REGISTRY_BASE} …")
     command = ["docker", "pull", REGISTRY_BASE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as pull:
@@ -91,13 +93,13 @@ def pull_base() -> bool:
 
 
 def make_base() -> None:
-    """Import a small Debian file system with Python. Packages are unpacked only: none of their scripts runs."""
-    say(f"No registry answers. Making the base image {LOCAL_BASE} from Debian's packages …")
+    """Import a small Debian file system with Python. Packages are only unpacked: their scripts never run."""
+    say(f"No registry answers. Building the base image {LOCAL_BASE} from Debian packages …")
     as_root = [] if os.geteuid() == 0 else ["sudo"] if shutil.which("sudo") else None
     if shutil.which("mmdebstrap") is None:
         if as_root is None or shutil.which("apt-get") is None:
             raise EngineUnavailable(
-                f"No registry answers and mmdebstrap is missing: run `docker pull {REGISTRY_BASE}` where one answers, "
+                f"No registry answers and mmdebstrap is missing: run `docker pull {REGISTRY_BASE}` with network access, "
                 "or install mmdebstrap, and try again."
             )
         say("Installing mmdebstrap with apt-get …")
@@ -107,18 +109,18 @@ def make_base() -> None:
     with tempfile.TemporaryDirectory(prefix="rlm-base-") as folder:
         archive = f"{folder}/base.tar"
         command = [*(as_root or []), "mmdebstrap", "--quiet", "--variant=extract", f"--include={DEBIAN_PACKAGES}"]
-        run(*command, release(), archive, *package_sources(), failure="mmdebstrap could not make the base image.")
+        run(*command, release(), archive, *package_sources(), failure="mmdebstrap could not build the base image.")
         run("docker", "import", archive, LOCAL_BASE, failure="The engine could not import the base image.")
 
 
 def release() -> str:
-    """The code name of this system's release."""
+    """Code name of this Debian release."""
     lines = Path("/etc/os-release").read_text().splitlines()
     return next((line.split("=")[1].strip('"') for line in lines if line.startswith("VERSION_CODENAME=")), "stable")
 
 
 def package_sources() -> list[str]:
-    """The system's own package sources: the ones known to answer here."""
+    """The system's own package sources, which are known to be reachable."""
     found: list[Path] = []
     for pattern in ("sources.list.d/*debian.sources", "sources.list.d/*ubuntu.sources", "sources.list"):
         found += [file for file in Path("/etc/apt").glob(pattern) if "deb" in file.read_text()]
@@ -126,7 +128,7 @@ def package_sources() -> list[str]:
 
 
 def fetch_wheels(base: str, sources: Sources, extra: Sequence[str], folder: Path) -> None:
-    """The wheels for the base's Python, by hash; those of the extra packages, which nobody pinned, without."""
+    """Download the wheels for the base's Python by hash; extra packages are not pinned, so without hashes."""
     probe = "import platform, sys; print(*sys.version_info[:2], platform.machine())"
     ask = ("docker", "run", "--rm", "--network=none", "--entrypoint=python3", base, "-c", probe)
     major, minor, machine = run(*ask, failure=f"The base image {base} has no working Python.").split()
@@ -135,13 +137,13 @@ def fetch_wheels(base: str, sources: Sources, extra: Sequence[str], folder: Path
     options += [*platforms, f"--platform=manylinux2014_{machine}", f"--dest={folder}", "--quiet"]
     pip = (sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *options)
     requirements = ("--require-hashes", "--no-deps", "-r", str(sources.image / "requirements.txt"))
-    run(*pip, *requirements, failure="pip could not fetch the guest's packages.")
+    run(*pip, *requirements, failure="pip could not download the guest's packages.")
     if extra:
-        run(*pip, *extra, failure=f"pip could not fetch {', '.join(extra)}.")
+        run(*pip, *extra, failure=f"pip could not download {', '.join(extra)}.")
 
 
 def build(sources: Sources, digest: str, extra: str) -> None:
-    """Build the image, whatever is there."""
+    """Build the image unconditionally."""
     base = find_base()
     say(f"Building the image {image_name()} on {base} …")
     with tempfile.TemporaryDirectory(prefix="rlm-image-") as name:
@@ -153,51 +155,51 @@ def build(sources: Sources, digest: str, extra: str) -> None:
         arguments = {"BASE": base, "DIGEST": digest, "EXTRA": extra}
         options = [f"--build-arg={key}={value}" for key, value in arguments.items()]
         command = ("docker", "build", "--network=none", "--force-rm", *options, "--tag", image_name(), name)
-        run(*command, failure="The image could not be built.")
-    # What an earlier build left without a name, and the images of versions long gone; only ours carry the label.
+        run(*command, failure="The image build failed.")
+    # Remove untagged leftovers of earlier builds, and images of old versions. Only our images carry the label.
     prune = ("docker", "image", "prune", "--force", "--filter=label=rlm.image")
-    for which in ((), ("--all", f"--filter=until={KEEP}")):
-        run(*prune, *which, failure="Old images could not be removed.")
+    for selection in ((), ("--all", f"--filter=until={KEEP_UNUSED}")):
+        run(*prune, *selection, failure="Could not remove old images.")
 
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Two builds at once would remove each other's stages."""
+    """Serialize builds: two at once would remove each other's stages."""
     with open(Path(tempfile.gettempdir()) / f"rlm-image-{os.getuid()}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def ensure_image(extra: str | None = None, *, force: bool = False) -> bool:
-    """Make sure that the engine has this package's image.
+    """Build this package's image if the engine does not have it.
 
     Args:
-        extra: names of packages to put in beside msgpack, separated by spaces. None keeps those that the image has.
-        force: build even if the right image is there.
+        extra: Names of additional packages, separated by spaces. None keeps those of the existing image.
+        force: Build even if the image is up to date.
 
     Returns:
-        Whether it had to be built.
+        Whether the image was built.
 
     Raises:
-        EngineUnavailable: it could not be built; the text says what to do.
+        EngineUnavailable: The build failed. The message says what to do.
     """
     sources = find_sources()
     digest = sources.digest()
 
-    def missing() -> str | None:
-        """The extra packages to build with, or None if the image is as it should be."""
-        has_digest, has_extra = built_from()
-        wanted = has_extra if extra is None else " ".join(sorted(extra.split()))
-        return None if (has_digest, has_extra) == (digest, wanted) and not force else wanted
+    def packages_to_build() -> str | None:
+        """The extra packages to build with, or None if the image is up to date."""
+        current_digest, current = built_from()
+        packages = current if extra is None else " ".join(sorted(extra.split()))
+        return None if (current_digest, current) == (digest, packages) and not force else packages
 
-    if missing() is None:
+    if packages_to_build() is None:
         return False
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
-        raise EngineUnavailable("No Docker engine answers: run `make setup`, or start it yourself, and try again.")
+        raise EngineUnavailable("No Docker engine answers: start it (`sudo systemctl start docker`), and try again.")
     with one_at_a_time():
-        if (wanted := missing()) is None:
+        if (packages := packages_to_build()) is None:
             return False
-        build(sources, digest, wanted)
+        build(sources, digest, packages)
     return True
 
 
@@ -205,9 +207,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rlm.sandbox.docker.build", description="Build the sandbox image.")
     parser.add_argument(
-        "--extra", metavar="PACKAGES", help='more packages, as in --extra "numpy pandas"; else as before'
+        "--extra",
+        metavar="PACKAGES",
+        help='additional packages, such as "numpy pandas" (default: keep the current ones)',
     )
-    parser.add_argument("--force", action="store_true", help="build even if the right image is there")
+    parser.add_argument("--force", action="store_true", help="build even if the image is up to date")
     arguments = parser.parse_args()
     try:
         built = ensure_image(arguments.extra, force=arguments.force)

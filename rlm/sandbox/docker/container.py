@@ -1,4 +1,4 @@
-"""A sandbox as a Docker container: started, used, and removed whatever happens."""
+"""A sandbox in a Docker container. It is removed when its context ends, whatever happens."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from rlm._util.logs import get_logger
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, SandboxDied, SandboxError, SandboxMisbehaved, SandboxStartError
 from rlm.sandbox.base import Answer, LoadedValue, OnOutput
+from rlm.sandbox.channel import Stream
 from rlm.sandbox.files import Listing
-from rlm.sandbox.session import Session, Stream
+from rlm.sandbox.session import Session
 from rlm.sandbox.tools import Tools
 from rlm.sandbox.values import Value, encode
 from rlm.types import CellResult, Context
@@ -33,30 +34,33 @@ from .owner import owner_labels
 from .sockets import enlarge
 from .spec import SOCKET_NAME, UIDS, ContainerSpec, container_spec
 
-CELL_SECONDS: Final = 60.0
-GET_BYTES: Final = 64 * MIB  # of a file, unless said: as much as a sandbox can write by default
+CELL_SECONDS: Final = 60.0  # default time limit of a cell
+GET_BYTES: Final = 64 * MIB  # default limit for a file: as much as a sandbox can write by default
 NAME_CHARS: Final = 40  # of a run's id in a container's name
 
 _log = get_logger("rlm.sandbox")
-_uids = itertools.cycle(UIDS[random.randrange(len(UIDS)) :])  # noqa: S311 - not secret, only each its own
+_uids = itertools.cycle(UIDS[random.randrange(len(UIDS)) :])  # noqa: S311 - not secret; only has to differ
 
 
 class Sandbox:
-    """A REPL in a container of its own; usable alone:
+    """A REPL in its own container, also usable without a run:
 
         async with Sandbox() as sandbox:
             result = await sandbox.run("print(1)")
 
     Args:
-        config: the container's policy.
-        tools: functions of the host that cells may call by name (see `rlm.sandbox.tools.Tools`).
-        run_id: of the run that it belongs to (label `rlm.run`).
-        node: of the call tree (label `rlm.node`).
-        depth: how many levels may be called below.
-        context_bytes: size of the context that will be loaded; its memory grows with it.
-        engine: None is the one that the `docker` command would use.
+        config: Policy of the container. None uses the defaults.
+        tools: Host functions that cells may call by name (see `rlm.sandbox.tools.Tools`).
+        run_id: Id of the run (label `rlm.run`).
+        node: Place in the call tree (label `rlm.node`).
+        depth: How many levels may be called below.
+        context_bytes: Size of the context to load. The memory limit grows with it.
+        engine: Docker engine. None uses the engine of the `docker` command.
 
-    Entering raises EngineUnavailable, SandboxStartError, or ConfigError.
+    Raises:
+        EngineUnavailable: No Docker engine answers, or it lacks the image or the runtime (on entering).
+        SandboxStartError: The container did not start (on entering).
+        ConfigError: The policy or a tool is invalid.
     """
 
     def __init__(
@@ -86,31 +90,32 @@ class Sandbox:
 
     @property
     def id(self) -> str:
+        """The container's id; empty before the start."""
         return self._id
 
     async def __aenter__(self) -> Self:
         try:
             await self._start()
         except (EngineUnavailable, SandboxStartError) as error:
-            # An engine that is being restarted does not answer, or ends what it has just started.
-            passing = isinstance(error, EngineUnavailable) or isinstance(error.__cause__, SandboxDied)
-            if not passing or not await self._engine.has_come_back():
+            # An engine that restarts does not answer, or ends containers that it has just started.
+            transient = isinstance(error, EngineUnavailable) or isinstance(error.__cause__, SandboxDied)
+            if not transient or not await self._engine.wait_for_restart():
                 raise
             await self._start()
         return self
 
     async def _start(self) -> None:
-        # Named here, so that it can be removed whatever is known of it.
+        # Our own name allows removal even if the engine's answer with the id never arrives.
         self._name = f"{self._prefix}-{secrets.token_hex(8)}"
         await self._engine.remove_orphans(seconds=self._config.stop_seconds)
         await self._engine.check_runtime(self._config.runtime)
         await self._engine.check_image(self._image)
         async with AsyncExitStack() as opening, self._engine.starts:
-            with anyio.move_on_after(self._config.start_seconds) as patience:
+            with anyio.move_on_after(self._config.start_seconds) as timeout:
                 await self._open(opening)
-            if patience.cancelled_caught:
+            if timeout.cancelled_caught:
                 raise SandboxStartError(
-                    self._with_stderr(f"A sandbox did not start in {self._config.start_seconds:g} s")
+                    self._with_stderr(f"The sandbox did not start within {self._config.start_seconds:g} s")
                 )
             if self._tools:
                 await self.offer(self._tools)
@@ -122,60 +127,83 @@ class Sandbox:
         await self._resources.aclose()
 
     async def load(self, name: str, value: Value | Context) -> LoadedValue:
-        """Bind a variable to text, bytes, plain data, or the contents of a `Path`; see `rlm.sandbox.base.Sandbox`."""
+        """Bind a variable of the REPL.
+
+        Args:
+            name: Python identifier.
+            value: Text, bytes, plain data, or a `Path` whose contents are loaded.
+
+        Raises:
+            ConfigError: The name or value is invalid, or the value exceeds the sandbox's memory.
+            SandboxError: The sandbox is gone.
+        """
         encoded = value if isinstance(value, Value) else encode(value)
-        async with self._using() as session:
+        async with self._active_session() as session:
             return await session.load(name, encoded)
 
     async def offer(self, tools: Tools) -> None:
-        """Let cells call functions of the host; see `rlm.sandbox.base.Sandbox`."""
-        async with self._using() as session:
+        """Let cells call these host functions, instead of those offered before.
+
+        Raises:
+            SandboxError: The sandbox is gone.
+        """
+        async with self._active_session() as session:
             await session.offer(tools)
 
     async def put(self, path: str, content: str | bytes | Path) -> None:
-        """Write a file into the working directory, where cells find it under this relative path.
+        """Write a file into the working directory of the sandbox.
 
-        It is a copy: nothing that happens there changes the host's file.
+        The sandbox gets a copy: it never changes the host's file.
 
         Args:
-            path: relative and plain: parts divided by `/`, none of them `.` or `..`. Folders are made.
-            content: text (as UTF-8), bytes, or a file of the host.
+            path: Relative path with `/` between parts, none of them `.` or `..`. Missing folders are created.
+            content: Text (written as UTF-8), bytes, or a file of the host.
 
         Raises:
-            ConfigError: the path cannot be, or there is no room (SandboxConfig.tmp_bytes).
-            SandboxError: the sandbox is gone.
+            ConfigError: The path is invalid, or the file does not fit (SandboxConfig.tmp_bytes).
+            SandboxError: The sandbox is gone.
         """
         value = encode(content)
         if value.kind == "folder":
-            raise ConfigError(f"{content!s} is a folder: put its files one by one, or load it as a value.")
-        async with self._using() as session:
+            raise ConfigError(f"{content!s} is a folder: put its files one by one, or use load().")
+        async with self._active_session() as session:
             await session.put(path, value)
 
     async def get(self, path: str, *, max_bytes: int = GET_BYTES) -> bytes:
-        """A regular file of the working directory. No link is followed, in its folders neither.
+        """Read a regular file of the working directory. Links are never followed, not even in its folders.
+
+        Args:
+            path: Relative path, as for `put`.
+            max_bytes: Limit on the size of the file, in bytes.
 
         Raises:
-            ConfigError: there is no such file, or it has more than `max_bytes`.
-            SandboxError: the sandbox is gone.
+            ConfigError: The file does not exist, is not a regular file, or exceeds `max_bytes`.
+            SandboxError: The sandbox is gone.
         """
-        async with self._using() as session:
+        async with self._active_session() as session:
             return await session.get(path, max_bytes=max_bytes)
 
     async def files(self) -> Listing:
-        """Path and size in bytes of the regular files in the working directory.
+        """List the regular files in the working directory: a dict of path to size in bytes.
 
-        A dict of 10,000 at most; its `left_out` says how many more there are.
+        It has at most 10,000 entries; `Listing.skipped` counts the other files.
+
+        Raises:
+            SandboxError: The sandbox is gone.
         """
-        async with self._using() as session:
+        async with self._active_session() as session:
             return await session.files()
 
     async def reset(self) -> None:
-        """Begin anew in the same container: no variable, file, process or memory of earlier cells is left.
+        """Start over in the same container: no variable, file, process or memory of earlier cells remains.
 
-        It takes a third of the time of a new container, and is for one party's code. Between parties take a new
-        container: it also leaves behind what an attack on the guest itself might have come to.
+        A reset takes a third of the time of a new container. Use it between scripts of the same author. Between
+        authors, use a new container: that also discards the effects of an attack on the guest itself.
+
+        Raises:
+            SandboxError: The sandbox is gone.
         """
-        async with self._using() as session:
+        async with self._active_session() as session:
             await session.reset()
 
     async def run(
@@ -186,36 +214,40 @@ class Sandbox:
         answer: Answer | None = None,
         on_output: OnOutput | None = None,
     ) -> CellResult:
-        """Run one cell.
+        """Run one cell. Variables persist from cell to cell.
 
         Args:
-            code: what to run.
-            seconds: of the cell's own time, `CELL_SECONDS` unless said. While its calls wait for answers, only the
-                processor time counts that the cell uses meanwhile, and a millisecond a call.
-            answer: serves its queries, many at once; without it each is refused in words.
-            on_output: is told the output as it comes.
+            code: Python source of the cell.
+            seconds: Time limit of the cell in seconds; None means 60. While calls are pending, only the cell's
+                processor time and a millisecond per call count.
+            answer: Serves model calls, many at once. None rejects each of them.
+            on_output: Receives the stream name and the text of output as it appears.
+
+        Returns:
+            Outcome, output and final answer. An exception in the cell is a result, not an error.
 
         Raises:
-            SandboxDied, SandboxMisbehaved: the sandbox is gone.
+            ConfigError: `seconds` is invalid.
+            SandboxDied, SandboxMisbehaved: The sandbox is gone.
         """
         seconds = CELL_SECONDS if seconds is None else seconds
-        async with self._using() as session:
+        async with self._active_session() as session:
             return await session.run(code, seconds=seconds, answer=answer, on_output=on_output)
 
     @asynccontextmanager
-    async def _using(self) -> AsyncIterator[Session]:
-        """The session. Where it ends in an error, the container is removed at once, and the error says why."""
+    async def _active_session(self) -> AsyncIterator[Session]:
+        """Yield the session. If it fails, remove the container at once, and raise an error with the reason."""
         if self._session is None:
-            raise ConfigError("The sandbox has not been started: use it inside of `async with`.")
+            raise ConfigError("The sandbox has not been started: use it inside `async with`.")
         try:
             yield self._session
         except SandboxError as error:
-            await self._lost(error)
+            await self._fail(error)
 
     async def _open(self, resources: AsyncExitStack) -> None:
-        """Everything opened here is undone in reverse: the streams end before the container is killed.
+        """Open everything in the order that clean-up reverses: streams are closed before the container is killed.
 
-        An engine whose attached stream is full hangs in kill and remove for as long as nobody reads or closes it.
+        An engine whose attached stream is full hangs in kill and remove until someone reads or closes the stream.
         """
         unix = self._config.transport == "unix"
         until_connected = resources.enter_context(ExitStack())
@@ -237,27 +269,27 @@ class Sandbox:
         try:
             if folder is None:
                 await self._engine.start(self._name)
-                self._session = await self._greet(self._attached, spec)
+                self._session = await self._open_session(self._attached, spec)
             else:
                 stream = await self._accept(folder / SOCKET_NAME, self._attached, resources)
-                until_connected.close()  # a mounted folder that is empty, and from here on nowhere to be found
-                self._session = await self._greet(stream, spec)
+                until_connected.close()  # the mounted folder is empty by now, and disappears from the host
+                self._session = await self._open_session(stream, spec)
         except (SandboxDied, SandboxMisbehaved) as error:
             reason = await self._reason() if isinstance(error, SandboxDied) else str(error).rstrip(".")
-            raise SandboxStartError(self._with_stderr(f"A sandbox failed while it started: {reason}")) from error
+            raise SandboxStartError(self._with_stderr(f"The sandbox failed to start: {reason}")) from error
 
-    async def _greet(self, stream: Stream, spec: ContainerSpec) -> Session:
+    async def _open_session(self, stream: Stream, spec: ContainerSpec) -> Session:
         session = Session(stream, self._config)
         await session.handshake(digest=source_digest(), depth=self._depth, worker_memory_bytes=spec.worker_memory_bytes)
         return session
 
     async def _accept(self, path: Path, attached: AttachedStream, resources: AsyncExitStack) -> SocketStream:
-        """Start the container and take its one connection; after that nobody listens."""
+        """Start the container and accept its one connection, then stop listening."""
         stream: SocketStream | None = None
         try:
             listener = await anyio.create_unix_listener(path, mode=0o666)
         except OSError as error:
-            raise SandboxStartError(f"The socket {path} for a sandbox cannot be made: {error.strerror}.") from error
+            raise SandboxStartError(f"Could not create the sandbox socket {path}: {error.strerror}.") from error
         async with listener:
             await self._engine.start(self._name)
 
@@ -280,8 +312,8 @@ class Sandbox:
         if problem:
             _log.warning("sandbox_not_removed", container=self._name, reason=problem)
 
-    async def _lost(self, error: SandboxError) -> NoReturn:
-        """Remove the container at once, and say why it has ended; an error without a cause says all there is to say."""
+    async def _fail(self, error: SandboxError) -> NoReturn:
+        """Remove the container at once, and raise with the reason. An error without a cause is complete already."""
         ended = isinstance(error, SandboxDied) and error.__cause__ is not None
         reason = await self._reason() if ended else ""
         await self._resources.aclose()
@@ -293,16 +325,16 @@ class Sandbox:
         with anyio.move_on_after(self._config.stop_seconds):
             if self._attached is not None:
                 await self._attached.drain()
-            return await self._engine.cause_of_end(self._id)
-        return "the engine does not say why"
+            return await self._engine.exit_reason(self._id)
+        return "the engine gave no reason"
 
     def _with_stderr(self, sentence: str) -> str:
-        said = self._attached.stderr if self._attached is not None else ""
-        return f"{sentence}. It said: {said}" if said else f"{sentence}."
+        stderr = self._attached.stderr if self._attached is not None else ""
+        return f"{sentence}. Its last output: {stderr}" if stderr else f"{sentence}."
 
 
 class DockerSandboxes:
-    """Makes the sandboxes of runs: the `SandboxFactory` of containers."""
+    """Creates the sandboxes of runs: the `SandboxFactory` for Docker."""
 
     def __init__(self, config: SandboxConfig) -> None:
         self._config = config
@@ -313,7 +345,7 @@ class DockerSandboxes:
 
 @contextmanager
 def _socket_folder() -> Iterator[Path]:
-    """A folder for one socket. Its parent is this user's alone; the folder itself is what the container sees."""
+    """Create a folder for one socket. Only this user can enter its parent; the container sees the folder itself."""
     with tempfile.TemporaryDirectory(prefix="rlm-") as private:
         folder = Path(private, "channel")
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""The Docker engine: containers, their connections, their end. The only importer of `docker`, and of what it raises."""
+"""The Docker engine: creates, connects and removes containers. Only this module imports `docker`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from rlm.errors import EngineUnavailable, SandboxStartError
 
 from .image import DIGEST_LABEL, IMAGE_LABEL, source_digest
 from .owner import PREFIX, is_orphan
-from .runtimes import GVISOR, is_gvisor, known_holes
+from .runtimes import GVISOR, is_gvisor, known_vulnerabilities
 from .sockets import adopt
 from .spec import ContainerSpec
 
-ENGINE_SECONDS: Final = 30.0  # for the engine to answer one request
-STARTS: Final = max(4, os.cpu_count() or 1)  # containers in the making at once; more at once take as long
-REMOVALS: Final = 8  # containers being removed at once; they never wait for starts
-LOOKS: Final = 4  # other requests at once
+ENGINE_SECONDS: Final = 30.0  # timeout of one request
+MAX_CONCURRENT_STARTS: Final = max(4, os.cpu_count() or 1)  # more at once do not start any faster
+MAX_CONCURRENT_REMOVALS: Final = 8  # separate from starts, so that removals never wait for them
+MAX_CONCURRENT_REQUESTS: Final = 4  # requests of any other kind
 GONE_POLL_SECONDS: Final = 0.02
-RETURN_SECONDS: Final = 30.0  # for an engine that is being restarted to answer again
-RETURN_POLL_SECONDS: Final = 0.25
-HISTORY_SECONDS: Final = 2.0  # for the engine to know of a container's end, after its streams have ended
-HOW_TO_ADD_GVISOR: Final = (
-    f"install gVisor (on Debian: `apt-get install runsc`) and add it to the engine's runtimes as `{GVISOR}` "
+RESTART_SECONDS: Final = 30.0  # how long to wait for an engine that restarts
+RESTART_POLL_SECONDS: Final = 0.25
+HISTORY_SECONDS: Final = 2.0  # the engine learns of a container's end a moment after its streams have ended
+GVISOR_HINT: Final = (
+    f"install gVisor (Debian: `apt-get install runsc`) and add it to the engine's runtimes as `{GVISOR}` "
     "(docs/engines.md)"
 )
 SIGKILL_CODE: Final = 137  # 128 + SIGKILL, a container's exit code
@@ -48,12 +48,12 @@ T = TypeVar("T")
 
 
 class _Limits:
-    """How much one event loop asks of engines at once."""
+    """Concurrency limits of one event loop, over all engines."""
 
     def __init__(self) -> None:
-        self.starts = anyio.CapacityLimiter(STARTS)
-        self.removals = anyio.CapacityLimiter(REMOVALS)
-        self.threads = anyio.CapacityLimiter(STARTS + REMOVALS + LOOKS)
+        self.starts = anyio.CapacityLimiter(MAX_CONCURRENT_STARTS)
+        self.removals = anyio.CapacityLimiter(MAX_CONCURRENT_REMOVALS)
+        self.threads = anyio.CapacityLimiter(MAX_CONCURRENT_STARTS + MAX_CONCURRENT_REMOVALS + MAX_CONCURRENT_REQUESTS)
 
 
 _limits_of_loop: RunVar[_Limits] = RunVar("rlm_engine_limits")
@@ -69,14 +69,14 @@ def _limits() -> _Limits:
 
 
 class Engine:
-    """One Docker engine. Its client blocks, so every request runs in a thread; one object serves all event loops.
+    """One Docker engine. Its client blocks, so every request runs in a thread. One object serves all event loops.
 
-    All methods raise EngineUnavailable when the engine does not answer. Where one says nothing about cancellation, it is
-    deferred until the engine has answered: then what the engine did is known, and can be undone.
+    Every method raises EngineUnavailable if the engine does not answer. Unless documented otherwise, cancellation waits
+    for the engine's answer: then its effect is known, and can be undone.
 
     Args:
-        connect: makes a client.
-        address: of the engine, for error messages.
+        connect: Creates a client.
+        address: Address of the engine, for error messages.
     """
 
     def __init__(self, connect: Callable[[], docker.APIClient], address: str) -> None:
@@ -86,90 +86,106 @@ class Engine:
         self._client_lock = threading.Lock()
         self._checked: set[str] = set()
         self._runtimes: set[str | None] = set()
-        self._looked_for_orphans = False
+        self._removed_orphans = False
         self._has_answered = False
 
     def close(self) -> None:
+        """Close the client's connections."""
         if self._client is not None:
             self._client.close()
 
     @property
     def starts(self) -> anyio.CapacityLimiter:
-        """To be held while a container starts."""
+        """Limits concurrent container starts; acquire it around `create`, `attach` and `start`."""
         return _limits().starts
 
-    async def has_come_back(self) -> bool:
-        """Wait, a bounded time, for an engine that has answered before: it may be restarting. False where it never had."""
+    async def wait_for_restart(self) -> bool:
+        """Wait until an engine that answered before answers again, for it may be restarting.
+
+        Returns:
+            Whether it answers. False at once if it never did.
+        """
         if not self._has_answered:
             return False
-        with anyio.move_on_after(RETURN_SECONDS):
+        with anyio.move_on_after(RESTART_SECONDS):
             while True:
                 try:
                     await self._call(lambda client: client.ping(), abandon=True)
                 except (EngineUnavailable, APIError):
-                    await anyio.sleep(RETURN_POLL_SECONDS)
+                    await anyio.sleep(RESTART_POLL_SECONDS)
                 else:
                     return True
         return False
 
     async def check_image(self, image: str) -> None:
-        """Raises EngineUnavailable when the image is missing or was built from other sources. Checked once."""
+        """Check, once per image, that it was built from this package's sources.
+
+        Raises:
+            EngineUnavailable: The image is missing, or was built from other sources.
+        """
         if image in self._checked:
             return
         try:
             found = await self._call(lambda client: client.inspect_image(image), abandon=True)
         except NotFound as error:
-            raise _no_image(image) from error
+            raise _missing_image(image) from error
         labels = found["Config"].get("Labels") or {}
         if labels.get(DIGEST_LABEL) != source_digest():
             raise EngineUnavailable(
                 f"The sandbox image {image!r} was built from other sources than this version of rlm: "
-                "build it again with `rlm image build` (or `make image`)."
+                "rebuild it with `rlm image build`."
             )
         self._checked.add(image)
 
     async def check_runtime(self, runtime: str | None) -> None:
-        """Warns of a runtime with known holes, once. None is the engine's default.
+        """Check, once per runtime, that the engine offers it, and warn about known vulnerabilities.
+
+        Args:
+            runtime: Name of the runtime. None is the engine's default.
 
         Raises:
-            EngineUnavailable: the engine does not offer it.
+            EngineUnavailable: The engine does not offer the runtime.
         """
         if runtime in self._runtimes:
             return
         if runtime is None:
             version = await self._call(lambda client: client.version(), abandon=True)
-            if (warning := known_holes(version.get("Components") or ())) and None not in self._runtimes:
-                _log.warning("runtime_has_known_holes", advice=warning)
+            if (warning := known_vulnerabilities(version.get("Components") or ())) and None not in self._runtimes:
+                _log.warning("runtime_vulnerable", advice=warning)
         else:
             offered = (await self._call(lambda client: client.info(), abandon=True)).get("Runtimes") or {}
             if runtime not in offered:
-                how = f"; {HOW_TO_ADD_GVISOR}" if is_gvisor(runtime) else ""
+                hint = f"; {GVISOR_HINT}" if is_gvisor(runtime) else ""
                 raise EngineUnavailable(
-                    f"The Docker engine at {self._address} offers no runtime {runtime!r}, only {', '.join(sorted(offered))}"
-                    f"{how}."
+                    f"The Docker engine at {self._address} has no runtime {runtime!r}, only {', '.join(sorted(offered))}"
+                    f"{hint}."
                 )
         self._runtimes.add(runtime)
 
     async def remove_orphans(self, *, seconds: float) -> None:
-        """Remove what processes of this user left when they were killed. Once; a container gets so many seconds."""
-        if self._looked_for_orphans:
+        """Remove, once, the sandboxes of this user's processes that were killed.
+
+        Args:
+            seconds: Limit for each removal.
+        """
+        if self._removed_orphans:
             return
-        self._looked_for_orphans = True  # by now: others may start while it looks
+        self._removed_orphans = True  # set before the search, during which other sandboxes may start
         try:
-            found = await self._orphans()
+            containers = await self._orphans()
         except APIError as error:
-            _log.warning("orphans_not_looked_for", reason=str(error))
+            _log.warning("orphan_search_failed", reason=str(error))
             return
-        except BaseException:  # there is no engine yet, or this was cancelled
-            self._looked_for_orphans = False
+        except BaseException:  # no engine answers yet, or this call was cancelled
+            self._removed_orphans = False
             raise
         async with anyio.create_task_group() as removals:
-            for container in found:
+            for container in containers:
                 _log.info("orphan_removed", container=container["Id"][:12])
                 removals.start_soon(partial(self.remove, container["Id"], seconds=seconds))
 
     async def orphans(self) -> list[dict[str, Any]]:
-        """The sandboxes that processes of this user left when they were killed, as the engine describes them."""
+        """The sandboxes left by killed processes of this user, as the engine describes them."""
         try:
             return await self._orphans()
         except APIError as error:
@@ -177,11 +193,11 @@ class Engine:
 
     async def _orphans(self) -> list[dict[str, Any]]:
         filters = {"label": f"{PREFIX}pid"}
-        found = await self._call(lambda client: client.containers(all=True, filters=filters), abandon=True)
-        return [container for container in found if is_orphan(container.get("Labels") or {})]
+        containers = await self._call(lambda client: client.containers(all=True, filters=filters), abandon=True)
+        return [container for container in containers if is_orphan(container.get("Labels") or {})]
 
-    async def idle_images(self) -> list[dict[str, Any]]:
-        """The sandbox images, of whatever version, that no container uses, as the engine describes them."""
+    async def unused_images(self) -> list[dict[str, Any]]:
+        """Sandbox images of any version that no container uses, as the engine describes them."""
         filters = {"label": IMAGE_LABEL}
         try:
             images, containers = await self._call(
@@ -193,10 +209,10 @@ class Engine:
         return [image for image in images if image["Id"] not in used]
 
     async def remove_image(self, image: str) -> str:
-        """Remove an image, unless a container uses it by now.
+        """Remove an image, unless a container uses it.
 
         Returns:
-            Nothing, or why it is still there.
+            Why the image still exists; empty on success.
         """
         try:
             await self._call(lambda client: client.remove_image(image))
@@ -207,53 +223,65 @@ class Engine:
         return ""
 
     async def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the engine says of itself (GET /info and GET /version)."""
+        """The engine's own description (GET /info and GET /version)."""
         return await self._call(lambda client: (client.info(), client.version()), abandon=True)
 
     async def create(self, spec: ContainerSpec) -> str:
-        """The id of a new container.
+        """Create a container, and return its id.
 
         Raises:
-            SandboxStartError: the engine refuses it.
+            SandboxStartError: The engine rejects it.
         """
         try:
             created = await self._call(lambda client: client.create_container_from_config(spec.arguments, spec.name))
         except ImageNotFound as error:
             image = spec.arguments["Image"]
             self._checked.discard(image)
-            raise _no_image(image) from error
+            raise _missing_image(image) from error
         except APIError as error:
-            raise _refused(error) from error
+            raise _engine_error(error) from error
         container: str = created["Id"]
         return container
 
     async def attach(self, container: str, *, stdin: bool) -> ByteStream:
-        """The container's standard streams, multiplexed, as one connection; without stdin those that it writes."""
+        """Connect to a container's standard streams, multiplexed as one stream.
+
+        Args:
+            container: Id or name.
+            stdin: Whether to connect standard input too.
+
+        Raises:
+            SandboxStartError: The engine rejects it.
+        """
         params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
         try:
             raw = await self._call(lambda client: client.attach_socket(container, params=params))
         except APIError as error:
-            raise _refused(error) from error
+            raise _engine_error(error) from error
         return await adopt(raw)
 
     async def start(self, container: str) -> None:
-        """Raises SandboxStartError when the engine cannot."""
+        """Start a container. Raises SandboxStartError if the engine fails."""
         try:
             await self._call(lambda client: client.start(container))
         except APIError as error:
-            raise _refused(error) from error
+            raise _engine_error(error) from error
 
     async def remove(self, container: str, *, seconds: float) -> str:
-        """Kill and remove, whatever its state; being cancelled changes nothing.
+        """Kill and remove a container in any state, even if cancelled.
+
+        Args:
+            container: Id or name.
+            seconds: Limit for the removal.
 
         Returns:
-            Nothing, or why the container may still be there.
+            Why the container may still exist; empty on success.
         """
         with anyio.CancelScope(shield=True):
             async with _limits().removals:
                 with anyio.move_on_after(seconds):
                     return await self._remove(container)
-        return f"the engine did not do it in {seconds:g} s"
+        return f"the engine did not remove it within {seconds:g} s"
 
     async def _remove(self, container: str) -> str:
         try:
@@ -263,7 +291,7 @@ class Engine:
         except EngineUnavailable as error:
             return str(error)
         except APIError as error:
-            # 409: it has ended, and is being removed already.
+            # 409: the container has ended, and its removal is in progress.
             return await self._wait_until_gone(container) if error.status_code == 409 else str(error)
         return ""
 
@@ -277,29 +305,29 @@ class Engine:
         except (EngineUnavailable, APIError) as error:
             return str(error)
 
-    async def cause_of_end(self, container: str) -> str:
-        """Why a container has ended, as far as the engine remembers; it does so after the container is gone."""
+    async def exit_reason(self, container: str) -> str:
+        """Why a container ended, according to the engine's event history, which outlives the container."""
         try:
             events = await self._call(lambda client: list(_last_events(client, container)), abandon=True)
         except (EngineUnavailable, APIError) as error:
-            return f"the engine does not say why ({error})"
+            return f"the engine gave no reason ({error})"
         killed = [event["Actor"]["Attributes"].get("signal") for event in events if event.get("Action") == "kill"]
         codes = [event["Actor"]["Attributes"].get("exitCode") for event in events if event.get("Action") == "die"]
         if killed:
             return f"it was killed from outside (signal {killed[0]})"
         if codes == [str(SIGKILL_CODE)] and any(event.get("Action") == "oom" for event in events):
-            return "all its memory was used up"
+            return "it ran out of memory"
         if codes:
             return f"its first process ended with exit code {codes[0]}"
-        return "the engine does not say why"
+        return "the engine gave no reason"
 
     async def _call(self, request: Callable[[docker.APIClient], T], *, abandon: bool = False) -> T:
-        """Run `request` with the client in a thread; with `abandon` a cancellation ends the wait for it."""
+        """Run `request` with the client in a thread. With `abandon`, a cancellation does not wait for the answer."""
         return await anyio.to_thread.run_sync(
-            lambda: self._guarded(request), limiter=_limits().threads, abandon_on_cancel=abandon
+            lambda: self._request(request), limiter=_limits().threads, abandon_on_cancel=abandon
         )
 
-    def _guarded(self, request: Callable[[docker.APIClient], T]) -> T:
+    def _request(self, request: Callable[[docker.APIClient], T]) -> T:
         try:
             with self._client_lock:
                 if self._client is None:
@@ -315,35 +343,35 @@ class Engine:
     def _unavailable(self, error: Exception) -> EngineUnavailable:
         if "Permission denied" in str(error):
             return EngineUnavailable(
-                f"The Docker engine at {self._address} may not be used by this user: add it to the group `docker` "
+                f"Permission denied by the Docker engine at {self._address}: add yourself to the group `docker` "
                 "(`sudo usermod -aG docker $USER`, then log in again), or set DOCKER_HOST to another engine."
             )
         return EngineUnavailable(
             f"The Docker engine at {self._address} does not answer ({_reason(error)}): start it "
-            "(`sudo systemctl start docker`, Docker Desktop, or `make setup`), or set DOCKER_HOST to one that runs."
+            "(`sudo systemctl start docker`, or Docker Desktop), or set DOCKER_HOST to a running engine."
         )
 
 
 def _reason(error: BaseException) -> str:
-    """The system's words for what went wrong, which the client wraps several times; else the client's."""
+    """The operating system's error message, which the client wraps several times; otherwise the client's."""
     inner: BaseException | None = error
     while inner is not None:
-        if isinstance(inner, OSError) and isinstance(inner.strerror, str):  # requests' are OSErrors too
+        if isinstance(inner, OSError) and isinstance(inner.strerror, str):  # errors of requests are OSErrors too
             return inner.strerror
         inner = inner.__cause__ or inner.__context__
     return str(error)
 
 
-def _no_image(image: str) -> EngineUnavailable:
-    return EngineUnavailable(f"There is no sandbox image {image!r}: build it with `rlm image build` (or `make image`).")
+def _missing_image(image: str) -> EngineUnavailable:
+    return EngineUnavailable(f"The sandbox image {image!r} is missing: build it with `rlm image build`.")
 
 
-def _refused(error: APIError) -> SandboxStartError:
-    return SandboxStartError(f"The engine did not start a sandbox: {error.explanation or error}.")
+def _engine_error(error: APIError) -> SandboxStartError:
+    return SandboxStartError(f"The engine could not start a sandbox: {error.explanation or error}.")
 
 
 def _last_events(client: docker.APIClient, container: str) -> Iterator[dict[str, Any]]:
-    """What the engine still knows of a container's history, up to its end."""
+    """The events that the engine still has of a container, up to its end."""
     until = f"{time.time() + HISTORY_SECONDS:.3f}"
     filters = {"container": container, "event": ["kill", "oom", "die"]}
     with closing(client.events(since=0, until=until, filters=filters, decode=True)) as events:
@@ -358,7 +386,7 @@ _engines_lock = threading.Lock()
 
 
 def default_engine() -> Engine:
-    """The engine that the `docker` command would use: DOCKER_HOST, else the current context. One for the process."""
+    """The engine of the `docker` command: DOCKER_HOST, otherwise the current context. One object per process."""
     host, context = os.environ.get("DOCKER_HOST"), os.environ.get("DOCKER_CONTEXT")
     with _engines_lock:
         engine = _engines.get((host, context))

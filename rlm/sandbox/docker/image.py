@@ -1,7 +1,7 @@
-"""What the sandbox image is made of, and the digest that ties an image to this package. Standard library only.
+"""The sources of the sandbox image, and the digest that ties an image to this package. Standard library only.
 
-The sources lie beside the package in a checkout and inside it in an installed wheel. The image carries their digest as
-a label, so the host can refuse, by name, an image whose guest is not its own.
+The sources are beside the package in a checkout and inside it in a wheel. The image carries their digest as a label, so
+the host can reject an image that was built from other sources.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from pathlib import Path
 from rlm.errors import EngineUnavailable
 
 REPOSITORY = "rlm-sandbox"
-TAG_CHARS = 12  # of the digest
+TAG_CHARS = 12  # of the digest in the image's tag
 DIGEST_LABEL = "rlm.digest"
-IMAGE_LABEL = "rlm.image"  # of all images that are built from the Dockerfile, those of its stages too
+IMAGE_LABEL = "rlm.image"  # marks every image that the Dockerfile builds, including its stages
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where the files are: `protocol`, shared with the host, and `image`, the rest."""
+    """Folders of the source files: `protocol` is shared with the host, `image` holds the rest."""
 
     protocol: Path
     image: Path
 
     def files(self) -> dict[str, Path]:
-        """The build context: each file's name there, in order, and the file. What Git ignores is not among them."""
+        """The build context: name in the context to file, sorted. Contains nothing that Git ignores."""
         found = {f"protocol/{path.name}": path for path in self.protocol.glob("*.py")}
         found |= {f"rlm_guest/{path.name}": path for path in self.image.glob("rlm_guest/*.py")}
         found |= {name: self.image / name for name in ("Dockerfile", "assemble.py", "requirements.txt")}
         return dict(sorted(found.items()))
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of the names and bytes of all files."""
+        """SHA-256 of the names and contents of all files, in hexadecimal."""
         total = sha256()
         for name, path in self.files().items():
             total.update(f"{name}\0{sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -44,29 +44,29 @@ class Sources:
 
 
 def find_sources(package: Path = _PACKAGE) -> Sources:
-    """The sources that belong to the package in this folder.
+    """Find the sources of the package in this folder.
 
     Raises:
-        EngineUnavailable: they are not there, so no image can be built or trusted.
+        EngineUnavailable: The sources are missing, so no image can be built or trusted.
     """
     for image in (package.parent / "sandbox_image", package / "_sandbox_image"):
         if (image / "Dockerfile").is_file():
             return Sources(protocol=package / "protocol", image=image)
-    raise EngineUnavailable("The sources of the sandbox image are missing: install rlm again.")
+    raise EngineUnavailable("The sources of the sandbox image are missing: reinstall rlm.")
 
 
 @cache
 def seccomp_profile() -> str:
-    """The profile of the system calls that a sandbox may use, as JSON (made by `scripts/make_seccomp.py`)."""
+    """The seccomp profile of a sandbox as JSON (written by `scripts/make_seccomp.py`)."""
     return (find_sources().image / "seccomp.json").read_text()
 
 
 @cache
 def source_digest() -> str:
-    """The digest that an image of this package carries as its label `rlm.digest`."""
+    """The digest of this package's sources, which a matching image carries as label `rlm.digest`."""
     return find_sources().digest()
 
 
 def image_name() -> str:
-    """The image of this package. Each version of the sources has its own, so that several can be used on one machine."""
+    """The image for these sources. Each version has its own tag, so several versions can share a machine."""
     return f"{REPOSITORY}:{source_digest()[:TAG_CHARS]}"

@@ -1,8 +1,8 @@
-"""Which process a container belongs to, written on its labels, and whether that process is gone.
+"""Labels that name a container's owner process, and the check whether that process is gone.
 
-A process is known by its number, its start time, its PID namespace and the boot of the machine: a number alone is used
-again. Where one of these cannot be read (not Linux), nothing is ever taken for gone: a sandbox ends by itself when its
-orchestrator does, and after its lifetime.
+A process is identified by its PID, start time, PID namespace and the boot of the machine, because the kernel reuses PIDs.
+Where one of these is unreadable (not Linux), no container counts as an orphan. A sandbox ends anyway with its
+orchestrator, or after its lifetime.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "rlm.owner."
-PLACE: Final = ("boot", "pidns", "uid")  # the same for all processes of one user, as far as their numbers mean the same
+SCOPE: Final = ("boot", "pidns", "uid")  # PIDs are comparable only between processes that share these
 
 
 def owner_labels() -> dict[str, str]:
-    """The labels of this process."""
-    facts = {**_place(), "pid": str(os.getpid()), "start": _start_time(os.getpid()) or ""}
+    """Labels that identify this process as the owner."""
+    facts = {**_scope(), "pid": str(os.getpid()), "start": _start_time(os.getpid()) or ""}
     return {PREFIX + name: value for name, value in facts.items()}
 
 
 def is_orphan(labels: Mapping[str, str]) -> bool:
-    """Whether the process that these labels name has been of this user on this machine, and is gone for certain."""
+    """Whether the owner was a process of this user on this machine, and is certainly gone."""
     facts = {name.removeprefix(PREFIX): value for name, value in labels.items() if name.startswith(PREFIX)}
-    here = _place()
-    if not here.keys() >= set(PLACE) or not facts.get("start") or not facts.get("pid", "").isdigit():
+    ours = _scope()
+    if not ours.keys() >= set(SCOPE) or not facts.get("start") or not facts.get("pid", "").isdigit():
         return False
-    if any(facts.get(name) != here[name] for name in PLACE):
-        return False  # another user's, another container's, another machine's on a shared engine
+    if any(facts.get(name) != ours[name] for name in SCOPE):
+        return False  # owned by another user, container or machine that shares the engine
     return _start_time(int(facts["pid"])) != facts["start"]
 
 
 @cache
-def _place() -> dict[str, str]:
+def _scope() -> dict[str, str]:
     try:
         return {
             "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -47,7 +47,7 @@ def _place() -> dict[str, str]:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process started, in clock ticks since the boot (proc_pid_stat(5), field 22); None if there is none such."""
+    """Start time of a process in clock ticks since boot (proc_pid_stat(5), field 22); None if it does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

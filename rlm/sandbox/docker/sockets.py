@@ -1,4 +1,4 @@
-"""The docker package's connections as byte streams: plain sockets, TLS, and objects that only block."""
+"""Byte streams over the docker package's connections: plain sockets, TLS, and objects that can only block."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, Final
 import anyio
 from anyio.abc import ByteStream, SocketStream, UNIXSocketStream
 
-SEND_BUFFER_BYTES: Final = 4 << 20  # so that both ends work at once on a large value; the kernel cuts it to its limit
+SEND_BUFFER_BYTES: Final = 4 << 20  # lets both ends work on a large value at once; the kernel reduces it to its limit
 
 
-async def adopt(opened: Any) -> ByteStream:
-    """A stream over what `attach_socket` of the docker package gives, which depends on the engine's address."""
-    sock = getattr(opened, "_sock", opened)  # a SocketIO around the socket of a Unix or TCP address
+async def adopt(connection: Any) -> ByteStream:
+    """Wrap the result of docker's `attach_socket`, whose type depends on the engine's address."""
+    sock = getattr(connection, "_sock", connection)  # a SocketIO around the socket of a Unix or TCP address
     if isinstance(sock, ssl.SSLSocket):
         return TLSStream(sock, getattr(sock, "_response", None))
     if isinstance(sock, socket.socket):
-        return await adopt_socket(socket.socket(fileno=sock.detach()))  # else the client would close it
-    return ThreadedStream(opened)
+        return await adopt_socket(socket.socket(fileno=sock.detach()))  # otherwise the client would close it
+    return ThreadedStream(connection)
 
 
 async def adopt_socket(sock: socket.socket) -> ByteStream:
-    """A stream that owns a connected socket."""
+    """Create a stream that owns a connected socket."""
     enlarge(sock)
     stream: ByteStream
-    with anyio.CancelScope(shield=True):  # it takes no time, and a cancellation would leave a socket that nobody owns
+    with anyio.CancelScope(shield=True):  # immediate, and a cancellation would leak the socket
         if sock.family == socket.AF_UNIX:
             stream = await UNIXSocketStream.from_socket(sock)
         else:
@@ -36,14 +36,14 @@ async def adopt_socket(sock: socket.socket) -> ByteStream:
 
 
 def enlarge(sock: socket.socket) -> None:
-    """Let the kernel hold some pieces of a large value."""
+    """Let the kernel buffer several pieces of a large value."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 class TLSStream(ByteStream):
-    """A connection that Python's `ssl` has wrapped; anyio can only wrap its own.
+    """A connection that Python's `ssl` has wrapped; anyio wraps only its own.
 
-    `response` is the HTTP response that it came with, which holds on to it until it is closed too.
+    `response` is the HTTP response of the connection. It keeps the connection open until it is closed too.
     """
 
     def __init__(self, sock: ssl.SSLSocket, response: Any = None) -> None:
@@ -56,8 +56,8 @@ class TLSStream(ByteStream):
         while True:
             try:
                 data = self._sock.recv(max_bytes)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as wish:
-                await self._wait(wish)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as request:
+                await self._wait(request)
             except OSError as error:
                 raise anyio.BrokenResourceError from error
             else:
@@ -70,13 +70,13 @@ class TLSStream(ByteStream):
         while view:
             try:
                 view = view[self._sock.send(view) :]
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as wish:
-                await self._wait(wish)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as request:
+                await self._wait(request)
             except OSError as error:
                 raise anyio.BrokenResourceError from error
 
-    async def _wait(self, wish: ssl.SSLError) -> None:
-        if isinstance(wish, ssl.SSLWantReadError):
+    async def _wait(self, request: ssl.SSLError) -> None:
+        if isinstance(request, ssl.SSLWantReadError):
             await anyio.wait_readable(self._sock)
         else:
             await anyio.wait_writable(self._sock)
@@ -97,7 +97,7 @@ class ThreadedStream(ByteStream):
 
     def __init__(self, blocking: Any) -> None:
         self._blocking = blocking
-        self._threads = anyio.CapacityLimiter(2)  # one waits to read all the time, one writes
+        self._threads = anyio.CapacityLimiter(2)  # one reads all the time, one writes
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         try:
@@ -117,7 +117,7 @@ class ThreadedStream(ByteStream):
             raise anyio.BrokenResourceError from error
 
     async def send_eof(self) -> None:
-        raise NotImplementedError("not needed, and not all of them can")
+        raise NotImplementedError("not needed, and not every connection supports it")
 
     async def aclose(self) -> None:
         self._blocking.close()

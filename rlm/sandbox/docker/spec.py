@@ -1,6 +1,6 @@
-"""From a policy to the engine's arguments for a container. Pure: what a sandbox may do can be read and tested as data.
+"""Turns a policy into the engine's arguments for a container. Pure, so that the restrictions can be tested as data.
 
-Names of fields are those of the engine's API (Docker Engine API 1.41, POST /containers/create).
+Field names are those of the engine's API (Docker Engine API 1.41, POST /containers/create).
 """
 
 from __future__ import annotations
@@ -16,49 +16,50 @@ from rlm.errors import ConfigError
 
 from .runtimes import is_gvisor
 
-UIDS: Final = range(20_000, 60_000)  # nobody that a host knows; below 65,536, where remapped and rootless engines end
+UIDS: Final = range(20_000, 60_000)  # unused on hosts; below 65,536, the limit of remapped and rootless engines
 WORKDIR: Final = "/workspace"
 SOCKET_FOLDER: Final = "/run/rlm"
 SOCKET_NAME: Final = "channel.sock"
-SUPERVISOR_BYTES: Final = 64 * MIB  # of the container's memory that the worker's address space leaves free
-MIN_MEMORY_BYTES: Final = 128 * MIB  # below it Python starts, and little else
+SUPERVISOR_BYTES: Final = 64 * MIB  # memory of the container beyond the worker's address space
+MIN_MEMORY_BYTES: Final = 128 * MIB  # with less, Python starts but can do little else
 GVISOR_PROCESSES: Final = 512  # gVisor counts its own threads in the container's limit
-# Under gVisor users and capabilities exist in its own kernel only. That kernel lets a process of the same user open the
-# descriptors of PID 1 and kill it, so there the supervisor is root with these, and the worker is not.
+# Under gVisor, users and capabilities exist only in its own kernel. That kernel lets a process of the same user open the
+# descriptors of PID 1 and kill it. So the supervisor is root with these capabilities, and the worker is not.
 GVISOR_CAPABILITIES: Final = ["DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
 OPEN_FILES: Final = 1024
 TMPFS_INODES: Final = 16_384
-CLOSED: Final = [
-    "/dev/pts",
-    "/dev/mqueue",
-]  # terminals are counted for the whole machine: one sandbox could take them all
-# Empty in a sandbox: what the engines hide by default (naming any takes the place of all), and what tells of the host: how
-# it was started, its disks, its symbols.
-MASKED: Final = [
+# Covered by a read-only tmpfs. Terminals are counted machine-wide: one sandbox could take them all.
+COVERED_PATHS: Final = ["/dev/pts", "/dev/mqueue"]
+# Empty in a sandbox: the engine's default list, which any explicit list replaces, and files that describe the host (boot
+# parameters, disks, symbols).
+MASKED_PATHS: Final = [
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
     *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware"),
     *("/sys/devices/virtual/powercap",),
     *("/proc/cmdline", "/proc/diskstats", "/proc/kallsyms", "/proc/modules", "/proc/partitions"),
     *("/proc/swaps", "/sys/block"),
 ]
-OOM_SCORE: Final = 500  # the kernel takes a sandbox's process before any of the host's
+OOM_SCORE: Final = 500  # the kernel kills a sandbox's process before any of the host's
 
-# What Python in the container needs to know. Nothing of the host's environment goes in.
+# Environment of Python in the container. Nothing of the host's environment goes in.
 ENVIRONMENT: Final = {
     "PYTHONHASHSEED": "0",  # the same cell takes the same path in every sandbox
     "PYTHONDONTWRITEBYTECODE": "1",
-    "MALLOC_ARENA_MAX": "2",  # an arena for each thread would use up the address space
+    "MALLOC_ARENA_MAX": "2",  # one arena per thread would exhaust the address space
     "HOME": WORKDIR,
-    "USER": "sandbox",  # no file of the image knows the number
+    "USER": "sandbox",  # no file of the image lists the user id
     "LANG": "C.UTF-8",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """A container as the engine's API takes it.
+    """A container to create.
 
-    `worker_memory_bytes` is the limit on the worker's address space inside.
+    Attributes:
+        name: Name of the container.
+        arguments: Body of the engine's request.
+        worker_memory_bytes: Address-space limit of the worker inside.
     """
 
     name: str
@@ -77,27 +78,64 @@ def container_spec(
     context_bytes: int = 0,
     socket_folder: str | None = None,
 ) -> ContainerSpec:
-    """The container of one sandbox, whose code runs as user `uid`.
+    """Describe the container of one sandbox.
 
-    `seccomp` is the profile of system calls (JSON in the engine's format); `socket_folder` on the host is mounted for the
-    `unix` transport.
+    Args:
+        config: The policy.
+        name: Name of the container.
+        image: Name of the image.
+        uid: User id that the code runs as.
+        labels: Labels of the container.
+        seccomp: Profile of system calls, as JSON in the engine's format.
+        context_bytes: Size of the context; the memory limit grows with it.
+        socket_folder: Folder of the host to mount for the `unix` transport.
 
     Raises:
-        ConfigError: the policy leaves too little to run in.
+        ConfigError: The memory limit is too small.
     """
     memory = config.memory_bytes + config.memory_per_context_byte * context_bytes
     if memory < MIN_MEMORY_BYTES:
         raise ConfigError(
-            f"SandboxConfig(memory_bytes={config.memory_bytes:,}) is too little: give {MIN_MEMORY_BYTES:,} or more."
+            f"SandboxConfig(memory_bytes={config.memory_bytes:,}) is too small: use {MIN_MEMORY_BYTES:,} or more."
         )
+    gvisor = is_gvisor(config.runtime)
+    command = ["--lifetime", f"{config.lifetime_seconds:g}"]
+    if gvisor:
+        command += ["--worker-uid", str(uid)]
+    if socket_folder is not None:
+        command += ["--unix", f"{SOCKET_FOLDER}/{SOCKET_NAME}"]
+    over_stdin = socket_folder is None
+    arguments = {
+        "Image": image,
+        "Cmd": command,
+        "User": "0:0" if gvisor else f"{uid}:{uid}",
+        "WorkingDir": WORKDIR,
+        "Hostname": "sandbox",
+        "Env": [f"{key}={value}" for key, value in ENVIRONMENT.items()],
+        "Labels": dict(labels),
+        "StopSignal": "SIGKILL",  # PID 1 ignores other signals, and a stopping engine would wait 10 s for each sandbox
+        "Tty": False,
+        "OpenStdin": over_stdin,
+        "StdinOnce": over_stdin,  # without the orchestrator, the guest reads the end of its input, and exits
+        "AttachStdin": over_stdin,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "NetworkDisabled": True,
+        "HostConfig": _host_config(config, memory=memory, seccomp=seccomp, socket_folder=socket_folder),
+    }
+    return ContainerSpec(name=name, arguments=arguments, worker_memory_bytes=memory - SUPERVISOR_BYTES)
+
+
+def _host_config(config: SandboxConfig, *, memory: int, seccomp: str, socket_folder: str | None) -> dict[str, Any]:
+    """The resource limits and restrictions of a container."""
     gvisor = is_gvisor(config.runtime)
     tmpfs = f"rw,noexec,nosuid,nodev,size={config.tmp_bytes},nr_inodes={TMPFS_INODES},mode=1777"
     limits = {
         "nofile": OPEN_FILES,
-        "fsize": memory,  # every file in there lies in memory, those of large values too
+        "fsize": memory,  # all files are in memory, including those of large values
         "core": 0,
     }
-    if gvisor:  # it has users of its own; elsewhere this would count all sandboxes of the host together
+    if gvisor:  # its kernel counts per sandbox; elsewhere the kernel would count all sandboxes together
         limits["nproc"] = config.max_processes
     host: dict[str, Any] = {
         "NetworkMode": "none",
@@ -109,60 +147,39 @@ def container_spec(
             f"seccomp={_profile(seccomp, unix=socket_folder is not None, gvisor=gvisor)}",
         ],
         "Privileged": False,
-        "MaskedPaths": MASKED,
+        "MaskedPaths": MASKED_PATHS,
         "Memory": memory,
         "MemorySwap": memory,  # memory and swap together: no swap
         "NanoCpus": int(config.cpus * 1e9),
         "PidsLimit": max(config.max_processes, GVISOR_PROCESSES) if gvisor else config.max_processes,
         "OomScoreAdj": OOM_SCORE,
         "Ulimits": [{"Name": name, "Soft": limit, "Hard": limit} for name, limit in limits.items()],
-        "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs} | dict.fromkeys(CLOSED, "ro,size=4k"),  # noqa: S108 - the container's
+        "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs}  # noqa: S108 - the container's
+        | dict.fromkeys(COVERED_PATHS, "ro,size=4k"),
         "LogConfig": {"Type": "none", "Config": {}},  # a flood of output would fill the host's disk
         "AutoRemove": True,
-        "Init": False,  # the supervisor has to be PID 1
+        "Init": False,  # the supervisor must be PID 1
     }
     if config.runtime is not None:
         host["Runtime"] = config.runtime
-    command = ["--lifetime", f"{config.lifetime_seconds:g}"]
     if gvisor:
         host["CapAdd"] = GVISOR_CAPABILITIES
-        command += ["--worker-uid", str(uid)]
     if socket_folder is not None:
         host["Mounts"] = [{"Type": "bind", "Source": socket_folder, "Target": SOCKET_FOLDER, "ReadOnly": True}]
-        command += ["--unix", f"{SOCKET_FOLDER}/{SOCKET_NAME}"]
-    over_stdin = socket_folder is None
-    arguments = {
-        "Image": image,
-        "Cmd": command,
-        "User": "0:0" if gvisor else f"{uid}:{uid}",
-        "WorkingDir": WORKDIR,
-        "Hostname": "sandbox",
-        "Env": [f"{key}={value}" for key, value in ENVIRONMENT.items()],
-        "Labels": dict(labels),
-        "StopSignal": "SIGKILL",  # an engine that is stopped or restarted would wait 10 s for each sandbox to hear another
-        "Tty": False,
-        "OpenStdin": over_stdin,
-        "StdinOnce": over_stdin,  # when the orchestrator is gone, the guest reads the end of its input, and ends
-        "AttachStdin": over_stdin,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "NetworkDisabled": True,
-        "HostConfig": host,
-    }
-    return ContainerSpec(name=name, arguments=arguments, worker_memory_bytes=memory - SUPERVISOR_BYTES)
+    return host
 
 
 def _profile(seccomp: str, *, unix: bool, gvisor: bool) -> str:
-    """The profile with what a transport and a runtime need beyond it."""
+    """Add the rules that the transport and the runtime need."""
     if not (unix or gvisor):
         return seccomp
     profile = json.loads(seccomp)
     rules = profile["syscalls"]
-    if unix:  # the guest connects a Unix socket once; no other kind can be made
+    if unix:  # the guest connects one Unix socket; no other family is allowed
         unix_only = {"index": 0, "value": socket.AF_UNIX.value, "op": "SCMP_CMP_EQ"}
         rules.append({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [unix_only]})
         rules.append({"names": ["connect"], "action": "SCMP_ACT_ALLOW"})
-    if gvisor:  # it knows no error but EPERM for a refused call, which libc takes for the failure of a thread
+    if gvisor:  # it answers a rejected call with EPERM only, which libc takes as a failure to start a thread
         rules[:] = [rule for rule in rules if rule["names"] != ["clone3"]]
         rules.append({"names": ["clone3"], "action": "SCMP_ACT_ALLOW"})
     return json.dumps(profile)

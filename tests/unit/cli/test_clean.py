@@ -44,7 +44,7 @@ class FakeEngine:
     async def orphans(self) -> list[dict[str, Any]]:
         return self.containers
 
-    async def idle_images(self) -> list[dict[str, Any]]:
+    async def unused_images(self) -> list[dict[str, Any]]:
         return self.images
 
     async def remove(self, container: str, *, seconds: float) -> str:

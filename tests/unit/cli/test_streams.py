@@ -44,11 +44,11 @@ def test_standard_error_that_takes_no_more_raises_nothing() -> None:
 
 def test_of_a_diagnostic_with_an_advice_a_person_is_told_the_advice() -> None:
     def said(**more: Any) -> str:
-        record = logging.makeLogRecord({"msg": "%s", "args": ("runtime_has_known_holes a=1",), **more})
+        record = logging.makeLogRecord({"msg": "%s", "args": ("runtime_vulnerable a=1",), **more})
         return Sentences("rlm: %(message)s").format(record)
 
     assert said(fields={"node": "0", "advice": "Update it."}) == "rlm: Update it."
-    assert said(fields={"node": "0"}) == said() == "rlm: runtime_has_known_holes a=1"
+    assert said(fields={"node": "0"}) == said() == "rlm: runtime_vulnerable a=1"
 
 
 def test_an_answer_that_cannot_be_written_is_named_with_its_file(

@@ -1,4 +1,4 @@
-"""A cell's clock stands still while it waits, and for nothing else."""
+"""A cell's clock pauses only while the cell waits."""
 
 import math
 
@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.protocol.clock import CALL_SECONDS, LOOK_SECONDS, Clock
+from rlm.protocol.clock import CALL_SECONDS, CHECK_SECONDS, Clock
 
 
 class World:
-    """A clock, and the time and processor time that it reads."""
+    """A clock with controllable wall time and processor time."""
 
     def __init__(self, seconds: float = 2.0) -> None:
         self.time = 100.0
@@ -26,18 +26,18 @@ def test_without_calls_all_time_counts() -> None:
     world = World()
     world.waits(1.5, processor=9.0)
     assert world.clock.used == 1.5
-    assert not world.clock.is_up()
+    assert not world.clock.expired()
     world.waits(0.5)
-    assert world.clock.is_up()
+    assert world.clock.expired()
 
 
 def test_waiting_for_minutes_counts_next_to_nothing() -> None:
     world = World()
     world.waits(1.0)
-    world.clock.asked()
+    world.clock.call_started()
     world.waits(600.0)
-    assert not world.clock.is_up()
-    world.clock.answered()
+    assert not world.clock.expired()
+    world.clock.call_answered()
     world.waits(0.5)
     assert world.clock.used == pytest.approx(1.5 + CALL_SECONDS)
 
@@ -45,27 +45,27 @@ def test_waiting_for_minutes_counts_next_to_nothing() -> None:
 def test_a_thousand_slow_calls_at_once_take_a_second() -> None:
     world = World()
     for _ in range(1000):
-        world.clock.asked()
+        world.clock.call_started()
     for _ in range(1000):
         world.waits(0.1)
-        world.clock.answered()
+        world.clock.call_answered()
     assert world.clock.used == pytest.approx(1000 * CALL_SECONDS)
 
 
 def test_processor_time_that_is_used_while_a_call_waits_counts() -> None:
     world = World()
     world.waits(1.0, processor=7.0)  # before the call: time counts
-    world.clock.asked()
+    world.clock.call_started()
     world.waits(10.0, processor=0.9)
     assert world.clock.used == pytest.approx(1.9 + CALL_SECONDS)
-    assert not world.clock.is_up()
+    assert not world.clock.expired()
     world.waits(10.0, processor=0.1)
-    assert world.clock.is_up()
+    assert world.clock.expired()
 
 
 def test_processor_time_that_cannot_be_seen_any_more_gives_nothing_back() -> None:
     world = World()
-    world.clock.asked()
+    world.clock.call_started()
     world.waits(10.0, processor=-3.0)
     assert world.clock.used == pytest.approx(CALL_SECONDS)
 
@@ -73,11 +73,11 @@ def test_processor_time_that_cannot_be_seen_any_more_gives_nothing_back() -> Non
 def test_calls_without_end_that_overlap_come_to_an_end() -> None:
     world = World()
     for number in range(10_000):
-        world.clock.asked()
+        world.clock.call_started()
         if number:
-            world.clock.answered()  # so one always waits
+            world.clock.call_answered()  # so one always waits
         world.waits(0.01)
-        if world.clock.is_up():
+        if world.clock.expired():
             break
     assert world.clock.used == pytest.approx(2.0, rel=0.01)
     assert number * CALL_SECONDS == pytest.approx(2.0, rel=0.01)
@@ -93,10 +93,10 @@ def test_the_clock_is_never_ahead_of_time_and_never_goes_back(steps: list[tuple[
     used = 0.0
     for step, seconds, processor in steps:
         if step == "+":
-            world.clock.asked()
+            world.clock.call_started()
             waiting += 1
         elif step == "-" and waiting:
-            world.clock.answered()
+            world.clock.call_answered()
             waiting -= 1
         world.waits(seconds, processor=processor)
         assert used - 1e-9 <= world.clock.used <= world.time - 100.0 + 1e-9
@@ -109,15 +109,15 @@ def test_who_looks_when_told_finds_the_end_at_once(steps: list[tuple[str, float,
     waiting = 0
     for step, _, processor in steps:
         if step == "+":
-            world.clock.asked()
+            world.clock.call_started()
             waiting += 1
         elif step == "-" and waiting:
-            world.clock.answered()
+            world.clock.call_answered()
             waiting -= 1
-        until = world.clock.until_look
+        until = world.clock.until_check
         world.waits(until, processor=min(processor, until))
-        up = world.clock.is_up()
-        assert world.clock.used <= world.clock.seconds + LOOK_SECONDS + CALL_SECONDS
+        up = world.clock.expired()
+        assert world.clock.used <= world.clock.seconds + CHECK_SECONDS + CALL_SECONDS
         assert up == (world.clock.used >= world.clock.seconds)
         if up:
             return
@@ -127,11 +127,11 @@ def test_the_host_gives_up_at_a_moment_that_it_can_tell_ahead() -> None:
     world = World()
     assert world.clock.end == 102.0
     world.waits(0.5)
-    world.clock.asked()
+    world.clock.call_started()
     assert world.clock.end == math.inf
     world.waits(10.0)
-    world.clock.answered()
+    world.clock.call_answered()
     assert world.clock.end == pytest.approx(112.0 - CALL_SECONDS)
     for _ in range(1499):
-        world.clock.asked()
+        world.clock.call_started()
     assert world.clock.end == pytest.approx(112.0 - CALL_SECONDS)

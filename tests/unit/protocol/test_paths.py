@@ -1,15 +1,15 @@
-"""Names of files are relative and plain at both ends."""
+"""File paths are relative and plain at both ends."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.protocol.paths import MAX_PATH_CHARS, parts_of
+from rlm.protocol.paths import MAX_PATH_CHARS, split_path
 
 
 @pytest.mark.parametrize("path", ["a", "a/b.txt", "in put/ü", "..a/b..", "a" * 255, "/".join("a" * 16)])
 def test_plain_relative_paths_are_taken(path: str) -> None:
-    assert "/".join(parts_of(path)) == path
+    assert "/".join(split_path(path)) == path
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,13 @@ def test_plain_relative_paths_are_taken(path: str) -> None:
 )
 def test_all_others_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"path|name"):
-        parts_of(path)
+        split_path(path)
 
 
 @given(st.text(alphabet="a./\0\n\ud800ü", max_size=20))
 def test_what_is_taken_never_leads_out(path: str) -> None:
     try:
-        parts = parts_of(path)
+        parts = split_path(path)
     except ValueError:
         return
     assert not path.startswith("/")

@@ -1,4 +1,4 @@
-"""Plain data on its way out of a sandbox: whole, or refused; nothing of it stays."""
+"""Plain data from a sandbox is decoded completely or rejected, and leaves nothing in memory."""
 
 import sys
 import tracemalloc
@@ -53,7 +53,7 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
     ids=repr,
 )
 def test_an_array_without_its_meaning_a_map_or_an_extension_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="no plain data"):
+    with pytest.raises(ValueError, match="not plain data"):
         unpack_plain(msgpack.packb(value))
 
 
@@ -71,7 +71,7 @@ def test_what_holds_itself_is_not_packed() -> None:
 
 
 def test_no_key_of_a_sandbox_stays_in_the_hosts_memory() -> None:
-    """An interned string would be the one that `sys.intern` gives for its equal."""
+    """`sys.intern` would return an interned string itself."""
     (key,) = unpack_plain(pack_plain({"a key that nobody else has": 1}))
     assert sys.intern("".join(["a key that ", "nobody else has"])) is not key
 

@@ -1,4 +1,4 @@
-"""Bytes in, messages out: any split gives the same messages, and no bytes do any harm."""
+"""Bytes in, messages out: any split gives the same messages, and no input does harm."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def built(kind: type[Message]) -> st.SearchStrategy[Any]:
 
 messages = st.one_of([built(kind) for kind in get_args(Message)])
 
-# A conversation that is legal from its beginning: what the guest says, in the order of the table.
+# A legal conversation: the guest's messages in the order of the table.
 cells = st.lists(
     st.tuples(st.lists(built(Output) | built(Query) | built(ToolCall) | built(Chunk), max_size=4), built(Result)),
     max_size=3,

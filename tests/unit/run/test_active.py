@@ -110,7 +110,7 @@ class World:
                 await rlm_loop(task, shared)
             except BudgetExceeded:
                 raise AssertionError("the root is never refused") from None
-        assert (sandboxes.alive, model.in_work, slots.taken) == (0, 0, 0)
+        assert (sandboxes.alive, model.in_work, slots.in_use) == (0, 0, 0)
         assert shared.calls.budget.in_flight == Estimate()
         assert self.limits.max_sandboxes is not None
         assert sandboxes.peak_alive <= self.limits.max_sandboxes

@@ -103,9 +103,9 @@ async def test_sandboxes_without_limit_are_given_to_whoever_asks() -> None:
         for number in range(300):
             group.start_soon(hold, number % 3)
         await anyio.wait_all_tasks_blocked()
-        assert slots.taken == 300
+        assert slots.in_use == 300
         group.cancel_scope.cancel()
-    assert slots.taken == 0
+    assert slots.in_use == 0
 
 
 async def test_requests_without_limit_are_all_sent_at_once() -> None:

@@ -132,7 +132,7 @@ async def test_a_query_or_context_of_a_wrong_type_is_refused_in_one_sentence(tmp
     orchestrator = Orchestrator(model=ScriptedModel([]), sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     with pytest.raises(ConfigError, match="query is a int"):
         await orchestrator.acompletion("text", cast("str", 5))
-    with pytest.raises(ConfigError, match="cannot be a set"):
+    with pytest.raises(ConfigError, match="Unsupported context type set"):
         await orchestrator.acompletion(cast("Any", {1}), "q")
 
 

@@ -1,4 +1,4 @@
-"""The engine's stream format, whatever the pieces in which it comes."""
+"""The engine's stream format, however the data is split."""
 
 from __future__ import annotations
 

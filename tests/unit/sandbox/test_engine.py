@@ -1,4 +1,4 @@
-"""What the engine's client does and raises, in this package's words."""
+"""The engine client: requests, translated errors, clean-up."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def refusal(status: int, words: str = "no") -> APIError:
 
 class Events(list[dict[str, Any]]):
     def close(self) -> None:
-        """As the client's stream of events."""
+        """Mimics the client's stream of events."""
 
 
 class FakeClient:
-    """Answers each request with the next of what was given for it: returned, raised, or called."""
+    """Answers each request with its next scripted item: returned, raised, or called."""
 
     def __init__(self, **answers: list[Any]) -> None:
         self._answers = {name: iter(values) for name, values in answers.items()}
@@ -85,22 +85,22 @@ async def test_an_engine_that_the_user_may_not_use_is_told_apart() -> None:
 async def test_an_engine_that_restarts_is_waited_for_and_one_that_never_was_there_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rlm.sandbox.docker.engine.RETURN_POLL_SECONDS", 0.0)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.RESTART_POLL_SECONDS", 0.0)
     down = requests.ConnectionError("down")
     restarted = engine(start=[None, down], ping=[down, refusal(503), True])
-    assert not await restarted.has_come_back()
+    assert not await restarted.wait_for_restart()
     await restarted.start("x")
     with pytest.raises(EngineUnavailable):
         await restarted.start("x")
-    assert await restarted.has_come_back()
+    assert await restarted.wait_for_restart()
 
 
 async def test_an_engine_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlm.sandbox.docker.engine.RETURN_POLL_SECONDS", 0.001)
-    monkeypatch.setattr("rlm.sandbox.docker.engine.RETURN_SECONDS", 0.02)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.RESTART_POLL_SECONDS", 0.001)
+    monkeypatch.setattr("rlm.sandbox.docker.engine.RESTART_SECONDS", 0.02)
     gone = engine(start=[None], ping=[requests.ConnectionError("down")] * 1000)
     await gone.start("x")
-    assert not await gone.has_come_back()
+    assert not await gone.wait_for_restart()
 
 
 async def test_an_engine_that_does_not_answer_is_told_of_in_the_systems_words() -> None:
@@ -109,7 +109,7 @@ async def test_an_engine_that_does_not_answer_is_told_of_in_the_systems_words() 
             try:
                 raise FileNotFoundError(2, "No such file or directory")
             except OSError as error:
-                raise requests.ConnectionError("Connection aborted.", error)  # noqa: B904 - as the client does it
+                raise requests.ConnectionError("Connection aborted.", error)  # noqa: B904 - the client does the same
         except requests.RequestException as error:
             raise DockerException(f"Error while fetching server API version: {error}") from error
 
@@ -171,11 +171,11 @@ async def test_an_engine_that_does_not_list_containers_still_serves() -> None:
 
 async def test_images_that_no_container_uses_are_idle_whatever_their_version() -> None:
     images, containers = [{"Id": "a"}, {"Id": "b"}], [{"ImageID": "b"}, {"ImageID": "c"}]
-    assert await engine(images=[images], containers=[containers]).idle_images() == [{"Id": "a"}]
+    assert await engine(images=[images], containers=[containers]).unused_images() == [{"Id": "a"}]
 
 
 async def test_what_an_engine_does_not_list_cannot_be_cleaned() -> None:
-    for look in (engine(containers=[refusal(500)]).orphans, engine(images=[refusal(500)]).idle_images):
+    for look in (engine(containers=[refusal(500)]).orphans, engine(images=[refusal(500)]).unused_images):
         with pytest.raises(EngineUnavailable, match="somewhere"):
             await look()
 
@@ -210,7 +210,7 @@ async def test_a_runtime_that_is_offered_is_asked_for_once() -> None:
 
 @pytest.mark.parametrize("found", [image("other"), {"Config": {"Labels": None}}])
 async def test_an_image_of_other_sources_is_refused(found: dict[str, Any]) -> None:
-    with pytest.raises(EngineUnavailable, match=r"'picture'.*make image"):
+    with pytest.raises(EngineUnavailable, match=r"'picture'.*rlm image build"):
         await engine(inspect_image=[found]).check_image("picture")
 
 
@@ -220,7 +220,7 @@ async def test_an_image_that_has_gone_is_looked_for_again() -> None:
         inspect_image=[missing, image(source_digest()), missing], create_container_from_config=[missing, {"Id": "abc"}]
     )
     for check in (known.check_image("picture"), known.create(SPEC)):
-        with pytest.raises(EngineUnavailable, match=r"'picture'.*make image"):
+        with pytest.raises(EngineUnavailable, match=r"'picture'.*rlm image build"):
             await check
     await known.check_image("picture")
     assert await known.create(SPEC) == "abc"
@@ -279,15 +279,15 @@ def event(action: str, **attributes: str) -> dict[str, Any]:
     ("events", "cause"),
     [
         ([event("kill", signal="9"), event("die", exitCode="137")], "killed from outside (signal 9)"),
-        ([event("oom"), event("die", exitCode="137")], "memory was used up"),
+        ([event("oom"), event("die", exitCode="137")], "out of memory"),
         ([event("oom"), event("die", exitCode="1")], "exit code 1"),
         ([event("die", exitCode="137")], "exit code 137"),
-        ([], "does not say why"),
+        ([], "gave no reason"),
     ],
 )
 async def test_the_cause_of_an_end_is_what_the_engine_remembers(events: list[dict[str, Any]], cause: str) -> None:
-    assert cause in await engine(events=[Events(events)]).cause_of_end("x")
+    assert cause in await engine(events=[Events(events)]).exit_reason("x")
 
 
 async def test_without_an_engine_the_cause_of_an_end_is_unknown() -> None:
-    assert "does not say" in await engine(events=[requests.ConnectionError("down")]).cause_of_end("x")
+    assert "gave no reason" in await engine(events=[requests.ConnectionError("down")]).exit_reason("x")

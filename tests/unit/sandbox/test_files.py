@@ -1,4 +1,4 @@
-"""What a sandbox says of its files is read as hostile, and written below a folder only."""
+"""File lists from a sandbox are untrusted, and its files are written only below one folder."""
 
 import resource
 from pathlib import Path
@@ -14,7 +14,7 @@ from rlm.sandbox.files import MAX_FILES, read_listing, write_below
 
 def test_a_list_of_files_is_paths_and_sizes() -> None:
     found = read_listing(pack_plain([{"a/b": 3, "c": 0}, 7]))
-    assert (found, found.left_out) == ({"a/b": 3, "c": 0}, 7)
+    assert (found, found.skipped) == ({"a/b": 3, "c": 0}, 7)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_a_list_of_files_is_paths_and_sizes() -> None:
                 {1: 1},
             )
         ),
-        *([{}, left_out] for left_out in (-1, "1", None, True)),
+        *([{}, skipped] for skipped in (-1, "1", None, True)),
         *([[["a", 1]], 0], [{b"a": 1}, 0], [{}], {}, [], None),
     ],
 )

@@ -1,4 +1,4 @@
-"""An image belongs to exactly the sources that it was built from, wherever these lie."""
+"""An image belongs to exactly the sources that it was built from, wherever they are."""
 
 import ast
 import shutil
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what the digest covers, laid out as in a checkout."""
+    """A copy of the sources that the digest covers, in the layout of a checkout."""
     shutil.copytree(REPOSITORY / "sandbox_image", tmp_path / "sandbox_image")
     shutil.copytree(REPOSITORY / "rlm/protocol", tmp_path / "rlm/protocol")
     return tmp_path
@@ -72,7 +72,7 @@ def test_an_installed_package_finds_the_sources_that_it_carries(checkout: Path) 
 
 
 def test_a_package_without_its_sources_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="install rlm again"):
+    with pytest.raises(EngineUnavailable, match="reinstall rlm"):
         find_sources(tmp_path / "rlm")
 
 

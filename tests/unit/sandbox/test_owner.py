@@ -1,4 +1,4 @@
-"""A container is taken for orphaned only where its process is gone for certain."""
+"""A container counts as orphaned only if its process is certainly gone."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""What a script's end comes to: its status is text from a sandbox, and no more than a number that there is."""
+"""Exit status of a script: untrusted text from a sandbox, accepted only as a valid number."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.sandbox.script import _ended, take
+from rlm.sandbox.script import _exit_status, collect_files
 from rlm.types import CellResult
 
 
 def end(answer: str | None, outcome: str = "ok", error: str = "") -> tuple[int, str]:
-    return _ended(
+    return _exit_status(
         CellResult(
             outcome=outcome,  # type: ignore[arg-type]
             stdout="",
@@ -35,7 +35,7 @@ def test_a_status_is_the_scripts_own(status: int) -> None:
 
 @pytest.mark.parametrize("said", [None, "", "256", "999", "²", "٣", "-1", " 0", "0\n", "0x1", "1.0", "1" * 5000])
 def test_what_is_no_status_is_a_failure(said: str | None) -> None:
-    assert end(said) == (1, "The script has ended with no status that there is.")
+    assert end(said) == (1, "The script ended with an invalid exit status.")
 
 
 def test_other_ends_have_the_status_that_shells_give_them() -> None:
@@ -47,7 +47,7 @@ def test_other_ends_have_the_status_that_shells_give_them() -> None:
 
 
 class FewBytes:
-    """Gives files, of at most 10 bytes each."""
+    """Serves files of at most 10 bytes each."""
 
     async def get(self, path: str, *, max_bytes: int) -> bytes:
         if max_bytes > 10:
@@ -58,5 +58,5 @@ class FewBytes:
 @pytest.mark.anyio
 async def test_files_come_out_where_all_may_have_more_bytes_than_one_may(tmp_path: Path) -> None:
     sandbox: Any = FewBytes()
-    taken = await take(sandbox, ["a", "b", "c"], tmp_path, max_bytes=20, max_file_bytes=10)
-    assert (len(taken.files), taken.left_out) == (3, [])
+    collected = await collect_files(sandbox, ["a", "b", "c"], tmp_path, max_bytes=20, max_file_bytes=10)
+    assert (len(collected.files), collected.skipped) == (3, [])

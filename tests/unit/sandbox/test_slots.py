@@ -1,4 +1,4 @@
-"""Sandboxes are admitted by level: no tree deadlocks, and the cap holds."""
+"""Admission by level: no tree deadlocks, and the cap holds."""
 
 from contextlib import AsyncExitStack
 
@@ -79,14 +79,14 @@ def test_every_level_has_slots_that_those_above_it_cannot_take(levels: int, spar
     async def main() -> None:
         async with AsyncExitStack() as stack:
             for level in range(levels):
-                before = slots.taken
+                before = slots.in_use
                 while True:
                     with anyio.move_on_after(1):
                         await stack.enter_async_context(slots.hold(level))
                         continue
                     break
-                assert slots.taken > before
-            assert slots.taken == levels + spare
+                assert slots.in_use > before
+            assert slots.in_use == levels + spare
 
     run_virtually(main)
-    assert slots.taken == 0
+    assert slots.in_use == 0

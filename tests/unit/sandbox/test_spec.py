@@ -1,4 +1,4 @@
-"""What a container may do, as data."""
+"""The restrictions of a container, as data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from rlm.config import MIB, SandboxConfig
 from rlm.errors import ConfigError
-from rlm.sandbox.docker.spec import CLOSED, ContainerSpec, container_spec
+from rlm.sandbox.docker.spec import COVERED_PATHS, ContainerSpec, container_spec
 
 PROFILE = '{"syscalls": []}'
 
@@ -68,8 +68,8 @@ def test_what_tells_of_the_host_is_hidden_and_all_that_engines_hide_anyway() -> 
 def test_it_can_write_nowhere_but_in_its_own_bounded_memory() -> None:
     assert host()["ReadonlyRootfs"] is True
     disks = host(SandboxConfig(tmp_bytes=123))["Tmpfs"]
-    assert disks.keys() == {"/tmp", "/workspace", *CLOSED}
-    assert all(disks[closed].split(",")[0] == "ro" for closed in CLOSED)
+    assert disks.keys() == {"/tmp", "/workspace", *COVERED_PATHS}
+    assert all(disks[closed].split(",")[0] == "ro" for closed in COVERED_PATHS)
     for place in ("/tmp", "/workspace"):
         flags = disks[place].split(",")
         assert {"noexec", "nosuid", "nodev", "size=123"} <= set(flags)
@@ -111,7 +111,7 @@ def test_gvisor_gets_room_for_its_own_threads_and_a_limit_inside() -> None:
 
 
 def test_under_gvisor_the_code_runs_as_another_user_than_its_supervisor() -> None:
-    """Its kernel lets processes of one user open each other's descriptors, whatever these want (PR_SET_DUMPABLE)."""
+    """Its kernel lets processes of one user open each other's descriptors, despite PR_SET_DUMPABLE."""
     config = SandboxConfig(runtime="runsc")
     assert spec(config).arguments["User"] == "0:0"
     assert spec(config).arguments["Cmd"][2:] == ["--worker-uid", "20123"]
@@ -124,7 +124,7 @@ def test_the_host_suffers_last() -> None:
     assert host()["OomScoreAdj"] > 0
     assert host()["LogConfig"]["Type"] == "none"
     assert host()["AutoRemove"] is True
-    assert spec().arguments["StopSignal"] == "SIGKILL"  # an engine that ends waits for no sandbox
+    assert spec().arguments["StopSignal"] == "SIGKILL"  # a stopping engine does not wait for sandboxes
 
 
 def test_nothing_of_the_hosts_environment_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:

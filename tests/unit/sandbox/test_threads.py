@@ -1,4 +1,4 @@
-"""A thread is taken until its function ends, and by nothing else."""
+"""A thread is in use exactly until its function returns."""
 
 from __future__ import annotations
 

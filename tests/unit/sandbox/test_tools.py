@@ -1,4 +1,4 @@
-"""A cell's call of a host function: bounded, checked, answered; what goes wrong inside stays on the host."""
+"""Calls of host functions: limited, checked, answered; details of failures stay on the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from rlm.errors import ConfigError, ToolError
 from rlm.protocol.plain import pack_plain
-from rlm.sandbox.tools import AT_ONCE, MAX_SHOWN_CHARS, Tools, ToolUse
+from rlm.sandbox.tools import MAX_CONCURRENT_TOOL_CALLS, MAX_SHOWN_CHARS, Tools, ToolUse
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ class Place:
 
 
 async def use(function: Callable[..., object], *positional: object, **named: object) -> object:
-    """The value of a call, or the sentence."""
+    """The value of a call, or its error message."""
     used = await Tools({"tool": function}).use("tool", pack_plain([positional, named]))
     return msgpack.unpackb(used.data) if used.ok else used.data.decode()
 
@@ -149,7 +149,7 @@ async def test_what_annotated_says_of_a_type_holds_and_names_within_it_are_found
     "wrap", [lambda p: p, lambda p: update_wrapper(p, with_key), partial, lambda p: partial(p, many=1)]
 )
 async def test_what_a_partial_binds_by_name_is_neither_shown_nor_taken(wrap: Callable[[Any], Any]) -> None:
-    """A key that is bound so must not be read by a model, nor replaced by a cell, by way of `**more` neither."""
+    """A model must not read a bound key, and a cell must not replace it, not even through `**more`."""
     bound = wrap(partial(with_key, api_key="sk-secret", token=5))
     shown = Tools({"ask": bound}).descriptions["ask"]
     assert "secret" not in shown
@@ -211,7 +211,7 @@ async def test_a_function_that_gives_a_coroutine_is_waited_for() -> None:
     ids=lambda value: f"{value[:4].hex()}-{len(value)}",
 )
 async def test_no_evil_value_raises_anything(value: bytes) -> None:
-    """NaN, infinity, the largest and smallest numbers, half characters, what is no plain data, nesting without end."""
+    """NaN, infinity, extreme numbers, lone surrogates, values that are not plain data, endless nesting."""
 
     def typed(
         a: int | str | bytes | float | list[Any] | dict[str, Any] | None = None, *, b: list[Place] | None = None
@@ -269,7 +269,7 @@ async def test_a_cancelled_call_ends_so_whatever_its_function_makes_of_it() -> N
         ended = True
     assert (scope.cancelled_caught, ended) == (True, False)
     late = await Tools({"tool": raises_anew}, seconds=0.05).use("tool", pack_plain([[], {}]))
-    assert late.data == b"The tool tool gave no value within 0.05 seconds."
+    assert late.data == b"The tool tool did not return within 0.05 seconds."
 
 
 async def test_what_a_function_means_to_say_is_told() -> None:
@@ -280,8 +280,8 @@ async def test_what_a_function_means_to_say_is_told() -> None:
 
 
 async def test_a_value_that_is_not_plain_is_not_sent() -> None:
-    assert await use(lambda: object()) == "The tool tool gave a value that is not plain data."
-    assert await use(lambda: 1 << 70) == "The tool tool gave a value that is not plain data."
+    assert await use(lambda: object()) == "The tool tool returned a value that is not plain data."
+    assert await use(lambda: 1 << 70) == "The tool tool returned a value that is not plain data."
 
 
 async def test_a_coroutine_function_runs_on_the_event_loop_and_ends_in_time() -> None:
@@ -292,11 +292,11 @@ async def test_a_coroutine_function_runs_on_the_event_loop_and_ends_in_time() ->
     tools = Tools({"wait": wait}, seconds=0.05)
     assert (await tools.use("wait", pack_plain([[0.0], {}]))).ok
     late = await tools.use("wait", pack_plain([[30.0], {}]))
-    assert (late.ok, late.data) == (False, b"The tool wait gave no value within 0.05 seconds.")
+    assert (late.ok, late.data) == (False, b"The tool wait did not return within 0.05 seconds.")
 
 
 async def test_no_arguments_take_much_memory_however_hostile() -> None:
-    """A call of a megabyte of empty maps would be 64 megabytes of objects, and hundreds of calls are open at once."""
+    """A call with a megabyte of empty maps would become 64 megabytes of objects, and hundreds of calls can be pending."""
     tools = Tools({"f": lambda *given: len(given)})
     hostile = b"\x92\xdd" + (1 << 20).to_bytes(4, "big") + b"\x80" * (1 << 20) + b"\x80"
     tracemalloc.start()
@@ -324,9 +324,9 @@ async def test_calls_beyond_so_many_at_once_wait_undecoded() -> None:
 
     tools = Tools({"work": work})
     async with anyio.create_task_group() as group:
-        for _ in range(10 * AT_ONCE):
+        for _ in range(10 * MAX_CONCURRENT_TOOL_CALLS):
             group.start_soon(tools.use, "work", pack_plain([["x"], {}]))
-    assert 1 < most <= AT_ONCE
+    assert 1 < most <= MAX_CONCURRENT_TOOL_CALLS
 
 
 async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads_until_they_end() -> None:
@@ -341,13 +341,15 @@ async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads
     tools = Tools({"work": work, "quick": lambda: 1}, seconds=0.1)
     try:
         for cell in range(5):
-            with anyio.move_on_after(0.03):  # as a cell ends
+            with anyio.move_on_after(0.03):  # like the end of a cell
                 async with anyio.create_task_group() as group:
-                    for number in range(AT_ONCE):
-                        group.start_soon(tools.use, "work", pack_plain([[cell * AT_ONCE + number], {}]))
+                    for number in range(MAX_CONCURRENT_TOOL_CALLS):
+                        group.start_soon(
+                            tools.use, "work", pack_plain([[cell * MAX_CONCURRENT_TOOL_CALLS + number], {}])
+                        )
         refused = await tools.use("quick", pack_plain([[], {}]))
-        assert refused.data == b"The tool quick was not called within 0.1 seconds: 16 calls of before still run."
-        assert len(begun) <= AT_ONCE
+        assert refused.data == b"The tool quick did not start within 0.1 seconds: 16 earlier calls are still running."
+        assert len(begun) <= MAX_CONCURRENT_TOOL_CALLS
     finally:
         release.set()
     assert (await tools.use("quick", pack_plain([[], {}]))).ok
@@ -355,7 +357,7 @@ async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads
 
 async def test_every_call_is_told_with_its_arguments_cut() -> None:
     told: list[ToolUse] = []
-    tools = Tools({"f": lambda x: x}).told(told.append)
+    tools = Tools({"f": lambda x: x}).with_callback(told.append)
     await tools.use("f", pack_plain([["x" * 10_000], {}]))
     await tools.use("nobody" * 1000, b"")
     assert [use.ok for use in told] == [True, False]
@@ -387,7 +389,7 @@ async def test_no_plain_data_raises_anything(value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "class", "_x", "context", "llm_query", "FINAL", "ü-"])
 def test_names_that_cannot_be_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be called"):
+    with pytest.raises(ConfigError, match=r"name .* is invalid"):
         Tools({name: lambda: 1})
 
 
@@ -399,10 +401,10 @@ def test_functions_that_cannot_be_checked_are_refused() -> None:
         pass
 
     def foreign(x: Foreign) -> None:
-        """Its type is no plain data."""
+        """Its type is not plain data."""
 
     for function in (unknown, foreign, 7):
-        with pytest.raises(ConfigError, match="tool f"):
+        with pytest.raises(ConfigError, match=r"[Tt]ool 'f'"):
             Tools({"f": function})  # type: ignore[dict-item]
 
 

@@ -1,4 +1,4 @@
-"""What arrives in a sandbox is what was given."""
+"""A value arrives in a sandbox unchanged."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from hypothesis import strategies as st
 from rlm.errors import ConfigError
 from rlm.protocol.messages import CHUNK_BYTES
 from rlm.sandbox import values
-from rlm.sandbox.values import Value, encode, ends_of
+from rlm.sandbox.values import Value, encode, head_and_tail
 
-TEXTS = st.text(st.characters(exclude_categories=()))  # lone surrogates, NUL and line ends of all kinds included
+TEXTS = st.text(st.characters(exclude_categories=()))  # includes lone surrogates, NUL and all kinds of line ends
 KEYS = TEXTS | st.integers(-(2**63), 2**64 - 1) | st.booleans() | st.none() | st.floats(allow_nan=False)
 LEAVES = KEYS | st.binary()
 DATA = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner), max_leaves=30)
 
 
 def arrived(value: Value) -> Any:
-    """The value as a sandbox builds it, from exactly the bytes that were announced."""
+    """The value that a sandbox builds from exactly the announced bytes."""
     pieces = [bytes(piece) for piece in value.pieces()]
     assert all(0 < len(piece) <= CHUNK_BYTES for piece in pieces)
     data = b"".join(pieces)
     assert len(data) == value.size
-    assert b"".join(map(bytes, value.pieces())) == data  # a value can be sent again, to a new sandbox
+    assert b"".join(map(bytes, value.pieces())) == data  # a value can be sent again to a new sandbox
     match value.kind:
         case "text":
             return data.decode("utf-8", "surrogatepass")
@@ -45,12 +45,12 @@ def arrived(value: Value) -> Any:
 
 @given(st.text(), st.integers(4, 40))
 def test_the_ends_of_a_text_are_told_without_broken_characters(text: str, size: int) -> None:
-    head, tail = ends_of(encode(text), size)
+    head, tail = head_and_tail(encode(text), size)
     assert text.startswith(head)
     assert text.endswith(tail)
     assert min(len(text), size // 4) <= len(head) <= size
     assert min(len(text), size // 4) <= len(tail) <= size
-    assert ends_of(encode([text]), size) == ("", "")
+    assert head_and_tail(encode([text]), size) == ("", "")
 
 
 @given(TEXTS)
@@ -90,7 +90,7 @@ def test_plain_data_arrives_equal(data: Any) -> None:
 @given(st.lists(DATA) | st.dictionaries(KEYS, DATA))
 def test_plain_data_arrives_equal_whatever_counts_as_large(data: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(values, "LARGE_TEXT", 2)
+        patch.setattr(values, "LARGE_TEXT_CHARS", 2)
         patch.setattr(values, "LARGE_ITEMS", 2)
         assert arrived(encode(data)) == data
 
@@ -163,7 +163,7 @@ def test_a_value_above_the_limit_is_refused_with_the_limit_and_how_to_raise_it()
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that `work` had allocated at once."""
+    """Peak memory that `work` allocated."""
     tracemalloc.start()
     try:
         work()
@@ -238,7 +238,7 @@ def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing.*No such file"):
         encode(tmp_path / "missing")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="neither a file nor a folder"):
+    with pytest.raises(ConfigError, match="neither a regular file nor a folder"):
         encode(tmp_path / "pipe")
 
 
