@@ -15,11 +15,11 @@ import anyio
 
 from rlm._util.text import clip
 from rlm.calls.budget import BudgetExceeded
-from rlm.calls.gateway import HASHED_AT_ONCE, Calls, reply_or_raise
+from rlm.calls.gateway import Calls, error_from
 from rlm.errors import ConfigError, ModelError, ReplayDivergedError, SandboxError
 from rlm.events import AnswerReplayed, ReplayDiverged, SubCallFinished, SubCallStarted
 from rlm.models.base import Model
-from rlm.models.request import digest_of
+from rlm.models.request import INLINE_HASH_CHARS, digest_of
 from rlm.prompts import question_from
 from rlm.sandbox.base import Answer, QueryReply, SandboxQuery
 from rlm.sandbox.values import Value, encode
@@ -189,7 +189,7 @@ class Broker:
         """What the record has of a prompt: of one that is not sent, which costs a cell nothing, the beginning."""
         asked = [] if recursive else [Message(role="user", content=query.prompt)]
         refused = not recursive and query.context is not None
-        if refused or self._calls.would_refuse(model, asked, recursive=recursive):
+        if refused or self._calls.accounting.would_refuse(model, asked, recursive=recursive):
             return clip(query.prompt, MAX_SHOWN_CHARS)
         return query.prompt
 
@@ -198,8 +198,8 @@ class Broker:
         found = await self._replay.lookup_answer(node)
         if found is None:
             return None
-        self._calls.add_recorded_usage(found.usage)
-        self._calls.budget.count_rlms(found.rlms)
+        self._calls.accounting.add_recorded_usage(found.usage)
+        self._calls.accounting.budget.add_rlms(found.rlms)
         below = {usage.node for usage in found.usage} - {node}
         self._events.emit(AnswerReplayed(node=node, below=sorted(below)))
         return QueryReply(ok=found.ok, text=found.text)
@@ -238,7 +238,7 @@ class Broker:
             asked = f"{task.depth} {query.model} {query.recurse} {self._below.name}"
             return digest_of(query.prompt, asked, *pieces)
 
-        if len(query.prompt) + (0 if context is None else context.size) <= HASHED_AT_ONCE:
+        if len(query.prompt) + (0 if context is None else context.size) <= INLINE_HASH_CHARS:
             return digest()
         return await anyio.to_thread.run_sync(digest)
 
@@ -254,7 +254,9 @@ async def _in_words(asked: Awaitable[str]) -> QueryReply:
 
 
 async def _called(outcome: ModelReply | Failure) -> str:
-    return _text_of(reply_or_raise(outcome))
+    if isinstance(outcome, Failure):
+        raise error_from(outcome)
+    return _text_of(outcome)
 
 
 def _text_of(reply: ModelReply) -> str:

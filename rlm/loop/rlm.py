@@ -17,7 +17,7 @@ from rlm import prompts
 from rlm._util.logs import bound
 from rlm._util.text import clip, fenced
 from rlm.calls.budget import BudgetExceeded
-from rlm.calls.gateway import Calls, CutOff
+from rlm.calls.gateway import CallAbandoned, Calls
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong
 from rlm.events import Compacted, RLMFinished, RLMStarted, ToolUsed, TurnStarted
@@ -96,7 +96,7 @@ async def rlm_loop(task: RLMTask, services: Services) -> RLMResult:
 @asynccontextmanager
 async def open_rlm(task: RLMTask, services: Services) -> AsyncIterator[RLM]:
     """One RLM with its sandbox, which answers its task and, after that, further questions. Raises what `rlm_loop` does."""
-    services.calls.budget.start_rlm()
+    services.calls.accounting.budget.start_rlm()
     child = partial(rlm_loop, services=services)
     services = replace(services, limits=limits_for_window(services.limits, task.model.context_window))
     below = services.model_at(task.level + 1)
@@ -181,7 +181,7 @@ class RLM:
             with anyio.move_on_after(control.last_turn_seconds) as scope:
                 answer = await self._last_turn(stop)
             if scope.cancelled_caught:
-                await self._services.calls.cut_off(self._task.node, self._requests)
+                await self._services.calls.abandon(self._task.node, self._requests)
             answered = RLMResult(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=stop.at)
         await self._services.calls.finish_node(self._task.node)
         self._services.events.emit(
@@ -259,7 +259,7 @@ class RLM:
         """The model's next reply: what it asks for, and whether it was cut off."""
         if self._task.level == 0:
             said_last = (*self._transcript.messages, LAST_TURN_ROOM)
-            self._services.calls.keep_for_last_turn(self._task.model, said_last)
+            self._services.calls.accounting.reserve_last_turn(self._task.model, said_last)
         try:
             reply = await self._reply(self._transcript, last=last)
         except ContextTooLong:
@@ -371,7 +371,7 @@ class RLM:
             except (BudgetExceeded, ContextTooLong):
                 self._transcript = short
                 turn, _ = await self._ask(last=is_root)
-        except CutOff:  # in the recorded run, by the time for this turn
+        except CallAbandoned:  # in the recorded run, by the time for this turn
             return ""
         except BudgetExceeded:
             if not is_root:

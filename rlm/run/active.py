@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from rlm._util.logs import bound, get_logger
 from rlm._util.portal import note
-from rlm.calls.budget import Budget
+from rlm.calls.accounting import Accounting
 from rlm.calls.cache import Cache
 from rlm.calls.gateway import Calls
 from rlm.config import RAISABLE, Limits
@@ -123,14 +123,13 @@ class ActiveRun:
         redact = _redaction(self._models.values())
         self._events = EventLog(self._writer.record.run_id, file, listeners, redact=redact, seq=seq)
         self._calls = Calls(
-            budget=Budget(options.limits),
+            accounting=Accounting(options.limits, prices=options.prices),
             replay=self._replay,
             max_concurrent=options.limits.max_concurrent_calls,
             events=self._events,
             cache=cache,
-            prices=options.prices,
         )
-        self._calls.add_recorded_usage(self._replay.usage_of_stale_calls())
+        self._calls.accounting.add_recorded_usage(self._replay.usage_of_stale_calls())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -159,7 +158,7 @@ class ActiveRun:
     @property
     def usage(self) -> Usage:
         """The usage of all questions."""
-        return self._calls.budget.used
+        return self._calls.accounting.budget.used
 
     async def ask(self, question: RunQuestion, *, recorded: bool = False) -> Completion:
         """Answer the first or a further question.
@@ -238,11 +237,11 @@ class ActiveRun:
     def _completion(self, result: RLMResult, seconds: float) -> Completion:
         counts = RunCounts(
             usage=self.usage,
-            by_model=dict(self._calls.by_model),
-            by_node=dict(self._calls.by_node),
+            by_model=dict(self._calls.accounting.by_model),
+            by_node=dict(self._calls.accounting.by_node),
             sub_calls=self._counting.sub_calls,
             sandboxes=self._counting.sandboxes,
-            unaccounted=self._calls.budget.unaccounted,
+            unaccounted=self._calls.accounting.budget.unaccounted,
             replayed=self._replay.replayed,
             resent_calls=self._replay.resent_calls,
             diverged=tuple(self._replay.diverged),
@@ -290,9 +289,9 @@ class ActiveRun:
         return self._options.system_prompt(replace(facts, limits=limits))
 
     def _raise_limits(self, limits: Limits) -> None:
-        before = self._calls.budget.limits
+        before = self._calls.accounting.budget.limits
         new = {name: getattr(limits, name) for name in RAISABLE if getattr(limits, name) != getattr(before, name)}
-        self._calls.take_limits(limits)
+        self._calls.accounting.set_limits(limits)
         self._writer.raise_limits(new)
         self._events.emit(LimitsRaised(limits=new))
 

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Any
 
-from rlm.calls.budget import Budget
+from rlm.calls.accounting import Accounting
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.events import Event
@@ -70,7 +70,10 @@ def services(
     return Services(
         limits=limits,
         calls=Calls(
-            budget=Budget(limits), replay=Replay(journal), max_concurrent=limits.max_concurrent_calls, events=events
+            accounting=Accounting(limits),
+            replay=Replay(journal),
+            max_concurrent=limits.max_concurrent_calls,
+            events=events,
         ),
         events=events,
         slots=slots or LevelSlots(slots=8, levels=4),

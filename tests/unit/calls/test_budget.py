@@ -37,7 +37,7 @@ def test_one_call_stays_in_reserve_for_the_last_turn() -> None:
 def test_tokens_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget = Budget(Limits(max_tokens=100))
     budget.reserve(tokens(80))
-    with pytest.raises(BudgetExceeded, match="of the run's limit of 100 tokens 20 are left, and up to 30 are needed"):
+    with pytest.raises(BudgetExceeded, match="the run has 20 of its 100 tokens left, and this call may need 30"):
         budget.reserve(tokens(30))
     budget.settle(tokens(80), Usage(calls=1, input_tokens=10, output_tokens=5))
     budget.reserve(tokens(80))
@@ -47,7 +47,7 @@ def test_dollars_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget = Budget(Limits(max_cost_usd=1.0))
     budget.reserve(dollars(0.8))
     with pytest.raises(
-        BudgetExceeded, match=r"of the run's limit of \$1 \$0.2 are left, and up to \$0.3 are needed"
+        BudgetExceeded, match=r"the run has \$0.2 of its \$1 left, and this call may need \$0.3"
     ) as refused:
         budget.reserve(dollars(0.3))
     assert refused.value.reason == "max_cost_usd"
@@ -96,7 +96,7 @@ def test_a_call_whose_cost_nobody_knows_counts_as_estimated_against_the_limit() 
 @pytest.mark.parametrize("limits", [Limits(max_tokens=100), Limits(max_cost_usd=100.0)])
 def test_the_roots_last_turn_is_kept_out_of_reach_of_its_children(limits: Limits) -> None:
     budget = Budget(limits)
-    budget.keep_for_last_turn(Estimate(tokens=40, dollars=40))
+    budget.reserve_last_turn(Estimate(tokens=40, dollars=40))
     with pytest.raises(BudgetExceeded):
         budget.reserve(Estimate(tokens=70, dollars=70))
     budget.reserve(Estimate(tokens=70, dollars=70), last=True)
@@ -154,13 +154,13 @@ def test_the_estimate_of_a_request_covers_its_texts_and_what_stands_between_them
 
 def test_what_is_left_is_without_calls_under_way_and_the_last_turn_which_may_have_its_own() -> None:
     budget = Budget(Limits(max_tokens=100))
-    budget.keep_for_last_turn(tokens(10))
+    budget.reserve_last_turn(tokens(10))
     budget.reserve(tokens(20))
-    assert budget.left() == (70, math.inf)
-    assert budget.left(last=True) == (80, math.inf)
+    assert budget.remaining() == (70, math.inf)
+    assert budget.remaining(last=True) == (80, math.inf)
     budget.settle(tokens(20), Usage(calls=1, input_tokens=15))
-    assert budget.left() == (75, math.inf)
-    assert Budget(Limits(max_cost_usd=0.5)).left() == (math.inf, 0.5)
+    assert budget.remaining() == (75, math.inf)
+    assert Budget(Limits(max_cost_usd=0.5)).remaining() == (math.inf, 0.5)
 
 
 def test_scripts_with_fewer_characters_a_token_are_estimated_higher() -> None:

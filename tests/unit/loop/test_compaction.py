@@ -87,7 +87,7 @@ async def test_200_turns_through_a_window_of_4000_tokens_end_with_the_right_answ
     refused = [event for event in seen if isinstance(event, ModelFailed)]
     assert len(made) > 5
     assert len(refused) == (len(made) if kind is UnknownWindow else 0)
-    assert shared.calls.budget.used.calls == TURNS + 1 + len(made)
+    assert shared.calls.accounting.budget.used.calls == TURNS + 1 + len(made)
     history = unpacked(sandboxes.created[0].loaded["history"])
     assert len(history) == made[-1].messages
     assert history[1]["content"].startswith("Question:\nthe sum?")
@@ -128,7 +128,7 @@ async def test_a_summary_is_paid_from_the_budget() -> None:
         )
         answered = await run(shared)
         assert answered.stop_reason == "max_lm_calls"
-        assert shared.calls.budget.used.calls == calls
+        assert shared.calls.accounting.budget.used.calls == calls
         turns = calls - 1 - sum(isinstance(event, Compacted) for event in seen)
         # Where the call that was refused is that of a summary, the turn that it was for has begun too.
         assert answered.answer in {str(sum(map(value, range(1, count + 1)))) for count in (turns, turns - 1)}

@@ -140,7 +140,7 @@ async def test_the_last_turn_is_paid_from_the_reserve() -> None:
     shared = services(model, limits=Limits(max_lm_calls=4))
     answered = await run(shared)
     assert (answered.answer, answered.stop_reason) == ("x", "max_lm_calls")
-    assert shared.calls.budget.used.calls == 4
+    assert shared.calls.accounting.budget.used.calls == 4
 
 
 async def test_turns_that_only_fail_end_the_work() -> None:
@@ -262,7 +262,7 @@ async def test_a_sub_call_with_depth_left_is_an_rlm_in_a_sandbox_of_its_own() ->
     answered = await run(shared, depth=2)
     assert answered.answer == "child said blue"
     assert sandboxes.started == [("0", 2), ("0.1", 1)]
-    assert shared.calls.by_node.keys() == {"0", "0.1"}
+    assert shared.calls.accounting.by_node.keys() == {"0", "0.1"}
 
 
 class Interpreter:
