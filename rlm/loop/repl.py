@@ -17,7 +17,8 @@ from rlm.sandbox.values import Value
 from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Outcome
 
-from .broker import Broker, NotRecorded, RLMTask
+from .broker import Broker, NotRecorded
+from .task import RLMTask
 
 MAX_LOSSES: Final = 3  # of one RLM's sandboxes that are made good; after that they are not accidents
 
@@ -189,7 +190,7 @@ class Repl:
     async def _run_again(self, code: str, error: SandboxError, *, calls: bool) -> CellResult:
         if not await self._replace(error):
             return _lost(f"The sandbox was lost during this cell ({error}) and replaced by a new one", kept=False)
-        self._broker.rewind()
+        self._broker.restart_cell()
         try:
             return await self._execute(code, calls=calls)
         except SandboxError as again:
@@ -236,7 +237,7 @@ class Repl:
                     case _HostBinding():
                         await self._bind(done)
                     case _ReplayableCell():
-                        answer = self._broker.recall(done.asked) if done.calls else None
+                        answer = self._broker.replay_answers(done.asked) if done.calls else None
                         result = await self._sandbox.run(done.code, seconds=self._cell_seconds, answer=answer)
                         if result.outcome != done.outcome:
                             return False

@@ -30,12 +30,13 @@ from rlm.sandbox.values import Value, encode, ends_of
 from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Message, ModelReply, StopPoint, StopReason
 
-from .broker import Broker, RLMResult, RLMTask
+from .broker import Broker
 from .compaction import ContextWindow, limits_for_window
 from .control import RunControl
 from .observation import describe, observation
 from .repl import Repl
 from .reply import Turn, parse
+from .task import RLMResult, RLMTask
 from .transcript import Transcript
 
 SENTENCES: Final[Mapping[StopReason, str]] = {  # why the work was stopped from outside

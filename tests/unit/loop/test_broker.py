@@ -8,7 +8,8 @@ from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ModelError, SandboxStartError
 from rlm.events import Event, SubCallFinished, SubCallStarted
-from rlm.loop.broker import Broker, RLMResult, RLMTask
+from rlm.loop.broker import Broker
+from rlm.loop.task import RLMResult, RLMTask
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import SandboxQuery
 from rlm.sandbox.values import Value, encode

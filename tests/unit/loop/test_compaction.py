@@ -15,9 +15,9 @@ from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong, SandboxDied
 from rlm.events import Compacted, Event, ModelFailed, SandboxLost
-from rlm.loop.broker import RLMResult, RLMTask
 from rlm.loop.compaction import ContextWindow, limits_for_window
 from rlm.loop.rlm import Services, rlm_loop
+from rlm.loop.task import RLMResult, RLMTask
 from rlm.loop.transcript import Transcript
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue

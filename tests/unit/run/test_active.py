@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from helpers.fakes import services
 from rlm.calls.budget import BudgetExceeded, Estimate
 from rlm.config import Limits
-from rlm.loop.broker import RLMTask
 from rlm.loop.rlm import rlm_loop
+from rlm.loop.task import RLMTask
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.slots import LevelSlots
