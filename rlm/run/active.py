@@ -20,7 +20,8 @@ from rlm.calls.gateway import Calls
 from rlm.config import RAISABLE, Limits
 from rlm.events import Event, LimitsRaised, OnEvent, QuestionAsked, RunFinished
 from rlm.loop.control import RunControl
-from rlm.loop.rlm import RLM, Services, open_rlm, system_prompt_of
+from rlm.loop.rlm import RLM, open_rlm
+from rlm.loop.services import Services, system_prompt_of
 from rlm.loop.task import RLMResult, RLMTask
 from rlm.models.base import Model, Redacting
 from rlm.models.request import digest_of

@@ -14,7 +14,7 @@ from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.events import Event
 from rlm.loop.control import RunControl
-from rlm.loop.rlm import Services
+from rlm.loop.services import Services
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
 from rlm.sandbox.slots import LevelSlots

@@ -16,7 +16,8 @@ from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong, SandboxDied
 from rlm.events import Compacted, Event, ModelFailed, SandboxLost
 from rlm.loop.compaction import ContextWindow, limits_for_window
-from rlm.loop.rlm import Services, rlm_loop
+from rlm.loop.rlm import rlm_loop
+from rlm.loop.services import Services
 from rlm.loop.task import RLMResult, RLMTask
 from rlm.loop.transcript import Transcript
 from rlm.models.scripted import ScriptedModel

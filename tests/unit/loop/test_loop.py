@@ -9,7 +9,8 @@ from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ModelError, ReplyCutOff, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
-from rlm.loop.rlm import Services, rlm_loop
+from rlm.loop.rlm import rlm_loop
+from rlm.loop.services import Services
 from rlm.loop.task import RLMResult, RLMTask
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue, SandboxQuery
