@@ -12,9 +12,9 @@ from functools import partial
 from typing import Final
 
 import anyio
+from structlog.contextvars import bound_contextvars
 
 from rlm import prompts
-from rlm._util.logs import bound
 from rlm.calls.budget import BudgetExceeded
 from rlm.calls.gateway import CallAbandoned
 from rlm.errors import ConfigError
@@ -47,7 +47,7 @@ async def rlm_loop(task: RLMTask, services: Services) -> RLMResult:
         SandboxError: sandboxes do not start, or were lost too often.
         ConfigError: the sandbox has no memory for the context.
     """
-    with bound(run=services.run_id, node=task.node):
+    with bound_contextvars(run=services.run_id, node=task.node):
         async with open_rlm(task, services) as rlm:
             return await rlm.answer()
 

@@ -12,7 +12,9 @@ from shlex import quote
 from types import TracebackType
 from typing import Final, Self
 
-from rlm._util.logs import bound, get_logger
+from structlog.contextvars import bound_contextvars
+
+from rlm._util.logs import get_logger
 from rlm._util.portal import note
 from rlm.calls.accounting import Accounting
 from rlm.calls.cache import Cache
@@ -171,7 +173,7 @@ class ActiveRun:
         record, number, began = self._writer.record, len(self.completions), time.perf_counter()
         stop = record.stops.get(number) if recorded else None
         try:
-            with self._control.question_clock(again=recorded and number < record.answered), self._log_context():
+            with self._control.question_clock(replaying=recorded and number < record.answered), self._log_context():
                 if number == 0:
                     self._begin(question, store=not recorded)
                 rlm = await self._root_rlm() if stop is None or stop.started else None
@@ -297,7 +299,7 @@ class ActiveRun:
         self._events.emit(LimitsRaised(limits=new))
 
     def _log_context(self) -> AbstractContextManager[None]:
-        return bound(run=self._writer.record.run_id, node="0")
+        return bound_contextvars(run=self._writer.record.run_id, node="0")
 
     def _is_resumable(self, error: BaseException) -> bool:
         """Whether a resumed run would keep something, as far as this process knows."""

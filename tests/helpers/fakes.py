@@ -64,7 +64,7 @@ def services(
     """An RLM's services. `models` serve the levels from the root down; the last one serves all further levels."""
     limits = replace(limits or Limits(), max_seconds=seconds)
     control = RunControl(limits)
-    control._start()
+    control._start_clock()
     journal = memory_journal()
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.contextvars import bound_contextvars
 from structlog.testing import CapturingLogger, capture_logs
 
 from helpers.small_tree import asks, small_tree
-from rlm._util.logs import bound, get_logger
+from rlm._util.logs import get_logger
 from rlm.sandbox.base import Answer
 from rlm.testing import FakeSandboxes
 from rlm.types import CellResult
@@ -101,23 +102,23 @@ def test_what_is_told_within_a_run_has_its_run_and_node(configured: None, tmp_pa
         return await asks(code, answer)
 
     structlog.configure()
-    with capture_logs() as told:
+    with capture_logs() as logged:
         done = small_tree(run_root=tmp_path, sandbox_factory=FakeSandboxes(tells)).completion("c", "Is it the root?")
         log.warning("outside")
-    ran = [(entry["node"], entry["run"], entry["code"]) for entry in told if entry["event"] == "ran"]
+    ran = [(entry["node"], entry["run"], entry["code"]) for entry in logged if entry["event"] == "ran"]
     assert ran == [
         ("0", done.run_id, "x"),
         ("0", done.run_id, "rlm of the tree"),
         ("0.1", done.run_id, "llm of the tree"),
         ("0", done.run_id, "llm of the root"),
     ]
-    assert [entry for entry in told if entry["event"] == "outside"] == [{"event": "outside", "log_level": "warning"}]
+    assert [entry for entry in logged if entry["event"] == "outside"] == [{"event": "outside", "log_level": "warning"}]
 
 
 def test_inner_fields_come_before_outer_ones_and_end_with_their_block(caplog: pytest.LogCaptureFixture) -> None:
     log = get_logger("rlm.test")
-    with caplog.at_level(logging.WARNING), bound(run="r", node="0"):
-        with bound(node="0.1"):
+    with caplog.at_level(logging.WARNING), bound_contextvars(run="r", node="0"):
+        with bound_contextvars(node="0.1"):
             log.warning("inner", node="mine")
             log.warning("inner")
         log.warning("outer")

@@ -194,7 +194,7 @@ def test_a_resumed_run_can_be_steered_before_it_has_begun(tmp_path: Path) -> Non
 async def test_an_answer_that_is_wanted_now_is_that_to_a_question_without_one() -> None:
     control = RunControl(Limits())
     control.answer_now()
-    with control.question_clock(again=True):
+    with control.question_clock(replaying=True):
         assert control.reason == "max_seconds"
     with control.question_clock(), control.cancellable() as scope:
         assert (control.reason, scope.cancel_called or scope.deadline < 0) == ("stopped", True)
