@@ -1,4 +1,4 @@
-"""Estimates, prices and usage of a run's model calls, over the budget's ledger. No I/O. Imports models and what is below."""
+"""Estimates, prices and usage of a run's model calls, over the budget's ledger. No I/O. Imports models and store."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class Budget:
         self.unaccounted += 1
 
     def release(self, estimate: Estimate) -> None:
-        """Undo a reservation. A last turn that was refused as too long, at no cost, is retried from the same reserve."""
+        """Undo a reservation: a last turn refused as too long, at no cost, is retried from the same reserve."""
         self._close(estimate)
         self._calls -= 1
 

@@ -1,4 +1,4 @@
-"""A cache of replies across runs, which callers turn on: the same model, parameters and messages give the same reply, free.
+"""A cache of replies across runs, for callers who turn it on. The same model, parameters and messages are free.
 
 It keeps complete replies only: none that failed or was cut off. Imports models and store.
 """

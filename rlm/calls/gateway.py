@@ -1,4 +1,4 @@
-"""The one way to a model: journal, then cache, then budget, then network, then the record. Imports accounting and store."""
+"""The one way to a model: journal, cache, budget, network, record. Imports accounting, store and models."""
 
 from __future__ import annotations
 

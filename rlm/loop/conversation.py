@@ -61,7 +61,7 @@ class Conversation:
         return await self._ask()
 
     async def last_turn(self, reason: str) -> Turn:
-        """The model's answer from what it has seen; the root's is paid from the reserve. Raises what `next_turn` does."""
+        """The model's answer from what it has seen. The root's is paid from the reserve. Raises as `next_turn` does."""
         request = prompts.last_turn_message(reason)
         whole = self._transcript.say(request)
         shortened = self._transcript.compact(prompts.LEFT_OUT, keep_chars=LAST_TURN_CHARS).say(request)

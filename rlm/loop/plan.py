@@ -1,4 +1,4 @@
-"""Decides what becomes of a query: the host alone knows depth, models and identity. Pure. Imports models and prompts."""
+"""Decides what becomes of a query. The host alone knows depth, models and identity. Pure. Imports models, prompts."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class _HostBinding:
 class Repl:
     """Runs the cells of one RLM; an async context manager.
 
-    A cell that loses its sandbox runs once more in a new one, after all earlier cells have run again there with the same
-    answers to their queries. The model is told if that sandbox is lost too, or an earlier cell ends differently.
+    A cell that loses its sandbox runs once more in a new one. All earlier cells run again there first, with the same
+    answers to their queries. If the new sandbox is lost too, or an earlier cell ends differently, the model is told.
 
     Args:
         task: of the RLM.
@@ -131,7 +131,7 @@ class Repl:
         return loaded
 
     async def bind(self, name: str, expression: str) -> None:
-        """Bind a variable to the value of an expression, also in later sandboxes. Raises SandboxError as `load` does."""
+        """Bind a variable to the value of an expression, also in later sandboxes. Raises as `load` does."""
         binding = _HostBinding(name=name, value=expression)
         try:
             await self._apply(binding)
