@@ -13,7 +13,7 @@ import anyio
 
 from rlm.errors import ContextTooLong, ModelError, ReplayDivergedError, ReplyCutOff
 from rlm.events import ModelFailed, ModelReplied, ReplayDiverged
-from rlm.models.base import Model, parameters_of, server_of
+from rlm.models.base import Model
 from rlm.models.request import INLINE_HASH_CHARS, Request
 from rlm.store.entries import GIVEN_BACK, TOO_LONG, CallLookup, Failure
 from rlm.store.event_log import EventLog
@@ -156,7 +156,7 @@ class Calls:
         self.accounting.update_density(model, request.messages, reply.usage)
         await self.replay.record_outcome(call, reply)
         if self._cache is not None and reply.finish_reason != "length":  # a run with more budget gets a longer reply
-            await self._cache.put(server_of(model), request, reply)
+            await self._cache.put(model.base_url, request, reply)
         return reply
 
     async def _reserve(self, model: Model, request: Request, *, node: str, ordinal: int, last: bool) -> Reservation:
@@ -183,7 +183,7 @@ class Calls:
         return failure
 
     async def _cached(self, model: Model, request: Request) -> ModelReply | None:
-        return None if self._cache is None else await self._cache.get(server_of(model), request)
+        return None if self._cache is None else await self._cache.get(model.base_url, request)
 
     async def _record_cached(
         self, model: Model, request: Request, reply: ModelReply, *, node: str, ordinal: int, last: bool
@@ -216,7 +216,7 @@ async def _reply(model: Model, messages: Sequence[Message], max_tokens: int | No
 
 
 async def _request(model: Model, messages: Sequence[Message]) -> Request:
-    make = partial(Request, model.name, messages, parameters_of(model))
+    make = partial(Request, model.name, messages, model.parameters)
     if sum(len(message.content) for message in messages) <= INLINE_HASH_CHARS:
         return make()
     return await anyio.to_thread.run_sync(make)

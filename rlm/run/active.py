@@ -25,7 +25,7 @@ from rlm.loop.control import RunControl
 from rlm.loop.rlm import RLM, open_rlm
 from rlm.loop.services import Services, system_prompt_of
 from rlm.loop.task import RLMResult, RLMTask
-from rlm.models.base import Model, Redacting
+from rlm.models.base import Model
 from rlm.models.request import digest_of
 from rlm.prompts import PromptContext
 from rlm.sandbox.docker.container import DockerSandboxes
@@ -351,6 +351,5 @@ def _expired_result(stop: StopPoint | None, reason: StopReason) -> RLMResult:
 
 
 def _redaction(models: Iterable[Model]) -> Callable[[str], str]:
-    """A function that removes the keys of all models from a text."""
-    holders = [model for model in models if isinstance(model, Redacting)]
-    return lambda text: reduce(lambda clean, holder: holder.redact(clean), holders, text)
+    """A function that removes the secrets of all models from a text."""
+    return lambda text: reduce(lambda redacted, model: model.redact(redacted), models, text)

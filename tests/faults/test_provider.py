@@ -35,12 +35,12 @@ PASSING: Final[Mapping[str, tuple[Fault, str]]] = {
     "silent": (Fault(sent="nothing", then="hang"), "no complete response within 0.4 s"),
     "headers": (Fault(sent="headers", body=GOOD, then="hang"), "no complete response within 0.4 s"),
     "blanks": (Fault(body=b" ", then="trickle"), "no complete response within 0.4 s"),
-    "dropped": (Fault(sent="nothing", then="drop"), "broke the connection off"),
-    "truncated": (Fault(sent="half", body=GOOD, then="drop"), "broke the connection off"),
+    "dropped": (Fault(sent="nothing", then="drop"), "closed the connection"),
+    "truncated": (Fault(sent="half", body=GOOD, then="drop"), "closed the connection"),
 }
 # What stays: another attempt would be another paid call, or get the same answer.
 STAYING: Final[Mapping[str, tuple[Fault | Reply, str]]] = {
-    "no JSON": (Fault(body=b'{"choices": ['), "sent what is not JSON"),
+    "no JSON": (Fault(body=b'{"choices": ['), "sent invalid JSON"),
     "no choices": (Fault(body={"choices": []}), "sent no choices"),
     "no object": (Fault(body=["42"]), "not a chat completion"),
     "an error inside": (Fault(body={"error": {"message": "overloaded"}}), "in place of a reply: overloaded"),

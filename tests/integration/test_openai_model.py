@@ -156,7 +156,7 @@ async def test_an_error_status_that_stays_is_reported_in_words(fault: Fault, sen
 async def test_a_connection_that_is_always_dropped_is_reported_in_words(sent: Any) -> None:
     async with FakeProvider(in_order(Fault(sent=sent, body=b"{ }", then="drop"))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, max_retries=1))
-    assert str(error).endswith("broke the connection off before its response was complete after 2 attempts")
+    assert str(error).endswith("closed the connection before its response was complete after 2 attempts")
     assert (error.status, len(provider.requests)) == (None, 2)
 
 
@@ -215,18 +215,18 @@ async def test_a_server_that_does_not_speak_http_is_reported_in_words() -> None:
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0))
-    assert str(error).endswith("broke the connection off before its response was complete")
+    assert str(error).endswith("closed the connection before its response was complete")
 
 
 @pytest.mark.parametrize(
     ("response", "words"),
     [
-        (Fault(body=b'{"choices": ['), "sent what is not JSON: "),
-        (Fault(body={"choices": []}), "sent no choices, so there is no reply"),
-        (Fault(body={"error": {"message": "upstream died"}}), "sent an error in place of a reply: upstream died"),
-        (Reply(text="half", finish_reason="content_filter"), "kept the reply back"),
-        (Reply(text=None, refusal="I will not."), "passed on the model's refusal: I will not."),
-        (Reply(text="", finish_reason="length"), "sent an empty reply: the limit on output tokens was used up first"),
+        (Fault(body=b'{"choices": ['), "sent invalid JSON: "),
+        (Fault(body={"choices": []}), "sent no choices"),
+        (Fault(body={"error": {"message": "upstream died"}}), "sent an error instead of a reply: upstream died"),
+        (Reply(text="half", finish_reason="content_filter"), "withheld the reply"),
+        (Reply(text=None, refusal="I will not."), "reported the model's refusal: I will not."),
+        (Reply(text="", finish_reason="length"), "sent an empty reply: the output token limit was reached first"),
         (Reply(text=None), "sent an empty reply (finish reason: stop)"),
     ],
 )

@@ -87,7 +87,7 @@ async def test_a_reply_without_text_that_was_billed_counts() -> None:
 @pytest.mark.parametrize(
     ("error", "tokens"),
     [
-        (ModelError("it broke the connection off"), 2_154),  # or its time was up: the reply may have been on its way
+        (ModelError("it closed the connection"), 2_154),  # or its time was up: the reply may have been on its way
         (ModelError("its response is no JSON", status=200), 2_154),
         (ModelError("it was overloaded", status=503), 0),
         (ModelError("it wants a key", status=401), 0),

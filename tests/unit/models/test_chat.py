@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.models.chat import UnusableResponse, is_too_long, read_reply, request_body, said, utf8_safe
+from rlm.models.chat import UnusableResponse, error_message, is_too_long, read_reply, request_body, utf8_safe
 from rlm.models.prices import Price, Pricing
 from rlm.types import Message, ModelReply, Usage
 
@@ -80,29 +80,29 @@ def test_parts_of_the_usage_are_never_more_than_the_whole() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"<html>busy</html>", "sent what is not JSON: '<html>busy</html>'"),
-        (body("hi")[:-20], "sent what is not JSON: "),
-        (b"[" * 100_000, "sent what is not JSON: "),
-        (b"\xff\xfe", "sent what is not JSON: "),
+        (b"<html>busy</html>", "sent invalid JSON: '<html>busy</html>'"),
+        (body("hi")[:-20], "sent invalid JSON: "),
+        (b"[" * 100_000, "sent invalid JSON: "),
+        (b"\xff\xfe", "sent invalid JSON: "),
         (b"[]", "sent JSON that is not a chat completion: '[]'"),
-        (b"{}", "sent no choices, so there is no reply"),
-        (b'{"choices": []}', "sent no choices, so there is no reply"),
-        (b'{"choices": [7]}', "sent no choices, so there is no reply"),
-        (b'{"error": {"message": "no\\nmore credit"}}', "sent an error in place of a reply: no more credit"),
-        (b'{"choices": [{"error": "upstream"}]}', "sent an error in place of a reply: upstream"),
-        (body("half", reason="content_filter"), "kept the reply back: its content filter stopped it"),
-        (body(message={"content": None, "refusal": "I can't."}), "passed on the model's refusal: I can't."),
+        (b"{}", "sent no choices"),
+        (b'{"choices": []}', "sent no choices"),
+        (b'{"choices": [7]}', "sent no choices"),
+        (b'{"error": {"message": "no\\nmore credit"}}', "sent an error instead of a reply: no more credit"),
+        (b'{"choices": [{"error": "upstream"}]}', "sent an error instead of a reply: upstream"),
+        (body("half", reason="content_filter"), "withheld the reply: its content filter blocked it"),
+        (body(message={"content": None, "refusal": "I can't."}), "reported the model's refusal: I can't."),
         (
             body("", reason="length"),
-            "sent an empty reply: the limit on output tokens was used up first, by reasoning perhaps",
+            "sent an empty reply: the output token limit was reached first, perhaps by reasoning",
         ),
         (
             body(message={"content": None, "tool_calls": [{}]}, reason="tool_calls"),
-            "sent a tool call in place of text, although no tools were offered",
+            "sent a tool call instead of text, although the request offered no tools",
         ),
         (body(None), "sent an empty reply (finish reason: stop)"),
         (body("  \n"), "sent an empty reply (finish reason: stop)"),
-        (body([{"type": "text"}]), "sent a reply whose content is not text but list"),
+        (body([{"type": "text"}]), "sent a reply with content of type list instead of text"),
     ],
 )
 def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
@@ -208,4 +208,4 @@ def test_the_smaller_token_limit_holds(own: int | None, asked: int | None, sent:
     ],
 )
 def test_the_words_of_an_error_body_are_found(error: object, words: str) -> None:
-    assert said(error) == words
+    assert error_message(error) == words

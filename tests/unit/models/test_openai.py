@@ -23,7 +23,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_one_sentence_that_says_what_to_set() -> None:
-    with pytest.raises(ConfigError, match=r"^There is no API key: set OPENAI_API_KEY \(.*\), or OPENAI_BASE_URL .*\.$"):
+    with pytest.raises(ConfigError, match=r"^No API key found: set OPENAI_API_KEY \(.*\), or OPENAI_BASE_URL .*\.$"):
         OpenAIModel("gpt-5")
 
 

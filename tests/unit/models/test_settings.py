@@ -23,7 +23,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_dotenv_that_cannot_be_read_is_the_callers_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("# all good\nexport A='b\nc'\nD\n\nno line\n")
-    with pytest.raises(ConfigError, match=r"^Line 6 of \.env is not NAME=VALUE"):
+    with pytest.raises(ConfigError, match=r"^\.env, line 6: expected NAME=VALUE"):
         Settings()
     Path(".env").write_bytes(b"\xff\xfeA=b")
     with pytest.raises(ConfigError, match=r"^\.env is not UTF-8 text"):

@@ -261,7 +261,7 @@ async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path
     class Sub(ScriptedModel):
         async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
             if messages[-1].content == "lost":
-                raise ModelError("it broke the connection off")
+                raise ModelError("it closed the connection")
             await anyio.sleep_forever()
             raise AssertionError
 
