@@ -58,7 +58,7 @@ class Accounting:
         self._changed = anyio.Event()  # replaced each time it fires: a call has ended, or the limits have changed
 
     async def reserve(self, model: Model, messages: Sequence[Message], *, last: bool = False) -> Reservation:
-        """Reserve one call. Waits while only the reservations of calls in flight stand in the way.
+        """Reserve one call. Waits as long as calls in flight may free enough of their reservations.
 
         Raises:
             BudgetExceeded: no call in flight can free enough.

@@ -24,7 +24,7 @@ from .accounting import Accounting, Reservation
 from .budget import BudgetExceeded
 from .cache import Cache
 
-HTTP_ERROR_STATUS: Final = 400  # from here on the provider says that it did not process the request
+HTTP_ERROR_STATUS: Final = 400  # statuses from here on say that the provider did not process the request
 
 Role = Literal["root", "sub"]
 
@@ -120,7 +120,7 @@ class Calls:
         await self.replay.abandon_call(node, ordinal, "the time for this call was up")
 
     async def finish_node(self, node: str) -> None:
-        """An RLM has its answer: whatever the record holds beyond that has diverged."""
+        """Note that an RLM has its answer: any further record of it has diverged."""
         self._apply(await self.replay.finish_node(node), node=node, ordinal=1)
 
     async def mark_cut_off(self, node: str, *, requests: int, queries: int) -> None:

@@ -1,4 +1,4 @@
-"""Serves what a sandbox asks for: a plain model call or another RLM. Imports calls and what is below.
+"""Serves the queries of cells, by a plain model call or another RLM. Imports calls and what is below.
 
 A cell that runs again, in a new sandbox or in a resumed run, gets the same answers from the journal, free.
 """

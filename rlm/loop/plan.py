@@ -19,7 +19,7 @@ MAX_NAME_CHARS: Final = 300  # of an unknown model's name in a rejection: a cell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """No call is made. `text` tells the cell why; `model` is the one that it asked for, None if that is unavailable."""
+    """The query gets no call. `text` says why; `model` is the requested one, None if that is unavailable."""
 
     text: str
     model: Model | None = None
@@ -51,7 +51,7 @@ def plan(query: SandboxQuery, *, task: RLMTask, node: str, below: Model, by_name
     """Decide what becomes of a query.
 
     Args:
-        query: what a cell asks for.
+        query: of a cell.
         task: of the RLM whose cell asks.
         node: of the query.
         below: the default model of the level below.

@@ -215,7 +215,7 @@ class RLM:
         raise Stop("max_iterations", f"all {limits.max_iterations} turns are used")
 
     async def _last_turn(self, stop: Stop) -> str:
-        """Ask for one more reply. Whatever it says is the answer."""
+        """Ask for one more reply. Without a final answer in it, its text is the answer."""
         self._emit_turn_started()
         try:
             turn = await self._conversation.last_turn(str(stop))

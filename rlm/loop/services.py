@@ -1,4 +1,4 @@
-"""What the RLMs of a run share, and what each is told and given from it. Imports calls and what is below."""
+"""The services that the RLMs of a run share, and the tools and system prompt of each. Imports calls and what is below."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .task import RLMTask
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What the RLMs of a run share.
+    """The services that the RLMs of a run share.
 
     Attributes:
         limits: of the run.

@@ -40,7 +40,7 @@ class Steps:
         self._replayed_stop: StopPoint | None = None
 
     def replay_stop(self, point: StopPoint | None) -> None:
-        """Stop again where the record says. Refusals need none of this: the journal has them."""
+        """Stop again at a recorded point. The journal itself replays refusals, so only stops from outside matter."""
         self._replayed_stop = point if point is not None and point.reason in OUTSIDE_REASONS else None
 
     async def request(self, messages: Sequence[Message], *, last: bool = False) -> ModelReply:

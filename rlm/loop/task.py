@@ -1,4 +1,4 @@
-"""What one RLM has to do, and what it returns. Pure. Imports models, sandbox values and types."""
+"""The task of one RLM, and its result. Pure. Imports models, sandbox values and types."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Gate:
 
     Args:
         max_requests: in flight at once; None is no limit.
-        max_pause_seconds: the longest pause for all requests. If the server asks for more, each request asks it anew.
+        max_pause_seconds: the longest pause for all requests. If the server asks for more, the others do not pause.
     """
 
     def __init__(self, max_requests: int | None, *, max_pause_seconds: float) -> None:
