@@ -189,7 +189,7 @@ async def test_a_server_that_is_not_there_is_reported_in_words() -> None:
     for retries in (0, 1):
         error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=retries))
         assert str(error).startswith(f"The model server 127.0.0.1:{port} cannot be reached (")
-        assert error.usage == Usage()  # so that it is known to cost nothing
+        assert error.usage == Usage()  # known to be free
 
 
 async def test_a_reply_that_was_lost_may_be_billed_also_where_the_next_attempt_finds_no_server() -> None:
@@ -243,7 +243,7 @@ async def test_a_response_without_an_answer_is_an_error_and_never_an_empty_answe
     "fault",
     [
         Fault(status=401, body={"error": {"message": f"Incorrect API key provided: {KEY}", "code": KEY}}),
-        Fault(status=400, body=f"<p>{'x' * 355}{KEY}</p>".encode()),  # where the sentence is cut
+        Fault(status=400, body=f"<p>{'x' * 355}{KEY}</p>".encode()),  # where the message is clipped
         Fault(status=403, body=[f"Bearer {KEY}"]),
         Fault(body=f"your header was: Bearer {KEY}".encode()),
         Fault(body={"error": {"message": KEY}}),
@@ -320,7 +320,7 @@ def test_one_model_serves_several_event_loops_at_once_and_in_turn(recwarn: pytes
         async def use(name: str) -> None:
             replies = await asyncio.gather(*(model.complete([Message(role="user", content=name)]) for _ in range(20)))
             await model.aclose()
-            await model.aclose()  # nothing is open: nothing happens
+            await model.aclose()  # nothing is open: no effect
             texts.extend(reply.text for reply in replies)
 
         threads = [threading.Thread(target=asyncio.run, args=[use(name)]) for name in "abc"]
@@ -342,7 +342,7 @@ async def clocked(call: Callable[[], Awaitable[object]], *, calls: int, clock: C
 
 
 def bare_client(provider: FakeProvider, concurrency: int) -> tuple[openai.AsyncOpenAI, Callable[[], Awaitable[object]]]:
-    """The client as its documentation shows it, at the same concurrency."""
+    """The bare client as documented, at the same concurrency."""
     client = openai.AsyncOpenAI(base_url=provider.base_url, api_key="unused")
     slots = asyncio.Semaphore(concurrency)
 
@@ -369,7 +369,7 @@ async def test_1000_calls_take_at_most_1_3_times_as_long_as_with_the_bare_client
 
 
 async def test_a_call_costs_at_most_a_tenth_of_a_millisecond_more_cpu_time_than_with_the_bare_client() -> None:
-    with FakeProvider("ok") as provider:  # in a thread of its own, which `thread_time` here does not count
+    with FakeProvider("ok") as provider:  # in another thread, which `thread_time` here does not count
         model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=16)
         client, bare = bare_client(provider, 16)
         ours, theirs = [], []
@@ -395,7 +395,7 @@ async def test_a_batch_is_answered_in_full_by_a_server_that_lets_few_requests_th
 
 
 async def test_a_call_is_tried_again_for_as_long_as_others_are_answered() -> None:
-    """It takes 6 periods, each longer than the time without any reply after which a call is given up."""
+    """It takes 6 periods of 0.2 s: longer in all than `rate_limit_seconds`, which counts from the latest reply."""
     behaviour = RateLimited(echo, requests=2, seconds=0.2)
     async with FakeProvider(behaviour) as provider:
         model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=12, rate_limit_seconds=0.5)
@@ -414,7 +414,7 @@ async def test_a_server_that_lets_nobody_through_is_given_up_after_its_time() ->
     assert error.status == 429
 
 
-async def test_a_wait_that_is_longer_than_the_patience_ends_the_call_at_once() -> None:
+async def test_a_wait_longer_than_the_rate_limit_seconds_ends_the_call_at_once() -> None:
     fault = Fault(status=429, headers={"retry-after": "3600"}, body={"error": {"message": "come back tomorrow"}})
     async with FakeProvider(in_order(fault)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))

@@ -1,4 +1,4 @@
-"""The way to a model: what the budget refuses is not sent, what was sent is counted."""
+"""The way to a model: the budget's refusals are not sent, and everything sent is counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from rlm.types import Message, ModelReply, Usage
 pytestmark = pytest.mark.anyio
 
 ORDINALS = itertools.count(1)
-ASK = [Message(role="user", content="x" * 300)]  # 154 + 2,000 tokens at least are set aside, 75 + 1 are used
+ASK = [Message(role="user", content="x" * 300)]  # reserves at least 154 + 2,000 tokens, uses 75 + 1
 
 
 def calls_within(limits: Limits, *, seen: list[Event] | None = None, prices: dict[str, Price] | None = None) -> Calls:
@@ -65,7 +65,7 @@ def test_a_call_waits_for_what_others_give_back_and_is_refused_only_when_nothing
                 group.start_soon(one)
 
     run_virtually(main)
-    # The last call that goes out leaves less than one more would need.
+    # The last call sent leaves less than another one needs.
     assert calls.accounting.budget.used.calls == (5000 - 2154) // 76 + 1
     assert len(refused) == 100 - calls.accounting.budget.used.calls
     assert "of its 5,000 tokens left" in refused[0]
@@ -87,7 +87,7 @@ async def test_a_reply_without_text_that_was_billed_counts() -> None:
 @pytest.mark.parametrize(
     ("error", "tokens"),
     [
-        (ModelError("it closed the connection"), 2_154),  # or its time was up: the reply may have been on its way
+        (ModelError("it closed the connection"), 2_154),  # or timed out: the reply may have been on its way
         (ModelError("its response is no JSON", status=200), 2_154),
         (ModelError("it was overloaded", status=503), 0),
         (ModelError("it wants a key", status=401), 0),
@@ -139,18 +139,18 @@ async def test_a_limit_on_output_tokens_makes_the_estimate_smaller() -> None:
 
 
 class Keeps(ScriptedModel):
-    """Reads one token for four characters, and writes as many as it `wants`, or as it may; a token costs this much."""
+    """Reads `density` tokens per four characters; writes `wants` tokens, or as many as it may; a token costs `price`."""
 
     def __init__(self, wants: int, *, price: float = 0.0, density: float = 1.0, latency: float = 0.0) -> None:
         super().__init__([], name="keeps", latency=latency)
         self.wants, self.price, self.density = wants, price, density
-        self.told: list[int | None] = []
+        self.limits: list[int | None] = []
 
     def cost(self, usage: Usage) -> float | None:
         return self.price * (usage.input_tokens + 4 * usage.output_tokens)
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
-        self.told.append(max_tokens)
+        self.limits.append(max_tokens)
         await anyio.sleep(self._latency)
         written = self.wants if max_tokens is None else min(self.wants, max_tokens)
         read = int(sum(len(message.content) for message in messages) / 4 * self.density)
@@ -178,12 +178,12 @@ async def in_a_batch(calls: Calls, model: Model, prompts: Sequence[str]) -> list
 
 @pytest.mark.parametrize("limits", [Limits(max_tokens=100_000), Limits(max_cost_usd=0.1)])
 def test_a_batch_of_long_replies_stays_within_the_limit(limits: Limits) -> None:
-    """Replies of 8,000 tokens, of which 2,000 a call were set aside once: 376,740 tokens under a limit of 100,000."""
+    """Replies of 8,000 tokens: reserving only 2,000 for each once spent 376,740 tokens under a limit of 100,000."""
     model = Keeps(8000, price=2.5e-7, latency=1.0)
     calls = calls_within(limits)
     refused = run_virtually(lambda: in_a_batch(calls, model, ["word " * 20] * 60))
     used = calls.accounting.budget.used
-    assert used.calls == 60 - len(refused) == len(model.told)
+    assert used.calls == 60 - len(refused) == len(model.limits)
     assert used.total_tokens <= 100_000
     assert used.cost_usd is not None
     assert used.cost_usd <= 0.1
@@ -220,30 +220,30 @@ def test_no_batch_passes_a_limit_where_the_model_keeps_to_what_it_is_told(
     assert used.cost_usd is not None
     assert used.cost_usd <= (math.inf if dollars is None else dollars) * (1 + 1e-9)
     assert calls.accounting.budget.in_flight == Estimate()
-    assert all((told is None) is (tokens is None and dollars is None) for told in model.told)
+    assert all((limit is None) is (tokens is None and dollars is None) for limit in model.limits)
 
 
 async def test_without_a_limit_on_tokens_or_dollars_the_model_is_told_none() -> None:
     model = Keeps(50_000)
     await calls_within(Limits()).complete(model, ASK, node="0.1", ordinal=next(ORDINALS), role="sub")
-    assert model.told == [None]
+    assert model.limits == [None]
 
 
 @pytest.mark.parametrize(
-    ("limits", "price", "told"),
+    ("limits", "price", "limit"),
     [
         (Limits(max_tokens=80_000), 0.0, 10_000),  # an eighth
-        (Limits(max_tokens=8_000), 0.0, 2_000),  # as little as is of use
-        (Limits(max_tokens=10_000_000), 0.0, 16_000),  # as much as is enough
+        (Limits(max_tokens=8_000), 0.0, 2_000),  # the shortest useful reply
+        (Limits(max_tokens=10_000_000), 0.0, 16_000),  # an ample reply
         (Limits(max_cost_usd=0.32), 1e-6, 10_000),  # an eighth of the dollars, at four to a million tokens
         (Limits(max_tokens=80_000, max_cost_usd=0.16), 1e-6, 5_000),  # the lower one
-        (Limits(max_cost_usd=0.1), 0.0, 16_000),  # for nothing
+        (Limits(max_cost_usd=0.1), 0.0, 16_000),  # free replies
     ],
 )
-async def test_a_reply_may_take_an_eighth_of_what_is_left(limits: Limits, price: float, told: int) -> None:
+async def test_a_reply_may_take_an_eighth_of_what_is_left(limits: Limits, price: float, limit: int) -> None:
     model = Keeps(10, price=price)
     await calls_within(limits).complete(model, ASK, node="0.1", ordinal=next(ORDINALS), role="sub")
-    assert model.told == [told]
+    assert model.limits == [limit]
 
 
 async def test_the_last_turn_may_take_all_that_is_left_for_it() -> None:
@@ -252,7 +252,7 @@ async def test_the_last_turn_may_take_all_that_is_left_for_it() -> None:
     calls.accounting.reserve_last_turn(model, ASK)
     await calls.complete(model, ASK, node="0", ordinal=1, role="root")
     await calls.complete(model, ASK, node="0", ordinal=2, role="root", last=True)
-    assert model.told == [2_000, 10_000 - 85 - 154]
+    assert model.limits == [2_000, 10_000 - 85 - 154]
 
 
 async def test_a_limit_of_the_models_own_holds_where_it_is_lower() -> None:
@@ -261,20 +261,20 @@ async def test_a_limit_of_the_models_own_holds_where_it_is_lower() -> None:
 
     model = Terse(10)
     await calls_within(Limits(max_tokens=80_000)).complete(model, ASK, node="0.1", ordinal=1, role="sub")
-    assert model.told == [500]
+    assert model.limits == [500]
 
 
 async def test_a_text_with_more_tokens_than_others_teaches_the_estimate() -> None:
-    """Hexadecimal numbers, say: one token for two characters here."""
+    """Such as hexadecimal numbers: here one token per two characters."""
     model = Keeps(1, density=2.0)
     calls = calls_within(Limits(max_tokens=100_000))
     asked = [Message(role="user", content="f" * 30_000)]
     assert calls.accounting.estimate(model, asked).tokens < 15_000 + 12_000
     await calls.complete(model, asked, node="0.1", ordinal=1, role="sub")
-    calls.accounting.budget.limits = Limits(max_tokens=30_000)  # 14,999 are left, and 12,158 would be expected
+    calls.accounting.budget.limits = Limits(max_tokens=30_000)  # leaves 14,999; the first estimate was 12,158
     with pytest.raises(BudgetExceeded):
         await calls.complete(model, [*asked, *ASK], node="0.2", ordinal=1, role="sub")
-    assert calls.accounting.estimate(Keeps(1), ASK).tokens == 2_000 + 230  # of a short one too
+    assert calls.accounting.estimate(Keeps(1), ASK).tokens == 2_000 + 230  # also for a short text
 
 
 async def test_a_reply_that_was_cut_off_before_its_first_word_is_a_reply_to_a_root_and_none_to_a_cell() -> None:

@@ -160,7 +160,7 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
 
     model = ScriptedModel(lambda messages: "FINAL(late)" if "have to stop" in messages[-1].content else cell("wait"))
     shared = services(model, sandbox_factory=FakeSandboxes(behaviour), seconds=0.3)
-    stop = StopPoint(reason="max_seconds", replies=1, cells=0, requests=1, queries=0)  # for a replay to stop there too
+    stop = StopPoint(reason="max_seconds", replies=1, cells=0, requests=1, queries=0)  # where a replay stops, too
     assert await run(shared) == RLMResult(answer="late", stop_reason="max_seconds", iterations=1, stop=stop)
 
 
@@ -200,7 +200,7 @@ async def test_a_sandbox_that_is_lost_again_and_again_ends_the_rlm_with_its_erro
 async def test_a_sandbox_that_is_lost_before_it_has_the_context_is_tried_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As it is where the engine restarts while an RLM begins."""
+    """As when the engine restarts while an RLM starts."""
     losses = 1
     load = FakeSandbox.load
 
@@ -267,7 +267,7 @@ async def test_a_sub_call_with_depth_left_is_an_rlm_in_a_sandbox_of_its_own() ->
 
 
 class Interpreter:
-    """Sandboxes whose cells are words: `set x` and `ask x` change variables, `show` prints them, `die` ends the sandbox."""
+    """Sandboxes with a small language: `set x` and `ask x` change variables, `show` prints them, `die` kills the sandbox."""
 
     def __init__(self, *, deaths: int, forgets: bool = False) -> None:
         self.variables: list[str] = []
@@ -292,7 +292,7 @@ class Interpreter:
 
 
 async def rebuilt(cells: list[str], interpreter: Interpreter) -> tuple[str, list[str], list[Event]]:
-    """What the last cell printed, what was asked of the sub-model, and the events."""
+    """The output of the last cell, the prompts of the sub-model, and the events."""
     asked: list[str] = []
 
     def sub(messages: Sequence[Message]) -> str:

@@ -1,4 +1,4 @@
-"""From a response body to a reply, or to the words that say why there is none."""
+"""A response body becomes a reply, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def read(data: bytes, pricing: Pricing = PRICED) -> ModelReply:
     return read_reply(data, asked=ASKED, model="m", pricing=pricing, request_id="req-1")
 
 
-def usage_of(**told: object) -> Usage:
-    return read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100, **told})).usage
+def usage_of(**counts: object) -> Usage:
+    return read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100, **counts})).usage
 
 
 def test_a_reply_carries_text_reason_model_request_id_and_usage() -> None:
-    told = {
+    counts = {
         "prompt_tokens": 1000,
         "completion_tokens": 100,
         "prompt_tokens_details": {"cached_tokens": 600},
         "completion_tokens_details": {"reasoning_tokens": 70},
     }
-    assert read(body("hi", told, reason="length")) == ModelReply(
+    assert read(body("hi", counts, reason="length")) == ModelReply(
         text="hi",
         usage=Usage(
             calls=1,
@@ -66,9 +66,9 @@ def test_a_reported_cost_that_is_no_amount_is_passed_over(nonsense: object) -> N
     assert usage_of(cost=nonsense).cost_usd == pytest.approx(0.002)
 
 
-@pytest.mark.parametrize("told", [None, {}, [], {"prompt_tokens": 5}, {"prompt_tokens": -1, "completion_tokens": 1}])
-def test_a_server_that_does_not_count_gets_an_estimate_and_an_unknown_cost(told: object) -> None:
-    assert read(body("answer", told)).usage == Usage(calls=1, input_tokens=2 + 3, output_tokens=2, cost_usd=None)
+@pytest.mark.parametrize("counts", [None, {}, [], {"prompt_tokens": 5}, {"prompt_tokens": -1, "completion_tokens": 1}])
+def test_a_server_that_does_not_count_gets_an_estimate_and_an_unknown_cost(counts: object) -> None:
+    assert read(body("answer", counts)).usage == Usage(calls=1, input_tokens=2 + 3, output_tokens=2, cost_usd=None)
 
 
 def test_parts_of_the_usage_are_never_more_than_the_whole() -> None:
@@ -171,7 +171,7 @@ def test_whatever_json_a_server_sends_is_a_reply_with_text_or_unusable(value: ob
     assert reply.text.strip()
 
 
-def test_surrogates_are_made_sendable_both_ways() -> None:
+def test_surrogates_are_replaced_in_requests_and_replies() -> None:
     assert utf8_safe("a\ud83d\ude00b\ud800c é") == "a\N{GRINNING FACE}b\ufffdc é"
     assert read(b'{"choices": [{"message": {"content": "x\\ud800"}}]}').text == "x\ufffd"
     sent = request_body(

@@ -1,4 +1,4 @@
-"""What a server says about its rate holds for all requests of a model, and lets all of them through in the end."""
+"""A rate limit slows down all requests of a model, and lets all of them through in the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from rlm.models.gate import MAX_WAIT_SECONDS, Gate, retry_after
 from rlm.testing import run_virtually
 
-SECONDS = 0.1  # of a request
+SECONDS = 0.1  # that a request takes
 
 
 def now() -> float:
@@ -36,9 +36,7 @@ def test_after_a_refusal_all_requests_wait_and_then_half_as_many_go_at_once() ->
     sent = run_virtually(main)
     assert sent[:8] == [0.0] * 8
     assert all(at >= 5.0 for at in sent[8:])
-    assert (
-        sum(at < 5.0 + SECONDS / 2 + SECONDS for at in sent[8:]) == 4
-    )  # of the 8 that were refused at once, one counted
+    assert sum(at < 5.0 + SECONDS / 2 + SECONDS for at in sent[8:]) == 4  # the 8 concurrent refusals count as one
     assert len(sent) == 20
 
 
@@ -80,7 +78,7 @@ def test_where_a_server_does_not_say_how_long_each_refusal_waits_longer_up_to_a_
     assert min(waits[-3:]) >= MAX_PAUSE_SECONDS / 2
 
 
-def test_a_server_that_asks_for_more_than_the_patience_holds_up_nobody_else() -> None:
+def test_a_server_that_asks_for_more_than_the_longest_pause_holds_up_nobody_else() -> None:
     async def main() -> float:
         gate = Gate(2, max_pause_seconds=600)
         async with gate.slot() as at:
