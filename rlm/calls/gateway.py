@@ -117,7 +117,7 @@ class Calls:
 
     async def abandon(self, node: str, ordinal: int) -> None:
         """Record that time ran out for an RLM's call, so that a replay does not make it either."""
-        await self.replay.abandon_call(node, ordinal, "the time for this call was up")
+        await self.replay.abandon_call(node, ordinal, "time ran out for this call")
 
     async def finish_node(self, node: str) -> None:
         """Note that an RLM has its answer: any further record of it has diverged."""

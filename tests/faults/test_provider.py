@@ -25,7 +25,7 @@ PRICES: Final = {name: Price(input=1.0, output=1.0) for name in ("root", "child"
 GOOD: Final = b'{"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "42"}}]}'
 
 # Transient: the same request is sent again.
-PASSING: Final[Mapping[str, tuple[Fault, str]]] = {
+TRANSIENT: Final[Mapping[str, tuple[Fault, str]]] = {
     "429": (
         Fault(status=429, headers={"retry-after": "0.7"}, body={"error": "slow down"}),
         "answered 429 .*: slow down",
@@ -39,19 +39,19 @@ PASSING: Final[Mapping[str, tuple[Fault, str]]] = {
     "truncated": (Fault(sent="half", body=GOOD, then="drop"), "closed the connection"),
 }
 # Permanent: another attempt would be paid again, or get the same answer.
-STAYING: Final[Mapping[str, tuple[Fault | Reply, str]]] = {
+PERMANENT: Final[Mapping[str, tuple[Fault | Reply, str]]] = {
     "no JSON": (Fault(body=b'{"choices": ['), "sent invalid JSON"),
     "no choices": (Fault(body={"choices": []}), "sent no choices"),
     "no object": (Fault(body=["42"]), "not a chat completion"),
-    "an error inside": (Fault(body={"error": {"message": "overloaded"}}), "in place of a reply: overloaded"),
-    "filtered": (Reply(text="4", finish_reason="content_filter"), "its content filter stopped it"),
+    "an error inside": (Fault(body={"error": {"message": "overloaded"}}), "instead of a reply: overloaded"),
+    "filtered": (Reply(text="4", finish_reason="content_filter"), "its content filter blocked it"),
     "empty": (Reply(text=""), "sent an empty reply"),
     "blank": (Reply(text=" \n"), "sent an empty reply"),
-    "only reasoned": (Reply(text="", finish_reason="length", output_tokens=100), "limit on output tokens was used up"),
+    "only reasoned": (Reply(text="", finish_reason="length", output_tokens=100), "output token limit was reached"),
     "refused": (Reply(text=None, refusal="I will not."), "the model's refusal: I will not."),
     "400": (Fault(status=400, body={"error": {"message": "bad field"}}), "answered 400 .*: bad field"),
 }
-BILLED: Final = [name for name, (response, _) in STAYING.items() if isinstance(response, Reply)]
+BILLED: Final = [name for name, (response, _) in PERMANENT.items() if isinstance(response, Reply)]
 
 ASK_FOR_ALL: Final = """
 import json
@@ -86,7 +86,7 @@ def fenced(cell: str) -> str:
 async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
     tmp_path: Path, record_property: Record
 ) -> None:
-    faults = {**PASSING, **STAYING}
+    faults = {**TRANSIENT, **PERMANENT}
     names = [name for fault in faults for name in (fault, f"good {fault}")]
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
@@ -110,7 +110,7 @@ async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
             else:
                 assert (ok, text) == (True, f"<{name}>")
     asked = Counter(request.messages[-1]["content"] for request in server.requests)
-    twice = PASSING.keys() - {"429"}
+    twice = TRANSIENT.keys() - {"429"}
     assert {name: asked[name] for name in names} == {name: 4 if name in twice else 2 for name in names}
     # The run reports what the provider counted, including unusable replies.
     assert done.usage.calls == 1 + 2 * len(faults) + 2 * len(BILLED)
@@ -124,7 +124,7 @@ async def test_faults_of_the_root_s_model_that_pass_are_not_seen_by_anyone(
     tmp_path: Path, record_property: Record
 ) -> None:
     """Each turn first meets another fault."""
-    faults = [fault for fault, _ in PASSING.values()]
+    faults = [fault for fault, _ in TRANSIENT.values()]
     numbers = numbered()
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
@@ -146,7 +146,11 @@ async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_
 ) -> None:
     """Each turn meets another fault, and the next resume repeats it."""
     visible = "only reasoned"  # the root hears of this one, because its reply was cut off
-    faults = [*(fault for name, fault in STAYING.items() if name != visible), PASSING["503"], PASSING["truncated"]]
+    faults = [
+        *(fault for name, fault in PERMANENT.items() if name != visible),
+        TRANSIENT["503"],
+        TRANSIENT["truncated"],
+    ]
     met: set[int] = set()
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
@@ -194,7 +198,7 @@ async def test_a_child_whose_model_fails_is_one_slot_of_its_parent_s_batch(
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
         if name == "root":
             return fenced(cell)
-        return STAYING["filtered"][0] if "beta" in messages[1]["content"] else "FINAL(<child>)"
+        return PERMANENT["filtered"][0] if "beta" in messages[1]["content"] else "FINAL(<child>)"
 
     async with FakeProvider(plays) as server:
         done = await Orchestrator(
