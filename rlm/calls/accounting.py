@@ -52,9 +52,7 @@ class Accounting:
         self.by_node: dict[str, Usage] = {}
         self._prices = prices or {}
         self._token_density: dict[str, float] = {}  # by model: the highest ratio of counted to estimated input tokens
-        self._reserving = anyio.Lock(
-            fast_acquire=True
-        )  # first come, first served: small calls never starve a large one
+        self._reserving = anyio.Lock(fast_acquire=True)  # first come, first served: no small call overtakes a large one
         self._changed = anyio.Event()  # replaced each time it fires: a call has ended, or the limits have changed
 
     async def reserve(self, model: Model, messages: Sequence[Message], *, last: bool = False) -> Reservation:

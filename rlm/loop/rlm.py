@@ -125,7 +125,7 @@ class RLM:
         Args:
             stop_at: in a replay, where the work on this question stopped.
         """
-        self._steps.replay_stop(stop_at)
+        self._steps.stop_at(stop_at)
         result = await self._work_until_stopped()
         if isinstance(result, Stop):
             result = await self._answer_after(result)

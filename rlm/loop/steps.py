@@ -37,15 +37,15 @@ class Steps:
         self._calls = calls
         self._repl = repl
         self._requests = self._replies = self._cells = 0
-        self._replayed_stop: StopPoint | None = None
+        self._stop_at: StopPoint | None = None
 
-    def replay_stop(self, point: StopPoint | None) -> None:
+    def stop_at(self, point: StopPoint | None) -> None:
         """Stop again at a recorded point. The journal itself replays refusals, so only stops from outside matter."""
-        self._replayed_stop = point if point is not None and point.reason in OUTSIDE_REASONS else None
+        self._stop_at = point if point is not None and point.reason in OUTSIDE_REASONS else None
 
     async def request(self, messages: Sequence[Message], *, last: bool = False) -> ModelReply:
         """Get a reply of the RLM's model. Raises Stop, and what `Calls.complete` does."""
-        await self._stop_where_recorded()
+        await self._replay_stop()
         self._requests += 1
         reply = await self._calls.complete(
             self._task.model, messages, node=self._task.node, ordinal=self._requests, role="root", last=last
@@ -59,7 +59,7 @@ class Steps:
 
     async def run_cell(self, code: str, *, calls: bool = True) -> CellResult:
         """Run a cell, which may make queries if `calls` is set. Raises Stop, and what `Repl.run` does."""
-        await self._stop_where_recorded()
+        await self._replay_stop()
         result = await self._repl.run(code, calls=calls)
         self._cells += 1
         return result
@@ -81,10 +81,10 @@ class Steps:
             queries=self._calls.replay.queries.latest(self._task.node),
         )
 
-    async def _stop_where_recorded(self) -> None:
-        point = self._replayed_stop
+    async def _replay_stop(self) -> None:
+        point = self._stop_at
         if point is not None and (point.replies, point.cells) == (self._replies, self._cells):
-            self._replayed_stop = None
+            self._stop_at = None
             self._requests = point.requests
             await self._calls.mark_cut_off(self._task.node, requests=point.requests, queries=point.queries)
             raise Stop(point.reason, OUTSIDE_REASONS[point.reason], at=point)
