@@ -52,8 +52,8 @@ async def failure(model: OpenAIModel) -> ModelError:
 
 
 async def test_a_reply_has_the_text_and_the_usage_that_the_server_counted() -> None:
-    told = Reply(text="42", input_tokens=900, output_tokens=80, cached_tokens=500, reasoning_tokens=64, cost=0.25)
-    async with FakeProvider(in_order(told)) as provider:
+    sent = Reply(text="42", input_tokens=900, output_tokens=80, cached_tokens=500, reasoning_tokens=64, cost=0.25)
+    async with FakeProvider(in_order(sent)) as provider:
         reply = await ask(OpenAIModel("m", base_url=provider.base_url))
     assert reply == ModelReply(
         text="42",
@@ -383,7 +383,7 @@ async def test_a_call_costs_at_most_a_tenth_of_a_millisecond_more_cpu_time_than_
 
 @pytest.mark.parametrize("tells", [True, False])
 async def test_a_batch_is_answered_in_full_by_a_server_that_lets_few_requests_through(tells: bool) -> None:
-    """A provider of 10 requests each 0.4 seconds, and a batch of 60."""
+    """A provider that admits 10 requests per 0.4 seconds, and a batch of 60."""
     behaviour = RateLimited(echo, requests=10, seconds=0.4, send_retry_after=tells)
     async with FakeProvider(behaviour) as provider:
         model = OpenAIModel("m", base_url=provider.base_url)

@@ -188,8 +188,8 @@ def test_a_batch_of_long_replies_stays_within_the_limit(limits: Limits) -> None:
     assert used.cost_usd is not None
     assert used.cost_usd <= 0.1
     assert used.total_tokens > 80_000 or used.cost_usd > 0.08, "most of what may be used is of use"
-    assert all(told is not None and 2_000 <= told <= 16_000 for told in model.told)
-    assert model.told[0] == max(told for told in model.told if told is not None)
+    assert all(limit is not None and 2_000 <= limit <= 16_000 for limit in model.limits)
+    assert model.limits[0] == max(limit for limit in model.limits if limit is not None)
 
 
 @given(

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from rlm.models.gate import MAX_WAIT_SECONDS, Gate, retry_after
+from rlm.models.gate import MAX_PAUSE_SECONDS, Gate, retry_after
 from rlm.testing import run_virtually
 
 SECONDS = 0.1  # that a request takes
