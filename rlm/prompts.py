@@ -1,6 +1,6 @@
-"""The texts that models are given. Generated from the actual configuration, so that they never promise what is not there.
+"""The prompts for models, generated from the actual configuration, so that they promise only what exists.
 
-Pure. A caller replaces the system prompt by model with a `SystemPrompt` function (see `Orchestrator`).
+Pure. Imports config only. Callers replace the system prompt with a `SystemPrompt` function (see `Orchestrator`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from .config import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptContext:
-    """What a system prompt is made from.
+    """The facts that a system prompt is made from.
 
-    `depth` is how many levels may be called below this RLM; `model` drives it, `sub_model` answers its calls;
-    `models` are the names that a call may ask for, `tools` the descriptions of the host's functions (signature and text).
+    Attributes:
+        model: the name of the model that drives this RLM.
+        sub_model: the name of the model that answers its calls by default.
+        models: the names that a call may choose from.
+        level: of this RLM; the root is 0.
+        depth: levels that this RLM may call below itself.
+        limits: of the run.
+        tools: a description of each host function: its signature and docstring.
     """
 
     model: str
@@ -114,7 +120,7 @@ def default_system_prompt(facts: PromptContext) -> str:
 
 
 def worked_example_prompt(facts: PromptContext) -> str:
-    """For weak models: the default prompt and one worked example whose last step filters replies by what the text holds."""
+    """The default prompt with one worked example, for weak models. Its last step keeps only replies found in the text."""
     if facts.depth == 0:
         return default_system_prompt(facts)
     return default_system_prompt(facts) + "\n\n" + _EXAMPLE
@@ -145,7 +151,7 @@ FINAL(4711)"""
 
 
 def levels_left(depth: int) -> str:
-    """How much recursion is left, in words."""
+    """The remaining recursion, in words. `depth` is in levels."""
     match depth:
         case 0:
             return "no further calls"
@@ -156,27 +162,27 @@ def levels_left(depth: int) -> str:
 
 
 def _limits(limits: Limits) -> str:
-    said = []
+    parts = []
     if limits.max_iterations is not None:
-        said.append(f"{limits.max_iterations} turns")
+        parts.append(f"{limits.max_iterations} turns")
     if limits.cell_seconds is not None:
-        said.append(f"{limits.cell_seconds:g} seconds a cell (waiting for models not counted)")
+        parts.append(f"{limits.cell_seconds:g} seconds a cell (waiting for models not counted)")
     if limits.max_lm_calls is not None:
-        said.append(f"{limits.max_lm_calls:,} model calls in the whole run")
+        parts.append(f"{limits.max_lm_calls:,} model calls in the whole run")
     if limits.max_tokens is not None:
-        said.append(f"{limits.max_tokens:,} tokens in the whole run")
+        parts.append(f"{limits.max_tokens:,} tokens in the whole run")
     if limits.max_cost_usd is not None:
-        said.append(f"${limits.max_cost_usd:g} in the whole run")
+        parts.append(f"${limits.max_cost_usd:g} in the whole run")
     if limits.max_seconds is not None:
-        said.append(f"{limits.max_seconds:,.0f} seconds for the whole run")
-    return "Limits: " + "; ".join(said) + "." if said else ""
+        parts.append(f"{limits.max_seconds:,.0f} seconds for the whole run")
+    return "Limits: " + "; ".join(parts) + "." if parts else ""
 
 
-_SHOWN_CHARS: Final = 2_000  # of a question that is a whole long prompt: enough to carry the task, no more
+MAX_QUESTION_CHARS: Final = 2_000  # of a question that is a whole prompt: enough to carry the task
 
 
 def first_message(*, query: str | None, context_type: str, context_size: int, turns: int | None) -> str:
-    """The question, and what there is to answer it from."""
+    """The first message: the question, and the type and size of the context."""
     about = f"`context` is {_size(context_type, context_size)}."
     asked = f"Question:\n{query}" if query is not None else "The question or task is inside `context`: read it first."
     return f"{asked}\n\n{about}\n\n{turn_line(1, turns)}"
@@ -192,9 +198,16 @@ def next_question(
     history: bool,
     variables: bool,
 ) -> str:
-    """A further question in the same conversation, with a further context of that `name` or none.
+    """The message that asks a further question in the same conversation.
 
-    `history`: the conversation up to here is in the REPL; `variables`: those of earlier cells are still there.
+    Args:
+        query: the question.
+        name: of the variable that holds a further context; None without one.
+        context_type: of that context.
+        context_size: of that context, in characters, bytes or items.
+        turns: limit on turns for this question; None is no limit.
+        history: whether the conversation so far is in the REPL.
+        variables: whether the variables of earlier cells still exist.
     """
     if name is None:
         about = "No further data comes with it: `context` is what it was."
@@ -215,7 +228,7 @@ def _size(context_type: str, size: int) -> str:
 
 
 def turn_line(turn: int, turns: int | None) -> str:
-    """Where the model stands; the last turn is told so."""
+    """The number of a turn. The last one asks for the answer."""
     if turns is None:
         return f"This is turn {turn}."
     line = f"This is turn {turn} of {turns}."
@@ -223,10 +236,10 @@ def turn_line(turn: int, turns: int | None) -> str:
 
 
 def question_from(prompt: str) -> str:
-    """The question of a recursive call that was given a prompt and no context: the prompt, shortened where it is long."""
-    if len(prompt) <= _SHOWN_CHARS:
+    """The question of a recursive call without a context: its prompt, shortened if it is long."""
+    if len(prompt) <= MAX_QUESTION_CHARS:
         return prompt
-    half = _SHOWN_CHARS // 2
+    half = MAX_QUESTION_CHARS // 2
     return (
         f"{prompt[:half]}\n[... {len(prompt) - 2 * half:,} characters left out here; `context` holds the whole text ...]\n"
         f"{prompt[-half:]}"
@@ -261,7 +274,14 @@ NO_SUMMARY: Final = "(None: the conversation had become too long to be summarize
 
 
 def compaction_message(*, summary: str, variables: str, messages: int, kept: bool) -> str:
-    """What stands for the turns that are left out. `kept`: the whole conversation, so many messages, is in the REPL."""
+    """The message that replaces older turns.
+
+    Args:
+        summary: of those turns, by the model.
+        variables: the output of SHOW_VARS().
+        messages: in the whole conversation.
+        kept: whether the whole conversation is in the REPL.
+    """
     parts = [
         f"Earlier turns are left out here. Your own summary of them:\n{summary}",
         f"The variables in the REPL, as SHOW_VARS() prints them:\n{variables}",
@@ -275,7 +295,7 @@ def compaction_message(*, summary: str, variables: str, messages: int, kept: boo
 
 
 def last_turn_message(reason: str) -> str:
-    """The request that ends an RLM whose limit is reached."""
+    """The request for an answer at once. `reason` says why the RLM has to stop."""
     return (
         f"You have to stop: {reason}. No further calls to models are possible. Give the best final answer that you can "
         "from what you have seen, now: FINAL(the answer) on a line of its own, or FINAL_VAR(name) for a variable."

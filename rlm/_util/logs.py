@@ -1,56 +1,46 @@
-"""Diagnostics of the package: events with fields, told where the program has set up logging.
+"""Logging of the package: named events with fields. Imports structlog only.
 
-Where the program has configured structlog, they go there, else to the standard library's loggers below `rlm`. The package
-configures neither: without any set-up, warnings go to standard error, and nothing else is said.
+Events go to structlog if the program has configured it, else to standard loggers below `rlm`. The package configures
+neither: without any setup, warnings and errors go to standard error.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
+from structlog.contextvars import get_contextvars
 
-_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
-_bound: ContextVar[Mapping[str, object]] = ContextVar("rlm._util.logs", default=_NOTHING)
-
-
-@contextmanager
-def bound(**fields: object) -> Iterator[None]:
-    """What is told meanwhile, in this task and in those it starts, has these fields."""
-    token = _bound.set({**_bound.get(), **fields})
-    try:
-        yield
-    finally:
-        _bound.reset(token)
+BOUND_FIELDS: Final = ("run", "node")  # the fields that the package binds as context variables of structlog
 
 
 class Logger:
-    """Tells events under a name; the set-up that counts is that of the moment."""
+    """Logs events under a name. Looks up the program's setup at each event, so that a later setup counts."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def info(self, event: str, **fields: object) -> None:
-        self._tell(logging.INFO, event, fields)
+        """Log at level INFO."""
+        self._log(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        self._tell(logging.WARNING, event, fields)
+        """Log at level WARNING."""
+        self._log(logging.WARNING, event, fields)
 
     def exception(self, event: str, **fields: object) -> None:
-        """With the exception that is being handled."""
-        self._tell(logging.ERROR, event, fields, exc_info=True)
+        """Log at level ERROR, with the exception that is being handled."""
+        self._log(logging.ERROR, event, fields, exc_info=True)
 
-    def _tell(self, level: int, event: str, fields: Mapping[str, object], *, exc_info: bool = False) -> None:
-        fields = {**_bound.get(), **fields}
+    def _log(self, level: int, event: str, fields: Mapping[str, object], *, exc_info: bool = False) -> None:
+        context = get_contextvars()
+        bound = {name: context[name] for name in BOUND_FIELDS if name in context}
+        fields = bound | dict(fields)
         if structlog.is_configured():
-            more = {"exc_info": True} if exc_info else {}
-            tell = getattr(structlog.get_logger(self._name), logging.getLevelName(level).lower())
-            tell(event, **fields, **more)
+            log = getattr(structlog.get_logger(self._name), logging.getLevelName(level).lower())
+            log(event, **fields, **({"exc_info": True} if exc_info else {}))
             return
         logger = logging.getLogger(self._name)
         if logger.isEnabledFor(level):

@@ -1,4 +1,4 @@
-"""Addresses of servers."""
+"""URLs of servers. Pure. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from urllib.parse import SplitResult, urlsplit
 
 
 def http_url(text: str) -> SplitResult | None:
-    """The parts of an address of HTTP or HTTPS; None where it is none."""
+    """The parts of an HTTP or HTTPS URL; None if the text is not one."""
     try:
         url = urlsplit(text)
-        is_good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        is_valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         return None
-    return url if is_good else None
+    return url if is_valid else None

@@ -1,1 +1,1 @@
-"""One model call: budget, cache, and the way to the network. Imports store and what is below."""
+"""One model call: accounting, cache, and the way to the network. Imports store and what is below."""

@@ -1,6 +1,6 @@
 """What a run may still use: every call reserves before it is sent and settles after. Pure: no clock, no I/O.
 
-The ledger is the host's alone; nothing that a sandbox says reaches it but the size of a prompt.
+The host alone keeps the ledger. A sandbox influences it only through the size of its prompts.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from rlm.config import Limits
 from rlm.errors import RLMError
 from rlm.types import Message, StopReason, Usage
 
-BYTES_PER_TOKEN: Final = 3  # English runs at about 4: the estimate is to be on the high side
-TOKENS_PER_MESSAGE: Final = 4  # with which a provider marks where a message begins and ends
-TOKENS_PER_REQUEST: Final = 50  # that a provider may put before a conversation
-CALLS_AT_ONCE: Final = 8  # each call may take such a part of what is left, so that there is always room for as many
-MIN_REPLY_TOKENS: Final = 2_000  # fewer are no useful reply of a model that reasons
-MAX_REPLY_TOKENS: Final = 16_000  # more are not set aside for any reply
+BYTES_PER_TOKEN: Final = 3  # English has about 4: estimates err on the high side
+TOKENS_PER_MESSAGE: Final = 4  # a provider's markers around each message
+TOKENS_PER_REQUEST: Final = 50  # what a provider may put before a conversation
+MIN_PARALLEL_CALLS: Final = 8  # a call reserves at most an eighth of what remains, so that eight can always run
+MIN_REPLY_TOKENS: Final = 2_000  # a reasoning model needs at least these for a useful reply
+MAX_REPLY_TOKENS: Final = 16_000  # enough for any reply: reserving more would only block other calls
 
 
 class BudgetExceeded(RLMError):
-    """The budget does not allow this call.
+    """The budget refuses a call.
 
     Attributes:
-        reason: the limit that stands in the way.
-        may_succeed_later: calls under way stand in the way too, and give back what they do not use.
+        reason: the limit that refuses it.
+        may_succeed_later: calls in flight may free enough of what they have reserved.
     """
 
     def __init__(self, message: str, *, reason: StopReason, may_succeed_later: bool = False) -> None:
@@ -38,7 +38,7 @@ class BudgetExceeded(RLMError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """An upper estimate of what a call will use: tokens, and dollars where a limit on them needs it."""
+    """An upper estimate of a call's usage. `dollars` is 0 if no price is known."""
 
     tokens: int = 0
     dollars: float = 0.0
@@ -56,20 +56,21 @@ def estimate_input(messages: Sequence[Message]) -> int:
 
 
 def estimate_tokens(text: str) -> int:
-    """An upper estimate of a text's tokens. Scripts with more bytes a character have fewer characters a token."""
+    """An upper estimate of a text's tokens, from its bytes: longer characters have more tokens each."""
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     return -(-size // BYTES_PER_TOKEN)
 
 
 class Budget:
-    """One ledger for the whole tree of a run.
+    """The ledger for all calls of a run.
 
-    One call, and what the root's last turn is expected to use, stay in reserve until `last=True` asks for them: they pay
-    for the turn in which the root answers with what it has.
+    A reserve of one call, and of the estimate for the root's last turn, is open to `last=True` alone. It pays for the
+    turn in which the root answers after a limit.
 
     Attributes:
-        used: what the providers counted.
-        unaccounted: calls that were sent and cut off, or whose replies were lost, so that nobody knows what they used.
+        limits: of the run, as they are now.
+        used: usage that the providers counted.
+        unaccounted: calls of unknown usage: they were sent, and cancelled or their replies lost.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -77,7 +78,7 @@ class Budget:
         self._calls = 0
         self._rlms = 0
         self._open = 0
-        self._spent = Estimate()  # counted, or where nobody counted, what was set aside
+        self._spent = Estimate()  # the counted usage, or the estimate where nobody counted
         self._in_flight = Estimate()
         self._last_turn = Estimate()
         self.used = Usage()
@@ -85,28 +86,28 @@ class Budget:
 
     @property
     def in_flight(self) -> Estimate:
-        """What calls under way have set aside."""
+        """The reservations of all calls in flight."""
         return self._in_flight
 
     @property
     def bounds_replies(self) -> bool:
-        """Whether there is a limit that the length of replies counts against."""
+        """Whether any limit counts the length of replies."""
         return self.limits.max_tokens is not None or self.limits.max_cost_usd is not None
 
-    def left(self, *, last: bool = False) -> tuple[float, float]:
-        """Tokens and dollars that another call may set aside; infinite where there is no limit."""
-        gone = self._spent + self._in_flight + (Estimate() if last else self._last_turn)
+    def remaining(self, *, last: bool = False) -> tuple[float, float]:
+        """Tokens and dollars that another call may reserve; infinite without a limit."""
+        taken = self._spent + self._in_flight + (Estimate() if last else self._last_turn)
         tokens, dollars = self.limits.max_tokens, self.limits.max_cost_usd
         return (
-            math.inf if tokens is None else tokens - gone.tokens,
-            math.inf if dollars is None else dollars - gone.dollars,
+            math.inf if tokens is None else tokens - taken.tokens,
+            math.inf if dollars is None else dollars - taken.dollars,
         )
 
     def reserve(self, estimate: Estimate, *, last: bool = False) -> None:
-        """Set aside one call and what it is expected to use; one of `settle`, `abandon` and `give_back` follows.
+        """Reserve one call and its estimate. One of `settle`, `abandon` and `release` must follow.
 
         Raises:
-            BudgetExceeded: a limit would be passed.
+            BudgetExceeded: the call would exceed a limit.
         """
         self.check(estimate, last=last)
         self._calls += 1
@@ -114,35 +115,35 @@ class Budget:
         self._in_flight += estimate
 
     def check(self, estimate: Estimate, *, last: bool = False) -> None:
-        """Raises BudgetExceeded where such a call cannot be reserved now."""
+        """Raise BudgetExceeded if `reserve` would."""
         limits = self.limits
         if limits.max_lm_calls is not None and self._calls + 1 + (not last) > limits.max_lm_calls:
             raise BudgetExceeded(
                 f"the run's limit of {limits.max_lm_calls:,} model calls is reached", reason="max_lm_calls"
             )
-        gone = self._spent if last else self._spent + self._last_turn
-        wanted = gone + estimate
-        if limits.max_tokens is not None and wanted.tokens + self._in_flight.tokens > limits.max_tokens:
-            left = max(0, limits.max_tokens - gone.tokens - self._in_flight.tokens)
+        taken = self._spent if last else self._spent + self._last_turn
+        needed = taken + estimate
+        if limits.max_tokens is not None and needed.tokens + self._in_flight.tokens > limits.max_tokens:
+            left = max(0, limits.max_tokens - taken.tokens - self._in_flight.tokens)
             raise BudgetExceeded(
-                f"of the run's limit of {limits.max_tokens:,} tokens {left:,} are left, and up to {estimate.tokens:,} are "
-                "needed",
+                f"the run has {left:,} of its {limits.max_tokens:,} tokens left, and this call may need "
+                f"{estimate.tokens:,}",
                 reason="max_tokens",
-                may_succeed_later=self._open > 0 and wanted.tokens <= limits.max_tokens,
+                may_succeed_later=self._open > 0 and needed.tokens <= limits.max_tokens,
             )
-        if limits.max_cost_usd is not None and wanted.dollars + self._in_flight.dollars > limits.max_cost_usd:
-            left_usd = max(0.0, limits.max_cost_usd - gone.dollars - self._in_flight.dollars)
+        if limits.max_cost_usd is not None and needed.dollars + self._in_flight.dollars > limits.max_cost_usd:
+            left_usd = max(0.0, limits.max_cost_usd - taken.dollars - self._in_flight.dollars)
             raise BudgetExceeded(
-                f"of the run's limit of ${limits.max_cost_usd:g} ${left_usd:.4g} are left, and up to "
-                f"${estimate.dollars:.4g} are needed",
+                f"the run has ${left_usd:.4g} of its ${limits.max_cost_usd:g} left, and this call may need "
+                f"${estimate.dollars:.4g}",
                 reason="max_cost_usd",
-                may_succeed_later=self._open > 0 and wanted.dollars <= limits.max_cost_usd,
+                may_succeed_later=self._open > 0 and needed.dollars <= limits.max_cost_usd,
             )
 
     def settle(self, estimate: Estimate, usage: Usage) -> None:
-        """Replace what was set aside by what the provider counted (nothing, where it refused the call).
+        """Replace a reservation with the usage that the provider counted: none if it refused the call.
 
-        Where nobody knows what the call cost, it counts against the limit as estimated.
+        A call of unknown cost counts with its estimated dollars.
         """
         self._close(estimate)
         dollars = estimate.dollars if usage.cost_usd is None else usage.cost_usd
@@ -150,54 +151,52 @@ class Budget:
         self.used += usage
 
     def abandon(self, estimate: Estimate) -> None:
-        """Nothing is known of a call that was sent, as it was cancelled or its reply lost: it may be billed, so it counts as
-        estimated.
-        """
+        """Count a call with its estimate: it was cancelled or its reply lost, and the provider may still bill it."""
         self._close(estimate)
         self._spent += estimate
         self.unaccounted += 1
 
-    def give_back(self, estimate: Estimate) -> None:
-        """The last turn's call was refused as too long, at no cost: it is made again, shorter, from the same reserve."""
+    def release(self, estimate: Estimate) -> None:
+        """Undo a reservation: a last turn refused as too long, at no cost, is retried from the same reserve."""
         self._close(estimate)
         self._calls -= 1
 
-    def count(self, usage: Usage, *, reserved_usd: float) -> None:
-        """Count a call that an earlier process of the run has made, as `settle` did there: so much had been set aside."""
+    def add_settled(self, usage: Usage, *, reserved_usd: float) -> None:
+        """Count a call that an earlier process of the run settled. `reserved_usd` counts if its cost is unknown."""
         self._calls += 1
         dollars = reserved_usd if usage.cost_usd is None else usage.cost_usd
         self._spent += Estimate(tokens=usage.total_tokens, dollars=dollars)
         self.used += usage
 
-    def count_abandoned(self, estimate: Estimate) -> None:
-        """Count a call that an earlier process of the run has made, as `abandon` did there, or would have done."""
+    def add_abandoned(self, estimate: Estimate) -> None:
+        """Count a call that an earlier process of the run sent and did not settle."""
         self._calls += 1
         self._spent += estimate
         self.unaccounted += 1
 
-    def count_rlms(self, number: int) -> None:
-        """Count RLMs that had come to their end in an earlier process of the run."""
+    def add_rlms(self, number: int) -> None:
+        """Count RLMs that finished in an earlier process of the run."""
         self._rlms += number
 
     def _close(self, estimate: Estimate) -> None:
         self._open -= 1
         self._in_flight = self._in_flight - estimate if self._open else Estimate()  # no rounding error stays
 
-    def keep_for_last_turn(self, estimate: Estimate) -> None:
-        """What the root's last turn is expected to use."""
+    def reserve_last_turn(self, estimate: Estimate) -> None:
+        """Set the reserve for the root's last turn."""
         self._last_turn = estimate
 
     def start_rlm(self) -> None:
         """Count one more RLM.
 
         Raises:
-            BudgetExceeded: the limit on RLMs is reached.
+            BudgetExceeded: the run has reached its limit on RLMs.
         """
         self.check_rlm()
         self._rlms += 1
 
     def check_rlm(self) -> None:
-        """Raises BudgetExceeded where another RLM cannot be started."""
+        """Raise BudgetExceeded if `start_rlm` would."""
         limit = self.limits.max_rlms
         if limit is not None and self._rlms >= limit:
             raise BudgetExceeded(f"the run's limit of {limit:,} RLMs is reached", reason="max_rlms")

@@ -1,6 +1,6 @@
-"""Replies that any run may use again, where a caller wants that: same model, parameters and messages, same reply, unpaid.
+"""A cache of replies across runs, for callers who turn it on. The same model, parameters and messages are free.
 
-Only whole replies are kept: none that failed, and none that was cut off.
+It keeps complete replies only: none that failed or was cut off. Imports models and store.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ CREATE TABLE IF NOT EXISTS replies (
 
 
 class Cache:
-    """A file of replies, shared by runs and processes."""
+    """A file of replies that runs and processes share; a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Raises JournalError where the file cannot be used."""
+        """Open or create the file. Raises JournalError if that fails."""
         self._database = Database(path, schema=SCHEMA, version=SCHEMA_VERSION)
 
     def __enter__(self) -> Self:
@@ -33,7 +33,7 @@ class Cache:
         self._database.close()
 
     async def get(self, server: str, request: Request) -> ModelReply | None:
-        """The reply to this request, if it was made before: it used nothing now."""
+        """The cached reply to a request, with empty usage; None if the cache has none."""
         select, key = "SELECT model, text, request_id FROM replies WHERE digest = ?", _key(server, request)
         rows = await self._database.run(lambda: self._database.rows(select, (key,)))
         if not rows:
@@ -42,7 +42,7 @@ class Cache:
         return ModelReply(text=text_of(text), usage=Usage(), model=model, request_id=request_id)
 
     async def put(self, server: str, request: Request, reply: ModelReply) -> None:
-        """Keep a reply."""
+        """Store a reply, if it is complete."""
         if reply.finish_reason == "stop":
             values = (_key(server, request), reply.model, reply.text, reply.request_id)
             await self._database.write(("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", values), durable=False)

@@ -26,6 +26,7 @@ from inspect_ai.solver import Generate, TaskState, solver
 from inspect_ai.util import LimitExceededError
 
 from rlm.errors import ConfigError, ModelError
+from rlm.models.base import Model
 from rlm.orchestrator import Orchestrator
 from rlm.run.options import OptionsDict
 from rlm.types import Completion, Context, Message, ModelReply, Usage
@@ -35,8 +36,8 @@ ROLE: Final = "sub"  # of Inspect's model roles: the model of the calls
 FINISHED: Final = {"max_tokens": "length", "model_length": "length"}  # Inspect's words for OpenAI's
 
 
-class InspectModel:
-    """A model of Inspect as a model of rlm: a `Model`.
+class InspectModel(Model):
+    """A model of Inspect as a `Model` of rlm.
 
     Args:
         model: what `inspect_ai.model.get_model` gave.
@@ -44,13 +45,15 @@ class InspectModel:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.name = str(model)
-        self.context_window: int | None = None
-        self.max_tokens: int | None = model.config.max_tokens
 
-    def cost(self, usage: Usage) -> float | None:
-        """Unknown: Inspect counts tokens."""
-        return None
+    @property
+    def name(self) -> str:
+        return str(self._model)
+
+    @property
+    def max_tokens(self) -> int | None:
+        limit: int | None = self._model.config.max_tokens
+        return limit
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
         """One reply; Inspect's retries, connections and limits apply.
@@ -79,9 +82,6 @@ class InspectModel:
             raise ModelError(f"{self.name} gave no text: {output.error or output.stop_reason}", usage=usage)
         reason = FINISHED.get(output.stop_reason, output.stop_reason)
         return ModelReply(text=output.completion, usage=usage, model=self.name, finish_reason=reason)
-
-    async def aclose(self) -> None:
-        """Inspect closes its own."""
 
 
 def rlm_solver(

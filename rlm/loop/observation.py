@@ -1,4 +1,4 @@
-"""What the model is shown of its cells. Pure."""
+"""What the model sees of its cells' results. Pure. Imports types and text helpers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlm.types import CellResult
 
 
 def observation(results: Sequence[CellResult], *, limit: int | None) -> str:
-    """What the model is shown of a turn's cells; `limit` bounds the characters of each cell's output, where there is one."""
+    """Describe the cells of a turn. `limit` bounds the characters of each output; None is no limit."""
     many = len(results) > 1
     return "\n\n".join(
         (f"Cell {number} of {len(results)}:\n" if many else "") + describe(result, limit=limit)
@@ -18,9 +18,9 @@ def observation(results: Sequence[CellResult], *, limit: int | None) -> str:
 
 
 def describe(result: CellResult, *, limit: int | None) -> str:
-    """One cell's result as the model reads it: output, errors, and whether its variables are kept.
+    """Describe one cell: its output, its error, and whether its variables persist. `limit` is as in `observation`.
 
-    What the cell could choose stands between fences that it cannot close: there a forged order is seen to be data.
+    Text that the cell controls stands between fences that it cannot close, so that forged instructions read as data.
     """
     parts = []
     if result.stdout:

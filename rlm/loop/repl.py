@@ -1,4 +1,7 @@
-"""The REPL of one RLM: a sandbox that is replaced when it is lost, with its variables, by running its cells again."""
+"""The REPL of one RLM. A lost sandbox is replaced, and its variables restored by running the cells again.
+
+Imports sandbox, store and what is below.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,25 @@ from rlm.sandbox.values import Value
 from rlm.store.event_log import EventLog
 from rlm.types import CellResult, Outcome
 
-from .broker import Broker, NotRecorded, RLMTask
+from .broker import Broker, NotRecorded
+from .task import RLMTask
 
-MAX_LOSSES: Final = 3  # of one RLM's sandboxes that are made good; after that they are not accidents
+MAX_LOSSES: Final = 3  # sandboxes that one RLM may lose: more are no accident
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReplayableCell:
-    """A cell that has left variables behind, and the queries that it made."""
+    """A cell whose variables persist, and the nodes of its queries."""
 
     code: str
     calls: bool
-    asked: Sequence[str]
+    queries: Sequence[str]
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HostBinding:
-    """A variable that the host has bound: to a value, or to that of an expression."""
+    """A variable that the host has bound to a value, or to the value of an expression."""
 
     name: str
     value: Value | str
@@ -43,20 +47,21 @@ class _HostBinding:
 class Repl:
     """Runs the cells of one RLM; an async context manager.
 
-    A cell during which the sandbox was lost runs once more in a new one, where the earlier cells have run again with the
-    answers that they had got. If that is lost too, or the earlier cells do not do the same again, the model is told.
+    A cell that loses its sandbox runs once more in a new one. All earlier cells run again there first, with the same
+    answers to their queries. If the new sandbox is lost too, or an earlier cell ends differently, the model is told.
 
     Args:
         task: of the RLM.
         broker: serves the cells' queries.
         tools: functions of the host that cells may call.
-        sandboxes, run_id: make its sandboxes.
-        cell_seconds: of each cell; None is for as long as it likes.
-        events: where cells and losses are told.
+        sandbox_factory: makes the sandboxes.
+        run_id: of the run, for the sandboxes.
+        cell_seconds: time limit of each cell; None is no limit.
+        events: receives cells and losses.
 
     Attributes:
-        context: how the guest describes it.
-        restored: whether the latest sandbox has the variables of all cells before it.
+        context: the guest's description of the context.
+        restored: whether the current sandbox has the variables of all earlier cells.
     """
 
     def __init__(
@@ -80,8 +85,8 @@ class Repl:
         self._stack = AsyncExitStack()
         self._cells = 0
         self._losses = 0
-        self._bytes = task.context.size  # of the values that its memory is made for
-        self._done: list[_ReplayableCell | _HostBinding] = []
+        self._bytes = task.context.size  # of the values that the sandbox's memory must hold
+        self._history: list[_ReplayableCell | _HostBinding] = []
         self._sandbox: SandboxProtocol
         self.context: LoadedValue
         self.restored = True
@@ -97,20 +102,24 @@ class Repl:
 
     @property
     def sandbox_id(self) -> str:
+        """The ID of the current sandbox."""
         return self._sandbox.id
 
     async def load(self, name: str, value: Value, *, grow: bool = False) -> LoadedValue | None:
-        """Bind a variable, also in every sandbox that takes this one's place; None where it cannot be built there.
+        """Bind a variable to a value, also in later sandboxes. Returns None if the sandbox has no memory for it.
 
         Args:
             name: of the variable.
-            value: of it.
-            grow: where the sandbox has no memory for it, put one in its place that has, and run the cells again there.
+            value: to bind.
+            grow: replace a sandbox that is too small with a larger one, and run the cells again there.
+
+        Raises:
+            SandboxError: sandboxes do not start, or were lost too often.
         """
         try:
             loaded = await self._sandbox.load(name, value)
         except SandboxError as error:
-            await self._replace(error)
+            await self._replace_lost(error)
             return await self.load(name, value, grow=grow)
         except ConfigError:
             if not grow:
@@ -118,24 +127,28 @@ class Repl:
             self._bytes += value.size
             self.restored = await self._renew()
             return await self.load(name, value)
-        self._done.append(_HostBinding(name=name, value=value))
+        self._history.append(_HostBinding(name=name, value=value))
         return loaded
 
-    async def name(self, name: str, expression: str) -> None:
-        """Bind a variable to the value of an expression, such as another one that the host has bound."""
-        bound = _HostBinding(name=name, value=expression)
+    async def bind(self, name: str, expression: str) -> None:
+        """Bind a variable to the value of an expression, also in later sandboxes. Raises as `load` does."""
+        binding = _HostBinding(name=name, value=expression)
         try:
-            await self._bind(bound)
+            await self._apply(binding)
         except SandboxError as error:
-            await self._replace(error)
-            await self._bind(bound)
-        self._done.append(bound)
+            await self._replace_lost(error)
+            await self._apply(binding)
+        self._history.append(binding)
 
     async def run(self, code: str, *, calls: bool = True) -> CellResult:
-        """Run a cell. A sandbox that is lost for good is told as a result.
+        """Run a cell. If its second sandbox is lost too, the result says so.
+
+        Args:
+            code: of the cell.
+            calls: whether the cell may make queries.
 
         Raises:
-            SandboxError: sandboxes were lost time and again, or none can be started.
+            SandboxError: sandboxes do not start, or were lost too often.
         """
         node = self._task.node
         self._cells += 1
@@ -144,21 +157,21 @@ class Repl:
         try:
             result = await self._execute(code, calls=calls)
         except SandboxError as error:
-            result = await self._run_again(code, error, calls=calls)
-        asked = await self._broker.end_cell()
+            result = await self._retry(code, error, calls=calls)
+        queries = await self._broker.end_cell()
         if result.outcome in ("ok", "error"):
-            self._done.append(_ReplayableCell(code=code, calls=calls, asked=asked, outcome=result.outcome))
+            self._history.append(_ReplayableCell(code=code, calls=calls, queries=queries, outcome=result.outcome))
         self._events.emit(CellFinished(node=node, cell=self._cells, result=result))
         return result
 
     async def _open(self) -> None:
-        """A sandbox with the context in it. One that is lost on the way has run nothing: another one is tried, once."""
+        """Start a sandbox with the context. One that dies on the way has run nothing, so a second one is started."""
         try:
-            await self._make()
+            await self._start()
         except SandboxDied:
-            await self._make()
+            await self._start()
 
-    async def _make(self) -> None:
+    async def _start(self) -> None:
         try:
             self._sandbox = await self._stack.enter_async_context(
                 self._sandbox_factory(
@@ -186,20 +199,20 @@ class Repl:
             ),
         )
 
-    async def _run_again(self, code: str, error: SandboxError, *, calls: bool) -> CellResult:
-        if not await self._replace(error):
+    async def _retry(self, code: str, error: SandboxError, *, calls: bool) -> CellResult:
+        if not await self._replace_lost(error):
             return _lost(f"The sandbox was lost during this cell ({error}) and replaced by a new one", kept=False)
-        self._broker.rewind()
+        self._broker.restart_cell()
         try:
             return await self._execute(code, calls=calls)
-        except SandboxError as again:
-            kept = await self._replace(again)
+        except SandboxError as second:
+            kept = await self._replace_lost(second)
             return _lost(
-                f"The sandbox was lost during this cell, twice ({again}), and replaced by a new one", kept=kept
+                f"The sandbox was lost during this cell, twice ({second}), and replaced by a new one", kept=kept
             )
 
-    async def _replace(self, error: SandboxError) -> bool:
-        """Put a new sandbox in the place of a lost one; whether it has the cells' variables too."""
+    async def _replace_lost(self, error: SandboxError) -> bool:
+        """Replace a lost sandbox. Returns whether the new one has all variables."""
         self._losses += 1
         if self._losses > MAX_LOSSES:
             raise error
@@ -217,40 +230,40 @@ class Repl:
         return self.restored
 
     async def _renew(self) -> bool:
-        """Put a new sandbox in the place of this one; whether it has the cells' variables too."""
+        """Replace the sandbox. Returns whether the new one has all variables; else it has the host's bindings alone."""
         await self._stack.aclose()
         await self._open()
         restored = await self._restore()
         if not restored:
-            self._done = [done for done in self._done if isinstance(done, _HostBinding)]
+            self._history = [step for step in self._history if isinstance(step, _HostBinding)]
             await self._stack.aclose()
             await self._open()
             await self._restore()
         return restored
 
     async def _restore(self) -> bool:
-        """Do again what was done, but for cells that were undone; no call is paid. Whether all came out the same."""
-        for done in self._done:
+        """Repeat the history, without paying for any call. Returns whether every step ended as before."""
+        for step in self._history:
             try:
-                match done:
+                match step:
                     case _HostBinding():
-                        await self._bind(done)
+                        await self._apply(step)
                     case _ReplayableCell():
-                        answer = self._broker.recall(done.asked) if done.calls else None
-                        result = await self._sandbox.run(done.code, seconds=self._cell_seconds, answer=answer)
-                        if result.outcome != done.outcome:
+                        answer = self._broker.replay_answers(step.queries) if step.calls else None
+                        result = await self._sandbox.run(step.code, seconds=self._cell_seconds, answer=answer)
+                        if result.outcome != step.outcome:
                             return False
             except (SandboxError, ConfigError, NotRecorded):
                 return False
         return True
 
-    async def _bind(self, bound: _HostBinding) -> None:
-        if isinstance(bound.value, str):
-            result = await self._sandbox.run(f"{bound.name} = {bound.value}", seconds=self._cell_seconds)
+    async def _apply(self, binding: _HostBinding) -> None:
+        if isinstance(binding.value, str):
+            result = await self._sandbox.run(f"{binding.name} = {binding.value}", seconds=self._cell_seconds)
             if result.outcome != "ok":
-                raise SandboxMisbehaved(f"The sandbox did not bind `{bound.name}`.")
+                raise SandboxMisbehaved(f"The sandbox did not bind `{binding.name}`.")
         else:
-            await self._sandbox.load(bound.name, bound.value)
+            await self._sandbox.load(binding.name, binding.value)
 
 
 def _lost(sentence: str, *, kept: bool) -> CellResult:

@@ -1,4 +1,4 @@
-"""What a reply asks for: its cells, and a final answer in its text. Pure."""
+"""Parses a reply: its cells, and a final answer in its text. Pure. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Final, Literal
 CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3"})
 _FENCE: Final = re.compile(r"^(?P<indent> {0,3})(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<info>[^`\n]*+)$")
 _FINAL: Final = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(", re.MULTILINE)
-_BRACKET: Final = re.compile(  # a list's label and a sad smiley are taken whole, so that they are no brackets
+_BRACKET: Final = re.compile(  # matches list labels and sad smileys as a whole, so that they do not count as brackets
     r"""^[ \t]*+(?:\d{1,3}|[A-Za-z])\)(?=[ \t])|(?<!\S):-?\((?=[\s)])|[()"']""", re.MULTILINE
 )
-_ENDS_LINE: Final = re.compile(r"(?<![:;=])(?<![:;=]-)\)(?=[ \t\r]*+$)", re.MULTILINE)  # no smiley does
+_ENDS_LINE: Final = re.compile(r"(?<![:;=])(?<![:;=]-)\)(?=[ \t\r]*+$)", re.MULTILINE)  # excludes smileys
 _BLANK_LINE: Final = re.compile(r"\n[ \t\r]*+\n")
-_STRINGS: Final = {  # the longer quotes first; `end` is empty where a string has none
+_STRINGS: Final = {  # longer quotes first; `end` is empty if the string is unterminated
     quote: re.compile(rf"{quote}(?:(?!{quote})[^\\{excluded}]|\\.)*(?P<end>{quote}|)", re.DOTALL)
     for quote, excluded in (('"""', ""), ("'''", ""), ('"', r"\n"), ("'", r"\n"))
 }
@@ -24,7 +24,7 @@ _STRINGS: Final = {  # the longer quotes first; `end` is empty where a string ha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalAnswer:
-    """A final answer in a reply's text: the answer itself, or the name of the variable that holds it."""
+    """A final answer in a reply's text: the text itself, or the name of a variable."""
 
     kind: Literal["text", "variable"]
     value: str
@@ -32,7 +32,7 @@ class FinalAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What one reply asks for; `prose` is its text without any code blocks."""
+    """A parsed reply. `prose` is its text outside code blocks."""
 
     cells: tuple[str, ...]
     final: FinalAnswer | None
@@ -40,11 +40,14 @@ class Turn:
 
 
 def parse(reply: str, *, cut_off: bool = False) -> Turn:
-    """Find the cells (fenced blocks marked `repl` or `python`) and the final answer (outside any block) of a reply.
+    """Find the cells of a reply (fenced blocks marked `repl` or `python`) and its final answer (outside any block).
 
-    Fences follow CommonMark: a block ends at a line with at least as many of the same marks, or with the text, and its
-    lines lose the indentation that its fence has. Where the reply was cut off, a block that ends with the text is left
-    out: half a cell is worse than none.
+    Fences follow CommonMark: a block ends at a line with at least as many of the same marks, or at the end of the text.
+    Its lines lose the indentation of its fence.
+
+    Args:
+        reply: the model's text.
+        cut_off: the reply ended at the token limit. An unterminated block is dropped: half a cell is worse than none.
     """
     cells: list[str] = []
     prose: list[str] = []
@@ -76,16 +79,16 @@ def _cell(info: str, lines: list[str]) -> list[str]:
 
 
 def _final(prose: str) -> FinalAnswer | None:
-    """The latest of the final answers. The time it takes to find grows with the text's length, whatever stands there."""
+    """The latest final answer. Takes time linear in the length of any text."""
     found = None
     position = 0
-    endless: dict[str, int] | None = dict.fromkeys(_STRINGS, 0)
+    unterminated: dict[str, int] | None = dict.fromkeys(_STRINGS, 0)
     while match := _FINAL.search(prose, position):
         first = None
-        if endless is not None:
-            first = next(_unpaired(prose, match.end(), len(prose), endless=endless), None)
-            if first is None:  # its quotes are apostrophes; to try so anew for every answer would take far too long
-                endless = None
+        if unterminated is not None:
+            first = next(_unpaired(prose, match.end(), len(prose), unterminated=unterminated), None)
+            if first is None:  # its quotes are apostrophes; trying again for each answer would take quadratic time
+                unterminated = None
         end = _closing(prose, match.end(), first)
         if end is None:
             return found
@@ -96,16 +99,16 @@ def _final(prose: str) -> FinalAnswer | None:
 
 
 def _closing(text: str, start: int, first: int | None) -> int | None:
-    """Where the parenthesis opened just before `start` closes; `first` is where it does if string literals do not count.
+    """The position that closes the parenthesis before `start`; `first` is that position without string literals.
 
-    An answer may hold brackets without a partner (a smiley, `1)`): of the closing ones that have none, up to the next
-    blank line, the first that ends a line and is no smiley closes it, else the first of all.
+    Answers may contain unpaired closing brackets (a smiley, `1)`). Of those before the next blank line, the first one
+    that ends a line and is no smiley closes the answer, else the first of all.
     """
     following = _FINAL.search(text, start if first is None else first)
     limit = following.start() if following else len(text)
     if first is None:
         first = next(_unpaired(text, start, limit), None)
-    if first is None:  # an opening one has no partner
+    if first is None:  # an opening bracket is unpaired
         last = _ENDS_LINE.search(text, start, limit)
         return last.start() if last else None
     blank = _BLANK_LINE.search(text, first, limit)
@@ -113,10 +116,11 @@ def _closing(text: str, start: int, first: int | None) -> int | None:
     return next((position for position in closing if _ENDS_LINE.match(text, position)), first)
 
 
-def _unpaired(text: str, start: int, limit: int, *, endless: dict[str, int] | None = None) -> Iterator[int]:
-    """Where closing parentheses stand that were not opened behind `start`; the label of a list's item is none.
+def _unpaired(text: str, start: int, limit: int, *, unterminated: dict[str, int] | None = None) -> Iterator[int]:
+    """The positions of closing parentheses that were not opened after `start`. List labels do not count.
 
-    With `endless`, those in string literals do not count. It keeps for each kind of quote up to where none finds an end.
+    With `unterminated`, parentheses in string literals do not count either. It maps each kind of quote to the position
+    before which none is terminated.
     """
     depth = 0
     position = start
@@ -129,27 +133,27 @@ def _unpaired(text: str, start: int, limit: int, *, endless: dict[str, int] | No
                 depth -= 1
             case ")":
                 yield bracket.start()
-            case '"' | "'" if endless is not None:
-                position = _behind_string(text, bracket.start(), endless)
+            case '"' | "'" if unterminated is not None:
+                position = _after_string(text, bracket.start(), unterminated)
 
 
-def _behind_string(text: str, start: int, endless: dict[str, int]) -> int:
-    """Where the string literal ends that begins at `start`; behind the quote if none does."""
+def _after_string(text: str, start: int, unterminated: dict[str, int]) -> int:
+    """The end of the string literal at `start`, or the position after the quote if there is no literal."""
     for quote, pattern in _STRINGS.items():
-        if start >= endless[quote] and (literal := pattern.match(text, start)):
+        if start >= unterminated[quote] and (literal := pattern.match(text, start)):
             if literal["end"]:
                 return literal.end()
-            endless[quote] = literal.end()  # any quote of the kind up to there was escaped, so it finds no end either
+            unterminated[quote] = literal.end()  # no earlier quote of this kind ends either
     return start + 1
 
 
 def _unquoted(argument: str) -> str:
-    """A single string literal stands for its value; anything else for itself."""
+    """The value of a single string literal; any other argument as it is."""
     literals = (pattern.match(argument) for pattern in _STRINGS.values())
     if not any(literal and literal["end"] and literal.end() == len(argument) for literal in literals):
         return argument
     try:
         value = ast.literal_eval(argument)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # Python refuses it: then it is not a literal
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # not a Python literal after all
         return argument
     return value if isinstance(value, str) else argument

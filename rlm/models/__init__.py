@@ -1,1 +1,1 @@
-"""Models: the seam to providers (`base`), a real one (`openai`) and a deterministic one (`scripted`)."""
+"""Models: the seam to providers (`base`), a real one (`openai`), a deterministic one (`scripted`). Imports config."""

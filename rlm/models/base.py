@@ -1,61 +1,66 @@
-"""The seam between the loop and a language model."""
+"""The seam between the loop and a language model. Imports types only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from rlm.types import Message, ModelReply, Usage
 
 
-@runtime_checkable
-class Redacting(Protocol):
-    """A model that knows secrets, and can take them out of a text: what a run records goes through it."""
-
-    def redact(self, text: str) -> str:
-        """The text without them."""
-
-
-def parameters_of(model: Model) -> Mapping[str, object]:
-    """What a model sends beside the messages, where it says so in an attribute `parameters` (plain data, no secrets).
-
-    Two requests are the same only if these are.
-    """
-    parameters: Mapping[str, object] = getattr(model, "parameters", {})
-    return parameters
-
-
-def server_of(model: Model) -> str:
-    """Where a model's requests go, where it says so in an attribute `base_url`."""
-    server: str = getattr(model, "base_url", "")
-    return server
-
-
 class Model(Protocol):
-    """A chat model. Implementations are safe for many concurrent calls, from several event loops in turn."""
+    """A chat model. Subclass it, and override members as properties: only `name` and `complete` have no default.
+
+    One model serves many concurrent calls, and several event loops in turn.
+    """
 
     @property
     def name(self) -> str:
-        """The name that usage is reported under and that prices are looked up by."""
+        """Identifies the model in usage reports and price lists."""
 
     @property
     def context_window(self) -> int | None:
-        """Tokens that a conversation and its reply may have together; None is unknown."""
+        """Tokens that a conversation and its reply may have together; None is unknown, the default."""
+        return None
 
     @property
     def max_tokens(self) -> int | None:
-        """The limit on output tokens that every request carries; None is no limit."""
+        """The limit on output tokens that every request carries; None is no limit, the default."""
+        return None
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """What every request carries beside its messages: plain data without secrets. Default: nothing.
+
+        The journal and the cache serve a request only if these are the same.
+        """
+        return {}
+
+    @property
+    def base_url(self) -> str:
+        """The URL of the server, without credentials; empty by default. The cache keeps servers apart by it."""
+        return ""
 
     def cost(self, usage: Usage) -> float | None:
-        """The most dollars that a call with this usage can cost; None is unknown."""
+        """The most dollars that a call with this usage can cost; None is unknown, the default."""
+        return None
+
+    def redact(self, text: str) -> str:
+        """The text without the secrets of this model, for everything that a run records. Default: unchanged."""
+        return text
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
-        """One reply to a conversation.
+        """Get one reply to a conversation.
+
+        Args:
+            messages: the conversation, oldest message first.
+            max_tokens: of the reply; None is no limit.
 
         Raises:
-            ContextTooLong: the conversation is longer than the model's window.
-            ModelError: there is no usable reply (after the retries that the implementation makes).
+            ContextTooLong: the conversation exceeds the model's window.
+            ModelError: no usable reply, after the implementation's own retries.
         """
 
     async def aclose(self) -> None:
-        """Release what the running event loop's calls have opened; the next call may open it again."""
+        """Release what the running event loop's calls have opened. The next call may reopen it. Default: nothing."""
+        return

@@ -1,4 +1,4 @@
-"""The chat-completions format: from messages to a request body, from a response body to a reply. Pure."""
+"""The chat-completions format: builds request bodies, reads response bodies. Pure. Imports prices and types."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ from rlm.types import Message, ModelReply, Usage
 
 from .prices import Pricing
 
-# OpenAI and most who speak its format; vLLM; llama.cpp; Anthropic; Google
+# OpenAI and most compatible servers; vLLM; llama.cpp; Anthropic; Google
 _TOO_LONG: Final = re.compile(r"context[ _](length|window|size)|prompt is too long|input token count", re.IGNORECASE)
-_NO_MONEY: Final = re.compile(rb'"(insufficient_quota|billing_not_active)"')  # OpenAI, of a 429 that no wait helps
+_NO_CREDIT: Final = re.compile(
+    rb'"(insufficient_quota|billing_not_active)"'
+)  # in a 429 of OpenAI that no waiting resolves
 
 
 class UnusableResponse(Exception):
-    """A response that holds no answer.
+    """A response without an answer.
 
-    The text says why, and follows the server's name: "sent no choices". It may quote the response in full: redact it,
-    then cut it (half a key is a leak too). `usage` is what the provider counted for it, if it did; `cut_off`: the limit on
-    output tokens was used up before there was any text.
+    The message is a predicate for the server's name: "sent no choices". It may quote the whole response: redact it
+    first, then clip it (half a key is a leak, too).
+
+    Attributes:
+        usage: what the provider counted, if it did.
+        cut_off: the output token limit was reached before any text.
     """
 
-    def __init__(self, words: str, *, usage: Usage | None = None, cut_off: bool = False) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, *, usage: Usage | None = None, cut_off: bool = False) -> None:
+        super().__init__(message)
         self.usage = usage
         self.cut_off = cut_off
 
@@ -40,34 +45,41 @@ def request_body(
     max_tokens: int | None,
     max_tokens_field: str,
 ) -> dict[str, object]:
-    """The body of a request. Of `max_tokens` and a limit in `sampling`, the smaller one holds."""
+    """Build the body of a request. The smaller of `max_tokens` and a limit in `sampling` applies."""
     body = {
         "model": model,
         "messages": [{"role": message.role, "content": utf8_safe(message.content)} for message in messages],
         **sampling,
     }
     if max_tokens is not None:
-        own = sampling.get(max_tokens_field)
-        body[max_tokens_field] = min(own, max_tokens) if isinstance(own, int) else max_tokens
+        configured = sampling.get(max_tokens_field)
+        body[max_tokens_field] = min(configured, max_tokens) if isinstance(configured, int) else max_tokens
     return body
 
 
 def read_reply(
     body: bytes, *, asked: Sequence[Message], model: str, pricing: Pricing, request_id: str | None
 ) -> ModelReply:
-    """The reply that a response body holds.
+    """Read the reply from a response body.
+
+    Args:
+        body: of the response.
+        asked: the messages of the request, to estimate the usage if the server does not count it.
+        model: that the request named.
+        pricing: prices the usage if the server does not.
+        request_id: of the response, if the server sent one.
 
     Raises:
-        UnusableResponse: it holds none: not JSON, not of this format, empty, filtered or refused.
+        UnusableResponse: the body is not JSON, not of this format, empty, filtered or a refusal.
     """
     try:
         response = json.loads(body)
     except (ValueError, RecursionError):
-        raise UnusableResponse(f"sent what is not JSON: {_quoted(body)}") from None
+        raise UnusableResponse(f"sent invalid JSON: {_quoted(body)}") from None
     if not isinstance(response, dict):
         raise UnusableResponse(f"sent JSON that is not a chat completion: {_quoted(body)}")
     served = response.get("model")
-    names = [served, model] if isinstance(served, str) and served else [model]
+    names = [served, model] if isinstance(served, str) and served else [model]  # the server's own name comes first
     usage = _usage(response, names=names, pricing=pricing)
     try:
         text, finish_reason = _answer(response)
@@ -83,7 +95,7 @@ def read_reply(
 
 
 def utf8_safe(text: str) -> str:
-    """The text as UTF-8 can carry it: a surrogate pair becomes its character, a lone surrogate U+FFFD."""
+    """The text without surrogates: a pair becomes its character, a lone one U+FFFD."""
     if text.isascii():
         return text
     try:
@@ -93,26 +105,26 @@ def utf8_safe(text: str) -> str:
     return text
 
 
-def said(body: object) -> str:
-    """The words in the body of an error response, on one line and in full (see `UnusableResponse`)."""
+def error_message(body: object) -> str:
+    """The message in the body of an error response, on one line. Not clipped: see `UnusableResponse`."""
     match body:
         case {"error": Mapping() | str() as error}:
-            return said(error)
-        case {"message": str(words)} | {"detail": str(words)} | str(words):
-            return " ".join(words.split())
+            return error_message(error)
+        case {"message": str(message)} | {"detail": str(message)} | str(message):
+            return " ".join(message.split())
         case None:
             return ""
     return json.dumps(body, default=str, ensure_ascii=False)
 
 
 def is_too_long(status: int, body: object) -> bool:
-    """Whether an error response says that the conversation does not fit into the model's window."""
+    """Whether an error response says that the conversation exceeds the model's window."""
     return status in (400, 413, 422) and bool(_TOO_LONG.search(json.dumps(body, default=str)))
 
 
-def is_out_of_money(body: bytes) -> bool:
-    """Whether a refusal for too many requests means that the account has nothing left."""
-    return bool(_NO_MONEY.search(body))
+def is_out_of_credit(body: bytes) -> bool:
+    """Whether a 429 response means that the account has no credit left."""
+    return bool(_NO_CREDIT.search(body))
 
 
 def _answer(response: Mapping[str, object]) -> tuple[str, str]:
@@ -120,37 +132,37 @@ def _answer(response: Mapping[str, object]) -> tuple[str, str]:
     choices = response.get("choices")
     choice = _map(choices[0]) if isinstance(choices, list) and choices else {}
     if error := response.get("error") or choice.get("error"):
-        raise UnusableResponse(f"sent an error in place of a reply: {said(error)}")
+        raise UnusableResponse(f"sent an error instead of a reply: {error_message(error)}")
     message = _map(choice.get("message"))
     if not message:
-        raise UnusableResponse("sent no choices, so there is no reply")
+        raise UnusableResponse("sent no choices")
     reason = choice.get("finish_reason")
     finish_reason = reason if isinstance(reason, str) else "unknown"
     content, refusal = message.get("content"), message.get("refusal")
     if finish_reason == "content_filter":
-        raise UnusableResponse("kept the reply back: its content filter stopped it")
+        raise UnusableResponse("withheld the reply: its content filter blocked it")
     if isinstance(content, str) and content.strip():
         return utf8_safe(content), finish_reason
     if isinstance(refusal, str) and refusal:
-        raise UnusableResponse(f"passed on the model's refusal: {' '.join(refusal.split())}")
+        raise UnusableResponse(f"reported the model's refusal: {' '.join(refusal.split())}")
     if finish_reason == "length":
-        words = "sent an empty reply: the limit on output tokens was used up first, by reasoning perhaps"
-        raise UnusableResponse(words, cut_off=True)
+        text = "sent an empty reply: the output token limit was reached first, perhaps by reasoning"
+        raise UnusableResponse(text, cut_off=True)
     if message.get("tool_calls"):
-        raise UnusableResponse("sent a tool call in place of text, although no tools were offered")
+        raise UnusableResponse("sent a tool call instead of text, although the request offered no tools")
     if content is None or isinstance(content, str):
         raise UnusableResponse(f"sent an empty reply (finish reason: {finish_reason})")
-    raise UnusableResponse(f"sent a reply whose content is not text but {type(content).__name__}")
+    raise UnusableResponse(f"sent a reply with content of type {type(content).__name__} instead of text")
 
 
 def _usage(response: Mapping[str, object], *, names: Sequence[str], pricing: Pricing) -> Usage | None:
-    """What the call used, as the provider counted it; None where it did not."""
-    told = _map(response.get("usage"))
-    input_tokens, output_tokens = _count(told.get("prompt_tokens")), _count(told.get("completion_tokens"))
+    """The provider's count of a call's usage; None if it sent none."""
+    counts = _map(response.get("usage"))
+    input_tokens, output_tokens = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
     if input_tokens is None or output_tokens is None:
         return None
-    cached = _count(_map(told.get("prompt_tokens_details")).get("cached_tokens")) or 0
-    reasoning = _count(_map(told.get("completion_tokens_details")).get("reasoning_tokens")) or 0
+    cached = _count(_map(counts.get("prompt_tokens_details")).get("cached_tokens")) or 0
+    reasoning = _count(_map(counts.get("completion_tokens_details")).get("reasoning_tokens")) or 0
     usage = Usage(
         calls=1,
         input_tokens=input_tokens,
@@ -158,7 +170,7 @@ def _usage(response: Mapping[str, object], *, names: Sequence[str], pricing: Pri
         cached_tokens=min(cached, input_tokens),
         reasoning_tokens=min(reasoning, output_tokens),
     )
-    cost = told.get("cost")  # OpenRouter and others tell what they charge
+    cost = counts.get("cost")  # OpenRouter and others report what they charge
     if isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost >= 0:
         return replace(usage, cost_usd=float(cost))
     tier = response.get("service_tier")
@@ -166,7 +178,7 @@ def _usage(response: Mapping[str, object], *, names: Sequence[str], pricing: Pri
 
 
 def _estimated(asked: Sequence[Message], text: str) -> Usage:
-    """For a server that does not count: one token for four characters, and an unknown cost."""
+    """The usage on a server that does not count: four characters per token, unknown cost."""
     input_tokens = sum(_estimate(message.content) for message in asked)
     return Usage(calls=1, input_tokens=input_tokens, output_tokens=_estimate(text), cost_usd=None)
 

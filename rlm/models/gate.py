@@ -1,4 +1,4 @@
-"""How many requests a server gets at once, and when: fewer, and later, once it says that they come too fast. No HTTP."""
+"""Limits the requests to a server, and slows down once it reports too many. No HTTP. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -13,66 +13,74 @@ from typing import Final
 
 import anyio
 
-FIRST_WAIT_SECONDS: Final = 0.5  # where the server does not say how long; doubled until it answers again
-MAX_WAIT_SECONDS: Final = 30.0
+FIRST_PAUSE_SECONDS: Final = 0.5  # if the server does not say how long; doubles until it replies again
+MAX_PAUSE_SECONDS: Final = 30.0  # of such a pause: a server that recovers is found soon enough
 
 
 class Gate:
-    """What one event loop's requests to one model pass, one by one.
+    """Admits one event loop's requests to one model.
 
-    After a refusal all of them wait until the server's time is over. Half as many as before may then be sent at once, and
-    one more with each reply, so that they do not come all together again (AIMD, as in TCP).
+    After a rate limit, all requests pause for as long as the server asks. Then half as many may be in flight, and one
+    more with each reply, so that they do not all return at once (AIMD, as in TCP).
 
     Args:
-        most: requests at once; None is any number.
-        patience: seconds that a server may have all of them wait; one that asks for more is asked by each, and refuses it.
+        max_requests: in flight at once; None is no limit.
+        max_pause_seconds: the longest pause for all requests. If the server asks for more, the others do not pause.
     """
 
-    def __init__(self, most: int | None, *, patience: float) -> None:
-        self._most = math.inf if most is None else most
-        self._patience = patience
-        self._slots = anyio.CapacityLimiter(self._most)
-        self._opens = 0.0  # the loop's time
-        self._narrowed = 0.0  # when it last was
-        self._refusals = 0  # since the latest reply; of many at once one counts
-        self._answered = 0.0  # the latest reply
+    def __init__(self, max_requests: int | None, *, max_pause_seconds: float) -> None:
+        self._max_requests = math.inf if max_requests is None else max_requests
+        self._max_pause_seconds = max_pause_seconds
+        self._slots = anyio.CapacityLimiter(self._max_requests)
+        self._opens_at = 0.0  # by the loop's clock, like all times here
+        self._narrowed_at = 0.0
+        self._rate_limits = 0  # since the latest reply; many at once count as one
+        self._replied_at = 0.0
 
     @asynccontextmanager
-    async def passing(self) -> AsyncIterator[float]:
-        """Wait for one's turn. Gives the loop's time at which it came."""
+    async def slot(self) -> AsyncIterator[float]:
+        """Hold a slot for one request. Yields the loop's time at which it may be sent."""
         clock = asyncio.get_running_loop().time
         async with self._slots:
-            while (seconds := self._opens - clock()) > 0:  # noqa: ASYNC110 - another refusal may move it
+            while (seconds := self._opens_at - clock()) > 0:  # noqa: ASYNC110 - another rate limit may extend it
                 await anyio.sleep(seconds)
             yield clock()
 
-    def answered(self) -> None:
-        """A request had its reply."""
-        self._answered = asyncio.get_running_loop().time()
-        self._refusals = 0
-        if self._slots.total_tokens < self._most:
+    def on_reply(self) -> None:
+        """Note that a request succeeded."""
+        self._replied_at = asyncio.get_running_loop().time()
+        self._rate_limits = 0
+        if self._slots.total_tokens < self._max_requests:
             self._slots.total_tokens += 1
 
-    def refused(self, sent: float, asked: float | None) -> float:
-        """A request that was sent at that time came too fast; the server `asked` to wait so long. How long it will be."""
+    def on_rate_limit(self, sent_at: float, retry_after: float | None) -> float:
+        """Note that a request was rate-limited.
+
+        Args:
+            sent_at: the loop's time at which the request was sent.
+            retry_after: seconds that the server asks to wait, if it does.
+
+        Returns:
+            Seconds to wait before the next attempt.
+        """
         now = asyncio.get_running_loop().time()
-        if sent >= self._narrowed:  # else it was one of many at once
-            self._narrowed = now
-            self._refusals += 1
+        if sent_at >= self._narrowed_at:  # else it was sent before the gate narrowed for an earlier one
+            self._narrowed_at = now
+            self._rate_limits += 1
             self._slots.total_tokens = max(1, self._slots.borrowed_tokens // 2)
-        longest = min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(self._refusals - 1, 16))
-        seconds = longest * random.uniform(0.5, 1.0) if asked is None else asked  # noqa: S311 - not secret
-        if seconds <= self._patience:
-            self._opens = max(self._opens, now + seconds)
+        longest = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self._rate_limits - 1, 16))
+        seconds = longest * random.uniform(0.5, 1.0) if retry_after is None else retry_after  # noqa: S311 - not secret
+        if seconds <= self._max_pause_seconds:
+            self._opens_at = max(self._opens_at, now + seconds)
         return seconds
 
-    def idle_since(self, sent: float) -> float:
-        """The latest sign of progress: a reply to anybody, or that one's first request was sent."""
-        return max(sent, self._answered)
+    def last_progress(self, sent_at: float) -> float:
+        """The loop's time of the latest reply to any request, or `sent_at` if that is later."""
+        return max(sent_at, self._replied_at)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a response asks to wait, if it does."""
+    """The seconds that a response asks to wait; None if it does not."""
     try:
         if milliseconds := headers.get("retry-after-ms"):
             seconds = float(milliseconds) / 1000

@@ -1,6 +1,6 @@
-"""What a model call costs: pure, from a user's price or from the price list of the genai-prices package.
+"""Prices model calls: by the user's price, or by the list in the installed genai-prices package. Pure; fetches nothing.
 
-The list is the one that the installed package carries: nothing is fetched.
+Imports errors and types.
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ from genai_prices import data_snapshot
 from rlm.errors import ConfigError
 from rlm.types import Usage
 
-MTOK: Final = 1_000_000  # prices are given for a million tokens
-STANDARD_TIERS: Final = frozenset({None, "auto", "default", "standard"})  # all mean the usual price
+MTOK: Final = 1_000_000  # the unit of all prices
+STANDARD_TIERS: Final = frozenset({None, "auto", "default", "standard"})  # service tiers at the usual price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A price of one's own: dollars per million tokens. Without `cached`, cached input costs what other input does."""
+    """A custom price, in dollars per million tokens.
+
+    Attributes:
+        input: for input tokens.
+        output: for output tokens.
+        cached: for cached input tokens; None is the price of other input.
+
+    Raises:
+        ConfigError: a price is not a finite number, 0 or more.
+    """
 
     input: float
     output: float
@@ -31,9 +40,10 @@ class Price:
 
     def __post_init__(self) -> None:
         if not all(isinstance(rate, int | float) and 0 <= rate < math.inf for rate in self._rates()):
-            raise ConfigError(f"{self!r} cannot be: give dollars per million tokens, 0 or more.")
+            raise ConfigError(f"{self!r} is invalid: give dollars per million tokens, 0 or more.")
 
     def cost(self, usage: Usage) -> float:
+        """Dollars for this usage."""
         cached = self.input if self.cached is None else self.cached
         fresh_tokens = usage.input_tokens - usage.cached_tokens
         return (fresh_tokens * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output) / MTOK
@@ -44,13 +54,13 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pricing:
-    """How a call is priced where the provider does not say what it cost: by the user's price, else by the list."""
+    """Prices the calls whose cost the provider does not report: by the user's price, else by the list."""
 
     base_url: str
     price: Price | None = None
 
     def cost(self, usage: Usage, *, names: Sequence[str], tier: str | None = None) -> float | None:
-        """Dollars, or None where the price is unknown. The first of the model's names that is listed counts."""
+        """Dollars for this usage; None if no price is known. The first listed name of the model applies."""
         if self.price is not None:
             return self.price.cost(usage)
         costs = (listed_cost(usage, model=name, base_url=self.base_url, tier=tier) for name in names)
@@ -58,13 +68,13 @@ class Pricing:
 
 
 def listed_cost(usage: Usage, *, model: str, base_url: str, tier: str | None = None) -> float | None:
-    """The list's dollars for a call, or None where the list does not know the server, the model or its price.
+    """Dollars for a call by the list; None if the server, the model or its price is not listed.
 
     Args:
-        usage: what the call used.
+        usage: of the call.
         model: the provider's name of the model.
-        base_url: tells the provider: the same model has other prices elsewhere, and none on a server of one's own.
-        tier: the service tier that the provider says it used.
+        base_url: identifies the provider: prices differ between providers, and private servers have none.
+        tier: the service tier that the provider reports.
     """
     if not _is_listed(model, base_url):
         return None
@@ -81,9 +91,9 @@ def listed_cost(usage: Usage, *, model: str, base_url: str, tier: str | None = N
     return float(calculated.total_price)
 
 
-@lru_cache(maxsize=1024)  # the names may come from a server, so their number is bounded
+@lru_cache(maxsize=1024)  # bounded, because a server may choose the names
 def _is_listed(model: str, base_url: str) -> bool:
-    """Whether there is a price. An entry without one is not a free model."""
+    """Whether the list has a price: a model without one is not free."""
     try:
         entry = genai_prices.calc_price(genai_prices.Usage(), model, provider_api_url=base_url).model_price
     except LookupError:
@@ -92,7 +102,7 @@ def _is_listed(model: str, base_url: str) -> bool:
 
 
 def listed_window(model: str, base_url: str) -> int | None:
-    """Tokens of the model's window, or None where the list does not know the server, the model or its window."""
+    """Tokens of the model's window; None if the server, the model or its window is not listed."""
     try:
         _, entry = data_snapshot.get_snapshot().find_provider_model(model, None, None, base_url)
     except LookupError:

@@ -1,16 +1,27 @@
-"""A request to a model, and how two are told to be the same. Pure."""
+"""A request to a model, and the digests that identify it. Pure. Imports types only."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from typing import Final
 
 from rlm.types import Message
 
+INLINE_HASH_CHARS: Final = 1 << 20  # hashing more than this takes milliseconds: callers do it in a thread
+
 
 class Request:
-    """What is sent to a model, with the digests that it is known by."""
+    """A request to a model.
+
+    Attributes:
+        model: the model's name.
+        messages: the conversation.
+        parameters: what the model sends beside the messages, as JSON.
+        parts: a digest of each message.
+        digest: of the model and all messages.
+    """
 
     def __init__(self, model: str, messages: Sequence[Message], parameters: Mapping[str, object]) -> None:
         self.model = model
@@ -21,7 +32,7 @@ class Request:
 
 
 def digest_of(*parts: str | bytes | memoryview) -> bytes:
-    """SHA-256 of parts, each with its length, so that no two lists of parts look alike."""
+    """SHA-256 over parts, each with its length: different lists of parts never share their input."""
     total = sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part

@@ -1,4 +1,4 @@
-"""A deterministic model: for tests, and to run everything without a provider."""
+"""A deterministic model, for tests and for runs without a provider. Imports errors and types."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import anyio
 from rlm.errors import ContextTooLong, ModelError
 from rlm.types import Message, ModelReply, Usage
 
+from .base import Model
+
 Policy = Callable[[Sequence[Message]], str | ModelReply]
 
 
-class ScriptedModel:
+class ScriptedModel(Model):
     """Replies as a function of the conversation, at no cost.
 
     Args:
-        reply: a function of the messages; or the replies in order, counted per conversation (by its assistant messages),
-            so that one model serves many conversations at once.
-        name: what usage is reported under.
+        reply: a function of the messages, or the replies in order. The number of assistant messages selects the reply,
+            so one model serves many conversations at once.
+        name: identifies the model in usage reports.
         latency: seconds that each reply takes.
-        context_window: tokens, at four characters each; a longer conversation is refused. None is unknown.
+        context_window: tokens, at four characters each. A longer conversation raises ContextTooLong. None is unknown.
     """
 
     def __init__(
@@ -44,33 +46,21 @@ class ScriptedModel:
     def context_window(self) -> int | None:
         return self._context_window
 
-    @property
-    def max_tokens(self) -> int | None:
-        return None
-
     def cost(self, usage: Usage) -> float | None:
-        """Nothing."""
+        """Every call is free."""
         return 0.0
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
-        """The scripted reply. Raises ModelError when a list of replies is used up, and what the function raises."""
+        """The scripted reply. Raises ModelError when a list of replies is used up, and whatever the function raises."""
         await anyio.sleep(self._latency)
         tokens = sum(_tokens(message.content) for message in messages)
         if self._context_window is not None and tokens > self._context_window:
-            raise ContextTooLong(f"{tokens:,} tokens are more than the {self._context_window:,} of the script's window")
+            raise ContextTooLong(f"{tokens:,} tokens exceed the script's window of {self._context_window:,}")
         reply = self._reply(messages)
         if isinstance(reply, ModelReply):
             return reply
-        usage = Usage(
-            calls=1,
-            input_tokens=tokens,
-            output_tokens=_tokens(reply),
-            cost_usd=0.0,
-        )
+        usage = Usage(calls=1, input_tokens=tokens, output_tokens=_tokens(reply), cost_usd=0.0)
         return ModelReply(text=reply, usage=usage, model=self._name)
-
-    async def aclose(self) -> None:
-        """Nothing is open."""
 
 
 def _in_order(replies: Sequence[str]) -> Policy:
@@ -84,5 +74,5 @@ def _in_order(replies: Sequence[str]) -> Policy:
 
 
 def _tokens(text: str) -> int:
-    """An estimate: about four characters a token."""
+    """Estimated tokens of a text, at about four characters each."""
     return -(-len(text) // 4)

@@ -12,17 +12,20 @@ from shlex import quote
 from types import TracebackType
 from typing import Final, Self
 
-from rlm._util.logs import bound, get_logger
+from structlog.contextvars import bound_contextvars
+
+from rlm._util.logs import get_logger
 from rlm._util.portal import note
-from rlm.calls.budget import Budget
+from rlm.calls.accounting import Accounting
 from rlm.calls.cache import Cache
 from rlm.calls.gateway import Calls
 from rlm.config import RAISABLE, Limits
 from rlm.events import Event, LimitsRaised, OnEvent, QuestionAsked, RunFinished
-from rlm.loop.broker import RLMResult, RLMTask
 from rlm.loop.control import RunControl
-from rlm.loop.rlm import RLM, Services, open_rlm, system_prompt_of
-from rlm.models.base import Model, Redacting
+from rlm.loop.rlm import RLM, open_rlm
+from rlm.loop.services import Services, system_prompt_of
+from rlm.loop.task import RLMResult, RLMTask
+from rlm.models.base import Model
 from rlm.models.request import digest_of
 from rlm.prompts import PromptContext
 from rlm.sandbox.docker.container import DockerSandboxes
@@ -123,14 +126,13 @@ class ActiveRun:
         redact = _redaction(self._models.values())
         self._events = EventLog(self._writer.record.run_id, file, listeners, redact=redact, seq=seq)
         self._calls = Calls(
-            budget=Budget(options.limits),
+            accounting=Accounting(options.limits, prices=options.prices),
             replay=self._replay,
             max_concurrent=options.limits.max_concurrent_calls,
             events=self._events,
             cache=cache,
-            prices=options.prices,
         )
-        self._calls.add_recorded_usage(self._replay.usage_of_stale_calls())
+        self._calls.accounting.add_recorded_usage(self._replay.usage_of_stale_calls())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -159,7 +161,7 @@ class ActiveRun:
     @property
     def usage(self) -> Usage:
         """The usage of all questions."""
-        return self._calls.budget.used
+        return self._calls.accounting.budget.used
 
     async def ask(self, question: RunQuestion, *, recorded: bool = False) -> Completion:
         """Answer the first or a further question.
@@ -171,7 +173,7 @@ class ActiveRun:
         record, number, began = self._writer.record, len(self.completions), time.perf_counter()
         stop = record.stops.get(number) if recorded else None
         try:
-            with self._control.question_clock(again=recorded and number < record.answered), self._log_context():
+            with self._control.question_clock(replaying=recorded and number < record.answered), self._log_context():
                 if number == 0:
                     self._begin(question, store=not recorded)
                 rlm = await self._root_rlm() if stop is None or stop.started else None
@@ -238,11 +240,11 @@ class ActiveRun:
     def _completion(self, result: RLMResult, seconds: float) -> Completion:
         counts = RunCounts(
             usage=self.usage,
-            by_model=dict(self._calls.by_model),
-            by_node=dict(self._calls.by_node),
+            by_model=dict(self._calls.accounting.by_model),
+            by_node=dict(self._calls.accounting.by_node),
             sub_calls=self._counting.sub_calls,
             sandboxes=self._counting.sandboxes,
-            unaccounted=self._calls.budget.unaccounted,
+            unaccounted=self._calls.accounting.budget.unaccounted,
             replayed=self._replay.replayed,
             resent_calls=self._replay.resent_calls,
             diverged=tuple(self._replay.diverged),
@@ -290,14 +292,14 @@ class ActiveRun:
         return self._options.system_prompt(replace(facts, limits=limits))
 
     def _raise_limits(self, limits: Limits) -> None:
-        before = self._calls.budget.limits
+        before = self._calls.accounting.budget.limits
         new = {name: getattr(limits, name) for name in RAISABLE if getattr(limits, name) != getattr(before, name)}
-        self._calls.take_limits(limits)
+        self._calls.accounting.set_limits(limits)
         self._writer.raise_limits(new)
         self._events.emit(LimitsRaised(limits=new))
 
     def _log_context(self) -> AbstractContextManager[None]:
-        return bound(run=self._writer.record.run_id, node="0")
+        return bound_contextvars(run=self._writer.record.run_id, node="0")
 
     def _is_resumable(self, error: BaseException) -> bool:
         """Whether a resumed run would keep something, as far as this process knows."""
@@ -349,6 +351,5 @@ def _expired_result(stop: StopPoint | None, reason: StopReason) -> RLMResult:
 
 
 def _redaction(models: Iterable[Model]) -> Callable[[str], str]:
-    """A function that removes the keys of all models from a text."""
-    holders = [model for model in models if isinstance(model, Redacting)]
-    return lambda text: reduce(lambda clean, holder: holder.redact(clean), holders, text)
+    """A function that removes the secrets of all models from a text."""
+    return lambda text: reduce(lambda redacted, model: model.redact(redacted), models, text)

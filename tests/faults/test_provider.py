@@ -1,4 +1,4 @@
-"""A provider that misbehaves, through whole runs: what may pass is tried again, what stays is told in words."""
+"""Whole runs with a provider that misbehaves: transient faults are retried, permanent ones reported."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ATTEMPT_SECONDS: Final = 0.4
 PRICES: Final = {name: Price(input=1.0, output=1.0) for name in ("root", "child", "leaf")}
 GOOD: Final = b'{"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "42"}}]}'
 
-# What may pass: the same request is sent again.
-PASSING: Final[Mapping[str, tuple[Fault, str]]] = {
+# Transient: the same request is sent again.
+TRANSIENT: Final[Mapping[str, tuple[Fault, str]]] = {
     "429": (
         Fault(status=429, headers={"retry-after": "0.7"}, body={"error": "slow down"}),
         "answered 429 .*: slow down",
@@ -35,23 +35,23 @@ PASSING: Final[Mapping[str, tuple[Fault, str]]] = {
     "silent": (Fault(sent="nothing", then="hang"), "no complete response within 0.4 s"),
     "headers": (Fault(sent="headers", body=GOOD, then="hang"), "no complete response within 0.4 s"),
     "blanks": (Fault(body=b" ", then="trickle"), "no complete response within 0.4 s"),
-    "dropped": (Fault(sent="nothing", then="drop"), "broke the connection off"),
-    "truncated": (Fault(sent="half", body=GOOD, then="drop"), "broke the connection off"),
+    "dropped": (Fault(sent="nothing", then="drop"), "closed the connection"),
+    "truncated": (Fault(sent="half", body=GOOD, then="drop"), "closed the connection"),
 }
-# What stays: another attempt would be another paid call, or get the same answer.
-STAYING: Final[Mapping[str, tuple[Fault | Reply, str]]] = {
-    "no JSON": (Fault(body=b'{"choices": ['), "sent what is not JSON"),
+# Permanent: another attempt would be paid again, or get the same answer.
+PERMANENT: Final[Mapping[str, tuple[Fault | Reply, str]]] = {
+    "no JSON": (Fault(body=b'{"choices": ['), "sent invalid JSON"),
     "no choices": (Fault(body={"choices": []}), "sent no choices"),
     "no object": (Fault(body=["42"]), "not a chat completion"),
-    "an error inside": (Fault(body={"error": {"message": "overloaded"}}), "in place of a reply: overloaded"),
-    "filtered": (Reply(text="4", finish_reason="content_filter"), "its content filter stopped it"),
+    "an error inside": (Fault(body={"error": {"message": "overloaded"}}), "instead of a reply: overloaded"),
+    "filtered": (Reply(text="4", finish_reason="content_filter"), "its content filter blocked it"),
     "empty": (Reply(text=""), "sent an empty reply"),
     "blank": (Reply(text=" \n"), "sent an empty reply"),
-    "only reasoned": (Reply(text="", finish_reason="length", output_tokens=100), "limit on output tokens was used up"),
+    "only reasoned": (Reply(text="", finish_reason="length", output_tokens=100), "output token limit was reached"),
     "refused": (Reply(text=None, refusal="I will not."), "the model's refusal: I will not."),
     "400": (Fault(status=400, body={"error": {"message": "bad field"}}), "answered 400 .*: bad field"),
 }
-BILLED: Final = [name for name, (response, _) in STAYING.items() if isinstance(response, Reply)]
+BILLED: Final = [name for name, (response, _) in PERMANENT.items() if isinstance(response, Reply)]
 
 ASK_FOR_ALL: Final = """
 import json
@@ -86,7 +86,7 @@ def fenced(cell: str) -> str:
 async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
     tmp_path: Path, record_property: Record
 ) -> None:
-    faults = {**PASSING, **STAYING}
+    faults = {**TRANSIENT, **PERMANENT}
     names = [name for fault in faults for name in (fault, f"good {fault}")]
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
@@ -98,21 +98,21 @@ async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
     async with FakeProvider(plays) as server:
         done = await Orchestrator(
             model=model("root", server),
-            sub_model=model("leaf", server, rate_limit_seconds=0.0),  # else 429 is tried until it passes
+            sub_model=model("leaf", server, rate_limit_seconds=0.0),  # else 429 is retried until it passes
             run_root=tmp_path,
             prices=PRICES,
         ).acompletion("text", "go")
-    for told in json.loads(done.answer):
-        for name, (ok, text) in zip(names, told, strict=True):
+    for answers in json.loads(done.answer):
+        for name, (ok, text) in zip(names, answers, strict=True):
             if name in faults:
                 assert not ok
                 assert re.search(faults[name][1], text), text
             else:
                 assert (ok, text) == (True, f"<{name}>")
     asked = Counter(request.messages[-1]["content"] for request in server.requests)
-    twice = PASSING.keys() - {"429"}
+    twice = TRANSIENT.keys() - {"429"}
     assert {name: asked[name] for name in names} == {name: 4 if name in twice else 2 for name in names}
-    # What the provider counted, a reply without a use among it, is what the run says that it used.
+    # The run reports what the provider counted, including unusable replies.
     assert done.usage.calls == 1 + 2 * len(faults) + 2 * len(BILLED)
     assert (done.usage.input_tokens, done.usage.output_tokens) == (server.input_tokens, server.output_tokens)
     assert done.usage.cost_usd == pytest.approx(done.usage.total_tokens / 1e6)
@@ -123,8 +123,8 @@ async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
 async def test_faults_of_the_root_s_model_that_pass_are_not_seen_by_anyone(
     tmp_path: Path, record_property: Record
 ) -> None:
-    """Every turn meets another one of them first."""
-    faults = [fault for fault, _ in PASSING.values()]
+    """Each turn first meets another fault."""
+    faults = [fault for fault, _ in TRANSIENT.values()]
     numbers = numbered()
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
@@ -144,9 +144,13 @@ async def test_faults_of_the_root_s_model_that_pass_are_not_seen_by_anyone(
 async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_resume_goes_on_from_there(
     tmp_path: Path, record_property: Record
 ) -> None:
-    """Every turn meets another one of them, and is taken again in the next resume."""
-    told = "only reasoned"  # which the root hears of, as its reply was cut off
-    faults = [*(fault for name, fault in STAYING.items() if name != told), PASSING["503"], PASSING["truncated"]]
+    """Each turn meets another fault, and the next resume repeats it."""
+    visible = "only reasoned"  # the root hears of this one, because its reply was cut off
+    faults = [
+        *(fault for name, fault in PERMANENT.items() if name != visible),
+        TRANSIENT["503"],
+        TRANSIENT["truncated"],
+    ]
     met: set[int] = set()
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
@@ -178,7 +182,7 @@ async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_
                 await orchestrator.aresume(run)
         done = await orchestrator.aresume(run)
     assert (done.answer, done.stop_reason, done.iterations) == ("through", "final", len(faults) + 1)
-    lost = len(server.requests) - (len(faults) * 3 + 1)  # a fault, a good reply and a sub-call each turn: none twice
+    lost = len(server.requests) - (len(faults) * 3 + 1)  # each turn: a fault, a good reply and a sub-call, none twice
     assert lost == 0
     assert done.resent_calls == 0
     count(record_property, faults=len(faults), replays=len(faults), lost=lost, resent_calls=done.resent_calls)
@@ -194,7 +198,7 @@ async def test_a_child_whose_model_fails_is_one_slot_of_its_parent_s_batch(
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:
         if name == "root":
             return fenced(cell)
-        return STAYING["filtered"][0] if "beta" in messages[1]["content"] else "FINAL(<child>)"
+        return PERMANENT["filtered"][0] if "beta" in messages[1]["content"] else "FINAL(<child>)"
 
     async with FakeProvider(plays) as server:
         done = await Orchestrator(
@@ -236,7 +240,7 @@ async def test_a_reply_that_was_cut_off_is_told_to_be_so_to_whoever_reads_it(
 async def test_a_model_that_hangs_does_not_outlast_the_time_of_the_run(
     tmp_path: Path, who: str, record_property: Record
 ) -> None:
-    """The model's own time limit is ten minutes here."""
+    """The model's own timeout is ten minutes here."""
     asked: list[str] = []
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:

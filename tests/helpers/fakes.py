@@ -9,12 +9,12 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Any
 
-from rlm.calls.budget import Budget
+from rlm.calls.accounting import Accounting
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.events import Event
 from rlm.loop.control import RunControl
-from rlm.loop.rlm import Services
+from rlm.loop.services import Services
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt
 from rlm.sandbox.slots import LevelSlots
@@ -64,13 +64,16 @@ def services(
     """An RLM's services. `models` serve the levels from the root down; the last one serves all further levels."""
     limits = replace(limits or Limits(), max_seconds=seconds)
     control = RunControl(limits)
-    control._start()
+    control._start_clock()
     journal = memory_journal()
     events = EventLog("run", io.StringIO(), [seen.append] if seen is not None else [])
     return Services(
         limits=limits,
         calls=Calls(
-            budget=Budget(limits), replay=Replay(journal), max_concurrent=limits.max_concurrent_calls, events=events
+            accounting=Accounting(limits),
+            replay=Replay(journal),
+            max_concurrent=limits.max_concurrent_calls,
+            events=events,
         ),
         events=events,
         slots=slots or LevelSlots(slots=8, levels=4),

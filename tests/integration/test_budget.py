@@ -35,8 +35,8 @@ def provider(messages: Sequence[Mapping[str, Any]], model: str) -> str | Reply:
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        (Limits(max_tokens=20_000), "of the run's limit of 20,000 tokens"),
-        (Limits(max_cost_usd=0.02), r"of the run's limit of $0.02"),
+        (Limits(max_tokens=20_000), "of its 20,000 tokens left"),
+        (Limits(max_cost_usd=0.02), "of its $0.02 left"),
         (Limits(max_lm_calls=300), "the run's limit of 300 model calls is reached"),
     ],
 )

@@ -52,8 +52,8 @@ async def failure(model: OpenAIModel) -> ModelError:
 
 
 async def test_a_reply_has_the_text_and_the_usage_that_the_server_counted() -> None:
-    told = Reply(text="42", input_tokens=900, output_tokens=80, cached_tokens=500, reasoning_tokens=64, cost=0.25)
-    async with FakeProvider(in_order(told)) as provider:
+    sent = Reply(text="42", input_tokens=900, output_tokens=80, cached_tokens=500, reasoning_tokens=64, cost=0.25)
+    async with FakeProvider(in_order(sent)) as provider:
         reply = await ask(OpenAIModel("m", base_url=provider.base_url))
     assert reply == ModelReply(
         text="42",
@@ -156,7 +156,7 @@ async def test_an_error_status_that_stays_is_reported_in_words(fault: Fault, sen
 async def test_a_connection_that_is_always_dropped_is_reported_in_words(sent: Any) -> None:
     async with FakeProvider(in_order(Fault(sent=sent, body=b"{ }", then="drop"))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, max_retries=1))
-    assert str(error).endswith("broke the connection off before its response was complete after 2 attempts")
+    assert str(error).endswith("closed the connection before its response was complete after 2 attempts")
     assert (error.status, len(provider.requests)) == (None, 2)
 
 
@@ -189,7 +189,7 @@ async def test_a_server_that_is_not_there_is_reported_in_words() -> None:
     for retries in (0, 1):
         error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=retries))
         assert str(error).startswith(f"The model server 127.0.0.1:{port} cannot be reached (")
-        assert error.usage == Usage()  # so that it is known to cost nothing
+        assert error.usage == Usage()  # known to be free
 
 
 async def test_a_reply_that_was_lost_may_be_billed_also_where_the_next_attempt_finds_no_server() -> None:
@@ -215,18 +215,18 @@ async def test_a_server_that_does_not_speak_http_is_reported_in_words() -> None:
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         error = await failure(OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0))
-    assert str(error).endswith("broke the connection off before its response was complete")
+    assert str(error).endswith("closed the connection before its response was complete")
 
 
 @pytest.mark.parametrize(
     ("response", "words"),
     [
-        (Fault(body=b'{"choices": ['), "sent what is not JSON: "),
-        (Fault(body={"choices": []}), "sent no choices, so there is no reply"),
-        (Fault(body={"error": {"message": "upstream died"}}), "sent an error in place of a reply: upstream died"),
-        (Reply(text="half", finish_reason="content_filter"), "kept the reply back"),
-        (Reply(text=None, refusal="I will not."), "passed on the model's refusal: I will not."),
-        (Reply(text="", finish_reason="length"), "sent an empty reply: the limit on output tokens was used up first"),
+        (Fault(body=b'{"choices": ['), "sent invalid JSON: "),
+        (Fault(body={"choices": []}), "sent no choices"),
+        (Fault(body={"error": {"message": "upstream died"}}), "sent an error instead of a reply: upstream died"),
+        (Reply(text="half", finish_reason="content_filter"), "withheld the reply"),
+        (Reply(text=None, refusal="I will not."), "reported the model's refusal: I will not."),
+        (Reply(text="", finish_reason="length"), "sent an empty reply: the output token limit was reached first"),
         (Reply(text=None), "sent an empty reply (finish reason: stop)"),
     ],
 )
@@ -243,7 +243,7 @@ async def test_a_response_without_an_answer_is_an_error_and_never_an_empty_answe
     "fault",
     [
         Fault(status=401, body={"error": {"message": f"Incorrect API key provided: {KEY}", "code": KEY}}),
-        Fault(status=400, body=f"<p>{'x' * 355}{KEY}</p>".encode()),  # where the sentence is cut
+        Fault(status=400, body=f"<p>{'x' * 355}{KEY}</p>".encode()),  # where the message is clipped
         Fault(status=403, body=[f"Bearer {KEY}"]),
         Fault(body=f"your header was: Bearer {KEY}".encode()),
         Fault(body={"error": {"message": KEY}}),
@@ -320,7 +320,7 @@ def test_one_model_serves_several_event_loops_at_once_and_in_turn(recwarn: pytes
         async def use(name: str) -> None:
             replies = await asyncio.gather(*(model.complete([Message(role="user", content=name)]) for _ in range(20)))
             await model.aclose()
-            await model.aclose()  # nothing is open: nothing happens
+            await model.aclose()  # nothing is open: no effect
             texts.extend(reply.text for reply in replies)
 
         threads = [threading.Thread(target=asyncio.run, args=[use(name)]) for name in "abc"]
@@ -342,7 +342,7 @@ async def clocked(call: Callable[[], Awaitable[object]], *, calls: int, clock: C
 
 
 def bare_client(provider: FakeProvider, concurrency: int) -> tuple[openai.AsyncOpenAI, Callable[[], Awaitable[object]]]:
-    """The client as its documentation shows it, at the same concurrency."""
+    """The bare client as documented, at the same concurrency."""
     client = openai.AsyncOpenAI(base_url=provider.base_url, api_key="unused")
     slots = asyncio.Semaphore(concurrency)
 
@@ -369,7 +369,7 @@ async def test_1000_calls_take_at_most_1_3_times_as_long_as_with_the_bare_client
 
 
 async def test_a_call_costs_at_most_a_tenth_of_a_millisecond_more_cpu_time_than_with_the_bare_client() -> None:
-    with FakeProvider("ok") as provider:  # in a thread of its own, which `thread_time` here does not count
+    with FakeProvider("ok") as provider:  # in another thread, which `thread_time` here does not count
         model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=16)
         client, bare = bare_client(provider, 16)
         ours, theirs = [], []
@@ -383,7 +383,7 @@ async def test_a_call_costs_at_most_a_tenth_of_a_millisecond_more_cpu_time_than_
 
 @pytest.mark.parametrize("tells", [True, False])
 async def test_a_batch_is_answered_in_full_by_a_server_that_lets_few_requests_through(tells: bool) -> None:
-    """A provider of 10 requests each 0.4 seconds, and a batch of 60."""
+    """A provider that admits 10 requests per 0.4 seconds, and a batch of 60."""
     behaviour = RateLimited(echo, requests=10, seconds=0.4, send_retry_after=tells)
     async with FakeProvider(behaviour) as provider:
         model = OpenAIModel("m", base_url=provider.base_url)
@@ -395,7 +395,7 @@ async def test_a_batch_is_answered_in_full_by_a_server_that_lets_few_requests_th
 
 
 async def test_a_call_is_tried_again_for_as_long_as_others_are_answered() -> None:
-    """It takes 6 periods, each longer than the time without any reply after which a call is given up."""
+    """It takes 6 periods of 0.2 s: longer in all than `rate_limit_seconds`, which counts from the latest reply."""
     behaviour = RateLimited(echo, requests=2, seconds=0.2)
     async with FakeProvider(behaviour) as provider:
         model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=12, rate_limit_seconds=0.5)
@@ -414,7 +414,7 @@ async def test_a_server_that_lets_nobody_through_is_given_up_after_its_time() ->
     assert error.status == 429
 
 
-async def test_a_wait_that_is_longer_than_the_patience_ends_the_call_at_once() -> None:
+async def test_a_wait_longer_than_the_rate_limit_seconds_ends_the_call_at_once() -> None:
     fault = Fault(status=429, headers={"retry-after": "3600"}, body={"error": {"message": "come back tomorrow"}})
     async with FakeProvider(in_order(fault)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))

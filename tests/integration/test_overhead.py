@@ -1,8 +1,8 @@
-"""What rlm adds to what has to be paid anyway, held against goals. `make bench` prints the figures.
+"""The overhead of rlm, against goals. `make bench` prints the figures.
 
-Ratios compare medians that alternate in one run. Goals in milliseconds are for a machine that does nothing else, which a
-test cannot ask for: `make bench` measures them, and here twice the goal is the guard, widened by how much longer the
-machine's other work makes a process take at that moment. A figure has several tries.
+Ratios compare medians of alternating measurements. Goals in milliseconds are for an idle machine, where `make bench`
+measures them. A test cannot ask for one: it allows twice the goal, times the current slowdown of the machine. Each figure
+gets several tries.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ BUSY += "print((time.perf_counter() - b) / (time.process_time() - c))"
 
 
 def crowding() -> float:
-    """How much longer two processes take than the processor time that they use: 1 on an idle machine."""
+    """The wall time of two processes over their CPU time: 1 on an idle machine."""
     command = [sys.executable, "-S", "-c", BUSY]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     return max(1.0, *(float(process.communicate()[0]) for process in both))
 
 
 async def reaches(goal: float, measure: Callable[[], Awaitable[float]], *, absolute: bool = False) -> None:
-    """Assert that one of several measurements is within the goal."""
+    """Assert that at least one of several measurements meets the goal."""
     figures: list[float] = []
     for _ in range(TRIES):
         before = crowding() if absolute else 1.0

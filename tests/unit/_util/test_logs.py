@@ -1,4 +1,4 @@
-"""Diagnostics go where the program has set up logging, once; they say which run and node they are of."""
+"""Log events go to the program's own setup, exactly once, with their run and node."""
 
 import logging
 import subprocess
@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.contextvars import bound_contextvars
 from structlog.testing import CapturingLogger, capture_logs
 
 from helpers.small_tree import asks, small_tree
-from rlm._util.logs import bound, get_logger
+from rlm._util.logs import get_logger
 from rlm.sandbox.base import Answer
 from rlm.testing import FakeSandboxes
 from rlm.types import CellResult
 
-TELL = """
+LOG_THREE = """
 from rlm._util.logs import get_logger
 log = get_logger("rlm.test")
 log.info("begun", a=1)
@@ -30,14 +31,16 @@ except ZeroDivisionError:
 
 @pytest.fixture
 def configured() -> Iterator[None]:
-    """What a test configures of structlog is gone after it."""
+    """Reset structlog after the test."""
     yield
     structlog.reset_defaults()
 
 
 def printed(set_up: str) -> tuple[list[str], list[str]]:
-    """The lines on standard output and standard error of a program that sets up logging, and tells three things."""
-    done = subprocess.run([sys.executable, "-c", set_up + TELL], capture_output=True, text=True, check=True, timeout=30)
+    """The lines on standard output and error of a program that sets up logging and logs three events."""
+    done = subprocess.run(
+        [sys.executable, "-c", set_up + LOG_THREE], capture_output=True, text=True, check=True, timeout=30
+    )
     return done.stdout.splitlines(), done.stderr.splitlines()
 
 
@@ -93,33 +96,33 @@ def test_a_set_up_that_comes_later_counts(configured: None, caplog: pytest.LogCa
     assert [(call.method_name, call.kwargs) for call in caught.calls] == [("warning", {"a": 1, "event": "after"})]
 
 
-def test_what_is_told_within_a_run_has_its_run_and_node(configured: None, tmp_path: Path) -> None:
+def test_events_within_a_run_have_its_run_and_node(configured: None, tmp_path: Path) -> None:
     log = get_logger("rlm.test")
 
-    async def tells(code: str, answer: Answer | None) -> CellResult:
+    async def logs(code: str, answer: Answer | None) -> CellResult:
         log.warning("ran", code=code)
         return await asks(code, answer)
 
     structlog.configure()
-    with capture_logs() as told:
-        done = small_tree(run_root=tmp_path, sandbox_factory=FakeSandboxes(tells)).completion("c", "Is it the root?")
+    with capture_logs() as logged:
+        done = small_tree(run_root=tmp_path, sandbox_factory=FakeSandboxes(logs)).completion("c", "Is it the root?")
         log.warning("outside")
-    ran = [(entry["node"], entry["run"], entry["code"]) for entry in told if entry["event"] == "ran"]
+    ran = [(entry["node"], entry["run"], entry["code"]) for entry in logged if entry["event"] == "ran"]
     assert ran == [
         ("0", done.run_id, "x"),
         ("0", done.run_id, "rlm of the tree"),
         ("0.1", done.run_id, "llm of the tree"),
         ("0", done.run_id, "llm of the root"),
     ]
-    assert [entry for entry in told if entry["event"] == "outside"] == [{"event": "outside", "log_level": "warning"}]
+    assert [entry for entry in logged if entry["event"] == "outside"] == [{"event": "outside", "log_level": "warning"}]
 
 
 def test_inner_fields_come_before_outer_ones_and_end_with_their_block(caplog: pytest.LogCaptureFixture) -> None:
     log = get_logger("rlm.test")
-    with caplog.at_level(logging.WARNING), bound(run="r", node="0"):
-        with bound(node="0.1"):
+    with caplog.at_level(logging.WARNING), bound_contextvars(run="r", node="0"):
+        with bound_contextvars(node="0.1"):
             log.warning("inner", node="mine")
             log.warning("inner")
         log.warning("outer")
-    told = [record.getMessage() for record in caplog.records]
-    assert told == ["inner run='r' node='mine'", "inner run='r' node='0.1'", "outer run='r' node='0'"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["inner run='r' node='mine'", "inner run='r' node='0.1'", "outer run='r' node='0'"]

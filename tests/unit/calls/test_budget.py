@@ -1,4 +1,4 @@
-"""Limits hold for the whole tree, whatever the order of calls."""
+"""Limits hold for the whole tree, in any order of calls."""
 
 import math
 from dataclasses import fields
@@ -37,7 +37,7 @@ def test_one_call_stays_in_reserve_for_the_last_turn() -> None:
 def test_tokens_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget = Budget(Limits(max_tokens=100))
     budget.reserve(tokens(80))
-    with pytest.raises(BudgetExceeded, match="of the run's limit of 100 tokens 20 are left, and up to 30 are needed"):
+    with pytest.raises(BudgetExceeded, match="the run has 20 of its 100 tokens left, and this call may need 30"):
         budget.reserve(tokens(30))
     budget.settle(tokens(80), Usage(calls=1, input_tokens=10, output_tokens=5))
     budget.reserve(tokens(80))
@@ -47,7 +47,7 @@ def test_dollars_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget = Budget(Limits(max_cost_usd=1.0))
     budget.reserve(dollars(0.8))
     with pytest.raises(
-        BudgetExceeded, match=r"of the run's limit of \$1 \$0.2 are left, and up to \$0.3 are needed"
+        BudgetExceeded, match=r"the run has \$0.2 of its \$1 left, and this call may need \$0.3"
     ) as refused:
         budget.reserve(dollars(0.3))
     assert refused.value.reason == "max_cost_usd"
@@ -55,7 +55,7 @@ def test_dollars_of_calls_in_flight_count_until_they_are_settled() -> None:
     budget.reserve(dollars(0.8))
 
 
-def test_a_refusal_says_whether_calls_under_way_may_make_room() -> None:
+def test_a_refusal_says_whether_calls_in_flight_may_make_room() -> None:
     budget = Budget(Limits(max_tokens=100))
     budget.reserve(tokens(80))
     for wanted, may_succeed_later in ((90, True), (110, False)):
@@ -68,7 +68,7 @@ def test_a_refusal_says_whether_calls_under_way_may_make_room() -> None:
     assert refused.value.may_succeed_later is False
 
 
-def test_a_call_that_the_provider_refused_gives_back_what_was_set_aside() -> None:
+def test_a_call_that_the_provider_refused_frees_its_reservation() -> None:
     budget = Budget(Limits(max_tokens=100))
     budget.reserve(tokens(100))
     budget.settle(tokens(100), Usage())
@@ -96,7 +96,7 @@ def test_a_call_whose_cost_nobody_knows_counts_as_estimated_against_the_limit() 
 @pytest.mark.parametrize("limits", [Limits(max_tokens=100), Limits(max_cost_usd=100.0)])
 def test_the_roots_last_turn_is_kept_out_of_reach_of_its_children(limits: Limits) -> None:
     budget = Budget(limits)
-    budget.keep_for_last_turn(Estimate(tokens=40, dollars=40))
+    budget.reserve_last_turn(Estimate(tokens=40, dollars=40))
     with pytest.raises(BudgetExceeded):
         budget.reserve(Estimate(tokens=70, dollars=70))
     budget.reserve(Estimate(tokens=70, dollars=70), last=True)
@@ -152,15 +152,15 @@ def test_the_estimate_of_a_request_covers_its_texts_and_what_stands_between_them
     assert estimate_input([Message(role="user", content="x" * 300)] * 10) == 1090
 
 
-def test_what_is_left_is_without_calls_under_way_and_the_last_turn_which_may_have_its_own() -> None:
+def test_what_remains_excludes_calls_in_flight_and_the_reserve_of_the_last_turn() -> None:
     budget = Budget(Limits(max_tokens=100))
-    budget.keep_for_last_turn(tokens(10))
+    budget.reserve_last_turn(tokens(10))
     budget.reserve(tokens(20))
-    assert budget.left() == (70, math.inf)
-    assert budget.left(last=True) == (80, math.inf)
+    assert budget.remaining() == (70, math.inf)
+    assert budget.remaining(last=True) == (80, math.inf)
     budget.settle(tokens(20), Usage(calls=1, input_tokens=15))
-    assert budget.left() == (75, math.inf)
-    assert Budget(Limits(max_cost_usd=0.5)).left() == (math.inf, 0.5)
+    assert budget.remaining() == (75, math.inf)
+    assert Budget(Limits(max_cost_usd=0.5)).remaining() == (math.inf, 0.5)
 
 
 def test_scripts_with_fewer_characters_a_token_are_estimated_higher() -> None:
@@ -182,7 +182,7 @@ def test_a_limit_that_allows_nothing_is_refused_in_one_sentence(wrong: dict[str,
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
 @pytest.mark.parametrize("value", ["5", True, math.nan, math.inf, 2.5, [1]])
-def test_what_is_no_number_is_refused_as_a_limit_in_one_sentence(name: str, value: Any) -> None:
+def test_a_limit_that_is_not_a_number_is_refused_in_one_sentence(name: str, value: Any) -> None:
     if value == 2.5 and name in ("max_seconds", "max_cost_usd", "cell_seconds"):
         assert getattr(Limits(**{name: value}), name) == value
         return
@@ -210,7 +210,7 @@ def test_every_limit_can_be_none(name: str) -> None:
         {"runtime": 5},
     ],
 )
-def test_a_policy_that_cannot_be_is_refused_in_one_sentence(wrong: dict[str, Any]) -> None:
+def test_an_invalid_sandbox_policy_is_refused_in_one_sentence(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"^SandboxConfig\({next(iter(wrong))}=.*\) is invalid: use .*\.$"):
         SandboxConfig(**wrong)
 

@@ -1,4 +1,4 @@
-"""A cache is off unless asked for, and gives what was paid before to whoever asks the very same."""
+"""A cache is off by default. It serves a paid reply again to exactly the same request."""
 
 import re
 from collections.abc import Sequence
@@ -17,13 +17,17 @@ pytestmark = pytest.mark.anyio
 
 
 class Counting(ScriptedModel):
-    """Answers with the number of its calls, and `parameters` that are part of each request."""
+    """Answers with the number of its calls; `temperature` is a parameter of each request."""
 
     def __init__(self, *, finish_reason: str = "stop", temperature: float = 0.0) -> None:
         super().__init__(self._next, name="counting")
-        self.parameters = {"temperature": temperature}
+        self._temperature = temperature
         self.calls = 0
         self._finish_reason = finish_reason
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        return {"temperature": self._temperature}
 
     def _next(self, messages: Sequence[Message]) -> ModelReply:
         self.calls += 1

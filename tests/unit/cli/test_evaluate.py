@@ -69,7 +69,7 @@ def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["multihop", "--model", "gpt-5"], "There is no API key"),
+        (["multihop", "--model", "gpt-5"], "No API key found"),
         (["ruler/single_1", "--lengths", "8k,100"], "too short for"),
         (["--data", "gone.jsonl", "--method", "keyword"], "gone.jsonl (No such file or directory)"),
         (["ruler/single_1", "--data", "empty.jsonl", "--method", "keyword"], "empty.jsonl contains no instance"),

@@ -194,9 +194,9 @@ def test_a_dotenv_that_cannot_be_read_is_one_sentence_whatever_the_command(
     rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     (here / ".env").write_text("A=b\n\n\nsk-1 is my key\n")
-    assert is_one_sentence(rlm(*command), "rlm: Line 4 of .env is not NAME=VALUE: mend it, or take it away.")
+    assert is_one_sentence(rlm(*command), "rlm: .env, line 4: expected NAME=VALUE.")
     (here / ".env").write_bytes(b"\xff\xfeA=b")
-    assert is_one_sentence(rlm(*command), ".env is not UTF-8 text: write it anew, or take it away.")
+    assert is_one_sentence(rlm(*command), ".env is not UTF-8 text: recreate or delete it.")
 
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", ".env")
@@ -235,5 +235,5 @@ def test_a_missing_key_is_said_before_there_is_a_run(rlm: RLM, here: Path, monke
 
     monkeypatch.setattr("rlm.sandbox.docker.engine.default_engine", Engine)
     (here / "context.txt").write_text("text")
-    assert is_one_sentence(rlm("run", "why?", "context.txt"), "There is no API key: set OPENAI_API_KEY")
+    assert is_one_sentence(rlm("run", "why?", "context.txt"), "No API key found: set OPENAI_API_KEY")
     assert not default_root().exists()

@@ -48,7 +48,7 @@ async def test_the_labeller_beside_the_scripted_model_knows_the_tasks_own_questi
     ("plan", "said"),
     [
         (Plan(tasks=("multihop", "repo_qa")), "^The scripted model does not support the tasks `multihop`, `repo_qa`"),
-        (Plan(tasks=("multihop",), model="gpt-5", sub_model="gpt-5"), "^There is no API key"),
+        (Plan(tasks=("multihop",), model="gpt-5", sub_model="gpt-5"), "^No API key found"),
     ],
 )
 def test_a_method_without_a_model_needs_neither_a_policy_nor_a_key(plan: Plan, said: str) -> None:

@@ -1,4 +1,4 @@
-"""What a cell may ask for is decided by the host alone."""
+"""The host alone decides what a query of a cell may do."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,8 @@ from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ModelError, SandboxStartError
 from rlm.events import Event, SubCallFinished, SubCallStarted
-from rlm.loop.broker import Broker, RLMResult, RLMTask
+from rlm.loop.broker import Broker
+from rlm.loop.task import RLMResult, RLMTask
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import SandboxQuery
 from rlm.sandbox.values import Value, encode
@@ -95,14 +96,14 @@ async def test_a_name_of_any_length_is_refused_in_few_words() -> None:
     ],
 )
 async def test_what_is_not_sent_is_not_recorded_whole(depth: int, limits: Limits | None, context: Value | None) -> None:
-    """It costs a cell nothing: it could fill the disk."""
+    """Refused queries are free: recorded whole, they could fill the disk."""
     seen: list[Event] = []
     asked = broker(depth, limits=limits, seen=seen)
     for _ in range(3):
         await asked.answer(query("long " * 100_000, context=context))
-    told = [event.prompt for event in seen if isinstance(event, SubCallStarted)]
-    assert len(told) == 3
-    assert all(len(prompt) < 1_000 for prompt in told)
+    prompts = [event.prompt for event in seen if isinstance(event, SubCallStarted)]
+    assert len(prompts) == 3
+    assert all(len(prompt) < 1_000 for prompt in prompts)
     assert asked._replay.journal.database.rows("SELECT coalesce(sum(length(content)), 0) FROM messages") == [(0,)]
 
 

@@ -1,4 +1,4 @@
-"""A conversation that outgrows its model's window goes on, and its end is right."""
+"""A conversation that outgrows its model's window continues, and ends with the right answer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ConfigError, ContextTooLong, SandboxDied
 from rlm.events import Compacted, Event, ModelFailed, SandboxLost
-from rlm.loop.broker import RLMResult, RLMTask
 from rlm.loop.compaction import ContextWindow, limits_for_window
-from rlm.loop.rlm import Services, rlm_loop
+from rlm.loop.rlm import rlm_loop
+from rlm.loop.services import Services
+from rlm.loop.task import RLMResult, RLMTask
 from rlm.loop.transcript import Transcript
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue
@@ -34,14 +35,14 @@ def value(turn: int) -> int:
 
 
 async def cell(code: str, answer: Answer | None) -> CellResult:
-    """`read(k)` prints the k-th value amid words."""
+    """`read(k)` prints the k-th value among other words."""
     if code == "SHOW_VARS()":
         return CellResult(outcome="ok", stdout="kept: list (3) = [1, 2, 3]")
     return CellResult(outcome="ok", stdout=f"value = {value(int(code[5:-1]))}\n" + "words " * 50)
 
 
 def add_up(messages: Sequence[Message]) -> str:
-    """Reads one value a turn and keeps the sum in what it says: it knows nothing but the messages that it is sent."""
+    """Reads one value per turn and keeps the sum in its replies: it remembers nothing but the messages."""
     said = " ".join(message.content for message in messages)
     sums = [(int(turn), int(total)) for turn, total in re.findall(r"after (\d+) values the sum is (\d+)", said)]
     turn, total = max(sums, default=(0, 0))
@@ -57,7 +58,7 @@ def add_up(messages: Sequence[Message]) -> str:
 
 
 class UnknownWindow(ScriptedModel):
-    """Refuses long conversations without having said how long they may be."""
+    """Refuses long conversations without announcing its window."""
 
     @property
     def context_window(self) -> int | None:
@@ -87,7 +88,7 @@ async def test_200_turns_through_a_window_of_4000_tokens_end_with_the_right_answ
     refused = [event for event in seen if isinstance(event, ModelFailed)]
     assert len(made) > 5
     assert len(refused) == (len(made) if kind is UnknownWindow else 0)
-    assert shared.calls.budget.used.calls == TURNS + 1 + len(made)
+    assert shared.calls.accounting.budget.used.calls == TURNS + 1 + len(made)
     history = unpacked(sandboxes.created[0].loaded["history"])
     assert len(history) == made[-1].messages
     assert history[1]["content"].startswith("Question:\nthe sum?")
@@ -108,10 +109,10 @@ async def test_the_model_is_told_of_its_summary_its_variables_and_the_history() 
     limits = Limits(max_iterations=TURNS + 1)
     await run(services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandbox_factory=FakeSandboxes(cell)))
     assert "history" not in heard[0]
-    told = heard[-1]
-    assert told.startswith(heard[0] + "\n\nEarlier turns are left out here. Your own summary of them:\n```\nafter ")
-    assert "The variables in the REPL, as SHOW_VARS() prints them:\nOutput:\n```\nkept: list (3) = [1, 2, 3]" in told
-    assert "is in the REPL too, as `history`: a list of dicts" in told
+    message = heard[-1]
+    assert message.startswith(heard[0] + "\n\nEarlier turns are left out here. Your own summary of them:\n```\nafter ")
+    assert "The variables in the REPL, as SHOW_VARS() prints them:\nOutput:\n```\nkept: list (3) = [1, 2, 3]" in message
+    assert "is in the REPL too, as `history`: a list of dicts" in message
 
 
 @pytest.mark.anyio
@@ -128,9 +129,9 @@ async def test_a_summary_is_paid_from_the_budget() -> None:
         )
         answered = await run(shared)
         assert answered.stop_reason == "max_lm_calls"
-        assert shared.calls.budget.used.calls == calls
+        assert shared.calls.accounting.budget.used.calls == calls
         turns = calls - 1 - sum(isinstance(event, Compacted) for event in seen)
-        # Where the call that was refused is that of a summary, the turn that it was for has begun too.
+        # If the refused call was for a summary, its turn has begun, too.
         assert answered.answer in {str(sum(map(value, range(1, count + 1)))) for count in (turns, turns - 1)}
 
 
@@ -223,8 +224,8 @@ def test_a_shorter_conversation_keeps_its_form_its_newest_exchange_and_all_its_h
     exchanges: list[tuple[str, str]], keep_chars: int
 ) -> None:
     transcript = Transcript.begin("system", "question")
-    for reply, told in exchanges:
-        transcript = transcript.reply(reply).say(told)
+    for reply, text in exchanges:
+        transcript = transcript.reply(reply).say(text)
     shorter = transcript.compact("NOTE", keep_chars=keep_chars)
     assert shorter.history == transcript.history
     assert shorter.messages[1].content == "question\n\nNOTE"

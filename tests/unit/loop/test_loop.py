@@ -9,8 +9,9 @@ from helpers.fakes import services
 from rlm.config import Limits
 from rlm.errors import ModelError, ReplyCutOff, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
-from rlm.loop.broker import RLMResult, RLMTask
-from rlm.loop.rlm import Services, rlm_loop
+from rlm.loop.rlm import rlm_loop
+from rlm.loop.services import Services
+from rlm.loop.task import RLMResult, RLMTask
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue, SandboxQuery
 from rlm.sandbox.values import Value, encode
@@ -140,7 +141,7 @@ async def test_the_last_turn_is_paid_from_the_reserve() -> None:
     shared = services(model, limits=Limits(max_lm_calls=4))
     answered = await run(shared)
     assert (answered.answer, answered.stop_reason) == ("x", "max_lm_calls")
-    assert shared.calls.budget.used.calls == 4
+    assert shared.calls.accounting.budget.used.calls == 4
 
 
 async def test_turns_that_only_fail_end_the_work() -> None:
@@ -159,7 +160,7 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
 
     model = ScriptedModel(lambda messages: "FINAL(late)" if "have to stop" in messages[-1].content else cell("wait"))
     shared = services(model, sandbox_factory=FakeSandboxes(behaviour), seconds=0.3)
-    stop = StopPoint(reason="max_seconds", replies=1, cells=0, requests=1, queries=0)  # for a replay to stop there too
+    stop = StopPoint(reason="max_seconds", replies=1, cells=0, requests=1, queries=0)  # where a replay stops, too
     assert await run(shared) == RLMResult(answer="late", stop_reason="max_seconds", iterations=1, stop=stop)
 
 
@@ -199,7 +200,7 @@ async def test_a_sandbox_that_is_lost_again_and_again_ends_the_rlm_with_its_erro
 async def test_a_sandbox_that_is_lost_before_it_has_the_context_is_tried_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As it is where the engine restarts while an RLM begins."""
+    """As when the engine restarts while an RLM starts."""
     losses = 1
     load = FakeSandbox.load
 
@@ -262,11 +263,11 @@ async def test_a_sub_call_with_depth_left_is_an_rlm_in_a_sandbox_of_its_own() ->
     answered = await run(shared, depth=2)
     assert answered.answer == "child said blue"
     assert sandboxes.started == [("0", 2), ("0.1", 1)]
-    assert shared.calls.by_node.keys() == {"0", "0.1"}
+    assert shared.calls.accounting.by_node.keys() == {"0", "0.1"}
 
 
 class Interpreter:
-    """Sandboxes whose cells are words: `set x` and `ask x` change variables, `show` prints them, `die` ends the sandbox."""
+    """Sandboxes with a small language: `set x` and `ask x` change variables, `show` prints them, `die` kills the sandbox."""
 
     def __init__(self, *, deaths: int, forgets: bool = False) -> None:
         self.variables: list[str] = []
@@ -291,7 +292,7 @@ class Interpreter:
 
 
 async def rebuilt(cells: list[str], interpreter: Interpreter) -> tuple[str, list[str], list[Event]]:
-    """What the last cell printed, what was asked of the sub-model, and the events."""
+    """The output of the last cell, the prompts of the sub-model, and the events."""
     asked: list[str] = []
 
     def sub(messages: Sequence[Message]) -> str:

@@ -1,4 +1,4 @@
-"""What a reply asks for is found exactly; what is shown of a cell says what happened."""
+"""Replies are parsed exactly, and observations say what happened."""
 
 import re
 import time
@@ -164,9 +164,9 @@ def test_a_string_literal_may_hold_its_own_quotes_escaped() -> None:
 )
 def test_the_time_to_read_a_reply_grows_with_its_length_only(head: str, unit: str, tail: str) -> None:
     reply = head + unit * (300_000 // len(unit)) + tail
-    began = time.thread_time()  # of the processor: how busy the machine is does not count
+    began = time.thread_time()  # CPU time: independent of the load of the machine
     parse(reply)
-    assert time.thread_time() - began < 3  # a tenth of it is usual; what grows with the square takes minutes
+    assert time.thread_time() - began < 3  # usually a tenth; quadratic time takes minutes
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_final_variable_is_a_name_with_or_without_quotes() -> None:
     assert parse("FINAL_VAR(result)").final == parse('FINAL_VAR("result")').final == expected
 
 
-# What the text form promises: any answer without unpaired brackets or its own string quoting arrives as it was written.
+# The promise of the text form: an answer without unpaired brackets or quotes arrives byte for byte.
 @given(st.text(alphabet=st.characters(exclude_characters="()`~'\"\\>", exclude_categories=["Cs", "Cc", "Z"])))
 def test_any_answer_without_brackets_or_quotes_arrives_as_written(answer: str) -> None:
     assert final_of(f"Done.\nFINAL({answer})") == answer.strip()
@@ -246,7 +246,7 @@ def test_no_output_can_close_the_fence_that_marks_it_as_data(text: str) -> None:
 
 
 def outside_of_fences(text: str) -> str:
-    """The lines of a text that no code block holds (CommonMark)."""
+    """The lines of a text outside code blocks (CommonMark)."""
     fence = ""
     lines = []
     for line in text.split("\n"):

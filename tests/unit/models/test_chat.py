@@ -1,4 +1,4 @@
-"""From a response body to a reply, or to the words that say why there is none."""
+"""A response body becomes a reply, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.models.chat import UnusableResponse, is_too_long, read_reply, request_body, said, utf8_safe
+from rlm.models.chat import UnusableResponse, error_message, is_too_long, read_reply, request_body, utf8_safe
 from rlm.models.prices import Price, Pricing
 from rlm.types import Message, ModelReply, Usage
 
@@ -29,18 +29,18 @@ def read(data: bytes, pricing: Pricing = PRICED) -> ModelReply:
     return read_reply(data, asked=ASKED, model="m", pricing=pricing, request_id="req-1")
 
 
-def usage_of(**told: object) -> Usage:
-    return read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100, **told})).usage
+def usage_of(**counts: object) -> Usage:
+    return read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100, **counts})).usage
 
 
 def test_a_reply_carries_text_reason_model_request_id_and_usage() -> None:
-    told = {
+    counts = {
         "prompt_tokens": 1000,
         "completion_tokens": 100,
         "prompt_tokens_details": {"cached_tokens": 600},
         "completion_tokens_details": {"reasoning_tokens": 70},
     }
-    assert read(body("hi", told, reason="length")) == ModelReply(
+    assert read(body("hi", counts, reason="length")) == ModelReply(
         text="hi",
         usage=Usage(
             calls=1,
@@ -66,9 +66,9 @@ def test_a_reported_cost_that_is_no_amount_is_passed_over(nonsense: object) -> N
     assert usage_of(cost=nonsense).cost_usd == pytest.approx(0.002)
 
 
-@pytest.mark.parametrize("told", [None, {}, [], {"prompt_tokens": 5}, {"prompt_tokens": -1, "completion_tokens": 1}])
-def test_a_server_that_does_not_count_gets_an_estimate_and_an_unknown_cost(told: object) -> None:
-    assert read(body("answer", told)).usage == Usage(calls=1, input_tokens=2 + 3, output_tokens=2, cost_usd=None)
+@pytest.mark.parametrize("counts", [None, {}, [], {"prompt_tokens": 5}, {"prompt_tokens": -1, "completion_tokens": 1}])
+def test_a_server_that_does_not_count_gets_an_estimate_and_an_unknown_cost(counts: object) -> None:
+    assert read(body("answer", counts)).usage == Usage(calls=1, input_tokens=2 + 3, output_tokens=2, cost_usd=None)
 
 
 def test_parts_of_the_usage_are_never_more_than_the_whole() -> None:
@@ -80,29 +80,29 @@ def test_parts_of_the_usage_are_never_more_than_the_whole() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"<html>busy</html>", "sent what is not JSON: '<html>busy</html>'"),
-        (body("hi")[:-20], "sent what is not JSON: "),
-        (b"[" * 100_000, "sent what is not JSON: "),
-        (b"\xff\xfe", "sent what is not JSON: "),
+        (b"<html>busy</html>", "sent invalid JSON: '<html>busy</html>'"),
+        (body("hi")[:-20], "sent invalid JSON: "),
+        (b"[" * 100_000, "sent invalid JSON: "),
+        (b"\xff\xfe", "sent invalid JSON: "),
         (b"[]", "sent JSON that is not a chat completion: '[]'"),
-        (b"{}", "sent no choices, so there is no reply"),
-        (b'{"choices": []}', "sent no choices, so there is no reply"),
-        (b'{"choices": [7]}', "sent no choices, so there is no reply"),
-        (b'{"error": {"message": "no\\nmore credit"}}', "sent an error in place of a reply: no more credit"),
-        (b'{"choices": [{"error": "upstream"}]}', "sent an error in place of a reply: upstream"),
-        (body("half", reason="content_filter"), "kept the reply back: its content filter stopped it"),
-        (body(message={"content": None, "refusal": "I can't."}), "passed on the model's refusal: I can't."),
+        (b"{}", "sent no choices"),
+        (b'{"choices": []}', "sent no choices"),
+        (b'{"choices": [7]}', "sent no choices"),
+        (b'{"error": {"message": "no\\nmore credit"}}', "sent an error instead of a reply: no more credit"),
+        (b'{"choices": [{"error": "upstream"}]}', "sent an error instead of a reply: upstream"),
+        (body("half", reason="content_filter"), "withheld the reply: its content filter blocked it"),
+        (body(message={"content": None, "refusal": "I can't."}), "reported the model's refusal: I can't."),
         (
             body("", reason="length"),
-            "sent an empty reply: the limit on output tokens was used up first, by reasoning perhaps",
+            "sent an empty reply: the output token limit was reached first, perhaps by reasoning",
         ),
         (
             body(message={"content": None, "tool_calls": [{}]}, reason="tool_calls"),
-            "sent a tool call in place of text, although no tools were offered",
+            "sent a tool call instead of text, although the request offered no tools",
         ),
         (body(None), "sent an empty reply (finish reason: stop)"),
         (body("  \n"), "sent an empty reply (finish reason: stop)"),
-        (body([{"type": "text"}]), "sent a reply whose content is not text but list"),
+        (body([{"type": "text"}]), "sent a reply with content of type list instead of text"),
     ],
 )
 def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
@@ -171,7 +171,7 @@ def test_whatever_json_a_server_sends_is_a_reply_with_text_or_unusable(value: ob
     assert reply.text.strip()
 
 
-def test_surrogates_are_made_sendable_both_ways() -> None:
+def test_surrogates_are_replaced_in_requests_and_replies() -> None:
     assert utf8_safe("a\ud83d\ude00b\ud800c é") == "a\N{GRINNING FACE}b\ufffdc é"
     assert read(b'{"choices": [{"message": {"content": "x\\ud800"}}]}').text == "x\ufffd"
     sent = request_body(
@@ -208,4 +208,4 @@ def test_the_smaller_token_limit_holds(own: int | None, asked: int | None, sent:
     ],
 )
 def test_the_words_of_an_error_body_are_found(error: object, words: str) -> None:
-    assert said(error) == words
+    assert error_message(error) == words

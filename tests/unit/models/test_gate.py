@@ -1,4 +1,4 @@
-"""What a server says about its rate holds for all requests of a model, and lets all of them through in the end."""
+"""A rate limit slows down all requests of a model, and lets all of them through in the end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from rlm.models.gate import MAX_WAIT_SECONDS, Gate, retry_after
+from rlm.models.gate import MAX_PAUSE_SECONDS, Gate, retry_after
 from rlm.testing import run_virtually
 
-SECONDS = 0.1  # of a request
+SECONDS = 0.1  # that a request takes
 
 
 def now() -> float:
@@ -19,16 +19,16 @@ def now() -> float:
 
 def test_after_a_refusal_all_requests_wait_and_then_half_as_many_go_at_once() -> None:
     async def main() -> list[float]:
-        gate, sent = Gate(8, patience=60), list[float]()
+        gate, sent = Gate(8, max_pause_seconds=60), list[float]()
 
         async def request(number: int) -> None:
-            async with gate.passing() as at:
+            async with gate.slot() as at:
                 sent.append(at)
                 await asyncio.sleep(SECONDS)
                 if number < 8:
-                    gate.refused(at, 5.0)
+                    gate.on_rate_limit(at, 5.0)
                 else:
-                    gate.answered()
+                    gate.on_reply()
 
         await asyncio.gather(*map(request, range(20)))
         return sent
@@ -36,26 +36,24 @@ def test_after_a_refusal_all_requests_wait_and_then_half_as_many_go_at_once() ->
     sent = run_virtually(main)
     assert sent[:8] == [0.0] * 8
     assert all(at >= 5.0 for at in sent[8:])
-    assert (
-        sum(at < 5.0 + SECONDS / 2 + SECONDS for at in sent[8:]) == 4
-    )  # of the 8 that were refused at once, one counted
+    assert sum(at < 5.0 + SECONDS / 2 + SECONDS for at in sent[8:]) == 4  # the 8 concurrent refusals count as one
     assert len(sent) == 20
 
 
 def test_each_reply_lets_one_more_through_up_to_the_most() -> None:
     async def main() -> list[int]:
-        gate, together, most = Gate(6, patience=60), 0, list[int]()
-        async with gate.passing() as at:
-            gate.refused(at, 1.0)
+        gate, together, most = Gate(6, max_pause_seconds=60), 0, list[int]()
+        async with gate.slot() as at:
+            gate.on_rate_limit(at, 1.0)
 
         async def request() -> None:
             nonlocal together
-            async with gate.passing():
+            async with gate.slot():
                 together += 1
                 most.append(together)
                 await asyncio.sleep(SECONDS)
                 together -= 1
-                gate.answered()
+                gate.on_reply()
 
         await asyncio.gather(*(request() for _ in range(60)))
         return most
@@ -67,25 +65,25 @@ def test_each_reply_lets_one_more_through_up_to_the_most() -> None:
 
 def test_where_a_server_does_not_say_how_long_each_refusal_waits_longer_up_to_a_bound() -> None:
     async def main() -> list[float]:
-        gate, waits = Gate(1, patience=600), list[float]()
+        gate, waits = Gate(1, max_pause_seconds=600), list[float]()
         for _ in range(12):
-            async with gate.passing() as at:
-                waits.append(gate.refused(at, None))
+            async with gate.slot() as at:
+                waits.append(gate.on_rate_limit(at, None))
         return waits
 
     random.seed(3)
     waits = run_virtually(main)
     assert 0.25 <= waits[0] <= 0.5
-    assert all(wait <= MAX_WAIT_SECONDS for wait in waits)
-    assert min(waits[-3:]) >= MAX_WAIT_SECONDS / 2
+    assert all(wait <= MAX_PAUSE_SECONDS for wait in waits)
+    assert min(waits[-3:]) >= MAX_PAUSE_SECONDS / 2
 
 
-def test_a_server_that_asks_for_more_than_the_patience_holds_up_nobody_else() -> None:
+def test_a_server_that_asks_for_more_than_the_longest_pause_holds_up_nobody_else() -> None:
     async def main() -> float:
-        gate = Gate(2, patience=600)
-        async with gate.passing() as at:
-            assert gate.refused(at, 86_400.0) == 86_400.0
-        async with gate.passing() as at:
+        gate = Gate(2, max_pause_seconds=600)
+        async with gate.slot() as at:
+            assert gate.on_rate_limit(at, 86_400.0) == 86_400.0
+        async with gate.slot() as at:
             return at
 
     assert run_virtually(main) == 0.0

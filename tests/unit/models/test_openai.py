@@ -1,4 +1,4 @@
-"""What OpenAIModel accepts."""
+"""The arguments of OpenAIModel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_one_sentence_that_says_what_to_set() -> None:
-    with pytest.raises(ConfigError, match=r"^There is no API key: set OPENAI_API_KEY \(.*\), or OPENAI_BASE_URL .*\.$"):
+    with pytest.raises(ConfigError, match=r"^No API key found: set OPENAI_API_KEY \(.*\), or OPENAI_BASE_URL .*\.$"):
         OpenAIModel("gpt-5")
 
 
@@ -65,7 +65,7 @@ def test_a_key_from_the_environment_or_a_file_serves(monkeypatch: pytest.MonkeyP
         ("m", {"sampling": {"stop": "\ud800"}}),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence_without_the_key(name: str, arguments: dict[str, Any]) -> None:
+def test_an_invalid_argument_is_refused_in_a_sentence_without_the_key(name: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         OpenAIModel(name, **{"api_key": KEY, **arguments})
     assert str(caught.value).endswith(".")

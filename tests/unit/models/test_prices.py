@@ -1,4 +1,4 @@
-"""What a call costs."""
+"""The cost of a call."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_service_tier_that_was_used_is_priced() -> None:
     ("model", "base_url"),
     [
         ("nobody-knows-this", OPENAI),
-        ("gpt-5", "http://127.0.0.1:8080/v1"),  # the name of a listed model, on a server of one's own
+        ("gpt-5", "http://127.0.0.1:8080/v1"),  # a listed name on a private server
         ("moderation", OPENAI),  # listed without a price
     ],
 )
@@ -56,6 +56,6 @@ def test_the_name_that_the_server_gives_is_tried_before_the_name_that_was_asked_
 
 
 @pytest.mark.parametrize("wrong", [{"input": -1}, {"output": float("nan")}, {"cached": float("inf")}, {"input": "1"}])
-def test_a_price_that_cannot_be_is_refused_in_one_sentence(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^Price\(.*\) cannot be: give dollars per million tokens, 0 or more\.$"):
+def test_an_invalid_price_is_refused_in_one_sentence(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^Price\(.*\) is invalid: give dollars per million tokens, 0 or more\.$"):
         Price(**{"input": 1.0, "output": 1.0, **wrong})

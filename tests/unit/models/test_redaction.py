@@ -1,4 +1,4 @@
-"""No key in the text of an error."""
+"""No error shows a key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_causes_and_contexts_are_scrubbed_too() -> None:
     error.__cause__, cause.__context__ = cause, context
     assert Secrets(KEY).scrub_exception(error) is error
     assert (str(error), error.__cause__, cause.args) == ("a [key]", cause, ("[key]",))
-    assert cause.__context__ is None  # an OSError's text cannot be changed
+    assert cause.__context__ is None  # an OSError's text is read-only, so the error is dropped
 
 
 def test_an_error_that_stays_unclean_is_left_out() -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from helpers.fakes import services
 from rlm.calls.budget import BudgetExceeded, Estimate
 from rlm.config import Limits
-from rlm.loop.broker import RLMTask
 from rlm.loop.rlm import rlm_loop
+from rlm.loop.task import RLMTask
 from rlm.models.scripted import ScriptedModel
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.slots import LevelSlots
@@ -111,13 +111,13 @@ class World:
             except BudgetExceeded:
                 raise AssertionError("the root is never refused") from None
         assert (sandboxes.alive, model.in_work, slots.in_use) == (0, 0, 0)
-        assert shared.calls.budget.in_flight == Estimate()
+        assert shared.calls.accounting.budget.in_flight == Estimate()
         assert self.limits.max_sandboxes is not None
         assert sandboxes.peak_alive <= self.limits.max_sandboxes
         assert self.limits.max_concurrent_calls is not None
         assert model.most <= self.limits.max_concurrent_calls
         if self.limits.max_tokens is not None:
-            assert shared.calls.budget.used.total_tokens <= self.limits.max_tokens
+            assert shared.calls.accounting.budget.used.total_tokens <= self.limits.max_tokens
 
 
 @st.composite

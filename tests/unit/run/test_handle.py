@@ -127,7 +127,7 @@ def test_a_limit_can_be_raised_and_the_record_knows(tmp_path: Path) -> None:
                 run.raise_limit(**wrong)
         wrong_types: tuple[Any, ...] = ("x", True, [2])
         for no_number in wrong_types:
-            with pytest.raises(ConfigError, match=r"max_lm_calls cannot be .*: give a number, or None for no limit"):
+            with pytest.raises(ConfigError, match=r"max_lm_calls=.* is invalid: give a number, or None for no limit"):
                 run.raise_limit(max_lm_calls=no_number)
         gate.open.set()
         assert run.result(10).stop_reason == "final"
@@ -194,7 +194,7 @@ def test_a_resumed_run_can_be_steered_before_it_has_begun(tmp_path: Path) -> Non
 async def test_an_answer_that_is_wanted_now_is_that_to_a_question_without_one() -> None:
     control = RunControl(Limits())
     control.answer_now()
-    with control.question_clock(again=True):
+    with control.question_clock(replaying=True):
         assert control.reason == "max_seconds"
     with control.question_clock(), control.cancellable() as scope:
         assert (control.reason, scope.cancel_called or scope.deadline < 0) == ("stopped", True)

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.fakes import memory_journal
 from rlm import Limits, Message, Orchestrator, ScriptedModel
-from rlm.calls.budget import Budget
+from rlm.calls.accounting import Accounting
 from rlm.calls.gateway import Calls
 from rlm.cli.commands import run as command
 from rlm.cli.settings import settings
@@ -110,23 +110,27 @@ async def test_sandboxes_without_limit_are_given_to_whoever_asks() -> None:
 
 async def test_requests_without_limit_are_all_sent_at_once() -> None:
     at_once = 0
+    all_sent = anyio.Event()
 
     class Slow(ScriptedModel):
         async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
             nonlocal at_once
             at_once += 1
+            if at_once == 300:
+                all_sent.set()
             await anyio.sleep_forever()
             raise AssertionError
 
     events = EventLog("run", io.StringIO(), [])
-    calls = Calls(budget=Budget(NONE), replay=Replay(memory_journal()), max_concurrent=None, events=events)
+    calls = Calls(accounting=Accounting(NONE), replay=Replay(memory_journal()), max_concurrent=None, events=events)
     asked = [Message(role="user", content="?")]
     async with anyio.create_task_group() as group:
         for number in range(300):
             group.start_soon(
                 lambda node: calls.complete(Slow([]), asked, node=node, ordinal=1, role="sub"), f"0.{number}"
             )
-        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(10):
+            await all_sent.wait()
         assert at_once == 300
         group.cancel_scope.cancel()
 

@@ -18,9 +18,9 @@ import pytest
 from helpers.fakes import services
 from rlm import ConfigError, LimitExceeded, Limits, Orchestrator, Price
 from rlm.events import Event, RunFinished
-from rlm.loop.broker import RLMTask
 from rlm.loop.control import RunControl
 from rlm.loop.rlm import rlm_loop
+from rlm.loop.task import RLMTask
 from rlm.models.scripted import ScriptedModel
 from rlm.run.options import PATHS, UNSET, Options, OptionsDict
 from rlm.sandbox.base import Answer, SandboxQuery

@@ -261,14 +261,14 @@ async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path
     class Sub(ScriptedModel):
         async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
             if messages[-1].content == "lost":
-                raise ModelError("it broke the connection off")
+                raise ModelError("it closed the connection")
             await anyio.sleep_forever()
             raise AssertionError
 
     def used(session: Session) -> tuple[object, ...]:
         assert session._run is not None
-        budget = session._run._calls.budget
-        return budget.left(), budget._calls, budget.unaccounted, budget.used
+        budget = session._run._calls.accounting.budget
+        return budget.remaining(), budget._calls, budget.unaccounted, budget.used
 
     limits = Limits(max_seconds=0.2, max_tokens=100_000, max_lm_calls=20)
     options = {"sub_model": Sub([], name="sub"), "sandbox_factory": FakeSandboxes(asks_twice)}

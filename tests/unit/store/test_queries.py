@@ -12,8 +12,8 @@ from helpers.journals import crash, states
 from rlm import Limits, Orchestrator, ReplayDivergedError, ScriptedModel
 from rlm.errors import SandboxDied
 from rlm.events import Event, ReplayDiverged, SandboxLost
-from rlm.loop.broker import RLMTask
 from rlm.loop.rlm import rlm_loop
+from rlm.loop.task import RLMTask
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.sandbox.values import encode
 from rlm.store.queries import Queries

@@ -1,4 +1,4 @@
-"""The scripted model is a function of the conversation, and its policies read nothing but what they are given."""
+"""The scripted model is a function of the conversation, and its policies read nothing else."""
 
 import pytest
 

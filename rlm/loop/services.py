@@ -1,0 +1,79 @@
+"""The services that the RLMs of a run share, and the tools and system prompt of each. Imports calls and what is below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rlm.calls.gateway import Calls
+from rlm.config import Limits
+from rlm.events import ToolUsed
+from rlm.models.base import Model
+from rlm.prompts import PromptContext, SystemPrompt
+from rlm.sandbox.base import SandboxFactory
+from rlm.sandbox.slots import LevelSlots
+from rlm.sandbox.tools import Tools, ToolUse
+from rlm.store.event_log import EventLog
+
+from .control import RunControl
+from .task import RLMTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The services that the RLMs of a run share.
+
+    Attributes:
+        limits: of the run.
+        calls: the way to a model.
+        events: the run's event log.
+        slots: admit RLMs to sandboxes, by level.
+        sandbox_factory: makes sandboxes.
+        run_id: of the run.
+        system_prompt: makes the system prompt of each RLM.
+        model_at: the model of a level.
+        by_name: the models that a query may name.
+        control: decides when the run stops and answers with what it has.
+        tools: the host's functions that cells may call.
+        tools_for_children: whether RLMs below the root get the tools, too.
+    """
+
+    limits: Limits
+    calls: Calls
+    events: EventLog
+    slots: LevelSlots
+    sandbox_factory: SandboxFactory
+    run_id: str
+    system_prompt: SystemPrompt
+    model_at: Callable[[int], Model]
+    by_name: Mapping[str, Model]
+    control: RunControl
+    tools: Tools
+    tools_for_children: bool
+
+
+def tools_of(task: RLMTask, services: Services) -> Tools:
+    """The tools of one RLM. Each use becomes an event."""
+    if task.level > 0 and not services.tools_for_children:
+        return Tools({})
+
+    def record(use: ToolUse) -> None:
+        services.events.emit(
+            ToolUsed(node=task.node, tool=use.name, arguments=use.arguments, ok=use.ok, seconds=use.seconds)
+        )
+
+    return services.tools.with_callback(record)
+
+
+def system_prompt_of(task: RLMTask, services: Services) -> str:
+    """The system prompt of one RLM."""
+    context = PromptContext(
+        model=task.model.name,
+        sub_model=services.model_at(task.level + 1).name,
+        models=tuple(services.by_name),
+        level=task.level,
+        depth=task.depth,
+        limits=services.limits,
+        tools=tuple(tools_of(task, services).descriptions.values()),
+    )
+    return services.system_prompt(context)
