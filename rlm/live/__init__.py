@@ -1,4 +1,4 @@
-"""A run on the terminal while it goes, and its keys; see `live_view`."""
+"""The live view of a run on a terminal, with its keys; see `live_view`."""
 
 from .keys import Controls
 from .view import live_view

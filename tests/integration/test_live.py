@@ -199,7 +199,7 @@ def left_as_it_was(opened: Screen) -> bool:
 @pytest.mark.parametrize("start", [MAIN, IN_A_THREAD])
 def test_keys_steer_a_run_and_the_terminal_is_given_back(start: str, stop_file: Path) -> None:
     with screen(stop_file, start=start) as opened:
-        for key, answer in (("p", "PAUSED"), ("l", "Double which limit?"), ("\r", "limit on dollars is $6.00 now")):
+        for key, answer in (("p", "PAUSED"), ("l", "Double which limit?"), ("\r", "limit on dollars is now $6.00")):
             seen = opened.shows(answer)
             opened.press(key)
             opened.until(seen)
