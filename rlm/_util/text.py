@@ -51,9 +51,9 @@ def shorten(text: str, limit: int) -> str:
 # Numbers
 
 
-def quantity(number: int, noun: str, plural_ending: str = "s") -> str:
-    """`1 turn`, `1,000 turns`"""
-    return f"{number:,} {noun}{plural_ending * (number != 1)}"
+def quantity(number: float, noun: str, plural_ending: str = "s") -> str:
+    """`1 turn`, `1,000 turns`, `2.5 seconds`"""
+    return f"{number:,.15g} {noun}{plural_ending * (number != 1)}"
 
 
 def duration(seconds: float) -> str:

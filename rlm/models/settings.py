@@ -27,9 +27,9 @@ def dotenv_is_read() -> Iterator[None]:
         _refuse_broken_lines(Path(DOTENV))
         yield
     except UnicodeDecodeError:
-        raise ConfigError(".env is not UTF-8 text: write it anew, or take it away.") from None
+        raise ConfigError(".env is not UTF-8 text: recreate or delete it.") from None
     except OSError as error:
-        raise ConfigError(f".env cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"Cannot read .env: {error.strerror}.") from error
 
 
 def _refuse_broken_lines(file: Path) -> None:
@@ -41,7 +41,7 @@ def _refuse_broken_lines(file: Path) -> None:
             if binding.error:  # its text is not shown: it may hold a key
                 blank, _, _ = binding.original.string.partition(binding.original.string.strip())
                 number = binding.original.line + blank.count("\n")
-                raise ConfigError(f"Line {number} of .env is not NAME=VALUE: mend it, or take it away.")
+                raise ConfigError(f".env, line {number}: expected NAME=VALUE.")
 
 
 class Settings(BaseSettings):

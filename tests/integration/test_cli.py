@@ -55,7 +55,7 @@ def rlm(environment: Mapping[str, str], *arguments: str, text: str = "") -> subp
 
 
 def sentences(errors: str) -> list[str]:
-    """What was said, but for the warning of an engine with known holes."""
+    """Lines of standard error without the warning about an engine with known escapes."""
     return [line for line in errors.splitlines() if "known ways out of a container" not in line]
 
 
@@ -65,9 +65,15 @@ def test_a_pipes_text_is_asked_about_and_the_answer_is_all_that_is_on_standard_o
     done = rlm(environment, "run", "why did it fail?", "-", text="a log\r\nand more")
     assert (done.returncode, done.stdout) == (0, "a good\nanswer\n")
     turns = sentences(done.stderr)
-    assert [line.split(":")[0] for line in turns[:3]] == [f"turn {turn} of 30" for turn in (1, 2, 3)]
-    assert turns[3].startswith("final after 3 turns: ")
-    assert len(turns) == 4
+    assert [line.split(":")[0] for line in turns if "  turn " in line] == [
+        f"0  turn {turn} of 30" for turn in (1, 2, 3)
+    ]
+    assert turns[0].startswith("0  RLM on root, sandbox ")
+    assert turns[4] == "0  answer (final, 3 turns): a good"
+    assert turns[5].startswith("0  finished after ")
+    assert turns[6].startswith("Cost: no price known ")
+    assert turns[7].startswith("Run directory: ")
+    assert len(turns) == 8
     assert [each.messages[-1]["content"] for each in provider.requests if each.body["model"] == "sub"] == [
         "what is in a log\r\nand"
     ] * 2
@@ -103,10 +109,10 @@ def test_an_answer_that_cannot_be_written_is_in_the_runs_directory(
     listed = only_run(environment)
     answer = Path(listed["directory"]) / "answer.txt"
     assert (done.returncode, answer.read_text(), listed["state"]) == (1, "a good\nanswer", "finished")
-    assert sentences(done.stderr) == [f"rlm: The answer cannot be written: {reason}; it is in {answer}."]
+    assert sentences(done.stderr) == [f"rlm: Cannot write the answer to standard output: {reason}. It is in {answer}."]
     for command in ("runs", "runs --json", f"export {listed['run_id']} --to md"):
         done = shell(environment, f"rlm {command} {where}")
-        assert (done.returncode, sentences(done.stderr)) == (1, [f"rlm: Standard output cannot be written: {reason}."])
+        assert (done.returncode, sentences(done.stderr)) == (1, [f"rlm: Cannot write to standard output: {reason}."])
 
 
 def test_who_reads_no_more_of_both_streams_ends_no_run_and_is_told_nothing(environment: dict[str, str]) -> None:
@@ -142,7 +148,7 @@ def test_a_limit_that_ends_a_run_has_a_status_of_its_own_and_json_says_which(
     assert (done.returncode, said["stop_reason"]) == (3, "max_iterations")
     assert said["usage"]["calls"] == said["by_model"]["root"]["calls"] == 2
     assert Path(said["run_dir"]).name == said["run_id"]
-    assert sentences(done.stderr) == ["rlm: the run was stopped (max_iterations): it had no answer yet."]
+    assert sentences(done.stderr) == ["Stopped at the limit of 1 turn. It has no answer yet."]
 
 
 def test_an_unknown_model_and_a_missing_engine_are_one_sentence_each(
@@ -190,7 +196,7 @@ def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
     assert containers(label) == []
     *_, advice = (said + errors).splitlines()
     provider.latency = 0
-    resume = advice.removeprefix("rlm: to go on with the run: rlm ").split()
+    resume = advice.removeprefix("To continue this run: rlm ").split()
     done = rlm(environment, *resume, "-q")
     assert (done.returncode, done.stdout) == (0, "a good\nanswer\n")
     assert sentences(done.stderr) == []
@@ -218,8 +224,8 @@ def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_do
         last = process.communicate(timeout=20)[0].decode().splitlines()[-2:]
     assert process.returncode == 130
     assert last == [
-        "rlm: interrupted; what was started has been removed.",
-        f"rlm: to go on with the run: rlm resume {listed['directory']}",
+        "Interrupted. All containers have been removed.",
+        f"To continue this run: rlm resume {listed['run_id']}",
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.cli.commands.checks import Finding, examine
+from rlm.cli.commands.checks import Finding, run_checks
 from rlm.errors import EngineUnavailable
 from rlm.models.settings import Settings
 
@@ -51,7 +51,7 @@ async def serving(status: int, asked: list[str]) -> AsyncIterator[str]:
 
 
 async def found(part: str) -> Finding:
-    return next(each for each in [each async for each in examine(Settings(), Path())] if each.part == part)
+    return next(each for each in [each async for each in run_checks(Settings(), Path())] if each.part == part)
 
 
 @pytest.mark.anyio

@@ -35,7 +35,7 @@ def test_a_list_of_no_runs_says_where_there_are_none(
 ) -> None:
     assert status_of(monkeypatch, "runs", "--runs", str(tmp_path)) == 0
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", f"There are no runs in {tmp_path} yet.\n")
+    assert (said.out, said.err) == ("", f"No runs in {tmp_path} yet.\n")
 
 
 def test_results_are_never_written_over(
