@@ -81,7 +81,7 @@ def stop_message(done: Completion, limits: Limits, *, run: str) -> str:
     message = f"Stopped at the limit of {shown}. {answer}"
     if reason not in RAISABLE:
         return message
-    return f"{message} To continue: rlm resume {shlex.quote(run)} --{reason.replace('_', '-')} {2 * limit:.15g}"
+    return f"{message}\nTo continue: rlm resume {shlex.quote(run)} --{reason.replace('_', '-')} {2 * limit:.15g}"
 
 
 def completion_json(done: Completion) -> dict[str, object]:

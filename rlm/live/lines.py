@@ -29,7 +29,6 @@ from rlm.events import (
     TurnStarted,
 )
 
-from .meters import at_least
 from .nodes import Group
 from .rows import group_summary
 from .tree import RunState
@@ -74,8 +73,9 @@ def format_event(event: Event) -> str:
             restored = "restored by running its cells again" if event.restored else "only `context` is restored"
             return f"sandbox {_sandbox(event.sandbox)} lost, {restored}: {first_line(event.reason)}"
         case RLMFinished():
-            turns = quantity(event.iterations, "turn")
-            return f"answer ({event.stop_reason}, {turns}): {first_line(event.answer, 400)}"
+            end = f"({event.stop_reason}, {quantity(event.iterations, 'turn')})"
+            answer = first_line(event.answer, 400)
+            return f"answer {end}: {answer}" if answer else f"no answer {end}"
         case RunFinished(usage=usage):
             totals = _totals(event.seconds, usage.calls, usage.total_tokens, dollars(usage.cost_usd))
             if event.error is None or event.error == "cancelled":
@@ -134,7 +134,8 @@ class LineView:
     def _totals_so_far(self) -> str:
         state, used = self._state, self._state.used
         seconds = state.latest - (state.started or state.latest)
-        cost = "unknown" if used.unknown and not used.dollars else at_least(used.dollars, unknown=used.unknown)
+        cost = dollars(None if used.unknown and not used.dollars else used.dollars)
+        cost = f"≥{cost}" if used.unknown and used.dollars else cost
         return _totals(seconds, used.calls, used.tokens, cost)
 
     def _cell(self, event: CellFinished) -> str:

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from rlm.config import GIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 from rlm.models.openai import OpenAIModel
+from rlm.models.prices import Price
 from rlm.models.settings import Settings
 from rlm.sandbox.docker.container import Sandbox
 from rlm.sandbox.docker.engine import HOW_TO_ADD_GVISOR, Engine, default_engine
@@ -197,6 +198,9 @@ def _visible_value(key: str, settings: Settings) -> str:
             return "none"
         case SecretStr():
             return _key(value)
+        case Price():
+            cached = "" if value.cached is None else f", {value.cached:g} cached"
+            return f"{value.input:g} input, {value.output:g} output{cached} (USD per million tokens)"
         case str() if "://" in value:
             return _url(value)
     return str(value)

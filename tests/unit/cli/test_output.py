@@ -88,7 +88,7 @@ def test_an_answer_that_a_limit_cut_short_has_a_status_of_its_own(
     assert ended.value.exit_code == 3
     assert "so far" in said.out
     assert said.err == (
-        "Stopped at the limit of 60 model calls. The answer may be incomplete. "
+        "Stopped at the limit of 60 model calls. The answer may be incomplete.\n"
         "To continue: rlm resume 'my run' --max-lm-calls 120\n"
     )
 
@@ -104,10 +104,13 @@ def test_where_there_is_no_answer_it_is_not_called_one(capsys: pytest.CaptureFix
     [
         (
             "max_tokens",
-            "Stopped at the limit of 1,000 tokens. The answer may be incomplete. To continue: rlm resume id",
+            "Stopped at the limit of 1,000 tokens. The answer may be incomplete.\nTo continue: rlm resume id",
         ),
-        ("max_cost_usd", "Stopped at the limit of $2.5. The answer may be incomplete. To continue: rlm resume id"),
-        ("max_seconds", "Stopped at the limit of 3,600 seconds. The answer may be incomplete. To continue: rlm resume"),
+        ("max_cost_usd", "Stopped at the limit of $2.5. The answer may be incomplete.\nTo continue: rlm resume id"),
+        (
+            "max_seconds",
+            "Stopped at the limit of 3,600 seconds. The answer may be incomplete.\nTo continue: rlm resume",
+        ),
         ("max_rlms", "Stopped at the limit of 1,000 RLMs. The answer may be incomplete."),
         (
             "max_consecutive_errors",
@@ -149,7 +152,7 @@ def test_a_line_counts_what_the_whole_tree_has_used(capsys: pytest.CaptureFixtur
         lines(event)
     lines(TurnStarted(turn=2, of=9))
     shown = capsys.readouterr().err
-    assert shown.splitlines()[-1] == "0  turn 2 of 9: 0.0s, 3 model calls, 1,209 tokens, cost $1.00"
+    assert shown.splitlines()[-1] == "0  turn 2 of 9: 0.0s, 3 model calls, 1,209 tokens, cost $1"
 
 
 ROWS = [("run", "calls", "question"), ("20260101-120000-aaaaaaaa", "12", "why did it fail, 漢字?"), ("b", "1,234", "")]
