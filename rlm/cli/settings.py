@@ -27,7 +27,7 @@ from pydantic_settings import (
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.models.prices import Price
-from rlm.models.settings import Settings, dotenv_is_read
+from rlm.models.settings import Settings, reading_dotenv
 from rlm.store.directory import default_root
 
 FILE: Final = "rlm.toml"
@@ -120,7 +120,7 @@ def read_layers(flags: Mapping[str, Any]) -> list[Layer]:
         ConfigError: a source is unreadable or has an unknown key.
     """
     try:
-        with dotenv_is_read():
+        with reading_dotenv():
             dotenv = DotEnvSettingsSource(CommandSettings)
         environment = EnvSettingsSource(CommandSettings)
         layers = [

@@ -1,4 +1,4 @@
-"""What the environment says, or a `.env` file in the working directory. The environment wins."""
+"""Settings from the environment, or else from `.env` in the working directory. Imports errors only."""
 
 from __future__ import annotations
 
@@ -17,44 +17,46 @@ DOTENV: Final = ".env"
 
 
 @contextmanager
-def dotenv_is_read() -> Iterator[None]:
-    """Around what reads `.env`.
+def reading_dotenv() -> Iterator[None]:
+    """Translate the errors of code that reads `.env`.
 
     Raises:
-        ConfigError: it cannot be read, is no text, or holds a line that sets nothing.
+        ConfigError: the file cannot be read, is not text, or has a line that is not NAME=VALUE.
     """
     try:
-        _refuse_broken_lines(Path(DOTENV))
+        _require_valid_lines(Path(DOTENV))
         yield
     except UnicodeDecodeError:
         raise ConfigError(".env is not UTF-8 text: recreate or delete it.") from None
     except OSError as error:
-        raise ConfigError(f"Cannot read .env: {error.strerror}.") from error
+        raise ConfigError(f".env cannot be read: {error.strerror}.") from error
 
 
-def _refuse_broken_lines(file: Path) -> None:
-    """What reads the file would leave them out, with a warning that does not name it."""
+def _require_valid_lines(file: Path) -> None:
+    """The parser would skip invalid lines with a warning that does not name the file."""
     if not file.is_file():
         return
     with file.open(encoding="utf-8") as stream:
         for binding in parse_stream(stream):
-            if binding.error:  # its text is not shown: it may hold a key
+            if binding.error:  # the message omits its text, which may contain a key
                 blank, _, _ = binding.original.string.partition(binding.original.string.strip())
                 number = binding.original.line + blank.count("\n")
                 raise ConfigError(f".env, line {number}: expected NAME=VALUE.")
 
 
 class Settings(BaseSettings):
-    """The settings of this process. An empty variable counts as one that is not set. Raises ConfigError for a `.env` that
-    cannot be read.
+    """The settings of this process. An empty variable counts as unset.
 
     Attributes:
         openai_api_key: `OPENAI_API_KEY`.
-        openai_base_url: `OPENAI_BASE_URL`: an OpenAI-compatible server.
-        model: `RLM_MODEL`: the root model.
-        sub_model: `RLM_SUB_MODEL`; where only `RLM_MODEL` is set, the same model.
-        sub_base_url: `RLM_SUB_BASE_URL`: another server, for the models of calls that are given by name.
-        sub_api_key: `RLM_SUB_API_KEY`: the key of that server; none is sent there unless this one is set.
+        openai_base_url: `OPENAI_BASE_URL`: the URL of an OpenAI-compatible server.
+        model: `RLM_MODEL`: the name of the root model.
+        sub_model: `RLM_SUB_MODEL`: the name of the model for sub-calls. Default: `RLM_MODEL`, if that is set.
+        sub_base_url: `RLM_SUB_BASE_URL`: the URL of a separate server for sub-calls to models given by name.
+        sub_api_key: `RLM_SUB_API_KEY`: the key of that server. No other key is ever sent there.
+
+    Raises:
+        ConfigError: `.env` cannot be read.
     """
 
     model_config = SettingsConfigDict(
@@ -69,11 +71,11 @@ class Settings(BaseSettings):
     sub_api_key: SecretStr | None = None
 
     def __init__(self, **values: Any) -> None:
-        with dotenv_is_read():
+        with reading_dotenv():
             super().__init__(**values)
 
     @model_validator(mode="after")
-    def _one_model_serves_both(self) -> Self:
+    def _default_sub_model(self) -> Self:
         if "model" in self.model_fields_set and "sub_model" not in self.model_fields_set:
             self.sub_model = self.model
         return self

@@ -1,4 +1,4 @@
-"""`rlm run` and its neighbours as a person has them: with pipes, Ctrl-C, a real engine, and a model server on loopback."""
+"""`rlm run` and other commands as a user runs them: pipes, Ctrl-C, a real engine, and a local model server."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_pipes_text_is_asked_about_and_the_answer_is_all_that_is_on_standard_o
 
 
 def shell(environment: Mapping[str, str], command: str) -> subprocess.CompletedProcess[str]:
-    """A line of a shell, in which `rlm` is ours; the exit status is that of the first command of a pipe."""
+    """Run a shell command with this `rlm`; a pipe's exit status is its first failing command's."""
     script = f"set -o pipefail; rlm() {{ '{RLM}' \"$@\"; }}; {command}"
     return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=50)
 
@@ -144,10 +144,10 @@ def test_a_limit_that_ends_a_run_has_a_status_of_its_own_and_json_says_which(
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/a.txt").write_text("text")
     done = rlm(environment, "run", "why?", str(tmp_path / "folder"), "--max-iterations", "1", "--json", "-q")
-    said = json.loads(done.stdout)
-    assert (done.returncode, said["stop_reason"]) == (3, "max_iterations")
-    assert said["usage"]["calls"] == said["by_model"]["root"]["calls"] == 2
-    assert Path(said["run_dir"]).name == said["run_id"]
+    printed = json.loads(done.stdout)
+    assert (done.returncode, printed["stop_reason"]) == (3, "max_iterations")
+    assert printed["usage"]["calls"] == printed["by_model"]["root"]["calls"] == 2
+    assert Path(printed["run_dir"]).name == printed["run_id"]
     assert sentences(done.stderr) == ["Stopped at the limit of 1 turn. It has no answer yet."]
 
 
@@ -232,20 +232,20 @@ def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_do
 def test_a_script_in_a_sandbox_is_one_object_too(environment: dict[str, str]) -> None:
     script = "import sys\nprint('out \\ud800'.encode('utf-8', 'replace'))\nprint('err', file=sys.stderr)\nsys.exit(7)"
     done = rlm(environment, "exec", "-", "--json", text=script)
-    said = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": [], "left_out": []}
-    assert (done.returncode, json.loads(done.stdout)) == (7, said)
+    expected = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": [], "left_out": []}
+    assert (done.returncode, json.loads(done.stdout)) == (7, expected)
 
 
 def test_the_doctor_says_where_settings_come_from_and_no_secret(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "rlm.toml").write_text("[limits]\nmax_rlms = 7")
     command = [RLM, "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=50)
-    said = json.loads(done.stdout)
-    assert done.returncode == 0, said
+    printed = json.loads(done.stdout)
+    assert done.returncode == 0, printed
     assert "0123" not in done.stdout
-    states = {each["part"]: each["state"] for each in said["findings"]}
+    states = {each["part"]: each["state"] for each in printed["findings"]}
     assert (states["engine"], states["attach"], states["models"]) == ("ok", "ok", "ok")
-    settings = {each["key"]: (each["value"], each["origin"]) for each in said["settings"]}
+    settings = {each["key"]: (each["value"], each["origin"]) for each in printed["settings"]}
     assert settings["openai_api_key"] == ("…2345", "environment")
     assert settings["limits.max_rlms"] == ("7", "rlm.toml")
     assert settings["limits.max_tokens"] == ("none", "default")

@@ -1,4 +1,4 @@
-"""`rlm doctor` asks the model servers whether they are there, and shows no key."""
+"""`rlm doctor` checks that model servers answer, and shows no key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def serving(status: int, asked: list[str]) -> AsyncIterator[str]:
-    """A server that answers all requests so, and repeats the key that it was sent."""
+    """A server that answers every request with `status` and echoes the key."""
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

@@ -1,4 +1,4 @@
-"""`rlm clean` says what it would remove, asks, and takes nothing that is alive, another's or of this version."""
+"""`rlm clean` lists, asks and removes nothing in use, of another user or of this version."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RLM = Callable[..., Any]  # the fixture
 
 @dataclass
 class FakeEngine:
-    """What of an engine `rlm clean` uses."""
+    """The part of an engine that `rlm clean` uses."""
 
     containers: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
@@ -61,7 +61,7 @@ def image(name: str, days: float) -> dict[str, Any]:
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    """As for a user who is not root."""
+    """Make a file unreadable, as for a user who is not root."""
     really = os.open
 
     def refuse(path: str | Path, *arguments: int, **options: Any) -> int:
@@ -126,9 +126,9 @@ def test_an_age_takes_runs_that_were_not_written_to_for_so_long_and_images(engin
         for path in (kept[1] / "lock", kept[1]):
             os.utime(path, (time.time() - 30 * DAY,) * 2)
         ended = rlm("clean", "--yes", "--older-than", "3d", "--json")
-    said = json.loads(ended.out)
-    assert [each["target"] for each in said["removed"] if each["kind"] == "run"] == sorted(map(str, gone))
-    assert 3_000_000 < said["bytes"] - 2 * 48_700_000 < 3_100_000
+    printed = json.loads(ended.out)
+    assert [each["target"] for each in printed["removed"] if each["kind"] == "run"] == sorted(map(str, gone))
+    assert 3_000_000 < printed["bytes"] - 2 * 48_700_000 < 3_100_000
     assert [directory.is_dir() for directory in (*kept, touched, *gone)] == [True] * 3 + [False] * 3
     assert "failed, failed, resumable, 30 days old" in ended.err
     assert engine.removed == ["c" * 64, "sha256:rlm-sandbox:new", "sha256:rlm-sandbox:old"]
@@ -158,7 +158,7 @@ def test_a_run_that_is_taken_up_meanwhile_stays(engine: FakeEngine) -> None:
 
 
 def test_folders_that_are_no_runs_stay_and_are_named(engine: FakeEngine, rlm: RLM, here: Path) -> None:
-    """Of other programs, with a copy of a record, and the folder of runs itself."""
+    """Folders of other programs, one with a copy of a record."""
     others = [here / "project", here / "project/notes", here / "project/locked"]
     for folder in others:
         folder.mkdir()
@@ -183,7 +183,7 @@ def test_the_folder_of_runs_itself_is_no_run(engine: FakeEngine, rlm: RLM) -> No
 
 
 def test_to_look_at_a_run_does_not_make_it_younger(engine: FakeEngine, rlm: RLM) -> None:
-    """Its journal is opened for that, which leaves files beside it."""
+    """Listing opens its journal, which leaves files beside it."""
     directory = make_run("old", days=30)
     record = RunRecord.load(directory)
     value = encode("the context")

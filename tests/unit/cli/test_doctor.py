@@ -1,4 +1,4 @@
-"""What `rlm doctor` shows is whole, and it tries what it says is good."""
+"""`rlm doctor` shows whole values, and tries everything that it reports as ok."""
 
 from __future__ import annotations
 

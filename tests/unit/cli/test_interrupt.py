@@ -1,4 +1,4 @@
-"""Ctrl-C stops cleanly; twice, or where that takes too long, at once."""
+"""Ctrl-C stops cleanly; a second one, or a slow stop, ends the process immediately."""
 
 from __future__ import annotations
 

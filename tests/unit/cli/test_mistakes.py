@@ -1,4 +1,4 @@
-"""A person's mistakes: each is one sentence on standard error, exit status 2, and nothing else."""
+"""User errors: each is one sentence on standard error with exit status 2, and nothing else."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_of_rlm_run(rlm: RLM, here: Path, arguments: list[str], sentence: str) -
 
 
 class Stdin:
-    """Standard input with these bytes; or a terminal."""
+    """Standard input with some bytes, or a terminal."""
 
     def __init__(self, data: bytes = b"", *, terminal: bool = False) -> None:
         self.buffer = io.BytesIO(data)
@@ -138,7 +138,7 @@ def test_a_folder_or_file_that_cannot_be_read(rlm: RLM, here: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "status"),
+    ("error", "message", "status"),
     [
         (ModelError("answered 404: no such model", status=404), "(check the model's name, --model or RLM_MODEL", 2),
         (ModelError("answered 401", status=401), "(check OPENAI_API_KEY)", 2),
@@ -148,7 +148,7 @@ def test_a_folder_or_file_that_cannot_be_read(rlm: RLM, here: Path, monkeypatch:
     ],
 )
 def test_what_a_run_may_end_with(
-    rlm: RLM, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, status: int
+    rlm: RLM, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str, status: int
 ) -> None:
     def fails(**options: object) -> None:
         raise error
@@ -156,7 +156,7 @@ def test_what_a_run_may_end_with(
     monkeypatch.setattr(cli, "app", fails)
     ended = rlm()
     assert (ended.status, ended.err.count("\n")) == (status, 1)
-    assert said in ended.err
+    assert message in ended.err
 
 
 def test_what_can_be_done_about_an_error_is_said_after_it(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_a_dotenv_that_cannot_be_read_is_one_sentence_whatever_the_command(
 
     (here / ".env").write_text("A=b")
     monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", refuse)
-    assert is_one_sentence(rlm(*command), "Cannot read .env: Permission denied.")
+    assert is_one_sentence(rlm(*command), ".env cannot be read: Permission denied.")
 
 
 def test_a_beginning_that_several_ids_have_is_one_sentence_that_names_them(rlm: RLM) -> None:

@@ -1,4 +1,4 @@
-"""The answer on standard output; its exit status; what `-q` and `--json` change."""
+"""The answer on standard output, its exit status, and the effect of `-q` and `--json`."""
 
 from __future__ import annotations
 
@@ -73,9 +73,13 @@ def test_a_terminal_gets_no_control_characters(
 
 def test_json_is_one_object_that_holds_every_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_completion(completion("\ud800 ä"), run="the-run", as_json=True, quiet=True)
-    said = json.loads(capsys.readouterr().out)
-    assert (said["answer"], said["stop_reason"], said["cost_usd"]) == ("\ud800 ä", "final", 0.25)
-    assert (said["usage"]["input_tokens"], said["run_id"], said["run_dir"]) == (1234, "the-run", "runs/the-run")
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["answer"], printed["stop_reason"], printed["cost_usd"]) == ("\ud800 ä", "final", 0.25)
+    assert (printed["usage"]["input_tokens"], printed["run_id"], printed["run_dir"]) == (
+        1234,
+        "the-run",
+        "runs/the-run",
+    )
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -84,10 +88,10 @@ def test_an_answer_that_a_limit_cut_short_has_a_status_of_its_own(
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
         print_completion(stopped("so far", "max_lm_calls", tmp_path), run="my run", as_json=as_json, quiet=True)
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert ended.value.exit_code == 3
-    assert "so far" in said.out
-    assert said.err == (
+    assert "so far" in captured.out
+    assert captured.err == (
         "Stopped at the limit of 60 model calls. The answer may be incomplete.\n"
         "To continue: rlm resume 'my run' --max-lm-calls 120\n"
     )
@@ -121,9 +125,9 @@ def test_where_there_is_no_answer_it_is_not_called_one(capsys: pytest.CaptureFix
 )
 def test_what_stopped_a_run_is_one_sentence_and_how_to_continue_another(reason: StopReason, message: str) -> None:
     limits = Limits(max_tokens=1000, max_cost_usd=2.5)
-    said = stop_message(completion("so far", reason), limits, run="id")
-    assert said.startswith(message)
-    assert ("--" in said) is (reason in RAISABLE)
+    notice = stop_message(completion("so far", reason), limits, run="id")
+    assert notice.startswith(message)
+    assert ("--" in notice) is (reason in RAISABLE)
 
 
 def test_a_cost_without_a_price_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,9 +181,9 @@ def test_there_is_advice_on_how_to_resume_once_the_context_is_kept(folder: Path 
     assert hint.text() == f"To continue this run: rlm resume {run}\n"
 
 
-@pytest.mark.parametrize(("built", "said"), [(True, "ready"), (False, "up to date")])
+@pytest.mark.parametrize(("built", "state"), [(True, "ready"), (False, "up to date")])
 def test_image_build_says_what_it_did(
-    rlm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, built: bool, said: str
+    rlm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, built: bool, state: str
 ) -> None:
     asked = []
 
@@ -189,7 +193,7 @@ def test_image_build_says_what_it_did(
 
     monkeypatch.setattr("rlm.sandbox.docker.build.ensure_image", ensure)
     ended = rlm("image", "build", "--extra", "numpy pandas", "--force")
-    assert (ended.status, ended.out, ended.err) == (0, "", f"The image {image_name()} is {said}.\n")
+    assert (ended.status, ended.out, ended.err) == (0, "", f"The image {image_name()} is {state}.\n")
     assert asked == [("numpy pandas", True)]
 
 

@@ -1,4 +1,4 @@
-"""`rlm runs` lists what the other commands find, and says of it what is known. `rlm replay` compares with what there is."""
+"""`rlm runs` lists what other commands find, with what is known. `rlm replay` needs a recorded answer."""
 
 from __future__ import annotations
 

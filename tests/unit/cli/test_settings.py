@@ -1,4 +1,4 @@
-"""Flags, the environment, `.env` and `rlm.toml`: what wins, what is refused, and how a person is told."""
+"""Flags, the environment, `.env` and `rlm.toml`: precedence, rejected values, and their messages."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_flags_win_over_the_environment_over_dotenv_over_the_file_over_the_users
         monkeypatch.setenv("RLM_DEPTH", number(1))
         monkeypatch.setenv("RLM_LIMITS__MAX_TOKENS", number(1))
     flags: dict[str, Any] = {"depth": number(0), "limits": {"max_tokens": number(0)}} if strongest == 0 else {}
-    given = load_settings(**flags)
-    assert (given.depth, given.limits.max_tokens) == (strongest + 1, strongest + 1)
+    loaded = load_settings(**flags)
+    assert (loaded.depth, loaded.limits.max_tokens) == (strongest + 1, strongest + 1)
 
 
 def test_each_key_comes_from_the_strongest_that_sets_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,10 +44,10 @@ def test_each_key_comes_from_the_strongest_that_sets_it(here: Path, monkeypatch:
     )
     (here / ".env").write_text("OPENAI_BASE_URL=http://127.0.0.1/v1\n")
     monkeypatch.setenv("RLM_LIMITS__MAX_RLMS", "6")
-    given = load_settings(model="b", depth=None, limits={"max_seconds": None, "max_tokens": "9"})
-    assert (given.model, given.sub_model, given.depth) == ("b", "b", 2)
-    assert given.limits == Limits(max_rlms=6, max_seconds=7.5, max_tokens=9)
-    assert (given.sandbox.cpus, given.openai_base_url) == (2.0, "http://127.0.0.1/v1")
+    loaded = load_settings(model="b", depth=None, limits={"max_seconds": None, "max_tokens": "9"})
+    assert (loaded.model, loaded.sub_model, loaded.depth) == ("b", "b", 2)
+    assert loaded.limits == Limits(max_rlms=6, max_seconds=7.5, max_tokens=9)
+    assert (loaded.sandbox.cpus, loaded.openai_base_url) == (2.0, "http://127.0.0.1/v1")
     found = origins(read_layers({"model": "b"}))
     assert [found[key] for key in ("model", "depth", "limits.max_rlms", "openai_base_url", "sub_model")] == [
         "flag",

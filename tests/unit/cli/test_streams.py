@@ -1,4 +1,4 @@
-"""What is told on the way costs no answer; diagnostics are sentences."""
+"""Failing progress output never costs an answer; diagnostics are sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlm.types import Completion, Usage
 
 
 class Full(io.StringIO):
-    """A stream that takes so many lines."""
+    """A stream that accepts a number of lines, then is full."""
 
     def __init__(self, lines: int, number: int = errno.ENOSPC) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ def test_standard_error_that_takes_no_more_raises_nothing() -> None:
 
 
 def test_of_a_diagnostic_with_an_advice_a_person_is_told_the_advice() -> None:
-    def said(**more: Any) -> str:
+    def formatted(**more: Any) -> str:
         record = logging.makeLogRecord({"msg": "%s", "args": ("runtime_has_known_holes a=1",), **more})
         return SentenceFormatter("rlm: %(message)s").format(record)
 
-    assert said(fields={"node": "0", "advice": "Update it."}) == "rlm: Update it."
-    assert said(fields={"node": "0"}) == said() == "rlm: runtime_has_known_holes a=1"
+    assert formatted(fields={"node": "0", "advice": "Update it."}) == "rlm: Update it."
+    assert formatted(fields={"node": "0"}) == formatted() == "rlm: runtime_has_known_holes a=1"
 
 
 def test_an_answer_that_cannot_be_written_is_named_with_its_file(

@@ -1,4 +1,4 @@
-"""A picture fits its screen, says what happens, and nothing in it can act on the terminal."""
+"""A frame fits its screen, shows what happens, and contains nothing that can control the terminal."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Without a terminal there are few lines, each of one event that matters, and none that acts on who reads them."""
+"""Off a terminal a run is a few lines, each about one event that matters, and none can control a terminal."""
 
 import io
 import os

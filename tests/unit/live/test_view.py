@@ -1,4 +1,4 @@
-"""The view takes events from any thread, shows what they came to, and hides nothing that others say."""
+"""The view accepts events from any thread, shows the result, and hides no log record."""
 
 import io
 import logging
@@ -31,10 +31,10 @@ def text(view: LiveView) -> str:
 def test_events_of_another_thread_are_in_the_next_picture() -> None:
     view = a_view(1_030.0)
     with ThreadPoolExecutor(1) as thread:
-        told = thread.map(view, synthetic_run())
+        applied = thread.map(view, synthetic_run())
         while "final after" not in text(view):
             pass  # pictures are taken while events come in
-        assert len(list(told)) > 3_000
+        assert len(list(applied)) > 3_000
     assert "1,007 of 10,000" in text(view)
 
 
