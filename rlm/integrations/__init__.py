@@ -1,1 +1,1 @@
-"""rlm in other frameworks. Each module needs its own extra and is imported only by users."""
+"""rlm in other frameworks. Each module needs its own extra and imports orchestrator."""

@@ -1,4 +1,4 @@
-"""The live view of a run on a terminal, with its keys; see `live_view`."""
+"""Runs on a terminal: a live tree with keys, or lines. Imports loop and below."""
 
 from .keys import Controls
 from .view import live_view

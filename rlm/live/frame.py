@@ -7,7 +7,7 @@ text can control the terminal.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -73,7 +73,7 @@ def take_snapshot(
         status=_status(state, now=now, paused=paused),
         rows=visible,
         focus="" if node is None or tree_only else node.name,
-        cell=None if cell is None or tree_only else _copy(cell),
+        cell=None if cell is None or tree_only else replace(cell),
         meters=totals,
         now=now,
     )
@@ -83,18 +83,6 @@ def _cell_height(cell: Cell) -> int:
     """Lines for the whole cell, a few of them reserved for output so that the tree does not jump when output starts."""
     output = (cell.output + cell.error).count("\n") + 1
     return 2 + cell.code.count("\n") + 1 + max(4, output)
-
-
-def _copy(cell: Cell) -> Cell:
-    return Cell(
-        number=cell.number,
-        code=cell.code,
-        started=cell.started,
-        ended=cell.ended,
-        outcome=cell.outcome,
-        output=cell.output,
-        error=cell.error,
-    )
 
 
 def _status(state: RunState, *, now: float, paused: bool) -> Styled:

@@ -54,7 +54,7 @@ class Controls(Protocol):
         ...
 
     def raise_limit(self, **limits: float | int | None) -> None:
-        """Set higher limits, by their names in `Limits`. Raises ConfigError if a limit cannot be raised so."""
+        """Set higher limits, by their names in `Limits`. Raises ConfigError if a value is invalid."""
         ...
 
     def cancel(self) -> None:

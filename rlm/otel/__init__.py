@@ -1,4 +1,4 @@
-"""Runs as OpenTelemetry spans, by the semantic conventions for generative AI. Needs the extra `rlm[otel]`.
+"""Runs as OpenTelemetry spans, by the semantic conventions for generative AI. Needs the extra `rlm[otel]`; imports loop and below.
 
     from rlm.otel import Tracing
     Orchestrator(on_event=Tracing()).completion(context, query)
