@@ -1,4 +1,4 @@
-"""What the environment says."""
+"""Settings from the environment and .env."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_dotenv_that_cannot_be_read_is_the_callers_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_dotenv_is_the_callers_to_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("# all good\nexport A='b\nc'\nD\n\nno line\n")
-    with pytest.raises(ConfigError, match=r"^Line 6 of \.env is not NAME=VALUE"):
+    with pytest.raises(ConfigError, match=r"^\.env, line 6: expected NAME=VALUE"):
         Settings()
     Path(".env").write_bytes(b"\xff\xfeA=b")
     with pytest.raises(ConfigError, match=r"^\.env is not UTF-8 text"):
         Settings()
     Path(".env").write_text("A=b")
-    monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", _refuse)
+    monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", _deny)
     with pytest.raises(ConfigError, match=r"^\.env cannot be read: Permission denied\.$"):
         Settings()
 
 
-def _refuse(*arguments: object, **options: object) -> None:
+def _deny(*arguments: object, **options: object) -> None:
     raise PermissionError(13, "Permission denied", ".env")
 
 
