@@ -1,4 +1,6 @@
-"""Runs as OpenTelemetry spans, by the semantic conventions for generative AI. Needs the extra `rlm[otel]`; imports loop and below.
+"""Runs as OpenTelemetry spans, by the semantic conventions for generative AI. Imports loop and below.
+
+The extra `rlm[otel]` brings the dependencies.
 
     from rlm.otel import Tracing
     Orchestrator(on_event=Tracing()).completion(context, query)
