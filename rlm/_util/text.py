@@ -84,7 +84,7 @@ def dollars(amount: float | None) -> str:
 
 
 def short_dollars(amount: float) -> str:
-    """For a narrow column: `$0`, `<$0.0001`, `$0.0042`, `$1.25`"""
+    """For a narrow column: `$0`, `<$0.0001`, `$0.0042`, `$0.50`, `$1.25`"""
     if not amount:
         return "$0"
-    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.2g}" if amount >= 1e-4 else "<$0.0001"
+    return f"${amount:,.2f}" if amount >= 0.1 else f"${amount:.2g}" if amount >= 1e-4 else "<$0.0001"

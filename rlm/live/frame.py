@@ -160,7 +160,7 @@ def _title(snapshot: Snapshot, width: int) -> list[Line]:
 
 def _columns(width: int) -> list[tuple[str, int]]:
     """The columns that fit, with their widths."""
-    numbers = [("tokens", 7), ("cost", 8), ("time", 7)]
+    numbers = [("tokens", 7), ("cost", 9), ("time", 7)]
     return [("calls", 6), *numbers] if width >= 80 else numbers
 
 
