@@ -216,7 +216,7 @@ def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_do
         assert process.stdin is not None
         assert process.stdout is not None
         seen = b""
-        while b"help" not in seen:
+        while b"running" not in seen:  # not just drawn: started
             seen += os.read(process.stdout.fileno(), 65_536)
             assert process.poll() is None, seen
         process.stdin.write(b"qy")

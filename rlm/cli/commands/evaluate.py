@@ -233,7 +233,7 @@ def answer(
                     redo_failed_calls=redo_failed_calls,
                 )
 
-        rows = run_until_interrupted(work, advice=lambda: f"rlm: to continue: rlm eval --resume {results.folder}\n")
+        rows = run_until_interrupted(work, advice=lambda: f"To continue: rlm eval --resume {results.folder}\n")
     if affected := sum(bool(row.failed_calls and not row.error) for row in rows):
         sys.stderr.write(
             f"rlm: answers with failed sub-calls: {affected:,}; to redo them: rlm eval --resume {results.folder} "
