@@ -345,9 +345,9 @@ def _with_view(options: Options) -> Options:
     """The options with a view of the run on the terminal, if `verbose` is set."""
     if not options.verbose:
         return options
-    from rlm.live.verbose import ConsoleView
+    from rlm.live.verbose import VerboseView
 
-    return replace(options, on_event=_both(ConsoleView(), options.on_event))
+    return replace(options, on_event=_both(VerboseView(), options.on_event))
 
 
 def _both(first: Callable[[Event], None], second: Callable[[Event], None] | None) -> Callable[[Event], None]:

@@ -1,10 +1,10 @@
-"""The command line: answers and tables on standard output, progress on standard error.
+"""The command line: answers and tables on standard output, progress on standard error. Imports every room.
 
-One module a command or a group of them; here they get their names. Nothing else imports this package. What a command needs
-is imported when it runs, so that help and the shell's completion are there at once.
+`commands` has one module per command or group. A command imports what it needs when it runs, so that help and shell
+completion are instant.
 
-Exit status: 0 done (a wrong answer of a model is a result), 1 the system failed, 2 the command cannot be: what it was told,
-or what it needs (a key, a model, Docker), is not there. Some commands have more: each says so in its help.
+Exit status: 0 success (a wrong answer of a model is a result), 1 failure, 2 usage or environment error (an invalid option
+or setting; a missing key, model or Docker). Some commands define more: see their help.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import typer
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 
 from .commands import clean, doctor, evaluate, execute, export, image, niah, run, runs, view
-from .streams import Sentences, mind_streams, silence
+from .streams import SentenceFormatter, harden_stdio, silence
 
-EXIT = "Exit status: 0 done, 1 failed, 2 the command cannot be; what a command has beyond these is in its own help."
-OF_WRITING: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+EPILOG: Final = "Exit status: 0 success, 1 failure, 2 invalid usage. See each command's help for others."
+WRITE_ERRORS: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog=EXIT,
+    epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _say_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"rlm {version('rlm')}")
         raise typer.Exit
 
@@ -42,10 +42,10 @@ def _say_version(wanted: bool) -> None:
 @app.callback()
 def rlm(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Recursive Language Models, run safely."""
+    """Run Recursive Language Models safely."""
 
 
 app.command()(run.run)
@@ -64,27 +64,27 @@ app.command()(niah.niah)
 
 def main() -> NoReturn:
     """The `rlm` command."""
-    mind_streams()
+    harden_stdio()
     handler = logging.StreamHandler()
-    handler.setFormatter(Sentences("rlm: %(message)s"))
+    handler.setFormatter(SentenceFormatter("rlm: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         app(prog_name="rlm")
     except RLMError as error:
-        sentence, status = _told(error)
-        sys.stderr.writelines([f"rlm: {line}\n" for line in [sentence, *getattr(error, "__notes__", ())]])
+        sentence, status = _exit_message(error)
+        sys.stderr.writelines([f"rlm: {sentence}\n", *(f"{note}\n" for note in getattr(error, "__notes__", ()))])
         sys.exit(status)
     except OSError as error:
         from rlm._util.text import printable
 
-        sentence, status = _told_of_a_file(error)
+        sentence, status = _exit_message_of_os_error(error)
         sys.stderr.write(f"rlm: {printable(sentence)}\n")
         sys.exit(status)
     sys.exit(0)
 
 
-def _told(error: RLMError) -> tuple[str, int]:
-    """The sentence and the exit status: 2 where the person who gave the command can mend it."""
+def _exit_message(error: RLMError) -> tuple[str, int]:
+    """The sentence and the exit status: 2 if the user can fix the cause."""
     match error:
         case ModelError(status=401 | 403):
             return f"{error} (check OPENAI_API_KEY)", 2
@@ -95,14 +95,14 @@ def _told(error: RLMError) -> tuple[str, int]:
     return str(error), 1
 
 
-def _told_of_a_file(error: OSError) -> tuple[str, int]:
-    """The same. Of an error without a name, its number tells where it came from."""
+def _exit_message_of_os_error(error: OSError) -> tuple[str, int]:
+    """The same for an OSError; without a file name, its number tells the cause."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.filename is not None:
         return f"{error.filename}: {reason}.", 1
-    if error.errno in OF_WRITING:
+    if error.errno in WRITE_ERRORS:
         silence(sys.stdout)
-        return f"Standard output cannot be written: {reason}.", 1
+        return f"Cannot write to standard output: {reason}.", 1
     if isinstance(error, FileNotFoundError):
-        return "The working directory has been removed: change to another one.", 2
+        return "The working directory was removed. Change to another directory.", 2
     return f"{reason}.", 1

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one stops a run cleanly, the second one ends the process at once."""
+"""Ctrl-C and SIGTERM: the first one stops a run cleanly, the second one ends the process immediately."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ import anyio
 
 from rlm.errors import RunCancelled
 
-from .streams import tell_at_once
+from .streams import write_stderr_now
 
-STOP_SECONDS: Final = 4.5  # for a clean stop: what is left then ends by itself, when this process has
-INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
+STOP_SECONDS: Final = 4.5  # for a clean stop; containers still alive then end by themselves once this process is gone
+INTERRUPTED: Final = 130  # 128 + SIGINT: the shells' convention
 
 T = TypeVar("T")
 
 
 def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[[], str]) -> T:
-    """Run on an event loop of its own.
+    """Run `work` on a new event loop until it finishes or is interrupted.
 
-    The first Ctrl-C, or SIGTERM, cancels the work; at the second one, or when that takes too long, the process ends. A run
-    that is cancelled from the keyboard ends as with Ctrl-C.
+    The first Ctrl-C or SIGTERM cancels the work. A second one, or a stop that takes too long, ends the process. A run that
+    its keys cancel ends as with Ctrl-C.
 
     Args:
-        work: what is run.
-        advice: a sentence on how to go on, or nothing; written where it was interrupted.
+        work: the coroutine function to run.
+        advice: a line on how to continue, or an empty string; written after an interruption.
 
     Raises:
-        KeyboardInterrupt: it was cancelled, and has cleaned up.
+        KeyboardInterrupt: the work was cancelled and has cleaned up.
     """
-    give_back = terminal_as_it_is()
+    restore_terminal = terminal_restorer()
 
-    def leave(status: int = INTERRUPTED) -> NoReturn:
-        give_back()
-        # What waits for the engine or a thread would hold up an orderly end. Containers end with their streams.
-        tell_at_once(f"rlm: stopped at once; its containers end by themselves.\n{advice()}")
+    def exit_now(status: int = INTERRUPTED) -> NoReturn:
+        restore_terminal()
+        # An orderly exit would wait for the engine or a thread. Containers end with their streams.
+        write_stderr_now(f"Exited immediately. The containers end by themselves.\n{advice()}")
         os._exit(status)
 
-    patience = threading.Timer(STOP_SECONDS, leave)
-    patience.daemon = True
+    stop_deadline = threading.Timer(STOP_SECONDS, exit_now)
+    stop_deadline.daemon = True
 
-    async def watched() -> list[T]:
+    async def cancellable_work() -> list[T]:
         loop, stop = asyncio.get_running_loop(), anyio.CancelScope()
 
         stopping = False
@@ -58,53 +58,53 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
         def interrupt(number: int, frame: FrameType | None) -> None:
             nonlocal stopping
             if stopping:
-                leave(128 + number)
+                exit_now(128 + number)
             stopping = True
-            patience.start()
-            tell_at_once("rlm: stopping (Ctrl-C again: at once) ...\n")
+            stop_deadline.start()
+            write_stderr_now("Stopping ... Press Ctrl-C again to exit immediately.\n")
             loop.call_soon_threadsafe(stop.cancel)
 
-        # Not the event loop's own way, which waits for the loop: it may be busy with a large folder.
-        before = {number: signal.signal(number, interrupt) for number in _minded()}
+        # Not through the event loop's own handlers: they wait for the loop, which a large folder can keep busy.
+        previous = {number: signal.signal(number, interrupt) for number in _handled_signals()}
         try:
             with stop, suppress(RunCancelled):
                 return [await work()]
             return []
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
-            patience.cancel()
+            stop_deadline.cancel()
 
-    if done := anyio.run(watched):
-        return done[0]
-    sys.stderr.write(f"rlm: interrupted; what was started has been removed.\n{advice()}")
+    if result := anyio.run(cancellable_work):
+        return result[0]
+    sys.stderr.write(f"Interrupted. All containers have been removed.\n{advice()}")
     raise KeyboardInterrupt
 
 
-def _minded() -> list[signal.Signals]:
-    """The signals that stop a run, but for those that a shell has a job in the background ignore."""
+def _handled_signals() -> list[signal.Signals]:
+    """The signals that stop a run, except those that a shell makes a background job ignore."""
     return [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def terminal_as_it_is() -> Callable[[], None]:
-    """What makes the terminal again what it is now, for a process that ends while it is drawn on."""
+def terminal_restorer() -> Callable[[], None]:
+    """A function that restores the terminal to its current state, for a process that exits while drawing on it."""
     if sys.platform == "win32" or not sys.stderr.isatty():
         return lambda: None
     import termios
 
-    from rlm.live.terminal import LEAVE
+    from rlm.live.terminal import RESTORE_SCREEN
 
     descriptor = sys.stderr.fileno()
     modes = termios.tcgetattr(descriptor)
 
-    def give_back() -> None:
-        with suppress(OSError, termios.error):  # it is gone
-            os.write(descriptor, LEAVE)
+    def restore() -> None:
+        with suppress(OSError, termios.error):  # the terminal is gone
+            os.write(descriptor, RESTORE_SCREEN)
             termios.tcsetattr(descriptor, termios.TCSANOW, modes)
 
-    return give_back
+    return restore
 
 
-def how_to_resume(directory: Path) -> str:
-    """The line that tells a person."""
-    return f"rlm: to go on with the run: rlm resume {shlex.quote(str(directory))}\n"
+def resume_hint(run: str | Path) -> str:
+    """The line on how to resume a run, given by its id or directory."""
+    return f"To continue this run: rlm resume {shlex.quote(str(run))}\n"

@@ -1,4 +1,4 @@
-"""Options that several commands have, so that they are called and mean the same everywhere."""
+"""Options shared by several commands, with one name and meaning everywhere."""
 
 from __future__ import annotations
 
@@ -11,44 +11,49 @@ from typing import Annotated, Any, Final
 import typer
 
 
-def a_path(said: str) -> Path:
-    """What is empty, as a variable of a shell that is not set, would be the working directory."""
-    if not said:
-        raise typer.BadParameter("it is empty: give a path.")
-    return Path(said)
+def nonempty_path(text: str) -> Path:
+    """A path. An empty one, as from an unset shell variable, would be the working directory."""
+    if not text:
+        raise typer.BadParameter("the path is empty.")
+    return Path(text)
 
 
 Root = Annotated[
     Path | None,
-    typer.Option("--runs", help="folder of the runs", show_default="run_root, else the user's state", parser=a_path),
+    typer.Option(
+        "--runs",
+        help="Folder of the runs (default: run_root in rlm.toml, else the user's state directory)",
+        parser=nonempty_path,
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON value on standard output")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress: errors only")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="show every turn")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every turn, cell and call")]
+Runtime = Annotated[str | None, typer.Option(help="Container runtime, e.g. runsc for gVisor")]
 
-LIMITS: Final = {  # what each is, and in what it is given
-    "max_lm_calls": ("model calls", "N"),
-    "max_tokens": ("tokens, in and out", "N"),
-    "max_cost_usd": ("dollars", "USD"),
-    "max_seconds": ("wall time", "S"),
-    "max_rlms": ("RLMs, the root included", "N"),
-    "max_sandboxes": ("sandboxes alive at once", "N"),
-    "max_iterations": ("turns of each RLM", "N"),
-    "max_consecutive_errors": ("turns in a row without a cell that succeeded", "N"),
-    "max_concurrent_calls": ("model requests at once", "N"),
-    "max_context_bytes": ("size of the context", "N"),
-    "max_output_chars": ("of a cell's output that the model is shown", "N"),
-    "cell_seconds": ("of a cell's own time", "S"),
+LIMITS: Final = {  # help and metavar, by field of `Limits`
+    "max_lm_calls": ("Model calls", "N"),
+    "max_tokens": ("Input plus output tokens", "N"),
+    "max_cost_usd": ("Cost in US dollars", "USD"),
+    "max_seconds": ("Wall-clock seconds", "S"),
+    "max_rlms": ("RLMs, including the root", "N"),
+    "max_sandboxes": ("Sandboxes running at once", "N"),
+    "max_iterations": ("Turns of each RLM", "N"),
+    "max_consecutive_errors": ("Consecutive turns without working code", "N"),
+    "max_concurrent_calls": ("Model requests in flight at once", "N"),
+    "max_context_bytes": ("Size of the context in bytes", "N"),
+    "max_output_chars": ("Characters of cell output shown to the model", "N"),
+    "cell_seconds": ("Seconds per cell, not counting model calls", "S"),
 }
 
 
 def with_limits(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that has an option for each limit, and takes what was given for them as `limits`."""
+    """Add an option for each limit to a command, which receives their values as `limits`."""
 
     @wraps(command)
-    def with_options(**given: Any) -> None:
-        limits = {name: given.pop(name) for name in LIMITS}
-        command(**given, limits=limits)
+    def with_options(**arguments: Any) -> None:
+        limits = {name: arguments.pop(name) for name in LIMITS}
+        command(**arguments, limits=limits)
 
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for parameter in signature.parameters.values() if parameter.name != "limits"]
@@ -64,6 +69,6 @@ def with_limits(command: Callable[..., None]) -> Callable[..., None]:
 
 def _limit(help_: str, metavar: str) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(
-        help=help_, metavar=metavar, rich_help_panel="Limits of the run (none: no limit)", show_default=False
+        help=help_, metavar=metavar, rich_help_panel="Limits of the run (none: no limit)"
     )
     return option

@@ -1,6 +1,6 @@
-"""What the command line is set to: by flags, else the environment, else `.env`, else `rlm.toml`; and where each came from.
+"""The settings of the command line, from flags, the environment, `.env` and `rlm.toml` (strongest first), with origins.
 
-The library reads the environment and `.env` alone (`rlm.models.settings`): a program says itself what it wants.
+The library reads only the environment and `.env` (`rlm.models.settings`): a program passes its options in code.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from rlm.store.directory import default_root
 
 FILE: Final = "rlm.toml"
 TABLES: Final = ("limits", "sandbox", "prices")
-NO_LIMIT: Final = "none"  # TOML, flags and variables have no None
+NO_LIMIT: Final = "none"  # the spelling of None in TOML, flags and variables
 PRIVATE: Final = {
     "openai_api_key": "OPENAI_API_KEY",
     "openai_base_url": "OPENAI_BASE_URL",
     "sub_api_key": "RLM_SUB_API_KEY",
     "sub_base_url": "RLM_SUB_BASE_URL",
-}  # not in a file that is shared
-FLAGS: Final = {"run_root": "--runs"}  # where a flag is not called as its setting
+}  # never read from rlm.toml: such files are shared
+FLAGS: Final = {"run_root": "--runs"}  # flags that are not named after their setting
 
 
 class CommandSettings(Settings):
-    """The settings of a command, from the values that it is made of and nothing else.
+    """The merged settings of a command.
 
     Attributes:
-        depth: levels that may be called below the root.
+        depth: call levels below the root.
         run_root: folder of the runs; None is the user's state directory.
-        limits: of a run.
+        limits: limits of a run.
         sandbox: policy of the containers.
-        prices: of models, by name.
+        prices: prices by model name.
     """
 
     depth: int = Field(default=1, ge=0)
@@ -68,32 +68,33 @@ class CommandSettings(Settings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # `layers` asks the others, one by one
+        return (init_settings,)  # `read_layers` reads the other sources
 
     @field_validator("run_root")
     @classmethod
-    def _in_a_home(cls, run_root: Path | None) -> Path | None:
+    def _expand_home(cls, run_root: Path | None) -> Path | None:
         if run_root is None:
             return None
         try:
             return run_root.expanduser()
         except RuntimeError:
-            raise ValueError(f"a folder: there is no user whose home is {run_root.parts[0]}") from None
+            raise ValueError(f"a folder; {run_root.parts[0]} is not the home of a user") from None
 
     @property
     def runs(self) -> Path:
+        """The folder of the runs."""
         return (self.run_root or default_root()).expanduser()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """What one source sets, by key (`depth`, `limits.max_seconds`). `origin`: `flag`, `environment`, `.env` or a file."""
+    """The values of one source by key (`depth`, `limits.max_seconds`). `origin`: `flag`, `environment`, `.env` or a file."""
 
     origin: str
     values: Mapping[str, Any]
 
     def name(self, key: str) -> str:
-        """How a person finds the setting there."""
+        """The setting's name in this source."""
         match self.origin:
             case "flag":
                 return FLAGS.get(key) or "--" + key.rpartition(".")[2].replace("_", "-")
@@ -103,84 +104,83 @@ class Layer:
         return f"{key} in {self.origin}"
 
 
-def settings(**flags: Any) -> CommandSettings:
-    """The settings with these flags over them; a flag that is None was not given.
+def load_settings(**flags: Any) -> CommandSettings:
+    """The settings, with flags as the strongest source; None means that a flag is not set.
 
     Raises:
-        ConfigError: a key or a value cannot be; it says where it was set.
+        ConfigError: a source is unreadable, or a key or value is invalid; names the source.
     """
-    return settle(layers(flags))
+    return merge_layers(read_layers(flags))
 
 
-def layers(flags: Mapping[str, Any]) -> list[Layer]:
-    """What each source sets, the strongest first.
+def read_layers(flags: Mapping[str, Any]) -> list[Layer]:
+    """The values of every source, the strongest first.
 
     Raises:
-        ConfigError: a source cannot be read, or sets what there is not.
+        ConfigError: a source is unreadable or has an unknown key.
     """
     try:
         with reading_dotenv():
             dotenv = DotEnvSettingsSource(CommandSettings)
         environment = EnvSettingsSource(CommandSettings)
-        found = [
+        layers = [
             Layer(origin="flag", values=_flat({name: value for name, value in flags.items() if value is not None})),
             Layer(origin="environment", values=_flat(_known(environment()))),
             Layer(origin=".env", values=_flat(_known(dotenv())) | _unknown(dotenv)),
-            *(Layer(origin=_shown(file), values=_of_file(file)) for file in _files()),
+            *(Layer(origin=_file_name(file), values=_read_file(file)) for file in _files()),
         ]
     except SettingsError as error:
-        raise ConfigError(
-            f"A variable of the environment or of .env is not the JSON that it should be: {error}."
-        ) from None
-    for layer in found:
-        _refuse_unknown(layer)
-    for key in _unknown(environment):  # it is shared with other programs, so it may be none of ours
-        sys.stderr.write(f"rlm: {_no_setting(found[1], key)}\n")
-    return found
+        raise ConfigError(f"A variable in the environment or .env is not valid JSON: {error}.") from None
+    for layer in layers:
+        _check_keys(layer)
+    for key in _unknown(environment):  # a warning only: another program's variable may share the prefix
+        sys.stderr.write(f"rlm: {_unknown_setting(layers[1], key)}\n")
+    return layers
 
 
-def settle(found: Sequence[Layer]) -> CommandSettings:
-    """The settings that these layers come to.
+def merge_layers(layers: Sequence[Layer]) -> CommandSettings:
+    """The settings that result from these layers.
 
     Raises:
-        ConfigError: a value cannot be; it says where it was set.
+        ConfigError: a value is invalid; names the source.
     """
-    values = {key: value for layer in reversed(found) for key, value in layer.values.items()}
+    values = {key: value for layer in reversed(layers) for key, value in layer.values.items()}
     try:
         return CommandSettings(**_nested(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"][:2])).lower()
         if first["type"] == "missing":
-            raise ConfigError(f"{_named(found, key)} lacks {first['loc'][-1]}.") from None
+            raise ConfigError(f"{_invalid(layers, key)}: missing key {first['loc'][-1]!r}.") from None
         reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise ConfigError(f"{_named(found, key)} should be {reason}.") from None
+        raise ConfigError(f"{_invalid(layers, key)}: must be {reason}.") from None
     except ConfigError as error:
         for key, value in values.items():
-            if _is_refused(key, value):
-                reason = str(error).partition(": ")[2].replace("None", NO_LIMIT)
-                raise ConfigError(f"{_named(found, key)} cannot be: {reason}") from error
+            if _is_invalid(key, value):
+                advice = str(error).rpartition(": ")[2].replace("None", f"`{NO_LIMIT}`")
+                raise ConfigError(f"{_invalid(layers, key)}: {advice}") from error
         raise
 
 
-def origins(found: Sequence[Layer]) -> dict[str, str]:
-    """Where each setting comes from, by key; `default` where nothing sets it."""
-    said = {key: layer.origin for layer in reversed(found) for key in layer.values}
-    return dict.fromkeys([*PRIVATE, *_keys()], "default") | said
+def origins(layers: Sequence[Layer]) -> dict[str, str]:
+    """The origin of each setting by key; `default` if no source sets it."""
+    set_by = {key: layer.origin for layer in reversed(layers) for key in layer.values}
+    return dict.fromkeys([*PRIVATE, *_keys()], "default") | set_by
 
 
-def _named(found: Sequence[Layer], key: str) -> str:
-    """A setting that cannot be, where it was set, and its value."""
-    for layer in found:
+def _invalid(layers: Sequence[Layer], key: str) -> str:
+    """The start of an error: the name of a setting in its source, and its value."""
+    for layer in layers:
         for candidate in (key, key.partition(".")[0]):
             if candidate in layer.values:
                 value = layer.values[candidate]
                 shown = NO_LIMIT if value is None else str(value) if isinstance(value, Path) else value
-                return f"{layer.name(candidate)} is {shown!r}, which"
-    return f"{key}, which"
+                name, _, file = layer.name(candidate).partition(" in ")
+                return f"Invalid {name} {shown!r}{f' in {file}' if file else ''}"
+    return f"Invalid {key}"
 
 
-def _is_refused(key: str, value: object) -> bool:
+def _is_invalid(key: str, value: object) -> bool:
     try:
         CommandSettings(**_nested({key: value}))
     except ConfigError:
@@ -194,14 +194,14 @@ def _is_refused(key: str, value: object) -> bool:
 
 
 def _keys() -> list[str]:
-    """All that can be set, but for prices and what is private."""
+    """All keys but those of prices and private settings."""
     limits = [f"limits.{field.name}" for field in fields(Limits)]
     sandbox = [f"sandbox.{field.name}" for field in fields(SandboxConfig)]
     return [*(name for name in CommandSettings.model_fields if name not in (*TABLES, *PRIVATE)), *limits, *sandbox]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """By key. Prices are one value a model."""
+    """Values by dotted key. The prices of a model are one value."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if name in TABLES and isinstance(value, Mapping):
@@ -226,14 +226,14 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the variables of others that begin as ours do."""
+    """The values of our settings: other programs may use variables with our prefix."""
     return {
         name: value for name, value in values.items() if name in CommandSettings.model_fields or name.lower() in PRIVATE
     }
 
 
 def _unknown(source: EnvSettingsSource) -> dict[str, str | None]:
-    """The variables that begin as ours do and are none, by the key that they would be of."""
+    """Variables with our prefix that match no setting, by key."""
     keys = {name.removeprefix("rlm_"): value for name, value in source.env_vars.items() if name.startswith("rlm_")}
     return {
         key.replace("__", "."): value
@@ -242,61 +242,58 @@ def _unknown(source: EnvSettingsSource) -> dict[str, str | None]:
     }
 
 
-def _no_setting(layer: Layer, key: str) -> str:
+def _unknown_setting(layer: Layer, key: str) -> str:
     near = get_close_matches(key, _keys(), n=1)
-    advice = f"did you mean {layer.name(near[0])}?" if near else "docs/command-line.md lists those there are."
-    return f"{layer.name(key)} is no setting: {advice}"
+    top = (name for name in CommandSettings.model_fields if name not in PRIVATE)
+    advice = f"did you mean {layer.name(near[0]).partition(' in ')[0]}?" if near else f"settings: {', '.join(top)}"
+    return f"Unknown setting {layer.name(key)} ({advice})."
 
 
-def _refuse_unknown(layer: Layer) -> None:
+def _check_keys(layer: Layer) -> None:
     for key, value in layer.values.items():
         table, _, name = key.partition(".")
         if table == "prices" and name:
-            odd = (
-                [each for each in value if each not in ("input", "output", "cached")]
-                if isinstance(value, Mapping)
-                else ()
-            )
-            if odd:
-                raise ConfigError(f"{layer.name(key)} has {odd[0]!r}: a price has input, output and cached.")
+            keys = value if isinstance(value, Mapping) else ()
+            for unknown in (each for each in keys if each not in ("input", "output", "cached")):
+                raise ConfigError(f"Unknown key {unknown!r} in {layer.name(key)}: use input, output and cached.")
         elif key not in _keys() and key not in PRIVATE:
-            raise ConfigError(_no_setting(layer, key))
+            raise ConfigError(_unknown_setting(layer, key))
 
 
 # rlm.toml
 
 
 def _files() -> Iterable[Path]:
-    """The nearest file of the working directory and its parents, and below it the user's own."""
-    here = Path.cwd()
-    nearest = [folder / FILE for folder in (here, *here.parents) if (folder / FILE).is_file()][:1]
+    """The nearest file in the working directory and its parents, then the user's own."""
+    folder = Path.cwd()
+    nearest = [parent / FILE for parent in (folder, *folder.parents) if (parent / FILE).is_file()][:1]
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "rlm" / FILE
     return nearest + [user] * (user.is_file() and user not in nearest)
 
 
-def _of_file(file: Path) -> dict[str, Any]:
+def _read_file(file: Path) -> dict[str, Any]:
     try:
         data = TomlConfigSettingsSource(CommandSettings, file).toml_data
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{_shown(file)} is not TOML: {error}.") from None
+        raise ConfigError(f"{_file_name(file)} is not valid TOML: {error}.") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{_shown(file)} is not UTF-8 text.") from None
+        raise ConfigError(f"{_file_name(file)} is not UTF-8 text.") from None
     except OSError as error:
-        raise ConfigError(f"{_shown(file)} cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"Cannot read {_file_name(file)}: {error.strerror}.") from None
     for key in data:
         name = key.lower()
         if variable := PRIVATE.get(name) or PRIVATE.get(f"openai_{name}"):
             raise ConfigError(
-                f"{key} in {_shown(file)} is not read, as such files are shared: set {variable} in the environment or "
-                "in .env."
+                f"{key} is not allowed in {_file_name(file)}, as such files are shared: set {variable} in the environment "
+                "or .env."
             )
     if isinstance(root := data.get("run_root"), str):
         if not root:
-            raise ConfigError(f"run_root in {_shown(file)} is empty: give a folder, or leave it out.")
+            raise ConfigError(f"run_root in {_file_name(file)} is empty: set a folder or remove it.")
         data["run_root"] = root if root.startswith("~") else str(file.parent / root)
     return _flat(data)
 
 
-def _shown(file: Path) -> str:
-    """A file, as it is named to a person."""
+def _file_name(file: Path) -> str:
+    """The name of a file in messages."""
     return file.name if file.parent == Path.cwd() else str(file)

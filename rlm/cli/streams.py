@@ -1,4 +1,4 @@
-"""The standard streams: a run is not lost because nobody reads its progress any more, and diagnostics are sentences."""
+"""The standard streams: a run outlives the reader of its progress, and diagnostics are sentences."""
 
 from __future__ import annotations
 
@@ -8,39 +8,37 @@ import sys
 from contextlib import suppress
 from typing import Any, Final, TextIO, cast
 
-OUT: Final = 1
-ERROR: Final = 2
+STDOUT_FD: Final = 1
+STDERR_FD: Final = 2
 
 
-def mind_streams() -> None:
-    """From here on standard error takes everything, whoever reads it; both streams are there, and what their encoding does
-    not hold is written as escapes.
-    """
-    for descriptor, name in ((OUT, "stdout"), (ERROR, "stderr")):
-        if getattr(sys, name) is None:  # closed: its number is not to become that of a file of the run
+def harden_stdio() -> None:
+    """Make writes to standard error never fail, reopen closed streams, and escape what an encoding cannot hold."""
+    for descriptor, name in ((STDOUT_FD, "stdout"), (STDERR_FD, "stderr")):
+        if getattr(sys, name) is None:  # closed: a file of the run must not get its descriptor
             os.dup2(os.open(os.devnull, os.O_RDONLY), descriptor)
             setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", closefd=False))
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    if not isinstance(sys.stderr, Unfailing):
-        sys.stderr = cast(TextIO, Unfailing(sys.stderr))
+    if not isinstance(sys.stderr, BestEffortStream):
+        sys.stderr = cast(TextIO, BestEffortStream(sys.stderr))
 
 
 def silence(stream: TextIO) -> None:
-    """What is written there, and what waits to be, goes nowhere: its reader is gone, or its disk is full."""
+    """Discard pending and future writes to a stream whose reader is gone or whose disk is full."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def tell_at_once(text: str) -> None:
-    """On standard error, from within a signal handler."""
+def write_stderr_now(text: str) -> None:
+    """Write to standard error from within a signal handler."""
     with suppress(OSError):
-        os.write(ERROR, text.encode())
+        os.write(STDERR_FD, text.encode())
 
 
-class Unfailing:
-    """A stream that is silenced when it cannot be written, where others raise OSError."""
+class BestEffortStream:
+    """A stream that discards its output after a failed write, instead of raising OSError."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -57,14 +55,14 @@ class Unfailing:
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """What was written has been flushed."""
+        """Nothing to do: `write` flushes."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-class Sentences(logging.Formatter):
-    """Of a diagnostic that holds an advice, that alone; a program would want the event and its fields."""
+class SentenceFormatter(logging.Formatter):
+    """Shows only the advice of a record that has one; a program would log the event and its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         advice = getattr(record, "fields", {}).get("advice")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from rlm._util.text import printable
+from rlm._util.text import dollars, printable
 
 from .plan import format_length
 from .results import Job, JobKey, ResultRow
@@ -87,7 +87,7 @@ class Progress:
         max_rows = max(5, self._console.height - 4)
         for (task, length, method), group in sorted(groups, key=lambda item: -item[1].running)[:max_rows]:
             score = f"{group.score / group.done:.2f}" if group.done else ""
-            cost = "unknown" if group.cost is None else f"${group.cost:.4g}"
+            cost = dollars(group.cost)
             done, running, failed = f"{group.done} of {group.total}", str(group.running or ""), str(group.failed or "")
             table.add_row(task, format_length(length), method, done, running, failed, score, cost)
         if len(groups) > max_rows:

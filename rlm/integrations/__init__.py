@@ -1,1 +1,1 @@
-"""rlm inside of other frameworks; each module needs an extra of its own, and is imported by whoever wants it."""
+"""rlm in other frameworks. Each module needs its own extra and imports orchestrator."""

@@ -1,9 +1,8 @@
-"""RLMs in Inspect AI (extra `inspect`): a solver and an agent whose models are Inspect's, so that its limits, logs and
-providers hold.
+"""RLMs in Inspect AI (extra `inspect`): a solver and an agent that use Inspect's models, limits, logs and providers.
 
-    from .inspect_ai import rlm_solver
+from rlm.integrations.inspect_ai import rlm_solver
 
-    Task(dataset=[Sample(input="Which ...?", metadata={"context": long_text})], solver=rlm_solver(depth=1), scorer=match())
+Task(dataset=[Sample(input="Which ...?", metadata={"context": long_text})], solver=rlm_solver(depth=1), scorer=match())
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from rlm.orchestrator import Orchestrator
 from rlm.run.options import OptionsDict
 from rlm.types import Completion, Context, Message, ModelReply, Usage
 
-CONTEXT: Final = "context"  # the key of a sample's metadata
-ROLE: Final = "sub"  # of Inspect's model roles: the model of the calls
-FINISHED: Final = {"max_tokens": "length", "model_length": "length"}  # Inspect's words for OpenAI's
+CONTEXT_KEY: Final = "context"  # in a sample's metadata
+SUB_ROLE: Final = "sub"  # Inspect's model role for sub-calls
+FINISH_REASONS: Final = {"max_tokens": "length", "model_length": "length"}  # Inspect's stop reasons as OpenAI's
 
 
 class InspectModel(Model):
-    """A model of Inspect as a `Model` of rlm.
+    """Adapts a model of Inspect to rlm's `Model`.
 
     Args:
-        model: what `inspect_ai.model.get_model` gave.
+        model: from `inspect_ai.model.get_model`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -56,11 +55,11 @@ class InspectModel(Model):
         return limit
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
-        """One reply; Inspect's retries, connections and limits apply.
+        """Get one reply; Inspect's retries, connections and limits apply.
 
         Raises:
-            ModelError: Inspect's model gave none.
-            LimitExceededError: a limit of the sample is reached.
+            ModelError: the model returned no usable reply.
+            LimitExceededError: the sample reached one of its limits.
         """
         config = GenerateConfig() if max_tokens is None else GenerateConfig(max_tokens=max_tokens)
         try:
@@ -79,33 +78,33 @@ class InspectModel(Model):
             cost_usd=None,
         )
         if output.error or not output.completion:
-            raise ModelError(f"{self.name} gave no text: {output.error or output.stop_reason}", usage=usage)
-        reason = FINISHED.get(output.stop_reason, output.stop_reason)
+            raise ModelError(f"{self.name} returned no text: {output.error or output.stop_reason}", usage=usage)
+        reason = FINISH_REASONS.get(output.stop_reason, output.stop_reason)
         return ModelReply(text=output.completion, usage=usage, model=self.name, finish_reason=reason)
 
 
 def rlm_solver(
     *,
     calls: Any = None,
-    context: Callable[[TaskState], Context] | str = CONTEXT,
+    context: Callable[[TaskState], Context] | str = CONTEXT_KEY,
     **options: Unpack[OptionsDict],
 ) -> Any:
-    """A solver: an RLM answers the sample's input from its context.
+    """A solver in which an RLM answers the sample's input from its context.
 
-    The root model is the task's (`--model`). The answer is the output; what the run used and where it is are in the store,
-    as `rlm`.
+    The root model is the task's (`--model`). The answer becomes the output. The store gets `rlm`: the run's directory and
+    usage.
 
     Args:
-        calls: the model of the calls, or its name; None takes the model role `sub`, else the task's model.
-        context: a key of the sample's metadata, or a function of the state. A sample without that key is asked with its
-            whole input as context.
-        options: those of `Orchestrator`, but for its models.
+        calls: the model for sub-calls or its name; None is the model role `sub`, else the task's model.
+        context: a key of the sample's metadata, or a function of the state. Without that key, the sample's input is the
+            context.
+        options: options of `Orchestrator`, except the models.
     """
     return _solver(sub_model=calls, context=context, options=options)
 
 
 def rlm_agent(*, calls: Any = None, **options: Unpack[OptionsDict]) -> Any:
-    """An agent: an RLM answers the latest user message, with the whole conversation as context."""
+    """An agent in which an RLM answers the latest user message, with the whole conversation as context."""
     return _agent(sub_model=calls, options=options)
 
 
@@ -114,12 +113,12 @@ def _make_solver(*, sub_model: Any, context: Callable[[TaskState], Context] | st
         if callable(context):
             text: Context = context(state)
         elif context in state.metadata:
-            text = _given(state.metadata[context])
+            text = _as_context(state.metadata[context])
         else:
             text = state.input_text
         query = None if text is state.input_text else state.input_text
         done = await _answer(text, query, sub_model, options)
-        state.store.set("rlm", _told(done))
+        state.store.set("rlm", _as_store_dict(done))
         state.messages.append(ChatMessageAssistant(content=done.answer))
         state.output = ModelOutput.from_content(model=str(get_model()), content=done.answer)
         return state
@@ -130,11 +129,11 @@ def _make_solver(*, sub_model: Any, context: Callable[[TaskState], Context] | st
 def _make_agent(*, sub_model: Any, options: OptionsDict) -> Any:
     async def execute(state: AgentState) -> AgentState:
         """Answers questions about long conversations by writing and running code over them."""
-        said = [{"role": message.role, "content": message.text} for message in state.messages]
-        asked = [message for message in said if message["role"] == "user"]
-        if not asked:
-            raise ConfigError("There is no user message to answer.")
-        done = await _answer(said, asked[-1]["content"], sub_model, options)
+        messages = [{"role": message.role, "content": message.text} for message in state.messages]
+        questions = [message["content"] for message in messages if message["role"] == "user"]
+        if not questions:
+            raise ConfigError("The conversation has no user message to answer.")
+        done = await _answer(messages, questions[-1], sub_model, options)
         state.messages.append(ChatMessageAssistant(content=done.answer))
         state.output = ModelOutput.from_content(model=str(get_model()), content=done.answer)
         return state
@@ -143,29 +142,29 @@ def _make_agent(*, sub_model: Any, options: OptionsDict) -> Any:
 
 
 _solver = solver(name="rlm")(_make_solver)
-_agent = agent(name="rlm", description="Answers a question about a long text by code and calls to models.")(_make_agent)
+_agent = agent(name="rlm", description="Answers a question about a long text with code and model calls.")(_make_agent)
 
 
 async def _answer(context: Context, query: str | None, sub_model: Any, options: OptionsDict) -> Completion:
     root = get_model()
-    sub = get_model(role=ROLE, default=root) if sub_model is None else get_model(sub_model)
-    given: OptionsDict = {**options, "model": InspectModel(root), "sub_model": InspectModel(sub)}
+    sub = get_model(role=SUB_ROLE, default=root) if sub_model is None else get_model(sub_model)
+    merged: OptionsDict = {**options, "model": InspectModel(root), "sub_model": InspectModel(sub)}
     try:
-        return await Orchestrator(**given).acompletion(context, query)
-    except* LimitExceededError as reached:  # of a call among several at once
+        return await Orchestrator(**merged).acompletion(context, query)
+    except* LimitExceededError as reached:  # one of several concurrent calls
         raise _first(reached) from None
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Inspect knows its own error, and no group of them."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+    """The first error of a group: Inspect handles its own error, but no group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
-def _given(value: Any) -> Context:
-    """A text that names a file or folder stays a text: paths are given as such, or as `file:...`."""
+def _as_context(value: Any) -> Context:
+    """The context in a metadata value: `file:PATH` is a file or folder, any other text is itself the context."""
     if isinstance(value, str) and value.startswith("file:"):
         return Path(value.removeprefix("file:"))
     return value  # type: ignore[no-any-return]
@@ -180,7 +179,7 @@ def _message(message: Message) -> ChatMessage:
     return ChatMessageAssistant(content=message.content)
 
 
-def _told(done: Completion) -> dict[str, object]:
+def _as_store_dict(done: Completion) -> dict[str, object]:
     return {
         "run_dir": str(done.run_dir),
         "stop_reason": done.stop_reason,

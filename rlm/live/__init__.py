@@ -1,4 +1,4 @@
-"""A run on the terminal while it goes, and its keys; see `live_view`."""
+"""Runs on a terminal: a live tree with keys, or lines. Imports loop and below."""
 
 from .keys import Controls
 from .view import live_view

@@ -1,13 +1,13 @@
-"""One picture of a run: what is looked at in its tree, and the lines of a screen made of it. No I/O and no clock.
+"""One frame of the live view: a snapshot of the run's state, and the screen lines drawn from it. No I/O and no clock.
 
-`look` takes a picture in little time, `draw` makes lines of it. No line is wider than the screen, and nothing in one can
-act on the terminal.
+`take_snapshot` is quick, so a lock may be held around it; `draw` takes longer. No line is wider than the screen, and no
+text can control the terminal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -17,27 +17,27 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.syntax import Syntax
 
-from rlm._util.text import printable
+from rlm._util.text import duration, first_line, printable, quantity, short_number
 
-from .meters import Meter, at_least, duration, short
+from .meters import Meter, at_least
 from .nodes import Cell, State
-from .rows import Row, one_line, rows
+from .rows import Row, rows
 from .tree import RunState
 
 Line = list[Segment]
-Styled = tuple[str, str]  # a text and the name of its style
+Styled = tuple[str, str]  # text, style
 Footer = Sequence[Sequence[Styled]]
 
-MIN_CELL_LINES: Final = 5  # two titles, code and output; with less there is no use in showing a cell
-METER_WIDTH: Final = 33
-NAME_WIDTH: Final = 8  # of a meter's name
-CODE_WIDTH: Final = 400  # of a line that is highlighted: wider than any screen
+MIN_CELL_LINES: Final = 5  # two titles, code and output; a smaller cell is useless
+METER_WIDTH: Final = 33  # columns for a name, a bar and `1,234 of 10,000`
+NAME_WIDTH: Final = 8  # columns for a meter's name
+CODE_WIDTH: Final = 400  # characters of a line that are highlighted: wider than any screen
 MARKS: Final[dict[State, Styled]] = {"open": ("●", "cyan"), "done": ("✓", "green"), "failed": ("✗", "red")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """What is to be drawn. `cell` is that of `focus`, a node's name; it belongs to this picture alone."""
+class Snapshot:
+    """The data of one frame. `cell` is a copy of the cell of the node named `focus`."""
 
     title: str
     question: str
@@ -49,8 +49,8 @@ class Picture:
     now: float
 
 
-def look(
-    tree: RunState,
+def take_snapshot(
+    state: RunState,
     totals: list[Meter],
     *,
     now: float,
@@ -59,64 +59,50 @@ def look(
     paused: bool = False,
     footer: int = 1,
     with_cell: bool = True,
-) -> Picture:
-    """A picture for a screen of `height` lines, `footer` of which are taken. `now` is on the clock of the events."""
-    node = tree.focus
+) -> Snapshot:
+    """A snapshot for a screen of `height` lines, of which the footer takes `footer`. `now` is on the clock of the events."""
+    node = state.focus
     cell = None if node is None or node.loop is None else node.loop.cell
-    room = height - footer - 3 - len(_meters(totals, width))  # title, question, headings, and the meters
-    whole = not with_cell or cell is None or tree.ended is not None or room < MIN_CELL_LINES + 4
-    for_cell = 0 if cell is None or whole else min(_wanted(cell), room * 9 // 20)
-    seen = rows(tree, now=now, height=max(1, room - for_cell))
-    return Picture(
-        title=printable(tree.run_id),
-        question=one_line((tree.query or "")[:400]),
-        status=_status(tree, now=now, paused=paused),
-        rows=seen,
-        focus="" if node is None or whole else node.name,
-        cell=None if cell is None or whole else _copy(cell),
+    room = height - footer - 3 - len(_meters(totals, width))  # title, question, headings and meters
+    tree_only = not with_cell or cell is None or state.ended is not None or room < MIN_CELL_LINES + 4
+    for_cell = 0 if cell is None or tree_only else min(_cell_height(cell), room * 9 // 20)
+    visible = rows(state, now=now, height=max(1, room - for_cell))
+    return Snapshot(
+        title=printable(state.run_id),
+        question=first_line(state.query or "", 400),
+        status=_status(state, now=now, paused=paused),
+        rows=visible,
+        focus="" if node is None or tree_only else node.name,
+        cell=None if cell is None or tree_only else replace(cell),
         meters=totals,
         now=now,
     )
 
 
-def _wanted(cell: Cell) -> int:
-    """The lines that all of a cell takes; of output a few at least, so that the tree does not jump when it begins."""
+def _cell_height(cell: Cell) -> int:
+    """Lines for the whole cell, a few of them reserved for output so that the tree does not jump when output starts."""
     output = (cell.output + cell.error).count("\n") + 1
     return 2 + cell.code.count("\n") + 1 + max(4, output)
 
 
-def _copy(cell: Cell) -> Cell:
-    return Cell(
-        number=cell.number,
-        code=cell.code,
-        started=cell.started,
-        ended=cell.ended,
-        outcome=cell.outcome,
-        output=cell.output,
-        error=cell.error,
-    )
-
-
-def _status(tree: RunState, *, now: float, paused: bool) -> Styled:
-    if tree.started is None:
-        return "starts", "cyan"
-    seconds = duration(max(0.0, (tree.ended or now) - tree.started))
-    if tree.error is not None:
-        return f"{one_line(tree.error[:80])} after {seconds}", "bold red"
-    if tree.ended is not None:
-        return (
-            f"{tree.stop_reason or 'ended'} after {seconds}",
-            "bold green" if tree.stop_reason == "final" else "yellow",
-        )
+def _status(state: RunState, *, now: float, paused: bool) -> Styled:
+    if state.started is None:
+        return "starting", "cyan"
+    seconds = duration(max(0.0, (state.ended or now) - state.started))
+    if state.error is not None:
+        return f"{first_line(state.error, 80)} after {seconds}", "bold red"
+    if state.ended is not None:
+        style = "bold green" if state.stop_reason == "final" else "yellow"
+        return f"{state.stop_reason or 'ended'} after {seconds}", style
     return (f"PAUSED · {seconds}", "bold yellow") if paused else (f"running {seconds}", "bold cyan")
 
 
-def draw(picture: Picture, console: Console, *, width: int, height: int, footer: Footer) -> list[Line]:
-    """Exactly `height` lines of at most `width` columns, the footer's at the bottom."""
-    top = [*_title(picture, width), *_table(picture.rows, width)]
-    bottom = [*_meters(picture.meters, width), *([_line(parts, width) for parts in footer])]
+def draw(snapshot: Snapshot, console: Console, *, width: int, height: int, footer: Footer) -> list[Line]:
+    """Exactly `height` lines of `width` columns, the footer at the bottom."""
+    top = [*_title(snapshot, width), *_table(snapshot.rows, width)]
+    bottom = [*_meters(snapshot.meters, width), *([_line(parts, width) for parts in footer])]
     room = height - len(top) - len(bottom)
-    middle = [] if picture.cell is None else _cell(picture.focus, picture.cell, picture.now, console, width, room)
+    middle = [] if snapshot.cell is None else _cell(snapshot.focus, snapshot.cell, snapshot.now, console, width, room)
     blank = [[Segment(" " * width)]] * (room - len(middle))
     return (
         [*top, *middle, *blank, *bottom][-height:]
@@ -125,9 +111,9 @@ def draw(picture: Picture, console: Console, *, width: int, height: int, footer:
     )
 
 
-def summary(picture: Picture, width: int) -> list[Line]:
-    """What stays on the terminal when the run has ended."""
-    return [*_title(picture, width), *_table(picture.rows, width), *_meters(picture.meters, width)]
+def summary(snapshot: Snapshot, width: int) -> list[Line]:
+    """The lines left on the terminal after the run."""
+    return [*_title(snapshot, width), *_table(snapshot.rows, width), *_meters(snapshot.meters, width)]
 
 
 @lru_cache(maxsize=256)
@@ -136,13 +122,13 @@ def _style(name: str) -> Style:
 
 
 def _line(parts: Sequence[Styled], width: int) -> Line:
-    """A line of exactly this width; what does not fit is cut with an ellipsis."""
-    return _laid_out(tuple(parts), width)
+    """A line of exactly this width; an ellipsis marks a cut."""
+    return _padded(tuple(parts), width)
 
 
 @lru_cache(maxsize=512)
-def _laid_out(parts: tuple[Styled, ...], width: int) -> Line:
-    """Most of a picture is as it was in the one before."""
+def _padded(parts: tuple[Styled, ...], width: int) -> Line:
+    """Cached, as most lines of a frame equal those of the frame before."""
     line: Line = []
     left = width
     for text, style in parts:
@@ -158,34 +144,34 @@ def _laid_out(parts: tuple[Styled, ...], width: int) -> Line:
     return line
 
 
-def _ends(left: Sequence[Styled], right: Sequence[Styled], width: int) -> Line:
-    """A line with something at its right end."""
+def _justified(left: Sequence[Styled], right: Sequence[Styled], width: int) -> Line:
+    """A line with a left-aligned and a right-aligned part."""
     space = max(0, width - sum(cell_len(text) for text, _ in right))
     return [*_line(left, space), *_line(right, min(width, width - space))]
 
 
-def _title(picture: Picture, width: int) -> list[Line]:
-    status, style = picture.status
-    left: list[Styled] = [("rlm ", "bold"), (picture.title, "dim")]
+def _title(snapshot: Snapshot, width: int) -> list[Line]:
+    status, style = snapshot.status
+    left: list[Styled] = [("rlm ", "bold"), (snapshot.title, "dim")]
     right: list[Styled] = [(" ", ""), (status, style)]
-    lines = [_ends(left, right, width)]
-    return [*lines, _line([(picture.question, "italic")], width)] if picture.question else lines
+    lines = [_justified(left, right, width)]
+    return [*lines, _line([(snapshot.question, "italic")], width)] if snapshot.question else lines
 
 
 def _columns(width: int) -> list[tuple[str, int]]:
-    """The headings of the numbers that there is room for, with their widths."""
-    numbers = [("tokens", 7), ("cost", 8), ("time", 7)]
+    """The columns that fit, with their widths."""
+    numbers = [("tokens", 7), ("cost", 9), ("time", 7)]
     return [("calls", 6), *numbers] if width >= 80 else numbers
 
 
-def _table(seen: Sequence[Row], width: int) -> list[Line]:
+def _table(visible: Sequence[Row], width: int) -> list[Line]:
     columns = _columns(width)
     right = sum(size for _, size in columns)
     headings: list[Styled] = [(f"{name:>{size}}", "dim") for name, size in columns]
     models = min(28, max(10, width // 6))
     return [
-        _ends([], headings, width),
-        *(_ends(_label(row, models), _numbers(row, columns), width) for row in seen if right <= width),
+        _justified([], headings, width),
+        *(_justified(_label(row, models), _numbers(row, columns), width) for row in visible if right <= width),
     ]
 
 
@@ -204,8 +190,8 @@ def _numbers(row: Row, columns: Sequence[tuple[str, int]]) -> list[Styled]:
     used = row.used
     cost = "?" if used.unknown and not used.dollars else at_least(used.dollars, unknown=used.unknown)
     values = {
-        "calls": (f"{used.calls:,}" if used.calls < 10_000 else short(used.calls)) if used.calls else "",
-        "tokens": short(used.tokens) if used.calls else "",
+        "calls": (f"{used.calls:,}" if used.calls < 10_000 else short_number(used.calls)) if used.calls else "",
+        "tokens": short_number(used.tokens) if used.calls else "",
         "cost": cost if used.calls else "",
         "time": duration(row.seconds),
     }
@@ -213,7 +199,7 @@ def _numbers(row: Row, columns: Sequence[tuple[str, int]]) -> list[Styled]:
 
 
 def _cell(focus: str, cell: Cell, now: float, console: Console, width: int, room: int) -> list[Line]:
-    """Code and output of a cell in at most `room` lines: of the code the beginning, of the output the end."""
+    """A cell in at most `room` lines: the start of its code and the end of its output."""
     if room < MIN_CELL_LINES:
         return []
     output = [(line, "") for line in _lines(cell.output)] + [(line, "red") for line in _lines(cell.error)]
@@ -222,19 +208,20 @@ def _cell(focus: str, cell: Cell, now: float, console: Console, width: int, room
     for_code = min(len(code), room - 2 - for_output)
     for_output = min(len(output), room - 2 - for_code)
     seconds = duration((cell.ended or now) - cell.started)
-    state = f"runs {seconds}" if cell.outcome is None else f"{cell.outcome} after {seconds}"
+    state = f"running {seconds}" if cell.outcome is None else f"{cell.outcome} after {seconds}"
     style = "cyan" if cell.outcome is None else "green" if cell.outcome == "ok" else "red"
     lines = [_rule([(f" {focus} cell {cell.number} ", "bold"), (f"{state} ", style)], width)]
-    shown = "\n".join(line[:CODE_WIDTH] for line in code[:for_code])
-    lines += [_fit(line, width) for line in _highlighted(printable(shown.expandtabs(4)), console)]
+    head = "\n".join(line[:CODE_WIDTH] for line in code[:for_code])
+    lines += [_fit(line, width) for line in _highlighted(printable(head.expandtabs(4)), console)]
     cut = len(code) - for_code
-    more = f" output, above it {cut:,} more line{'s' * (cut != 1)} of code " if cut else " output "
-    lines.append(_rule([(more if output else more.replace("output", "no output yet", 1), "dim")], width))
+    title = "output" if output else "no output yet"
+    title += f" ({quantity(cut, 'more line')} of code above)" if cut else ""
+    lines.append(_rule([(f" {title} ", "dim")], width))
     return lines + [_line([(f"  {line}", kind)], width) for line, kind in output[len(output) - for_output :]]
 
 
 def _lines(text: str) -> list[str]:
-    """Lines as a terminal would leave them: of what overwrote itself the last, no tabs, nothing that acts."""
+    """Lines as a terminal would show them: the last state of overwritten lines, tabs expanded, all printable."""
     if not text.strip():
         return []
     lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip().split("\n"))
@@ -248,7 +235,7 @@ def _rule(parts: Sequence[Styled], width: int) -> Line:
 
 @lru_cache(maxsize=8)
 def _highlighted(code: str, console: Console) -> list[Line]:
-    """Highlighting takes longer than all the rest, and a cell's code stays the same for many pictures."""
+    """Cached: highlighting takes longer than the rest of a frame, and a cell's code stays for many frames."""
     text = Syntax("", "python", background_color="default", theme="ansi_dark").highlight(code)
     lines = text.split("\n", allow_blank=True)[: code.count("\n") + 1]
     return [[segment for segment in line.render(console) if segment.text != "\n"] for line in lines]
@@ -259,27 +246,25 @@ def _fit(line: Line, width: int) -> Line:
 
 
 def _meters(all_meters: Sequence[Meter], width: int) -> list[Line]:
-    """Bars where there is a limit, numbers where there is none, as many beside each other as there is room for: a number
-    of which a part is seen says something else.
-    """
-    widest = max(NAME_WIDTH + len(meter.told) + 1 for meter in all_meters)
-    a_line = max(1, min(len(all_meters), max(2, width // METER_WIDTH), width // widest))
-    size = width // a_line
+    """A bar for each limit, a number without one; as many in a line as fit, since half a number would mislead."""
+    widest = max(NAME_WIDTH + len(meter.text) + 1 for meter in all_meters)
+    per_line = max(1, min(len(all_meters), max(2, width // METER_WIDTH), width // widest))
+    size = width // per_line
     lines = []
-    for first in range(0, len(all_meters), a_line):
-        parts = [part for meter in all_meters[first : first + a_line] for part in _meter(meter, size)]
+    for first in range(0, len(all_meters), per_line):
+        parts = [part for meter in all_meters[first : first + per_line] for part in _meter(meter, size)]
         lines.append(_line(parts, width))
     return lines
 
 
 def _meter(meter: Meter, size: int) -> list[Styled]:
     name: Styled = (f"{meter.name:<{NAME_WIDTH}}", "dim")
-    told = meter.told
+    text = meter.text
     share = meter.share
-    bar = 0 if share is None else min(12, size - NAME_WIDTH - len(told) - 3)
+    bar = 0 if share is None else min(12, size - NAME_WIDTH - len(text) - 3)
     if share is None or bar < 3:
-        return [name, (told.ljust(size - NAME_WIDTH), "")]
+        return [name, (text.ljust(size - NAME_WIDTH), "")]
     filled = round(share * bar)
     style = "green" if share < 0.7 else "yellow" if share < 0.9 else "red"
-    rest = f" {told:<{size - NAME_WIDTH - 1 - bar}}"
+    rest = f" {text:<{size - NAME_WIDTH - 1 - bar}}"
     return [name, ("━" * filled, style), ("─" * (bar - filled), "dim"), (rest, "")]

@@ -1,4 +1,4 @@
-"""What keys do to a run, and the lines that say so. Pure: keys come as text, and go to the run through `Controls`."""
+"""The keys of the live view and its footer. Pure: keys arrive as text and act on the run through `Controls`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ Styled = tuple[str, str]
 Mode = Literal["watch", "answer", "limit", "cancel", "help"]
 
 ESCAPE: Final = "\x1b"
-INTERRUPT: Final = "\x03"  # Ctrl-C, where the terminal does not make a signal of it
+INTERRUPT: Final = "\x03"  # Ctrl-C on a terminal that sends no signal for it
 HELP: Final = (
-    ("p", "pause: no RLM begins another turn, what was asked is answered; again: go on"),
-    ("a", "answer now: the root takes its last turn with what it has"),
-    ("l", "raise a limit: choose one, it is doubled"),
-    ("q", "cancel the run, as Ctrl-C does; `rlm resume` goes on, no call is paid twice"),
+    ("p", "pause: pending calls finish, no RLM starts another turn; p again: continue"),
+    ("a", "answer now: the root model takes its last turn with what it has"),
+    ("l", "raise a limit: double the one you choose"),
+    ("q", "cancel the run (like Ctrl-C); continue it later with `rlm resume`"),
 )
 
 
 class Controls(Protocol):
-    """A run that can be steered, from any thread."""
+    """A run under way; all methods may be called from any thread."""
 
     @property
     def limits(self) -> Limits:
-        """As they are now."""
+        """The current limits."""
         ...
 
     @property
     def seconds(self) -> float:
-        """What is used of `max_seconds`."""
+        """The run's clock: the used part of `max_seconds`."""
         ...
 
     @property
@@ -42,50 +42,50 @@ class Controls(Protocol):
         ...
 
     def pause(self) -> None:
-        """No RLM begins another turn until `unpause`."""
+        """Start no further turn of any RLM until `unpause`."""
         ...
 
     def unpause(self) -> None:
-        """Take back `pause`."""
+        """Continue after `pause`."""
         ...
 
     def answer_now(self) -> None:
-        """The root takes its last turn with what it has."""
+        """Let the root model take its last turn with what it has."""
         ...
 
     def raise_limit(self, **limits: float | int | None) -> None:
-        """New limits, by their names in `Limits`. Raises ConfigError."""
+        """Set higher limits, by their names in `Limits`. Raises ConfigError if a value is invalid."""
         ...
 
     def cancel(self) -> None:
-        """End the run."""
+        """End the run without an answer."""
         ...
 
 
 class Keys:
-    """The keyboard of one run: which question is open, and what was last said."""
+    """The keyboard of one run: the open question and the latest message."""
 
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
         self._mode: Mode = "watch"
-        self._said = ""
+        self._message = ""
 
     def press(self, key: str, meters: Sequence[Meter]) -> None:
-        """Do what a key means now. `meters` are the totals of the moment."""
-        mode, self._mode, self._said = self._mode, "watch", ""
+        """Act on a key. `meters` are the current totals."""
+        mode, self._mode, self._message = self._mode, "watch", ""
         if key == INTERRUPT:
             self._cancel()
             return
         match mode, key:
             case "answer", "y":
                 self._controls.answer_now()
-                self._said = "The root takes its last turn with what it has."
+                self._message = "Asking the root model for its answer now."
             case "cancel", "y":
                 self._cancel()
             case "limit", _:
                 self._raise(key, meters)
             case (("answer" | "cancel"), _):
-                self._said = "Nothing was changed."
+                self._message = "Nothing changed."
             case _, "p":
                 self._pause()
             case _, "a":
@@ -93,7 +93,7 @@ class Keys:
             case _, "l" if limited(meters):
                 self._mode = "limit"
             case _, "l":
-                self._said = "This run has no limit that can be raised."
+                self._message = "This run has no limit that can be raised."
             case _, "q":
                 self._mode = "cancel"
             case ("watch", "?"):
@@ -103,57 +103,62 @@ class Keys:
         """The lines at the bottom of the screen."""
         match self._mode:
             case "answer":
-                return [[*_asks("Answer now, with what there is?"), *_hints(("y", "yes"), ("n", "no"))]]
+                return [[*_question("Answer now with what the run has so far?"), *_hints(("y", "yes"), ("n", "no"))]]
             case "cancel":
-                return [[*_asks("Cancel the run?"), *_hints(("y", "yes"), ("n", "no"))]]
+                return [[*_question("Cancel the run?"), *_hints(("y", "yes"), ("n", "no"))]]
             case "limit":
-                question = [*_asks("Double which limit?"), *_hints(("Enter", "the first"), ("Esc", "none"))]
-                choices = [(meter.key, f"{meter.name} {meter.told} → {_doubled(meter)}") for meter in limited(meters)]
+                question = [
+                    *_question("Double which limit?"),
+                    *_hints(("Enter", "the closest to its end"), ("Esc", "cancel")),
+                ]
+                choices = [(meter.key, f"{meter.name} {meter.text} → {_doubled(meter)}") for meter in limited(meters)]
                 return [question, *(_hints(choice) for choice in choices)]
             case "help":
                 return [_hints((key, what)) for key, what in HELP]
             case "watch":
-                turn = "go on" if self._controls.paused else "pause"
-                hints = _hints(("p", turn), ("a", "answer now"), ("l", "raise a limit"), ("q", "cancel"), ("?", "help"))
-                return [[(self._said, "yellow")], hints] if self._said else [hints]
+                toggle = "continue" if self._controls.paused else "pause"
+                hints = _hints(
+                    ("p", toggle), ("a", "answer now"), ("l", "raise a limit"), ("q", "cancel"), ("?", "help")
+                )
+                return [[(self._message, "yellow")], hints] if self._message else [hints]
 
     def _pause(self) -> None:
         if self._controls.paused:
             self._controls.unpause()
-            self._said = "The run goes on."
+            self._message = "The run continues."
         else:
             self._controls.pause()
-            self._said = "No RLM begins another turn until p is pressed again."
+            self._message = "Paused. Press p to continue."
 
     def _cancel(self) -> None:
         self._controls.cancel()
-        self._said = "The run is being cancelled."
+        self._message = "Cancelling the run."
 
     def _raise(self, key: str, meters: Sequence[Meter]) -> None:
         choices = limited(meters)
         chosen = choices[0] if key in "\r\n" else next((meter for meter in choices if meter.key == key), None)
         if chosen is None:
-            self._said = "Nothing was changed."
+            self._message = "Nothing changed."
             return
         try:
             self._controls.raise_limit(**{chosen.field: chosen.doubled})
         except ConfigError as error:
-            self._said = str(error)
+            self._message = str(error)
         else:
-            self._said = f"The limit on {chosen.name} is {_doubled(chosen)} now."
+            self._message = f"The limit on {chosen.name} is now {_doubled(chosen)}."
 
 
 def limited(meters: Sequence[Meter]) -> list[Meter]:
-    """The totals with a limit that can be raised, the one that will be reached first before all others."""
+    """The totals whose limit can be raised, the closest to its limit first."""
     choices = (meter for meter in meters if meter.share is not None and meter.field in RAISABLE)
     return sorted(choices, key=lambda meter: -(meter.share or 0.0))
 
 
 def _doubled(meter: Meter) -> str:
-    return "" if meter.doubled is None else meter.words(meter.doubled)
+    return "" if meter.doubled is None else meter.amount_text(meter.doubled)
 
 
-def _asks(question: str) -> list[Styled]:
+def _question(question: str) -> list[Styled]:
     return [(f"{question}  ", "bold yellow")]
 
 
@@ -162,7 +167,7 @@ def _hints(*hints: Styled) -> list[Styled]:
 
 
 def split(data: bytes) -> list[str]:
-    """The keys in what a terminal sent: one a character. Arrows and the like come as sequences, and mean nothing here."""
+    """The keys in a terminal's input, one a character. Escape sequences, such as those of arrows, are ignored."""
     text = data.decode("utf-8", "ignore")
     if text.startswith(ESCAPE) and len(text) > 1:
         return []

@@ -1,4 +1,4 @@
-"""A run as lines, for a log or a pipe: what the root does, what fails, how far batches are; never one a call of a batch."""
+"""Events as lines: `format_event` gives every line its wording, `LineView` prints the ones that a log or a pipe needs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
+from rlm._util.text import dollars, duration, first_line, quantity
 from rlm.events import (
     AnswerReplayed,
     CellFinished,
     Compacted,
     Event,
+    LimitsRaised,
     ModelFailed,
+    QuestionAsked,
     ReplayDiverged,
     RLMFinished,
     RLMStarted,
@@ -21,96 +24,136 @@ from rlm.events import (
     RunResumed,
     SandboxLost,
     SubCallFinished,
+    SubCallStarted,
+    ToolUsed,
     TurnStarted,
 )
 
-from .meters import dollars, duration, short
 from .nodes import Group
-from .rows import counts, one_line
+from .rows import group_summary
 from .tree import RunState
 
-PROGRESS_SECONDS: Final = 10.0  # between two lines about a batch under way
+PROGRESS_SECONDS: Final = 10.0  # between two lines about the same batch
+SANDBOX_CHARS: Final = 12  # of a container's id: what `docker ps` shows
 
 
-class PlainView:
-    """Prints short lines; a listener of events."""
+def format_event(event: Event) -> str:
+    """One line about an event, printable and without its node; empty for an event that has no line."""
+    match event:
+        case RunResumed():
+            return f"resumed with {quantity(event.recorded, 'recorded call')}"
+        case ReplayDiverged():
+            return f"call {event.ordinal} diverged from the recording; continuing with live calls"
+        case AnswerReplayed():
+            return "answered from the journal"
+        case QuestionAsked():
+            return f"further question: {first_line(event.query)}"
+        case LimitsRaised():
+            return f"limits raised: {', '.join(f'{name}={value}' for name, value in event.limits.items())}"
+        case RLMStarted():
+            context = f"{first_line(event.context_type)} of length {event.context_size:,}"
+            return f"RLM on {first_line(event.model)}, sandbox {_sandbox(event.sandbox)}, context: {context}"
+        case TurnStarted():
+            return event.label
+        case CellFinished(result=result) if result.outcome != "ok":
+            return f"cell {event.cell}: {result.outcome}: {first_line(_last_line(result.error))}"
+        case CellFinished():
+            return f"cell {event.cell}: ok"
+        case SubCallStarted():
+            return f"{'RLM' if event.recursive else 'call'} to {first_line(event.model)}: {first_line(event.prompt)}"
+        case SubCallFinished():
+            return f"{'answered' if event.ok else 'failed'}: {first_line(event.text)}"
+        case ToolUsed():
+            return f"tool {'called' if event.ok else 'failed'}: {first_line(event.tool + event.arguments)}"
+        case ModelFailed():
+            return f"{first_line(event.model)} failed: {first_line(event.error)}"
+        case Compacted():
+            return f"compacted {quantity(event.messages, 'message')}: {first_line(event.summary)}"
+        case SandboxLost():
+            restored = "restored by running its cells again" if event.restored else "only `context` is restored"
+            return f"sandbox {_sandbox(event.sandbox)} lost, {restored}: {first_line(event.reason)}"
+        case RLMFinished():
+            end = f"({event.stop_reason}, {quantity(event.iterations, 'turn')})"
+            answer = first_line(event.answer, 400)
+            return f"answer {end}: {answer}" if answer else f"no answer {end}"
+        case RunFinished(usage=usage):
+            totals = _totals(event.seconds, usage.calls, usage.total_tokens, dollars(usage.cost_usd))
+            if event.error is None or event.error == "cancelled":
+                return f"{event.error or 'finished'} after {totals}"
+            return f"failed after {totals}: {first_line(event.error)}"
+        case _:
+            return ""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._tree = RunState()
+
+class LineView:
+    """Prints a run as short lines; a listener of events, in any thread.
+
+    It leaves out single calls and cells that succeed. A batch gets a line when its cell ends and one every ten seconds. A
+    turn of the root also shows the totals of the run.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._state = RunState()
         self._lock = threading.Lock()
         self._latest = 0.0
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            caller, batch = self._batch_of(event.node)
-            self._tree(event)
+            node, batch = self._batch_of(event.node)
+            self._state(event)
             if batch is None:
-                told = self._told(event)
-            else:  # of what happens within it, how far it is, from time to time
-                late = isinstance(event, SubCallFinished) and event.ts - self._latest >= PROGRESS_SECONDS
-                told = counts(batch) if late else ""
-            if told:
+                line = self._line(event)
+            else:
+                due = isinstance(event, SubCallFinished) and event.ts - self._latest >= PROGRESS_SECONDS
+                line = group_summary(batch) if due else ""
+            if line:
                 self._latest = event.ts
-                self._console.print(Text(f"{caller}  {told}"), soft_wrap=True)
+                self._console.print(Text(f"{node}  {line}"), soft_wrap=True)
 
     def _batch_of(self, name: str) -> tuple[str, Group | None]:
-        """The batch that a node or one above it is in, and who called it; the node itself where there is none."""
-        node = self._tree.find(name)
+        """The batch that holds a node or one of its ancestors, with the batch's caller; without one, the node itself."""
+        node = self._state.find(name)
         while node is not None and node.parent is not None:
             if node.group is not None and node.group.batch:
                 return node.parent.name, node.group
             node = node.parent
         return name, None
 
-    def _told(self, event: Event) -> str:
-        """What is to be said of an event."""
+    def _line(self, event: Event) -> str:
         match event:
-            case RunResumed():
-                return f"goes on, with {event.recorded:,} recorded calls"
-            case ReplayDiverged():
-                return f"call {event.ordinal} is not the recorded one: from here on the network is asked"
-            case AnswerReplayed():
-                return "answered from the journal"
-            case RLMStarted():
-                return f"RLM on {one_line(event.model)}, context: {event.context_type} of {event.context_size:,}"
-            case TurnStarted():
-                return event.label
-            case ModelFailed():
-                return f"{one_line(event.model)} failed: {one_line(event.error)}"
+            case TurnStarted(node="0") if self._state.used.calls:
+                return f"{format_event(event)}: {self._totals_so_far()}"
             case CellFinished():
                 return self._cell(event)
-            case SubCallFinished(ok=False):
-                return f"failed: {one_line(event.text)}"
-            case Compacted():
-                return f"{event.messages:,} messages made shorter"
-            case SandboxLost():
-                return f"sandbox lost and replaced: {one_line(event.reason)}"
-            case RLMFinished():
-                return f"answer ({event.stop_reason}, {event.iterations} turns): {one_line(event.answer[:400])}"
-            case RunFinished():
-                return self._end(event)
-            case _:
+            case SubCallStarted() | SubCallFinished(ok=True) | ToolUsed(ok=True):
                 return ""
+            case _:
+                return format_event(event)
+
+    def _totals_so_far(self) -> str:
+        state, used = self._state, self._state.used
+        seconds = state.latest - (state.started or state.latest)
+        cost = dollars(None if used.unknown and not used.dollars else used.dollars)
+        cost = f"≥{cost}" if used.unknown and used.dollars else cost
+        return _totals(seconds, used.calls, used.tokens, cost)
 
     def _cell(self, event: CellFinished) -> str:
-        """Its batches, and how it failed; nothing of a cell that just ran."""
-        node = self._tree.find(event.node)
-        loop = None if node is None else node.loop
-        batches = (
-            []
-            if loop is None
-            else [counts(group) for (cell, batch), group in loop.groups.items() if batch and cell == event.cell]
-        )
-        result = event.result
-        failed = [] if result.outcome == "ok" else [f"{result.outcome}: {one_line(_last_line(result.error))}"]
-        return f"cell {event.cell}: {', '.join(batches + failed)}" if batches or failed else ""
+        """Its batches and its failure; nothing about a cell that just succeeded."""
+        node = self._state.find(event.node)
+        groups = {} if node is None or node.loop is None else node.loop.groups
+        batches = [group_summary(group) for (cell, batch), group in groups.items() if batch and cell == event.cell]
+        if not batches:
+            return "" if event.result.outcome == "ok" else format_event(event)
+        return f"{format_event(event)}; {', '.join(batches)}"
 
-    def _end(self, event: RunFinished) -> str:
-        used = event.usage
-        cost = "unknown" if used.cost_usd is None else dollars(used.cost_usd)
-        how = f"failed: {one_line(event.error)}, " if event.error else ""
-        return f"{how}{duration(event.seconds)}, {used.calls:,} calls, {short(used.total_tokens)} tokens, cost {cost}"
+
+def _totals(seconds: float, calls: int, tokens: int, cost: str) -> str:
+    return f"{duration(seconds)}, {quantity(calls, 'model call')}, {quantity(tokens, 'token')}, cost {cost}"
+
+
+def _sandbox(name: str) -> str:
+    return first_line(name[:SANDBOX_CHARS])
 
 
 def _last_line(text: str) -> str:

@@ -1,6 +1,6 @@
-"""What is kept of the nodes of a run: those that are open, and of those that have ended the newest; the others are counts.
+"""The nodes of a run: open nodes, the newest finished ones, and counts of the rest. Pure.
 
-Texts are kept as they came; whoever shows them escapes them.
+Texts are stored unescaped; whoever shows them escapes them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Final, Literal
 
 from rlm.types import Outcome, Usage
 
-KEPT_ENDED: Final = 16  # nodes of a group that have ended: as many as a screen has room for
-KEPT_FAILED: Final = 4  # their reasons tell what goes wrong
-OUTPUT_CHARS: Final = 8_000  # of its output, the newest
+KEPT_FINISHED: Final = 16  # finished nodes of a group: a screen shows no more
+KEPT_FAILED: Final = 4  # failed nodes of a group: a few reasons explain the failures
+OUTPUT_CHARS: Final = 8_000  # the end of a cell's output: more than a screen shows
 
 State = Literal["open", "done", "failed"]
 
 
 @dataclass(slots=True)
 class Used:
-    """What calls used. `unknown`: some had no price, and `dollars` is that of the others."""
+    """Usage of calls. If `unknown`, some calls had no known price and `dollars` covers only the others."""
 
     calls: int = 0
     tokens: int = 0
@@ -44,7 +44,7 @@ class Used:
 
 @dataclass(slots=True, kw_only=True)
 class Cell:
-    """The newest cell of an RLM. `outcome` is None while it runs; `output` ends with what was written last."""
+    """The latest cell of an RLM. `outcome` is None while it runs; `output` is the end of its output."""
 
     number: int
     code: str
@@ -60,8 +60,9 @@ class Cell:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Group:
-    """Calls that belong together: one `llm_batch`, or the single calls of one cell (`batch` 0); in an RLM's `earlier`, all
-    that are no longer kept. `model` is None where there are several.
+    """Calls counted together: one `llm_batch`, or the single calls of one cell (`batch` 0).
+
+    `earlier` of a `Loop` is the sum of the groups dropped so far. `model` is None if the calls went to several models.
     """
 
     recursive: bool
@@ -74,11 +75,11 @@ class Group:
     failed: int = 0
     used: Used = field(default_factory=Used)
     open: dict[str, Node] = field(default_factory=dict)
-    ended: deque[Node] = field(default_factory=lambda: deque(maxlen=KEPT_ENDED))
+    ended: deque[Node] = field(default_factory=lambda: deque(maxlen=KEPT_FINISHED))
     failures: deque[Node] = field(default_factory=lambda: deque(maxlen=KEPT_FAILED))
 
     def merge(self, other: Group) -> None:
-        """Take in the counts of a group in which nothing is open."""
+        """Add the counts of a group without open calls."""
         self.asked += other.asked
         self.done += other.done
         self.failed += other.failed
@@ -90,10 +91,10 @@ class Group:
 
 @dataclass(slots=True, kw_only=True)
 class Loop:
-    """What only an RLM has. `asking`: its model has been asked and has not replied yet."""
+    """State that only an RLM has. `asking`: a request to its model is pending. `max_turns` None: no limit."""
 
     turn: int = 0
-    of: int | None = 0
+    max_turns: int | None = 0
     asking: bool = False
     ready: bool = False
     cell: Cell | None = None
@@ -111,8 +112,9 @@ class Loop:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Node:
-    """An RLM (with a `loop`) or a plain call. `note` is what was asked; once it has failed, the reason. `used` includes
-    all nodes below it.
+    """An RLM (with a `loop`) or a plain call.
+
+    `note` is the prompt, or the reason of a failure. `used` includes all nodes below.
     """
 
     name: str

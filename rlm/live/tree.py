@@ -1,6 +1,6 @@
-"""The state of a run as its events go by: which nodes are open, what they do, what they have used. Pure; times are events'.
+"""The state of a run, built from its events: open nodes, their progress, their usage. Pure; times come from the events.
 
-Each event costs the same, however large the run, and what is kept is bounded; see `nodes.py`.
+An event takes constant time however large the run, and memory is bounded; see `nodes.py`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from rlm.types import StopReason, Usage
 from .nodes import OUTPUT_CHARS, Cell, Group, Loop, Node, State
 
 ROOT: Final = "0"
-KEPT_GROUPS: Final = 8  # of an RLM; what is older is one line
-CODE_CHARS: Final = 8_000  # of a cell: more than a screen shows
-LINE_CHARS: Final = 200  # of a prompt, an error, a reason: one line is shown
+KEPT_GROUPS: Final = 8  # groups of an RLM shown one by one; older ones are summed up in one line
+CODE_CHARS: Final = 8_000  # the start of a cell's code: more than a screen shows
+LINE_CHARS: Final = 200  # the start of a prompt or reason: only one line is shown
 
 
 class RunState:
@@ -42,10 +42,10 @@ class RunState:
 
     Attributes:
         root: the first RLM.
-        used: what all calls used.
-        rlms: how many RLMs have begun.
+        used: usage of all calls.
+        rlms: number of RLMs started.
         focus: the RLM whose cell is shown; None before the first cell.
-        ended: when the run ended, as an event's time.
+        ended: the time of the run's last event; None while it runs.
     """
 
     def __init__(self) -> None:
@@ -65,27 +65,27 @@ class RunState:
 
     @property
     def open_nodes(self) -> int:
-        """RLMs and calls that have not ended."""
+        """The number of open RLMs and calls."""
         return len(self._open)
 
     def find(self, name: str) -> Node | None:
-        """The node of this name, while it is open."""
+        """The open node of this name."""
         return self._open.get(name)
 
     def __call__(self, event: Event) -> None:
-        """Take in the next event; those that change nothing here, or come late, are let pass."""
+        """Apply the next event. Events that change nothing here, or arrive late, are ignored."""
         self.latest = event.ts
         if self.started is None:
             self.started = self.root.started = event.ts
             self.run_id = event.run_id
         match event:
             case SubCallStarted():
-                self._call(event)
+                self._start_call(event)
                 return
             case RunFinished():
                 self._finish(event)
                 return
-            case ModelReplied() | ModelFailed() if event.node not in self._open:  # of a call that was given up
+            case ModelReplied() | ModelFailed() if event.node not in self._open:  # the call was abandoned
                 self.used.add(event.usage or Usage())
                 return
         node = self._open.get(event.node)
@@ -93,11 +93,11 @@ class RunState:
             return
         match event:
             case ModelReplied() | ModelFailed():
-                self._spent(node, event.usage)
+                self._add_usage(node, event.usage)
             case SubCallFinished():
                 self._end(node, "done" if event.ok else "failed", event.ts, event.text)
             case RLMStarted():
-                self._begin_rlm(node, event)
+                self._start_rlm(node, event)
             case AnswerReplayed():
                 node.from_journal = True
             case RunStarted():
@@ -112,11 +112,11 @@ class RunState:
                 if loop.cell is not None:
                     loop.cell.write(event.text)
             case TurnStarted():
-                loop.turn, loop.of, loop.asking = event.turn, event.of, True
+                loop.turn, loop.max_turns, loop.asking = event.turn, event.of, True
             case CellStarted():
                 loop.asking = False
                 loop.cell = Cell(number=event.cell, code=event.code[:CODE_CHARS], started=event.ts)
-                self._look_at(node)
+                self._move_focus(node)
             case CellFinished():
                 self._end_cell(loop, event)
             case ToolUsed():
@@ -130,25 +130,25 @@ class RunState:
                 if node is self.root:
                     self._end(node, "done", event.ts, "")
 
-    def _spent(self, node: Node, usage: Usage | None) -> None:
-        """Count it for the node, those above, and their groups."""
+    def _add_usage(self, node: Node, usage: Usage | None) -> None:
+        """Count usage for the node, its ancestors, and their groups."""
         if node.loop is not None:
             node.loop.asking = False
         if usage is None:
             return
-        above: Node | None = node
-        while above is not None:
-            above.used.add(usage)
-            if above.group is not None:
-                above.group.used.add(usage)
-            above = above.parent
+        ancestor: Node | None = node
+        while ancestor is not None:
+            ancestor.used.add(usage)
+            if ancestor.group is not None:
+                ancestor.group.used.add(usage)
+            ancestor = ancestor.parent
 
-    def _call(self, event: SubCallStarted) -> None:
+    def _start_call(self, event: SubCallStarted) -> None:
         parent = self._open.get(event.node.rpartition(".")[0])
         if parent is None or parent.loop is None:
             return
-        if (before := self._open.get(event.node)) is not None:  # its cell runs again, in a new sandbox
-            self._end(before, "failed", event.ts, "asked again")
+        if (before := self._open.get(event.node)) is not None:  # its cell runs again in a new sandbox
+            self._end(before, "failed", event.ts, "sent again in a new sandbox")
         loop = parent.loop
         key = (0 if loop.cell is None else loop.cell.number, event.batch)
         group = loop.groups.get(key)
@@ -156,7 +156,7 @@ class RunState:
             group = loop.groups[key] = Group(
                 recursive=event.recursive, batch=event.batch, model=event.model, started=event.ts, latest=event.ts
             )
-            _forget_oldest(loop)
+            _drop_oldest(loop)
         elif group.model != event.model:
             group.model = None
         group.asked += 1
@@ -171,7 +171,7 @@ class RunState:
         )
         group.open[event.node] = self._open[event.node] = node
 
-    def _begin_rlm(self, node: Node, event: RLMStarted) -> None:
+    def _start_rlm(self, node: Node, event: RLMStarted) -> None:
         self.rlms += 1
         node.model = event.model
         node.loop = Loop(ready=True)
@@ -182,7 +182,7 @@ class RunState:
             return
         cell.ended, cell.outcome = event.ts, result.outcome
         cell.error = result.error[-OUTPUT_CHARS:]
-        if not cell.output:  # it was not streamed
+        if not cell.output:  # not streamed
             cell.write(result.stdout)
             cell.write(result.stderr)
         loop.errors += result.outcome != "ok"
@@ -190,11 +190,11 @@ class RunState:
             self._end(node, "failed", event.ts, "the cell ended before this call was answered")
 
     def _end(self, node: Node, state: State, ts: float, note: str) -> None:
-        """Close a node, and whatever is open below it."""
+        """Close a node and all open nodes below it."""
         if node.loop is not None:
             for below in _open_below(node.loop):
-                self._end(below, "failed", ts, "its caller has ended")
-            if node.group is not None:  # the calls of an RLM that has its answer are one line
+                self._end(below, "failed", ts, "its caller ended")
+            if node.group is not None:  # a finished RLM is one line
                 node.loop.groups, node.loop.earlier, node.loop.cell = {}, None, None
         self._open.pop(node.name, None)
         node.state, node.ended = state, ts
@@ -213,8 +213,8 @@ class RunState:
             group.failed += 1
             group.failures.append(node)
 
-    def _look_at(self, node: Node) -> None:
-        """Follow one RLM until it has its answer, or one below it runs a cell: the eye needs rest."""
+    def _move_focus(self, node: Node) -> None:
+        """Show the cells of one RLM until it finishes or one below it runs a cell: a jumping view is unreadable."""
         if self.focus is None or node.name.startswith(f"{self.focus.name}."):
             self.focus = node
 
@@ -222,19 +222,19 @@ class RunState:
         self.ended, self.stop_reason, self.error = event.ts, event.stop_reason, event.error
         if self.root.state == "open":
             self._end(self.root, "failed", event.ts, event.error or "")
-        usage = event.usage  # with what an earlier process of a resumed run had used
+        usage = event.usage  # includes the usage of earlier processes of a resumed run
         self.used.calls, self.used.tokens = usage.calls, usage.total_tokens
         self.used.dollars, self.used.unknown = usage.cost_usd or 0.0, usage.cost_usd is None
 
 
 def _open_below(loop: Loop) -> Iterator[Node]:
-    """The open calls of an RLM; they may be closed meanwhile."""
+    """The open calls of an RLM; the caller may close them while iterating."""
     for group in loop.groups.values():
         yield from list(group.open.values())
 
 
-def _forget_oldest(loop: Loop) -> None:
-    """Of too many groups, the oldest in which nothing is open becomes a part of `earlier`."""
+def _drop_oldest(loop: Loop) -> None:
+    """With too many groups, merge the oldest without open calls into `earlier`."""
     if len(loop.groups) <= KEPT_GROUPS:
         return
     for key, group in list(loop.groups.items())[:-1]:

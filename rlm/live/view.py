@@ -1,6 +1,6 @@
-"""A run on the terminal while it goes: a tree that is drawn anew as it changes, or lines where there is no terminal.
+"""The live view: a call tree on a terminal, lines elsewhere.
 
-`async with live_view(run) as view:` and `view` is the listener of the run's events.
+`async with live_view(run) as view:` gives the listener for the run's events.
 """
 
 from __future__ import annotations
@@ -23,20 +23,18 @@ from rich.segment import Segment, Segments
 
 from rlm.events import Event, OnEvent
 
-from .frame import Footer, Line, draw, look, summary
+from .frame import Footer, Line, draw, summary, take_snapshot
 from .keys import Controls, Keys
-from .lines import PlainView
+from .lines import LineView
 from .meters import Meter, meters
 from .tree import RunState
 
-SUMMARY_ROWS: Final = 20  # of the tree, left on the terminal when all is over
-
-
-AT_ONCE: Final = 1_000  # events that may wait for the next picture, which may be long in coming
+SUMMARY_ROWS: Final = 20  # of the tree, left on the terminal after the run
+EVENT_BATCH: Final = 1_000  # events queued for the next frame: bounds the queue while no frame is drawn
 
 
 class LiveView:
-    """What is on the screen: the tree of a run, and the state of the keyboard. A listener for events, in any thread."""
+    """The screen of a run: its tree and its keyboard. Listens to events, in any thread."""
 
     def __init__(
         self,
@@ -51,61 +49,67 @@ class LiveView:
         self._has_keys = has_keys
         self._clock = clock
         self._keys = Keys(controls)
-        self._tree = RunState()
-        self._waiting: deque[Event] = deque()
-        self._lock = threading.Lock()  # over the tree: events come in one thread, pictures are taken in another
+        self._state = RunState()
+        self._queue: deque[Event] = deque()
+        self._lock = threading.Lock()  # guards the state: one thread applies events, another draws
 
     def __call__(self, event: Event) -> None:
-        self._waiting.append(event)
-        if len(self._waiting) >= AT_ONCE:
+        self._queue.append(event)
+        if len(self._queue) >= EVENT_BATCH:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        """Take in the events that wait: many at once cost a third of what they cost one by one."""
+        """Apply the queued events: a batch takes a third of the time that single events take."""
         with self._lock:
-            while self._waiting:
-                self._tree(self._waiting.popleft())
+            while self._queue:
+                self._state(self._queue.popleft())
 
     def press(self, key: str) -> None:
         self._keys.press(key, self._totals())
 
     def paint(self, width: int, height: int) -> list[Line]:
-        """The screen as it has to be now."""
+        """The current screen."""
         self._catch_up()
         now = self._clock()
         paused = self._controls.paused
         totals = self._totals()
         footer: Footer = self._keys.footer(totals) if self._has_keys else []
         with self._lock:
-            picture = look(self._tree, totals, now=now, height=height, width=width, paused=paused, footer=len(footer))
-        return draw(picture, self._console, width=width, height=height, footer=footer)
+            snapshot = take_snapshot(
+                self._state, totals, now=now, height=height, width=width, paused=paused, footer=len(footer)
+            )
+        return draw(snapshot, self._console, width=width, height=height, footer=footer)
 
     def _totals(self) -> list[Meter]:
         with self._lock:
-            return meters(self._tree, self._controls.limits, seconds=self._controls.seconds)
+            return meters(self._state, self._controls.limits, seconds=self._controls.seconds)
 
     def print_summary(self) -> None:
-        """Leave the tree as it was at the end."""
+        """Print the final tree."""
         self._catch_up()
         totals = self._totals()
         with self._lock:
-            if self._tree.started is None:
+            if self._state.started is None:
                 return
-            picture = look(self._tree, totals, now=self._clock(), height=SUMMARY_ROWS + 6, footer=0, with_cell=False)
-        with suppress(OSError):  # the terminal is gone: there is nobody to tell
-            for line in summary(picture, self._console.width):
+            snapshot = take_snapshot(
+                self._state, totals, now=self._clock(), height=SUMMARY_ROWS + 6, footer=0, with_cell=False
+            )
+        with suppress(OSError):  # the terminal is gone, and so is its reader
+            for line in summary(snapshot, self._console.width):
                 self._console.print(Segments([*line, Segment.line()]), end="")
 
 
 @asynccontextmanager
 async def live_view(controls: Controls, *, console: Console | None = None) -> AsyncIterator[OnEvent]:
-    """A listener that shows a run on the terminal of `console` (standard error), where keys steer it, while this is open.
+    """A listener that shows a run on a terminal and lets keys control it. Off a terminal it prints lines; see `LineView`.
 
-    Where `console` is no terminal, lines are printed as things happen, and there are no keys.
+    Args:
+        controls: the run that the keys act on.
+        console: the console to draw on; None is standard error.
     """
     console = console or Console(stderr=True, highlight=False)
     if sys.platform == "win32" or not _is_screen(console):
-        yield PlainView(console)
+        yield LineView(console)
         return
     from .terminal import Terminal
 
@@ -113,8 +117,8 @@ async def live_view(controls: Controls, *, console: Console | None = None) -> As
     view = LiveView(controls, console=console, has_keys=terminal.has_keys)
     try:
         with (
-            logs_held_back(),
-            terminal.minding_signals(),
+            deferred_logs(),
+            terminal.handling_signals(),
             ThreadPoolExecutor(1, thread_name_prefix="rlm-live") as thread,
         ):
             drawing = thread.submit(terminal.run, view)
@@ -130,25 +134,25 @@ async def live_view(controls: Controls, *, console: Console | None = None) -> As
 
 
 @contextmanager
-def logs_held_back() -> Iterator[None]:
-    """What the program's log says on a terminal comes after the picture, which would be drawn over it."""
-    held = io.StringIO()
+def deferred_logs() -> Iterator[None]:
+    """Log records for the terminal wait until the view has closed: the view would draw over them."""
+    deferred = io.StringIO()
     handlers = [
         (handler, handler.stream)
         for handler in logging.getLogger().handlers
         if isinstance(handler, logging.StreamHandler) and handler.stream.isatty()
     ]
     for handler, _ in handlers:
-        handler.setStream(held)
+        handler.setStream(deferred)
     try:
         yield
     finally:
         for handler, stream in handlers:
             handler.setStream(stream)
-        if held.getvalue():
-            handlers[0][1].write(held.getvalue())
+        if deferred.getvalue():
+            handlers[0][1].write(deferred.getvalue())
 
 
 def _is_screen(console: Console) -> bool:
-    """Whether it can be drawn on; `is_terminal` alone is also true of a file where the environment asks for colours."""
+    """Whether the console can draw a screen; `is_terminal` is also true for a file if the environment forces colours."""
     return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()

@@ -1,10 +1,12 @@
-"""A run as OpenTelemetry spans, by the semantic conventions for generative AI. Needs the extra `rlm[otel]`.
+"""Runs as OpenTelemetry spans, by the semantic conventions for generative AI. Imports loop and below.
+
+The extra `rlm[otel]` brings the dependencies.
 
     from rlm.otel import Tracing
     Orchestrator(on_event=Tracing()).completion(context, query)
 
-An RLM is `invoke_agent`, a model call `chat`, a cell and a function of the host `execute_tool`, nested as the tree of the
-run is. Spans have the times of the events: the record of a run gives the spans of the run itself (`rlm export --to otel`).
+Spans nest like the call tree: an RLM is `invoke_agent`, a model call `chat`, a cell or host function `execute_tool`. Their
+times are those of the events, so `rlm export --to otel` gives the same spans for a stored run.
 """
 
 from .tracing import Tracing as Tracing

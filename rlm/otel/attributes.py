@@ -1,4 +1,4 @@
-"""Attributes of spans, as the semantic conventions for generative AI have them. Pure."""
+"""Span attributes by the semantic conventions for generative AI. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 from rlm._util.text import clip
 from rlm.types import Message, Usage
 
-MAX_TEXT_CHARS: Final = 8_000  # of one text: receivers take batches of a few megabytes
+MAX_TEXT_CHARS: Final = 8_000  # of one text: receivers accept batches of a few megabytes
 
 Value = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, Value]
 
 
 def usage_attributes(usage: Usage) -> Attributes:
-    """What model calls used. Cached and reasoning tokens are part of the others."""
+    """Attributes for usage. Cached and reasoning tokens are included in input and output tokens."""
     attributes: dict[str, Value] = {
         "gen_ai.usage.input_tokens": usage.input_tokens,
         "gen_ai.usage.output_tokens": usage.output_tokens,
@@ -27,12 +27,12 @@ def usage_attributes(usage: Usage) -> Attributes:
 
 
 def input_messages(messages: Sequence[Message]) -> str:
-    """`gen_ai.input.messages`."""
+    """The value of `gen_ai.input.messages`."""
     return as_json([_message(message.role, message.content) for message in messages])
 
 
 def output_messages(text: str, finish_reason: str) -> str:
-    """`gen_ai.output.messages`."""
+    """The value of `gen_ai.output.messages`."""
     return as_json([_message("assistant", text) | {"finish_reason": finish_reason}])
 
 
@@ -41,15 +41,15 @@ def _message(role: str, text: str) -> dict[str, object]:
 
 
 def as_json(data: object) -> str:
-    """Structured content as a JSON string, which the conventions allow and all receivers take."""
+    """Structured content as a JSON string: allowed by the conventions and accepted by all receivers."""
     return json.dumps(data, ensure_ascii=False)
 
 
 def cut(text: str) -> str:
-    """The head and the tail of a text."""
+    """Head and tail of a text."""
     return clean(clip(text, MAX_TEXT_CHARS))
 
 
 def clean(text: str) -> str:
-    """Without lone surrogates: one would cost the receiver the whole batch."""
+    """The text without lone surrogates: a single one would make the receiver reject the whole batch."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

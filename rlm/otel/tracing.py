@@ -1,4 +1,4 @@
-"""The listener that makes spans of events. The only importer of OpenTelemetry's API."""
+"""A listener that turns events into spans. The only module that imports OpenTelemetry's API."""
 
 from __future__ import annotations
 
@@ -52,33 +52,33 @@ except ImportError as missing:
     raise ConfigError("OpenTelemetry is not installed: pip install 'rlm[otel]'.") from missing
 
 CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-CAPTURING: Final = ("true", "span_only", "span_and_event")  # its values by which content goes into spans
-MAX_NAME_CHARS: Final = 100  # of what a model chose, in the name of a span
+CAPTURE_VALUES: Final = ("true", "span_only", "span_and_event")  # values that put content into spans
+MAX_NAME_CHARS: Final = 100  # of a model-chosen name in a span name
 
-Sent = Callable[[str, str], Sequence[Message]]
+SentMessages = Callable[[str, str], Sequence[Message]]
 
 
 @dataclass(slots=True, kw_only=True)
 class _Node:
-    """What is known of a node that is not done. `agent` and `cell` are its open spans."""
+    """State of an open node. `agent` and `cell` are its open spans."""
 
     agent: Span | None = None
     cell: Span | None = None
     model: str = ""
     prompt: str | None = None
     turn: int = 0
-    asked: bool = False  # a model was, so that there is a span of it
+    has_chat: bool = False  # a model call of the node has a span
     used: Usage = field(default_factory=Usage)
 
     @property
     def inner(self) -> Span | None:
-        """The span in which what the node does now stands."""
+        """The innermost open span of the node."""
         return self.cell or self.agent
 
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """The nodes of a run that are not done, and the time of its latest event."""
+    """The open nodes of a run, and the time of its latest event."""
 
     nodes: dict[str, _Node] = field(default_factory=dict)
     latest: float = 0.0
@@ -86,22 +86,22 @@ class _Run:
     def node(self, name: str) -> _Node:
         return self.nodes.setdefault(name, _Node())
 
-    def above(self, name: str) -> _Node:
-        """The node that called this one; the root's is nobody's."""
+    def parent(self, name: str) -> _Node:
+        """The node that called this one; an empty one for the root."""
         return self.nodes.get(name.rpartition(".")[0]) or _Node()
 
 
 class Tracing:
-    """A listener of events (`Orchestrator(on_event=...)`) that makes spans of them. One serves many runs at once.
+    """A listener (`Orchestrator(on_event=...)`) that turns events into spans. One instance serves many concurrent runs.
 
-    The root's span is a child of the span that is current where the run is started.
+    The root span is a child of the span that is current when the run starts.
 
     Args:
-        tracer_provider: where spans go; None is the global one of OpenTelemetry.
-        content: whether prompts, replies, code and outputs go into spans, each cut at 8,000 characters. None asks the
-            environment variable of the conventions, OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT; without it: no.
-        provider: the conventions' name of the API that models are asked by.
-        sent: gives the messages that a reply (of a node, with this text) answered, where they are known.
+        tracer_provider: the destination of spans; None is OpenTelemetry's global provider.
+        content: whether spans include prompts, replies, code and outputs, each cut at 8,000 characters. None reads the
+            conventions' variable OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT (default: no).
+        provider: the model API's name in the conventions.
+        sent: returns the messages that a reply of a node answered, given the node and the reply's text; may be empty.
 
     Raises:
         ConfigError: OpenTelemetry is not installed (when this module is imported).
@@ -113,10 +113,10 @@ class Tracing:
         content: bool | None = None,
         *,
         provider: str = "openai",
-        sent: Sent = lambda node, reply: (),
+        sent: SentMessages = lambda node, reply: (),
     ) -> None:
         self._tracer = get_tracer("rlm", version("rlm"), tracer_provider)
-        self._content = os.environ.get(CAPTURE, "").lower() in CAPTURING if content is None else content
+        self._content = os.environ.get(CAPTURE, "").lower() in CAPTURE_VALUES if content is None else content
         self._provider = provider
         self._sent = sent
         self._runs: dict[str, _Run] = {}
@@ -133,7 +133,7 @@ class Tracing:
                 self._within(run, run.node(event.node), event)
 
     def close(self) -> None:
-        """End the spans of runs that have not ended."""
+        """End the spans of unfinished runs."""
         for run_id in list(self._runs):
             self._end_all(run_id, "interrupted")
 
@@ -163,7 +163,7 @@ class Tracing:
         self._end_all(event.run_id, kind, event.error)
 
     def _end_all(self, run_id: str, error: str | None, description: str | None = None) -> None:
-        """End what is open in a run: the nodes that were called last come first."""
+        """End all open spans of a run, the newest node first."""
         run = self._runs.pop(run_id, None) or _Run()
         for name, node in reversed(run.nodes.items()):
             if node.cell is not None:
@@ -171,9 +171,9 @@ class Tracing:
             if node.agent is not None:
                 node.agent.set_attributes(usage_attributes(node.used))
                 _end(node.agent, run.latest, error, description)
-            run.above(name).used += node.used
+            run.parent(name).used += node.used
 
-    # What happens in them
+    # Events
 
     def _within(self, run: _Run, node: _Node, event: Event) -> None:
         match event:
@@ -196,72 +196,78 @@ class Tracing:
                 self._chat(run, node, event)
             case CellStarted():
                 node.cell = self._tool(node, event, "python", "extension", event.ts, cell=event.cell)
-                self._say(node.cell, "gen_ai.tool.call.arguments", lambda: as_json({"code": cut(event.code)}))
+                self._add_content(node.cell, "gen_ai.tool.call.arguments", lambda: as_json({"code": cut(event.code)}))
             case CellFinished() if node.cell is not None:
                 result = event.result
-                self._say(node.cell, "gen_ai.tool.call.result", lambda: cut(describe(result, limit=MAX_TEXT_CHARS)))
+                self._add_content(
+                    node.cell, "gen_ai.tool.call.result", lambda: cut(describe(result, limit=MAX_TEXT_CHARS))
+                )
                 _end(node.cell, event.ts, None if result.outcome == "ok" else result.outcome)
                 node.cell = None
             case ToolUsed():
                 span = self._tool(node, event, event.tool, "function", event.ts - event.seconds)
-                self._say(span, "gen_ai.tool.call.arguments", lambda: cut(event.arguments))
+                self._add_content(span, "gen_ai.tool.call.arguments", lambda: cut(event.arguments))
                 _end(span, event.ts, None if event.ok else "tool_error")
             case SubCallStarted():
                 node.model, node.prompt = event.model, event.prompt
                 if event.recursive:
                     node.agent = self._agent(run, node, event, {"rlm.batch": event.batch})
             case SubCallFinished():
-                self._answered(run, node, event)
+                self._end_call(run, node, event)
             case RLMFinished() if node.agent is not None:
                 node.agent.set_attribute("rlm.stop_reason", event.stop_reason)
-                self._say(node.agent, "gen_ai.output.messages", lambda: output_messages(event.answer, "stop"))
+                self._add_content(node.agent, "gen_ai.output.messages", lambda: output_messages(event.answer, "stop"))
             case SandboxLost():
-                self._note(run, event, "rlm.sandbox_lost", {"rlm.restored": event.restored, "rlm.reason": event.reason})
+                self._add_event(
+                    run, event, "rlm.sandbox_lost", {"rlm.restored": event.restored, "rlm.reason": event.reason}
+                )
             case Compacted():
-                self._note(run, event, "rlm.compacted", {"rlm.messages": event.messages})
+                self._add_event(run, event, "rlm.compacted", {"rlm.messages": event.messages})
             case QuestionAsked():
                 more = {} if event.context_bytes is None else {"rlm.context.bytes": event.context_bytes}
-                self._note(run, event, "rlm.question_asked", more)
+                self._add_event(run, event, "rlm.question_asked", more)
             case LimitsRaised():
-                said = ", ".join(f"{name}={value}" for name, value in event.limits.items())
-                self._note(run, event, "rlm.limits_raised", {"rlm.limits": said})
+                limits = ", ".join(f"{name}={value}" for name, value in event.limits.items())
+                self._add_event(run, event, "rlm.limits_raised", {"rlm.limits": limits})
             case ReplayDiverged():
-                self._note(run, event, "rlm.replay_diverged", {"rlm.call": event.ordinal})
+                self._add_event(run, event, "rlm.replay_diverged", {"rlm.call": event.ordinal})
             case AnswerReplayed() if node.agent is not None:
                 node.agent.set_attribute("rlm.replayed", True)
 
     def _chat(self, run: _Run, node: _Node, event: ModelReplied | ModelFailed) -> None:
         usage = event.usage or Usage()
         node.used += usage
-        node.asked = True
+        node.has_chat = True
         model = node.model or event.model
         attributes = self._common("chat", event) | {"gen_ai.request.model": clean(model), "rlm.turn": node.turn}
-        above = run.above(event.node).inner if event.role == "sub" else node.agent
-        span = self._start(f"chat {clean(model)}", SpanKind.CLIENT, attributes, above, event.ts - event.seconds)
+        parent = run.parent(event.node).inner if event.role == "sub" else node.agent
+        span = self._start(f"chat {clean(model)}", SpanKind.CLIENT, attributes, parent, event.ts - event.seconds)
         span.set_attributes(usage_attributes(usage))
         match event:
             case ModelReplied():
                 span.set_attribute("gen_ai.response.model", clean(event.model))
                 span.set_attribute("gen_ai.response.finish_reasons", [clean(event.finish_reason)])
                 span.set_attribute("rlm.replayed", event.replayed)
-                asked = self._sent(event.node, event.text) if self._content else ()
-                if not asked and event.role == "sub" and node.prompt is not None:
-                    asked = [Message(role="user", content=node.prompt)]
-                if asked:
-                    self._say(span, "gen_ai.input.messages", lambda: input_messages(asked))
-                self._say(span, "gen_ai.output.messages", lambda: output_messages(event.text, event.finish_reason))
+                sent = self._sent(event.node, event.text) if self._content else ()
+                if not sent and event.role == "sub" and node.prompt is not None:
+                    sent = [Message(role="user", content=node.prompt)]
+                if sent:
+                    self._add_content(span, "gen_ai.input.messages", lambda: input_messages(sent))
+                self._add_content(
+                    span, "gen_ai.output.messages", lambda: output_messages(event.text, event.finish_reason)
+                )
                 _end(span, event.ts)
             case ModelFailed():
                 _end(span, event.ts, "model_error", event.error)
 
-    def _answered(self, run: _Run, node: _Node, event: SubCallFinished) -> None:
-        """A call of a cell has its answer, or the reason why there is none."""
+    def _end_call(self, run: _Run, node: _Node, event: SubCallFinished) -> None:
+        """End a call with its answer or the reason of its failure."""
         if node.agent is not None:
             node.agent.set_attributes(usage_attributes(node.used))
             _end(node.agent, event.ts, None if event.ok else "not_answered", None if event.ok else event.text)
-        elif not node.asked:
-            self._note(run, event, "rlm.call_refused", {"rlm.reason": event.text})
-        run.above(event.node).used += node.used
+        elif not node.has_chat:
+            self._add_event(run, event, "rlm.call_refused", {"rlm.reason": event.text})
+        run.parent(event.node).used += node.used
         del run.nodes[event.node]
 
     # Spans
@@ -274,11 +280,11 @@ class Tracing:
         }
         if node.model:
             attributes["gen_ai.request.model"] = clean(node.model)
-        above = run.above(event.node).inner
-        span = self._start("invoke_agent rlm", SpanKind.INTERNAL, attributes | dict(more), above, event.ts)
+        parent = run.parent(event.node).inner
+        span = self._start("invoke_agent rlm", SpanKind.INTERNAL, attributes | dict(more), parent, event.ts)
         if node.prompt is not None:
-            asked = [Message(role="user", content=node.prompt)]
-            self._say(span, "gen_ai.input.messages", lambda: input_messages(asked))
+            prompt = [Message(role="user", content=node.prompt)]
+            self._add_content(span, "gen_ai.input.messages", lambda: input_messages(prompt))
         return span
 
     def _tool(
@@ -298,9 +304,9 @@ class Tracing:
         }
         if cell is not None:
             attributes |= {"gen_ai.tool.call.id": f"{clean(event.node)}/cell-{cell}", "rlm.cell": cell}
-        above = node.agent if cell is not None else node.inner
+        parent = node.agent if cell is not None else node.inner
         return self._start(
-            f"execute_tool {attributes['gen_ai.tool.name']}", SpanKind.INTERNAL, attributes, above, started
+            f"execute_tool {attributes['gen_ai.tool.name']}", SpanKind.INTERNAL, attributes, parent, started
         )
 
     def _common(self, operation: str, event: Event) -> dict[str, Value]:
@@ -312,21 +318,21 @@ class Tracing:
         }
         return common if operation == "execute_tool" else common | {"gen_ai.provider.name": self._provider}
 
-    def _start(self, name: str, kind: SpanKind, attributes: Attributes, above: Span | None, ts: float) -> Span:
-        """Without a span above, the parent is what is current."""
-        context = None if above is None else set_span_in_context(above)
+    def _start(self, name: str, kind: SpanKind, attributes: Attributes, parent: Span | None, ts: float) -> Span:
+        """Without a parent, the current span is the parent."""
+        context = None if parent is None else set_span_in_context(parent)
         return self._tracer.start_span(name, context, kind, attributes, start_time=_ns(ts))
 
-    def _note(self, run: _Run, event: Event, name: str, attributes: Attributes) -> None:
-        """An event of the innermost open span."""
+    def _add_event(self, run: _Run, event: Event, name: str, attributes: Attributes) -> None:
+        """Add an event to the innermost open span."""
         node = run.node(event.node)
-        span = node.inner or run.above(event.node).inner
+        span = node.inner or run.parent(event.node).inner
         if span is not None:
-            said = {key: clean(value) if isinstance(value, str) else value for key, value in attributes.items()}
-            span.add_event(name, {"rlm.node": clean(event.node), **said}, timestamp=_ns(event.ts))
+            cleaned = {key: clean(value) if isinstance(value, str) else value for key, value in attributes.items()}
+            span.add_event(name, {"rlm.node": clean(event.node), **cleaned}, timestamp=_ns(event.ts))
 
-    def _say(self, span: Span, name: str, make: Callable[[], str]) -> None:
-        """Content, where it is wanted."""
+    def _add_content(self, span: Span, name: str, make: Callable[[], str]) -> None:
+        """Add content, if enabled."""
         if self._content and span.is_recording():
             span.set_attribute(name, make())
 

@@ -152,7 +152,7 @@ def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_g
     assert process.returncode == 130
     assert containers(f"rlm.owner.pid={process.pid}") == []
     run = only_run(tmp_path)
-    assert f"rlm: to go on with the run: rlm resume {run}" in said
+    assert f"To continue this run: rlm resume {run}" in said
     assert "Traceback" not in said
     check_that_it_resumes(run, provider, record_property, signals=1)
 

@@ -1,4 +1,4 @@
-"""A run that notes how it is steered. What limits may be raised to is up to real control."""
+"""A run that records how keys control it. The real `RunControl` checks raised limits."""
 
 from rlm.config import Limits
 from rlm.errors import ConfigError
@@ -23,7 +23,7 @@ class FakeControls:
 
     def unpause(self) -> None:
         self.paused = False
-        self.asked.append("go on")
+        self.asked.append("unpause")
 
     def answer_now(self) -> None:
         self.asked.append("answer now")

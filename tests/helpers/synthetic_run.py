@@ -1,4 +1,4 @@
-"""The events of a run of depth 3 with all that can happen in one: an error, a compaction, a lost sandbox, a large batch."""
+"""The events of a run of depth 3 with an error, a compaction, a lost sandbox and a large batch."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def usage(tokens: int, dollars: float) -> Usage:
 
 
 class Clock:
-    """Gives events their times; `after` lets time go by."""
+    """Stamps events with virtual times; `after` advances the clock."""
 
     def __init__(self, start: float = 1_000.0) -> None:
         self.now = start
@@ -99,7 +99,7 @@ def answered(node: str, *, ok: bool = True) -> SubCallFinished:
 
 
 def synthetic_run(calls: int = 1_000, *, start: float = 1_000.0) -> Iterator[Event]:
-    """The run up to its end. Its busiest moment is where most calls of the batch are running."""
+    """A whole run. It is busiest while the batch runs."""
     clock = Clock(start)
     question = "Which figures changed between the two audits, and why?"
     models = {0: ROOT_MODEL, 1: ROOT_MODEL, 2: ROOT_MODEL, 3: SUB_MODEL}

@@ -1,4 +1,4 @@
-"""`rlm run` and its neighbours as a person has them: with pipes, Ctrl-C, a real engine, and a model server on loopback."""
+"""`rlm run` and other commands as a user runs them: pipes, Ctrl-C, a real engine, and a local model server."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rlm(environment: Mapping[str, str], *arguments: str, text: str = "") -> subp
 
 
 def sentences(errors: str) -> list[str]:
-    """What was said, but for the warning of an engine with known holes."""
+    """Lines of standard error without the warning about an engine with known escapes."""
     return [line for line in errors.splitlines() if "known container escapes" not in line]
 
 
@@ -65,9 +65,15 @@ def test_a_pipes_text_is_asked_about_and_the_answer_is_all_that_is_on_standard_o
     done = rlm(environment, "run", "why did it fail?", "-", text="a log\r\nand more")
     assert (done.returncode, done.stdout) == (0, "a good\nanswer\n")
     turns = sentences(done.stderr)
-    assert [line.split(":")[0] for line in turns[:3]] == [f"turn {turn} of 30" for turn in (1, 2, 3)]
-    assert turns[3].startswith("final after 3 turns: ")
-    assert len(turns) == 4
+    assert [line.split(":")[0] for line in turns if "  turn " in line] == [
+        f"0  turn {turn} of 30" for turn in (1, 2, 3)
+    ]
+    assert turns[0].startswith("0  RLM on root, sandbox ")
+    assert turns[4] == "0  answer (final, 3 turns): a good"
+    assert turns[5].startswith("0  finished after ")
+    assert turns[6].startswith("Cost: no price known ")
+    assert turns[7].startswith("Run directory: ")
+    assert len(turns) == 8
     assert [each.messages[-1]["content"] for each in provider.requests if each.body["model"] == "sub"] == [
         "what is in a log\r\nand"
     ] * 2
@@ -76,7 +82,7 @@ def test_a_pipes_text_is_asked_about_and_the_answer_is_all_that_is_on_standard_o
 
 
 def shell(environment: Mapping[str, str], command: str) -> subprocess.CompletedProcess[str]:
-    """A line of a shell, in which `rlm` is ours; the exit status is that of the first command of a pipe."""
+    """Run a shell command with this `rlm`; a pipe's exit status is its first failing command's."""
     script = f"set -o pipefail; rlm() {{ '{RLM}' \"$@\"; }}; {command}"
     return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=50)
 
@@ -103,10 +109,10 @@ def test_an_answer_that_cannot_be_written_is_in_the_runs_directory(
     listed = only_run(environment)
     answer = Path(listed["directory"]) / "answer.txt"
     assert (done.returncode, answer.read_text(), listed["state"]) == (1, "a good\nanswer", "finished")
-    assert sentences(done.stderr) == [f"rlm: The answer cannot be written: {reason}; it is in {answer}."]
+    assert sentences(done.stderr) == [f"rlm: Cannot write the answer to standard output: {reason}. It is in {answer}."]
     for command in ("runs", "runs --json", f"export {listed['run_id']} --to md"):
         done = shell(environment, f"rlm {command} {where}")
-        assert (done.returncode, sentences(done.stderr)) == (1, [f"rlm: Standard output cannot be written: {reason}."])
+        assert (done.returncode, sentences(done.stderr)) == (1, [f"rlm: Cannot write to standard output: {reason}."])
 
 
 def test_who_reads_no_more_of_both_streams_ends_no_run_and_is_told_nothing(environment: dict[str, str]) -> None:
@@ -138,11 +144,11 @@ def test_a_limit_that_ends_a_run_has_a_status_of_its_own_and_json_says_which(
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/a.txt").write_text("text")
     done = rlm(environment, "run", "why?", str(tmp_path / "folder"), "--max-iterations", "1", "--json", "-q")
-    said = json.loads(done.stdout)
-    assert (done.returncode, said["stop_reason"]) == (3, "max_iterations")
-    assert said["usage"]["calls"] == said["by_model"]["root"]["calls"] == 2
-    assert Path(said["run_dir"]).name == said["run_id"]
-    assert sentences(done.stderr) == ["rlm: the run was stopped (max_iterations): it had no answer yet."]
+    printed = json.loads(done.stdout)
+    assert (done.returncode, printed["stop_reason"]) == (3, "max_iterations")
+    assert printed["usage"]["calls"] == printed["by_model"]["root"]["calls"] == 2
+    assert Path(printed["run_dir"]).name == printed["run_id"]
+    assert sentences(done.stderr) == ["Stopped at the limit of 1 turn. It has no answer yet."]
 
 
 def test_an_unknown_model_and_a_missing_engine_are_one_sentence_each(
@@ -190,7 +196,7 @@ def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
     assert containers(label) == []
     *_, advice = (said + errors).splitlines()
     provider.latency = 0
-    resume = advice.removeprefix("rlm: to go on with the run: rlm ").split()
+    resume = advice.removeprefix("To continue this run: rlm ").split()
     done = rlm(environment, *resume, "-q")
     assert (done.returncode, done.stdout) == (0, "a good\nanswer\n")
     assert sentences(done.stderr) == []
@@ -210,7 +216,7 @@ def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_do
         assert process.stdin is not None
         assert process.stdout is not None
         seen = b""
-        while b"help" not in seen:
+        while b"running" not in seen:  # not just drawn: started
             seen += os.read(process.stdout.fileno(), 65_536)
             assert process.poll() is None, seen
         process.stdin.write(b"qy")
@@ -218,28 +224,28 @@ def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_do
         last = process.communicate(timeout=20)[0].decode().splitlines()[-2:]
     assert process.returncode == 130
     assert last == [
-        "rlm: interrupted; what was started has been removed.",
-        f"rlm: to go on with the run: rlm resume {listed['directory']}",
+        "Interrupted. All containers have been removed.",
+        f"To continue this run: rlm resume {listed['run_id']}",
     ]
 
 
 def test_a_script_in_a_sandbox_is_one_object_too(environment: dict[str, str]) -> None:
     script = "import sys\nprint('out \\ud800'.encode('utf-8', 'replace'))\nprint('err', file=sys.stderr)\nsys.exit(7)"
     done = rlm(environment, "exec", "-", "--json", text=script)
-    said = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": [], "skipped": []}
-    assert (done.returncode, json.loads(done.stdout)) == (7, said)
+    expected = {"status": 7, "problem": "", "stdout": "b'out ?'\n", "stderr": "err\n", "files": [], "skipped": []}
+    assert (done.returncode, json.loads(done.stdout)) == (7, expected)
 
 
 def test_the_doctor_says_where_settings_come_from_and_no_secret(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "rlm.toml").write_text("[limits]\nmax_rlms = 7")
     command = [RLM, "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=50)
-    said = json.loads(done.stdout)
-    assert done.returncode == 0, said
+    printed = json.loads(done.stdout)
+    assert done.returncode == 0, printed
     assert "0123" not in done.stdout
-    states = {each["part"]: each["state"] for each in said["findings"]}
+    states = {each["part"]: each["state"] for each in printed["findings"]}
     assert (states["engine"], states["attach"], states["models"]) == ("ok", "ok", "ok")
-    settings = {each["key"]: (each["value"], each["origin"]) for each in said["settings"]}
+    settings = {each["key"]: (each["value"], each["origin"]) for each in printed["settings"]}
     assert settings["openai_api_key"] == ("…2345", "environment")
     assert settings["limits.max_rlms"] == ("7", "rlm.toml")
     assert settings["limits.max_tokens"] == ("none", "default")

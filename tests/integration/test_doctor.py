@@ -1,4 +1,4 @@
-"""`rlm doctor` asks the model servers whether they are there, and shows no key."""
+"""`rlm doctor` checks that model servers answer, and shows no key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.cli.commands.checks import Finding, examine
+from rlm.cli.commands.checks import Finding, run_checks
 from rlm.errors import EngineUnavailable
 from rlm.models.settings import Settings
 
@@ -31,7 +31,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def serving(status: int, asked: list[str]) -> AsyncIterator[str]:
-    """A server that answers all requests so, and repeats the key that it was sent."""
+    """A server that answers every request with `status` and echoes the key."""
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -51,7 +51,7 @@ async def serving(status: int, asked: list[str]) -> AsyncIterator[str]:
 
 
 async def found(part: str) -> Finding:
-    return next(each for each in [each async for each in examine(Settings(), Path())] if each.part == part)
+    return next(each for each in [each async for each in run_checks(Settings(), Path())] if each.part == part)
 
 
 @pytest.mark.anyio

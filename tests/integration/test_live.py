@@ -1,4 +1,4 @@
-"""The live view on a real pseudo-terminal: keys reach the run, and however it ends, the terminal is as it was.
+"""The live view on a real pseudo-terminal: keys reach the run, and every end restores the terminal.
 
 No container is used. Each program runs in a session of its own, with the pseudo-terminal as its controlling terminal.
 """
@@ -120,16 +120,16 @@ class Screen:
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
-    def until(self, wanted: Callable[[], bool]) -> None:
-        """Read what is drawn until something is so."""
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Read the drawn output until a condition holds."""
         deadline = time.monotonic() + 20
-        while not wanted():
+        while not condition():
             assert time.monotonic() < deadline, self.seen[-3_000:]
             if select.select([self._ours], [], [], 0.02)[0]:
                 self.seen += os.read(self._ours, 65_536).decode("utf-8", "replace")
 
     def shows(self, text: str) -> Callable[[], bool]:
-        """Whether a text has been drawn since now."""
+        """A condition: the text is drawn from now on."""
         start = len(self.seen)
         return lambda: text in re.sub(r"\x1b\[[0-9;]*m", "", self.seen[start:])
 
@@ -166,7 +166,7 @@ def stop_file(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def screen(stop_file: Path, *, start: str = MAIN, stdin: int | None = None, shell: bool = False) -> Iterator[Screen]:
-    """A program whose picture is there."""
+    """A program whose first frame is drawn."""
     opened = Screen(start, stop_file, stdin=stdin, shell=shell)
     try:
         opened.until(opened.shows("? help"))
@@ -183,12 +183,12 @@ def _echoes(opened: Screen) -> bool:
 
 
 def error_of(stop_file: Path) -> str:
-    """With which the program ended."""
+    """The error that ended the program."""
     return stop_file.with_name(f"{stop_file.name}.error").read_text()
 
 
 def left_as_it_was(opened: Screen) -> bool:
-    """Modes, screen and cursor."""
+    """Whether modes, screen and cursor are restored."""
     return (
         opened.modes == opened.before
         and opened.seen.rfind("\x1b[?1049l") > opened.seen.rfind("\x1b[?1049h")
@@ -199,7 +199,7 @@ def left_as_it_was(opened: Screen) -> bool:
 @pytest.mark.parametrize("start", [MAIN, IN_A_THREAD])
 def test_keys_steer_a_run_and_the_terminal_is_given_back(start: str, stop_file: Path) -> None:
     with screen(stop_file, start=start) as opened:
-        for key, answer in (("p", "PAUSED"), ("l", "Double which limit?"), ("\r", "limit on dollars is $6.00 now")):
+        for key, answer in (("p", "PAUSED"), ("l", "Double which limit?"), ("\r", "limit on dollars is now $6.00")):
             seen = opened.shows(answer)
             opened.press(key)
             opened.until(seen)

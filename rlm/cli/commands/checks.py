@@ -1,4 +1,4 @@
-"""Looks at all that a run needs, and says of each part what it found or what to do."""
+"""The checks of `rlm doctor`: everything a run needs, each with its state or what to do."""
 
 from __future__ import annotations
 
@@ -17,32 +17,35 @@ from pydantic import SecretStr
 from rlm.config import GIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 from rlm.models.openai import OpenAIModel
+from rlm.models.prices import Price
 from rlm.models.settings import Settings
 from rlm.sandbox.docker.container import Sandbox
 from rlm.sandbox.docker.engine import GVISOR_HINT, Engine, default_engine
 from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.docker.runtimes import GVISOR, known_vulnerabilities
 
-LOW_DISK_BYTES: Final = 1 * GIB
-SHOWN_KEY_CHARS: Final = 4
-SERVER_SECONDS: Final = 5.0  # for a model server to list its models
-REFUSED: Final = (401, 403)
-NOT_LISTED: Final = (404, 405)  # by servers that complete chats and no more
+LOW_DISK_BYTES: Final = 1 * GIB  # less free space is a problem: contexts and journals can be large
+SHOWN_KEY_CHARS: Final = 4  # the end of a key: enough to recognize it
+SERVER_SECONDS: Final = 5.0  # timeout for a model server's list of models
+UNAUTHORIZED: Final = (401, 403)
+NO_MODEL_LIST: Final = (404, 405)  # from servers that only complete chats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was found of one part. A `note` does not stand in the way of a run, a `problem` does."""
+    """The result of one check. A `problem` prevents runs, a `note` does not."""
 
     part: str
     state: Literal["ok", "note", "problem"]
     text: str
 
 
-async def examine(settings: Settings, root: Path) -> AsyncIterator[Finding]:
-    """Every part, in the order in which a run needs them; after an engine that does not answer, only what needs none.
+async def run_checks(settings: Settings, root: Path) -> AsyncIterator[Finding]:
+    """Run all checks in the order in which a run needs the parts. Without an engine, skip the checks that need it.
 
-    `root` is the folder of the runs.
+    Args:
+        settings: the settings to check.
+        root: the folder of the runs.
     """
     try:
         async for finding in _engine(default_engine()):
@@ -62,15 +65,13 @@ async def _engine(engine: Engine) -> AsyncIterator[Finding]:
     yield Finding(part="engine", state="ok", text=text)
     options = " ".join(info.get("SecurityOptions") or ())
     if "name=rootless" in options or "name=userns" in options:
-        text = "users of containers are mapped to users that the host does not have"
+        text = "container users are mapped to unprivileged host users"
         yield Finding(part="users", state="ok", text=text)
     else:
-        text = (
-            "users of containers are the host's, by number: a rootless or remapped engine adds a wall (docs/engines.md)"
-        )
+        text = "Containers share the host's user IDs. A rootless or userns-remapped engine isolates them further."
         yield Finding(part="users", state="note", text=text)
     holes = known_vulnerabilities(version.get("Components") or ())
-    yield Finding(part="runtime", state="note" if holes else "ok", text=holes or "no known way out of a container")
+    yield Finding(part="runtime", state="note" if holes else "ok", text=holes or "no known container escapes")
     try:
         await engine.check_image(image_name())
     except EngineUnavailable as error:
@@ -82,30 +83,28 @@ async def _engine(engine: Engine) -> AsyncIterator[Finding]:
     if GVISOR in (info.get("Runtimes") or {}):
         yield await _sandbox("gvisor", SandboxConfig(runtime=GVISOR), "problem")
     else:
-        yield Finding(part="gvisor", state="note", text=f"not offered by this engine: {GVISOR_HINT}")
+        yield Finding(part="gvisor", state="note", text=f"not installed in this engine: {GVISOR_HINT}")
 
 
-async def _sandbox(part: str, config: SandboxConfig, otherwise: Literal["note", "problem"]) -> Finding:
-    """Starts one, and has it add."""
+async def _sandbox(part: str, config: SandboxConfig, on_failure: Literal["note", "problem"]) -> Finding:
+    """Start a sandbox and run a cell in it."""
     began = time.perf_counter()
     try:
         async with Sandbox(config) as sandbox:
             ran = (await sandbox.run("20 + 22")).stdout.strip() == "42"
     except RLMError as error:
-        return Finding(part=part, state=otherwise, text=str(error))
+        return Finding(part=part, state=on_failure, text=str(error))
     seconds = time.perf_counter() - began
     if not ran:
-        return Finding(part=part, state=otherwise, text="a sandbox started, but did not run its cell")
+        return Finding(part=part, state=on_failure, text="a sandbox started, but its cell did not run")
     return Finding(part=part, state="ok", text=f"a sandbox started, ran a cell and was removed in {seconds:.2f} s")
 
 
 async def _endpoint(settings: Settings) -> Finding:
     if settings.openai_api_key is None and settings.openai_base_url is None:
-        text = (
-            "no key: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server that needs none); scripted models work without"
-        )
+        text = "No API key found. Set OPENAI_API_KEY, or OPENAI_BASE_URL for a server without keys."
         return Finding(part="models", state="note", text=text)
-    server = _url(settings.openai_base_url) if settings.openai_base_url else "OpenAI's own server"
+    server = _url(settings.openai_base_url) if settings.openai_base_url else "OpenAI's API"
     models = f"root model {settings.model}"
     if settings.sub_base_url is None:
         models += f", sub-model {settings.sub_model}"
@@ -133,7 +132,7 @@ async def _sub_endpoint(settings: Settings, base_url: str) -> Finding:
 async def _server(
     part: str, text: str, name: str, base_url: str | None, key: SecretStr | None, *, advice: str
 ) -> Finding:
-    """Asks a model server for its models. `text` says which server it is."""
+    """Ask a model server for its list of models. `text` describes the server."""
     try:
         model = OpenAIModel(
             name,
@@ -148,9 +147,9 @@ async def _server(
     try:
         await model.reach()
     except ModelError as error:
-        if error.status in NOT_LISTED:
-            return Finding(part=part, state="note", text=f"{text}; it lists no models, so the key was not tried")
-        if error.status is None or error.status in REFUSED or error.status >= 500:
+        if error.status in NO_MODEL_LIST:
+            return Finding(part=part, state="note", text=f"{text}; no model list, so the key is unverified")
+        if error.status is None or error.status in UNAUTHORIZED or error.status >= 500:
             return Finding(part=part, state="problem", text=f"{error}: {advice}")
         return Finding(part=part, state="note", text=f"{text}; {error}")
     finally:
@@ -164,10 +163,12 @@ def _disk(root: Path) -> Finding:
         with TemporaryDirectory(prefix=".rlm-doctor-", dir=existing):
             free = shutil.disk_usage(existing).free
     except OSError as error:
-        text = f"no run can be kept in {root} ({existing}: {error.strerror}): choose another folder with RLM_RUN_ROOT"
+        text = f"cannot write runs to {root} ({existing}: {error.strerror}): set RLM_RUN_ROOT to another folder"
         return Finding(part="disk", state="problem", text=text)
     text = f"{free / GIB:.1f} GiB free for runs in {root}"
-    return Finding(part="disk", state="ok" if free >= LOW_DISK_BYTES else "problem", text=text)
+    if free < LOW_DISK_BYTES:
+        return Finding(part="disk", state="problem", text=f"{text}: free space, or set RLM_RUN_ROOT to another folder")
+    return Finding(part="disk", state="ok", text=text)
 
 
 # Settings
@@ -175,19 +176,19 @@ def _disk(root: Path) -> Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A setting as it may be shown, and where it came from: `default`, `environment`, `.env` or a file."""
+    """A setting without secrets, and its origin: `default`, `environment`, `.env` or a file."""
 
     key: str
     value: str
     origin: str
 
 
-def settings_shown(settings: Settings, origins: Mapping[str, str]) -> list[Setting]:
-    """Every setting of which an origin is known, without what is secret."""
-    return [Setting(key=key, value=_shown(key, settings), origin=origin) for key, origin in origins.items()]
+def visible_settings(settings: Settings, origins: Mapping[str, str]) -> list[Setting]:
+    """Every setting that has an origin, with secrets hidden."""
+    return [Setting(key=key, value=_visible_value(key, settings), origin=origin) for key, origin in origins.items()]
 
 
-def _shown(key: str, settings: Settings) -> str:
+def _visible_value(key: str, settings: Settings) -> str:
     table, _, name = key.partition(".")
     value = getattr(settings, table)
     if name:
@@ -197,6 +198,9 @@ def _shown(key: str, settings: Settings) -> str:
             return "none"
         case SecretStr():
             return _key(value)
+        case Price():
+            cached = "" if value.cached is None else f", {value.cached:g} cached"
+            return f"{value.input:g} input, {value.output:g} output{cached} (USD per million tokens)"
         case str() if "://" in value:
             return _url(value)
     return str(value)
@@ -212,7 +216,7 @@ def _key(secret: SecretStr) -> str:
 
 
 def _url(text: str) -> str:
-    """An address without what may be a secret in it: a user, a password, a query."""
+    """A URL without possible secrets: user, password and query."""
     try:
         url = urlsplit(text)
         host = url.netloc.rpartition("@")[2]

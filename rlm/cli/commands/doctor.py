@@ -1,4 +1,4 @@
-"""`rlm doctor`."""
+"""`rlm doctor`: checks the environment."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "re
 
 
 def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Look at all that a run needs, and say where each setting came from.
+    """Check everything a run needs, and show where each setting comes from.
 
-    Exit status: 0 a run can be made, 1 a part is missing, 2 a setting cannot be.
+    Exit status: 0 ready, 1 a check failed, 2 invalid setting.
     """
     import anyio
 
     from rlm.cli.output import write_json
-    from rlm.cli.settings import layers, origins, settle
+    from rlm.cli.settings import merge_layers, origins, read_layers
 
-    from .checks import examine, settings_shown
+    from .checks import run_checks, visible_settings
 
-    logging.getLogger("rlm").setLevel(logging.ERROR)  # its warnings are among the findings
-    found = layers({})
-    given = settle(found)
-    shown = settings_shown(given.model_copy(update={"run_root": given.runs}), origins(found))
+    logging.getLogger("rlm").setLevel(logging.ERROR)  # findings include its warnings
+    layers = read_layers({})
+    settings = merge_layers(layers)
+    visible = visible_settings(settings.model_copy(update={"run_root": settings.runs}), origins(layers))
     if not (as_json or quiet):
-        _show_settings(shown)
+        _show_settings(visible)
 
     async def work() -> list[Finding]:
         findings = []
-        async for finding in examine(given, given.runs):
+        async for finding in run_checks(settings, settings.runs):
             findings.append(finding)
             if not as_json and (finding.state == "problem" or not quiet):
                 _show(finding)
@@ -47,7 +47,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
     findings = anyio.run(work)
     if as_json:
         write_json(
-            {"findings": list(map(dataclasses.asdict, findings)), "settings": list(map(dataclasses.asdict, shown))}
+            {"findings": list(map(dataclasses.asdict, findings)), "settings": list(map(dataclasses.asdict, visible))}
         )
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
@@ -61,7 +61,7 @@ def _show(finding: Finding) -> None:
     from rlm._util.text import printable
 
     mark, style = MARKS[finding.state]
-    if not sys.stdout.isatty():  # what reads it takes whole lines
+    if not sys.stdout.isatty():  # programs read whole lines
         typer.echo(f"{mark} {finding.part:7} {printable(finding.text)}")
         return
     row = Table.grid(padding=(0, 1))
@@ -69,8 +69,8 @@ def _show(finding: Finding) -> None:
     Console().print(row)
 
 
-def _show_settings(shown: list[Setting]) -> None:
-    """Those that were set, and those that every run has."""
+def _show_settings(visible: list[Setting]) -> None:
+    """Show the settings that are set or have no table."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -80,11 +80,11 @@ def _show_settings(shown: list[Setting]) -> None:
 
     rows = [
         (setting.key, printable(setting.value), printable(setting.origin))
-        for setting in shown
+        for setting in visible
         if setting.origin != "default" or "." not in setting.key
     ]
     if not sys.stdout.isatty():
-        for line in aligned(rows, to_the_right=(), width=None):
+        for line in aligned(rows, right=(), width=None):
             typer.echo(line)
         return
     table = Table.grid(padding=(0, 2))

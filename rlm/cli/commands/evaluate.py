@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rlm.cli.options import a_path
+from rlm.cli.options import nonempty_path
 
 if TYPE_CHECKING:
     from rlm.evals.plan import Plan, TaskModels
@@ -25,7 +25,7 @@ RESUME_OPTIONS = (
     "--resume keeps the original settings: it allows only --concurrency, --redo-failed-calls and a larger -n."
 )
 
-Folder = Annotated[Path, typer.Argument(help="folder of an evaluation", show_default=False, parser=a_path)]
+Folder = Annotated[Path, typer.Argument(help="folder of an evaluation", show_default=False, parser=nonempty_path)]
 
 
 class _DefaultToRun(TyperGroup):
@@ -65,9 +65,9 @@ def run(
     ] = None,
     lengths: Annotated[list[str] | None, typer.Option(help="context lengths in tokens, such as 8k,32k")] = None,
     seed: Annotated[int | None, typer.Option(help="random seed for generating instances", show_default="7")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for the results", parser=a_path)] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the results", parser=nonempty_path)] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="continue this evaluation; only -n can be increased", parser=a_path)
+        Path | None, typer.Option(help="continue this evaluation; only -n can be increased", parser=nonempty_path)
     ] = None,
     redo_failed_calls: Annotated[
         bool, typer.Option("--redo-failed-calls", help="with --resume, redo answers whose sub-calls failed")
@@ -82,11 +82,15 @@ def run(
     ] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="cost limit of each RLM run")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="maximum turns of each RLM")] = None,
-    trec: Annotated[Path | None, typer.Option(help="file of the TREC questions", parser=a_path)] = None,
-    data: Annotated[list[Path] | None, typer.Option(help="JSONL file of your own instances", parser=a_path)] = None,
-    longbench: Annotated[list[Path] | None, typer.Option(help="data.json of LongBench-v2", parser=a_path)] = None,
+    trec: Annotated[Path | None, typer.Option(help="file of the TREC questions", parser=nonempty_path)] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="JSONL file of your own instances", parser=nonempty_path)
+    ] = None,
+    longbench: Annotated[
+        list[Path] | None, typer.Option(help="data.json of LongBench-v2", parser=nonempty_path)
+    ] = None,
     oolong: Annotated[
-        list[Path] | None, typer.Option(help="rows of OOLONG-synth, as JSON or JSONL", parser=a_path)
+        list[Path] | None, typer.Option(help="rows of OOLONG-synth, as JSON or JSONL", parser=nonempty_path)
     ] = None,
 ) -> None:
     """Answer the instances of tasks with each method, and write results.jsonl, report.md and plots.
@@ -229,7 +233,7 @@ def answer(
                     redo_failed_calls=redo_failed_calls,
                 )
 
-        rows = run_until_interrupted(work, advice=lambda: f"rlm: to continue: rlm eval --resume {results.folder}\n")
+        rows = run_until_interrupted(work, advice=lambda: f"To continue: rlm eval --resume {results.folder}\n")
     if affected := sum(bool(row.failed_calls and not row.error) for row in rows):
         sys.stderr.write(
             f"rlm: answers with failed sub-calls: {affected:,}; to redo them: rlm eval --resume {results.folder} "

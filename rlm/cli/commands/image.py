@@ -6,20 +6,23 @@ from typing import Annotated
 
 import typer
 
-image = typer.Typer(no_args_is_help=True, help="The sandbox image.")
+image = typer.Typer(no_args_is_help=True, help="Manage the sandbox image.")
 
 
 @image.command("build")
 def build(
     extra: Annotated[
         str | None,
-        typer.Option(metavar="PACKAGES", help='more packages, as in --extra "numpy pandas"', show_default="as before"),
+        typer.Option(
+            metavar="PACKAGES",
+            help='Extra packages, such as "numpy pandas" (default: those of the current image)',
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="build even if the right image is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even if the image is up to date")] = False,
 ) -> None:
-    """Build the image that sandboxes are made of, if this version's is not there yet.
+    """Build the image of the sandboxes, unless it is up to date.
 
-    Exit status: 0 it is there, 2 there is no engine, or it cannot be built.
+    Exit status: 0 up to date, 2 no Docker engine, or the build failed.
     """
     from rlm.sandbox.docker.build import ensure_image, say
     from rlm.sandbox.docker.image import image_name

@@ -1,7 +1,7 @@
-"""What `rlm clean` may remove: sandboxes of processes that are gone, old runs, and images of other versions.
+"""Leftovers that `rlm clean` may remove: orphaned sandboxes, old runs, and images of other versions.
 
-Never what is another user's, of a run that is alive, or a folder that may be no run. Finding and removing are two steps, so
-that a person can be asked.
+Never included: files of another user, runs in progress, and folders that may not be runs. Finding and removing are two
+steps, so that the command can ask in between.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from rlm.store.lock import is_locked
 from rlm.store.record import RunRecord
 from rlm.store.runs import RunSummary, list_runs
 
-DAY: Final = 86_400.0
-IMAGE_SECONDS: Final = 7 * DAY  # for the other checkouts and versions on this machine, as after a build
-STOP_SECONDS: Final = 10.0  # for the removal of a container
+DAY: Final = 86_400.0  # seconds
+IMAGE_SECONDS: Final = 7 * DAY  # younger images may serve other checkouts on this machine
+STOP_SECONDS: Final = 10.0  # timeout for removing a container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovableItem:
-    """A thing that may be removed.
+    """A container, run or image that may be removed.
 
-    `target` is the engine's id, or the directory; `size` is the bytes that its removal frees on the disk.
+    Attributes:
+        kind: which of them.
+        target: the engine's id, or the directory.
+        text: its description.
+        size: bytes of disk space that the removal frees.
     """
 
     kind: Literal["container", "run", "image"]
@@ -44,31 +48,37 @@ class RemovableItem:
 
 
 async def engine_leftovers(engine: Engine, *, older_than: float | None) -> list[RemovableItem]:
-    """Sandboxes whose process is gone; and images of other versions that nothing uses, a week old unless said (seconds).
+    """Orphaned sandboxes, and unused images of other versions.
+
+    Args:
+        engine: the engine to search.
+        older_than: the least age of images, in seconds; None is a week.
 
     Raises:
         EngineUnavailable: the engine does not answer.
     """
-    found = []
+    items = []
     for container in await engine.orphans():
         name = next(iter(container.get("Names") or ()), container["Id"][:12]).lstrip("/")
-        found.append(RemovableItem(kind="container", target=container["Id"], text=f"{name}, whose process is gone"))
+        items.append(RemovableItem(kind="container", target=container["Id"], text=f"{name}, orphaned"))
     before = time.time() - (IMAGE_SECONDS if older_than is None else older_than)
     for image in await engine.unused_images():
         names = [name for name in image.get("RepoTags") or () if name != "<none>:<none>"]
         if image_name() not in names and image["Created"] < before:
-            said = f"{', '.join(names) or image['Id'][7:19]}, of another version"
-            found.append(RemovableItem(kind="image", target=image["Id"], text=said, size=image["Size"]))
-    return found
+            text = f"{', '.join(names) or image['Id'][7:19]}, of another version"
+            items.append(RemovableItem(kind="image", target=image["Id"], text=text, size=image["Size"]))
+    return items
 
 
 def old_runs(root: Path, *, older_than: float) -> tuple[list[RemovableItem], list[str]]:
-    """This user's runs in a folder that nobody works on, and that were not written to for so many seconds.
+    """The current user's idle runs in a folder, last written to more than `older_than` seconds ago.
 
-    Runs inside of a run go with it, and are not listed. Second, a sentence on each folder that stays as it cannot be looked
-    at, or may be no run at all.
+    A run inside another one is removed with it and not listed.
+
+    Returns:
+        The runs; and a sentence on each folder that is skipped, as it is unreadable or may not be a run.
     """
-    found, left = [], []
+    items, skipped = [], []
     for run in list_runs(root):
         try:
             if not _is_ours_and_idle(run.directory):
@@ -78,40 +88,42 @@ def old_runs(root: Path, *, older_than: float) -> tuple[list[RemovableItem], lis
             if age <= older_than:
                 continue
             if _is_a_run(run.directory):
-                found.append(RemovableItem(kind="run", target=str(run.directory), text=_described(run, age), size=size))
+                items.append(
+                    RemovableItem(kind="run", target=str(run.directory), text=_description(run, age), size=size)
+                )
             else:
-                left.append(f"{run.directory} is left as it is: it has a run.json, but may be no run.")
-        except FileNotFoundError:  # somebody else has removed it meanwhile, or works on it
+                skipped.append(f"Skipped {run.directory}: it has a run.json, but may not be a run.")
+        except FileNotFoundError:  # removed or in use by another process
             continue
         except OSError as error:
-            left.append(f"{run.directory} is left as it is: {error.strerror}.")
+            skipped.append(f"Skipped {run.directory}: {error.strerror}.")
         except JournalError as error:
-            left.append(f"{run.directory} is left as it is: {error}")
-    targets = {Path(each.target) for each in found}
-    return [each for each in found if targets.isdisjoint(Path(each.target).parents)], left
+            skipped.append(f"Skipped {run.directory}: {error}")
+    targets = {Path(item.target) for item in items}
+    return [item for item in items if targets.isdisjoint(Path(item.target).parents)], skipped
 
 
-async def remove(engine: Engine, leftover: RemovableItem) -> str:
-    """Remove it, if it may still be.
+async def remove(engine: Engine, item: RemovableItem) -> str:
+    """Remove an item, unless it has come into use.
 
     Returns:
-        Nothing, or why it is still there.
+        Why it was not removed; empty if it was.
     """
-    match leftover.kind:
+    match item.kind:
         case "container":
-            return await engine.remove(leftover.target, seconds=STOP_SECONDS)
+            return await engine.remove(item.target, seconds=STOP_SECONDS)
         case "image":
-            return await engine.remove_image(leftover.target)
+            return await engine.remove_image(item.target)
         case "run":
-            return _remove_run(Path(leftover.target))
+            return _remove_run(Path(item.target))
 
 
 def _remove_run(directory: Path) -> str:
     try:
         if not _is_ours_and_idle(directory):
-            return "somebody works on it"
+            return "it is in use"
         while directory.exists():
-            with suppress(FileNotFoundError):  # another one removes it too
+            with suppress(FileNotFoundError):  # another process removes it, too
                 shutil.rmtree(directory)
     except FileNotFoundError:
         return ""
@@ -123,17 +135,16 @@ def _remove_run(directory: Path) -> str:
 
 
 def _is_ours_and_idle(directory: Path) -> bool:
-    """Raises OSError or JournalError where that cannot be seen."""
+    """Whether a run is this user's and not in use. Raises OSError or JournalError if it is unreadable."""
     if directory.is_symlink() or directory.stat().st_uid != os.getuid():
         return False
-    return not any(is_locked(lock.parent) for lock in directory.rglob(LOCK))  # also of runs inside
+    return not any(is_locked(lock.parent) for lock in directory.rglob(LOCK))  # includes runs inside
 
 
 def _written_and_size(directory: Path) -> tuple[float, int]:
-    """When a run was last written to, in seconds since the epoch, and its bytes.
+    """The time of a run's last write, in seconds since the epoch, and its size in bytes.
 
-    Whoever reads a journal, as `rlm runs` does, changes its directory and the files that SQLite needs for that: they tell
-    nothing.
+    Reading a journal, as `rlm runs` does, changes its directory and SQLite's side files: their times are ignored.
     """
     files = {path: path.lstat() for path in (directory, *directory.rglob("*"))}
     written = (
@@ -145,16 +156,16 @@ def _written_and_size(directory: Path) -> tuple[float, int]:
 
 
 def _is_a_run(directory: Path) -> bool:
-    """Whether two of the three files that every run has are as it writes them: one alone may be a copy, or another's."""
+    """Whether two of the three files of every run are valid: a single one may be a copy or another program's."""
     signs = (
-        _is_recorded(directory),
-        _begin(directory / JOURNAL) == b"SQLite format 3\0",
-        re.fullmatch(rb"\n[0-9]+", _begin(directory / LOCK)) is not None,
+        _has_record(directory),
+        _head(directory / JOURNAL) == b"SQLite format 3\0",
+        re.fullmatch(rb"\n[0-9]+", _head(directory / LOCK)) is not None,
     )
     return sum(signs) >= 2
 
 
-def _is_recorded(directory: Path) -> bool:
+def _has_record(directory: Path) -> bool:
     try:
         RunRecord.load(directory)
     except RLMError:
@@ -162,8 +173,8 @@ def _is_recorded(directory: Path) -> bool:
     return True
 
 
-def _begin(file: Path) -> bytes:
-    """Its first 16 bytes; none where it cannot be read."""
+def _head(file: Path) -> bytes:
+    """The first 16 bytes of a file; empty if it is unreadable."""
     with suppress(OSError):
         if file.is_file():
             with file.open("rb") as stream:
@@ -171,6 +182,6 @@ def _begin(file: Path) -> bytes:
     return b""
 
 
-def _described(run: RunSummary, age: float) -> str:
-    resumable = ", which could be resumed" if run.state in ("interrupted", "failed") else ""
+def _description(run: RunSummary, age: float) -> str:
+    resumable = ", resumable" if run.state in ("interrupted", "failed") else ""
     return f"{run.run_id}, {run.state}{resumable}, {age / DAY:.0f} days old"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rlm.cli.options import a_path
+from rlm.cli.options import nonempty_path
 
 from .evaluate import answer, default_models, start, write_text
 
@@ -28,7 +28,7 @@ def niah(
     ] = 5,
     seed: Annotated[int, typer.Option(help="random seed for generating instances")] = 7,
     out: Annotated[
-        Path | None, typer.Option(help="folder for results.jsonl, report.md and the runs", parser=a_path)
+        Path | None, typer.Option(help="folder for results.jsonl, report.md and the runs", parser=nonempty_path)
     ] = None,
     verbose: Annotated[bool, typer.Option(help="show every turn")] = False,
 ) -> None:

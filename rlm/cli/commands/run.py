@@ -1,4 +1,4 @@
-"""`rlm run`: one question over a file, a folder, or what a pipe brings."""
+"""`rlm run`: one question about a file, a folder or piped text."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from rlm.cli.interrupt import how_to_resume, run_until_interrupted
-from rlm.cli.options import AsJson, Quiet, Root, Verbose, with_limits
+from rlm.cli.interrupt import resume_hint, run_until_interrupted
+from rlm.cli.options import AsJson, Quiet, Root, Runtime, Verbose, with_limits
 from rlm.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlm.events import Event
     from rlm.types import Completion
 
-HOW = 'as in: rlm run "What went wrong?" app.log'
+USAGE: Final = 'Usage: rlm run "What went wrong?" app.log'
 
 
 @with_limits
 def run(
-    question: Annotated[str, typer.Argument(help="what is asked", show_default=False)] = "",
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question", show_default=False)] = "",
     source: Annotated[
-        str, typer.Argument(metavar="FILE|DIR|-", help="the long prompt; - is standard input", show_default=False)
+        str,
+        typer.Argument(
+            metavar="FILE|DIR|-", help="The context: a file, a folder, or - for standard input", show_default=False
+        ),
     ] = "",
-    model: Annotated[str | None, typer.Option(help="root model", show_default="that of the settings")] = None,
-    sub_model: Annotated[str | None, typer.Option(help="model of the calls", show_default="the root model")] = None,
-    depth: Annotated[
-        str | None, typer.Option(metavar="N", help="levels that may be called below the root", show_default="1")
+    model: Annotated[str | None, typer.Option(help="Root model (default: from the settings)")] = None,
+    sub_model: Annotated[str | None, typer.Option(help="Model for sub-calls (default: the root model)")] = None,
+    depth: Annotated[str | None, typer.Option(metavar="N", help="Call levels below the root (default: 1)")] = None,
+    runtime: Runtime = None,
+    transport: Annotated[
+        str | None, typer.Option(metavar="attach|unix", help="Sandbox transport (default: attach)")
     ] = None,
-    runtime: Annotated[str | None, typer.Option(help="of the engine; runsc is gVisor")] = None,
-    transport: Annotated[str | None, typer.Option(metavar="attach|unix", help="to the sandboxes")] = None,
     root: Root = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -42,25 +45,25 @@ def run(
     *,
     limits: Mapping[str, str | None],
 ) -> None:
-    """Answer a question about a file, a folder or a pipe's text, however long.
+    """Answer a question about a file, a folder or piped text of any length.
 
-    The answer goes to standard output, progress to standard error.
-    Ctrl-C stops the run, which can be resumed.
+    Prints the answer on standard output and progress on standard error.
+    Ctrl-C stops the run; `rlm resume` continues it.
 
-    Exit status: 0 answered, 3 answered with what there was when a limit was
-    reached, 1 failed, 2 the command cannot be (a wrong option, no context,
-    no key, no Docker), 130 interrupted.
+    Exit status: 0 answered, 1 failed, 2 usage or environment error (an
+    invalid option, no context, no key, no Docker), 3 stopped by a limit:
+    the answer may be incomplete, 130 interrupted.
     """
-    from rlm.cli.output import show
-    from rlm.cli.progress import followed, progress
-    from rlm.cli.settings import settings
+    from rlm.cli.output import print_completion
+    from rlm.cli.progress import follow, progress_listener
+    from rlm.cli.settings import load_settings
     from rlm.orchestrator import Orchestrator
     from rlm.sandbox.docker.engine import default_engine
     from rlm.sandbox.docker.image import image_name
 
     if not question.strip():
-        raise ConfigError(f"There is no question: give it first, {HOW}.")
-    given = settings(
+        raise ConfigError(f"Missing question. {USAGE}")
+    settings = load_settings(
         model=model,
         sub_model=sub_model,
         depth=depth,
@@ -68,79 +71,81 @@ def run(
         sandbox={"runtime": runtime, "transport": transport},
         run_root=root,
     )
-    text = read_context(source, max_bytes=given.limits.max_context_bytes)
-    listener = progress(quiet=quiet, verbose=verbose)
-    watch = Watch(given.runs)
+    text = read_context(source, max_bytes=settings.limits.max_context_bytes)
+    listener = progress_listener(quiet=quiet, verbose=verbose)
+    hint = ResumeHint(None if root is None else settings.runs)
     orchestrator = Orchestrator(
-        depth=given.depth,
-        model=given.model,
-        sub_model=given.sub_model,
-        limits=given.limits,
-        prices=given.prices,
-        sandbox=given.sandbox,
-        run_root=given.runs,
+        depth=settings.depth,
+        model=settings.model,
+        sub_model=settings.sub_model,
+        limits=settings.limits,
+        prices=settings.prices,
+        sandbox=settings.sandbox,
+        run_root=settings.runs,
     )
 
     async def work() -> Completion:
-        await default_engine().check_image(given.sandbox.image or image_name())  # before there is a run
-        return await followed(orchestrator.start(text, question, on_event=watch), listener)
+        await default_engine().check_image(settings.sandbox.image or image_name())  # before the run starts
+        return await follow(orchestrator.start(text, question, on_event=hint), listener)
 
-    done = run_until_interrupted(work, advice=watch.advice)
-    show(done, as_json=as_json, quiet=quiet)
+    done = run_until_interrupted(work, advice=hint.text)
+    print_completion(done, run=hint.run, as_json=as_json, quiet=quiet)
 
 
 def read_context(source: str, *, max_bytes: int | None) -> str | bytes | Path:
-    """The context that was named: a path, or what a pipe brings, as text where it is UTF-8.
+    """The context: a path, or piped data, as text if it is UTF-8.
+
+    Args:
+        source: a path, or `-` for standard input.
+        max_bytes: limit for piped data; None reads all.
 
     Raises:
-        ConfigError: there is none, it is empty, or it cannot be read.
+        ConfigError: the context is missing, empty, too large or unreadable.
     """
     if not source:
-        raise ConfigError(f"There is no context: give a file, a folder, or - for standard input, {HOW}.")
-    most = -1 if max_bytes is None else max_bytes + 1  # one more than may be, so that it is refused
+        raise ConfigError(f"Missing context: a file, a folder, or - for standard input. {USAGE}")
+    read_size = -1 if max_bytes is None else max_bytes + 1  # one byte more reveals that the data is too large
     if source == "-":
         if sys.stdin is None:
-            raise ConfigError("Standard input is closed: pipe the context in, or give a file.")
+            raise ConfigError("Standard input is closed: pipe the context in, or name a file.")
         if sys.stdin.isatty():
             raise ConfigError(
-                'Standard input is a terminal: pipe the context in, as in: cat app.log | rlm run "What went wrong?" -'
+                'Standard input is a terminal: pipe the context in. Example: cat app.log | rlm run "What went wrong?" -'
             )
-        return _piped(sys.stdin.buffer.read(most), "Standard input", max_bytes)
+        return _piped(sys.stdin.buffer.read(read_size), "Standard input", max_bytes)
     path = Path(source)
     try:
         mode = path.stat().st_mode
-        if stat.S_ISFIFO(mode):  # <(a command) of a shell
+        if stat.S_ISFIFO(mode):  # the shell's <(command)
             with path.open("rb") as pipe:
-                return _piped(pipe.read(most), f"The pipe {source}", max_bytes)
+                return _piped(pipe.read(read_size), f"The pipe {source}", max_bytes)
     except FileNotFoundError:
-        raise ConfigError(
-            f"There is no file or folder {source}: give one that is there, or - for standard input."
-        ) from None
+        raise ConfigError(f"No such file or folder: {source}. Use - for standard input.") from None
     except OSError as error:
-        raise ConfigError(f"The context {source} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"Cannot read the context {source}: {error.strerror}.") from error
     if stat.S_ISREG(mode) and path.stat().st_size == 0:
-        raise ConfigError(f"The file {source} is empty: there is nothing to ask about.")
-    if stat.S_ISDIR(mode) and not _holds_a_file(path):
-        raise ConfigError(f"There is no file in the folder {source}: there is nothing to ask about.")
+        raise ConfigError(f"The file {source} is empty.")
+    if stat.S_ISDIR(mode) and not _contains_a_file(path):
+        raise ConfigError(f"The folder {source} contains no files.")
     return path
 
 
-def _holds_a_file(folder: Path) -> bool:
-    """Whether there is a regular file. Raises ConfigError where that cannot be seen."""
+def _contains_a_file(folder: Path) -> bool:
+    """Whether a folder contains a regular file. Raises ConfigError if it is unreadable."""
 
-    def refuse(error: OSError) -> None:
-        raise ConfigError(f"The context {error.filename} cannot be read: {error.strerror}.") from error
+    def fail(error: OSError) -> None:
+        raise ConfigError(f"Cannot read the context {error.filename}: {error.strerror}.") from error
 
-    found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
-    return any(stat.S_ISREG(file.lstat().st_mode) for file in found)
+    files = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=fail) for name in names)
+    return any(stat.S_ISREG(file.lstat().st_mode) for file in files)
 
 
 def _piped(data: bytes, name: str, max_bytes: int | None) -> str | bytes:
     if not data:
-        raise ConfigError(f"{name} is empty: there is nothing to ask about.")
+        raise ConfigError(f"{name} is empty.")
     if max_bytes is not None and len(data) > max_bytes:
         raise ConfigError(
-            f"{name} has more bytes than the limit, which is {max_bytes:,}: raise it with --max-context-bytes, or give less."
+            f"{name} is larger than the limit of {max_bytes:,} bytes: raise it with --max-context-bytes, or pass less."
         )
     try:
         return data.decode("utf-8")
@@ -148,19 +153,27 @@ def _piped(data: bytes, name: str, max_bytes: int | None) -> str | bytes:
         return data
 
 
-class Watch:
-    """Knows from a run's events how to go on with it."""
+class ResumeHint:
+    """Learns from the events of a run how it can be resumed; a listener.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._resumable = ""
+    Args:
+        folder: the folder of the run, unless `rlm resume` finds it by its settings.
+
+    Attributes:
+        run: the run as `rlm resume` takes it; empty before the run has started.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._resumable = False
+        self.run = ""
 
     def __call__(self, event: Event) -> None:
         from rlm.events import TurnStarted
 
-        if isinstance(event, TurnStarted):  # from here on the context is kept
-            self._resumable = event.run_id
+        self.run = event.run_id if self._folder is None else str(self._folder / event.run_id)
+        self._resumable |= isinstance(event, TurnStarted)  # the context is stored by then
 
-    def advice(self) -> str:
-        """The line that says how to resume; nothing before there is something to resume."""
-        return how_to_resume(self._root / self._resumable) if self._resumable else ""
+    def text(self) -> str:
+        """The line on how to resume the run; empty before the context is stored."""
+        return resume_hint(self.run) if self._resumable else ""

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import combinations, zip_longest
 from typing import Final, Literal
 
+from rlm._util.text import dollars
 from rlm.evals.plan import Plan, format_length
 from rlm.evals.results import ResultRow, Results, sort_rows
 
@@ -106,7 +107,7 @@ def _format_mean(rows: Sequence[ResultRow], score: Literal["strict", "lax"]) -> 
 
 def _total_cost(rows: Sequence[ResultRow], superseded: Sequence[ResultRow]) -> str:
     known = [row.cost_usd for row in (*rows, *superseded) if row.cost_usd is not None]
-    parts = [f"Total: ${math.fsum(known):.4g}."]
+    parts = [f"Total: {dollars(math.fsum(known))}."]
     for what, paid in (("answers", rows), ("repeated attempts", superseded)):
         if unknown := sum(row.cost_usd is None for row in paid):
             parts.append(f"It excludes {unknown:,} of {len(paid):,} {what}, whose cost is unknown.")

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rlm._util.text import printable
+from rlm._util.text import dollars, printable, short_number, shorten
 from rlm.evals.plan import Plan
 from rlm.evals.results import ResultRow, Results
 
@@ -69,25 +69,16 @@ def markdown(results: Results, rows: Sequence[ResultRow]) -> str:
 
 def _cells(row: ResultRow) -> tuple[str, ...]:
     verdict = "failed" if row.error else "yes" if row.strict == 1 else "no"
-    cost = "unknown" if row.cost_usd is None else f"${row.cost_usd:.4g}"
     answer = printable(row.answer).replace("\n", " ")
     return (
         str(row.index + 1),
         ", ".join(row.expected),
-        answer if len(answer) <= MAX_ANSWER_CHARS else answer[: MAX_ANSWER_CHARS - 1] + "…",
+        shorten(answer, MAX_ANSWER_CHARS),
         verdict,
         str(row.iterations),
         str(row.sub_calls),
         str(row.sandboxes),
         f"{row.seconds:.2f}",
-        "unknown" if row.tokens is None else _short(row.tokens),
-        cost,
+        "unknown" if row.tokens is None else short_number(row.tokens),
+        dollars(row.cost_usd),
     )
-
-
-def _short(number: int) -> str:
-    """Three significant digits and a unit: 9.23M."""
-    for size, unit in ((1_000_000, "M"), (1_000, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)

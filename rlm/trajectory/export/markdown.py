@@ -5,11 +5,10 @@ All texts are untrusted: each stands inside a fence or code span that it cannot 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from rlm._util.text import clip, fenced, printable
+from rlm._util.text import clip, dollars, fenced, longest_tick_run, printable, quantity, shorten
 from rlm.events import (
     Compacted,
     LimitsRaised,
@@ -31,8 +30,6 @@ MAX_TEXT_CHARS: Final = 10_000  # of one text: forges do not render files of a m
 MAX_LINE_CHARS: Final = 160  # of a text inside a line
 MAX_ITEMS: Final = 50  # calls listed for each cell: beyond that, readers want the page
 
-_TICKS: Final = re.compile("`+")
-
 
 def markdown(trajectory: Trajectory, details: RunDetails) -> str:
     """Render a run as Markdown."""
@@ -44,8 +41,8 @@ def inline(text: str) -> str:
     line = " ".join(printable(text).split())
     if not line:
         return "(empty)"
-    line = line if len(line) <= MAX_LINE_CHARS else line[: MAX_LINE_CHARS - 1] + "…"
-    marks = "`" * (1 + max((len(run) for run in _TICKS.findall(line)), default=0))
+    line = shorten(line, MAX_LINE_CHARS)
+    marks = "`" * (1 + longest_tick_run(line))
     pad = " " if "`" in (line[0], line[-1]) else ""
     return f"{marks}{pad}{line}{pad}{marks}"
 
@@ -174,10 +171,9 @@ def _tool(use: ToolUsed) -> str:
 
 
 def _usage(usage: Usage) -> str:
-    calls = "1 model call" if usage.calls == 1 else f"{usage.calls:,} model calls"
-    return f"{calls}, {_tokens(usage)}"
+    return f"{quantity(usage.calls, 'model call')}, {_tokens(usage)}"
 
 
 def _tokens(usage: Usage) -> str:
-    cost = "cost unknown" if usage.cost_usd is None else f"${usage.cost_usd:.4g}"
+    cost = "cost unknown" if usage.cost_usd is None else dollars(usage.cost_usd)
     return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, {cost}"

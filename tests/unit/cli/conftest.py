@@ -1,4 +1,4 @@
-"""Commands are called in an empty folder, with nothing set."""
+"""Fixtures: commands run in an empty folder, without settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """A command decides for its whole process what is logged."""
+    """Restore the log level, which a command sets for its whole process."""
     yield
     logging.getLogger("rlm").setLevel(logging.NOTSET)
 
@@ -43,13 +43,13 @@ class Ended:
 
 @pytest.fixture
 def rlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """The `rlm` command in this process."""
+    """Run the `rlm` command in this process."""
 
     def call(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["rlm", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        said = capsys.readouterr()
-        return Ended(ended.value.code, said.out, said.err)
+        captured = capsys.readouterr()
+        return Ended(ended.value.code, captured.out, captured.err)
 
     return call

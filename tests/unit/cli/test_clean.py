@@ -1,4 +1,4 @@
-"""`rlm clean` says what it would remove, asks, and takes nothing that is alive, another's or of this version."""
+"""`rlm clean` lists, asks and removes nothing in use, of another user or of this version."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RLM = Callable[..., Any]  # the fixture
 
 @dataclass
 class FakeEngine:
-    """What of an engine `rlm clean` uses."""
+    """The part of an engine that `rlm clean` uses."""
 
     containers: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
@@ -61,7 +61,7 @@ def image(name: str, days: float) -> dict[str, Any]:
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    """As for a user who is not root."""
+    """Make a file unreadable, as for a user who is not root."""
     really = os.open
 
     def refuse(path: str | Path, *arguments: int, **options: Any) -> int:
@@ -108,7 +108,7 @@ def test_orphans_and_idle_images_of_other_versions_are_removed_and_runs_are_not(
     assert (ended.status, ended.out) == (0, "")
     assert engine.removed == ["c" * 64, "sha256:rlm-sandbox:old"]
     assert ended.err == (
-        "container  rlm-lost, whose process is gone\n"
+        "container  rlm-lost, orphaned\n"
         "image      rlm-sandbox:old, of another version, 49 MB\n"
         "Removed: 1 container and 1 image, 49 MB.\n"
     )
@@ -126,11 +126,11 @@ def test_an_age_takes_runs_that_were_not_written_to_for_so_long_and_images(engin
         for path in (kept[1] / "lock", kept[1]):
             os.utime(path, (time.time() - 30 * DAY,) * 2)
         ended = rlm("clean", "--yes", "--older-than", "3d", "--json")
-    said = json.loads(ended.out)
-    assert [each["target"] for each in said["removed"] if each["kind"] == "run"] == sorted(map(str, gone))
-    assert 3_000_000 < said["bytes"] - 2 * 48_700_000 < 3_100_000
+    printed = json.loads(ended.out)
+    assert [each["target"] for each in printed["removed"] if each["kind"] == "run"] == sorted(map(str, gone))
+    assert 3_000_000 < printed["bytes"] - 2 * 48_700_000 < 3_100_000
     assert [directory.is_dir() for directory in (*kept, touched, *gone)] == [True] * 3 + [False] * 3
-    assert "failed, failed, which could be resumed, 30 days old" in ended.err
+    assert "failed, failed, resumable, 30 days old" in ended.err
     assert engine.removed == ["c" * 64, "sha256:rlm-sandbox:new", "sha256:rlm-sandbox:old"]
 
 
@@ -153,12 +153,12 @@ def test_a_run_that_is_taken_up_meanwhile_stays(engine: FakeEngine) -> None:
     directory = make_run("old", days=30)
     ((found,), _) = cleaning.old_runs(default_root(), older_than=DAY)
     with run_lock(directory):
-        assert cleaning._remove_run(Path(found.target)) == "somebody works on it"
+        assert cleaning._remove_run(Path(found.target)) == "it is in use"
     assert directory.is_dir()
 
 
 def test_folders_that_are_no_runs_stay_and_are_named(engine: FakeEngine, rlm: RLM, here: Path) -> None:
-    """Of other programs, with a copy of a record, and the folder of runs itself."""
+    """Folders of other programs, one with a copy of a record."""
     others = [here / "project", here / "project/notes", here / "project/locked"]
     for folder in others:
         folder.mkdir()
@@ -173,7 +173,7 @@ def test_folders_that_are_no_runs_stay_and_are_named(engine: FakeEngine, rlm: RL
     assert [each["kind"] for each in json.loads(ended.out)["removed"]] == ["container", "image", "image"]
     for folder in others:
         assert (folder / "thesis.tex").is_file()
-        assert f"rlm: {folder} is left as it is: it has a run.json, but may be no run.\n" in ended.err
+        assert f"rlm: Skipped {folder}: it has a run.json, but may not be a run.\n" in ended.err
 
 
 def test_the_folder_of_runs_itself_is_no_run(engine: FakeEngine, rlm: RLM) -> None:
@@ -183,7 +183,7 @@ def test_the_folder_of_runs_itself_is_no_run(engine: FakeEngine, rlm: RLM) -> No
 
 
 def test_to_look_at_a_run_does_not_make_it_younger(engine: FakeEngine, rlm: RLM) -> None:
-    """Its journal is opened for that, which leaves files beside it."""
+    """Listing opens its journal, which leaves files beside it."""
     directory = make_run("old", days=30)
     record = RunRecord.load(directory)
     value = encode("the context")
@@ -229,13 +229,13 @@ def test_a_run_whose_lock_cannot_be_read_stays_and_is_named(engine: FakeEngine, 
     unreadable(monkeypatch, directory / "lock")
     ended = rlm("clean", "--yes", "--older-than", "1d")
     assert (ended.status, directory.is_dir()) == (0, True)
-    assert f"rlm: {directory} is left as it is: Cannot read the lock of the run in {directory}" in ended.err
+    assert f"rlm: Skipped {directory}: Cannot read the lock of the run in {directory}" in ended.err
 
 
 def test_nothing_is_removed_where_nobody_can_be_asked(engine: FakeEngine, rlm: RLM) -> None:
     ended = rlm("clean")
     assert (ended.status, engine.removed) == (2, [])
-    assert "Nothing was removed (1 container and 1 image, 49 MB), as there is nobody to ask: add --yes." in ended.err
+    assert "Nothing was removed: no terminal to confirm on (1 container and 1 image, 49 MB). Use --yes." in ended.err
 
 
 @pytest.mark.parametrize(("reply", "status", "count"), [("y", 0, 2), ("n", 1, 0)])
@@ -252,7 +252,7 @@ def test_what_cannot_be_removed_is_named(engine: FakeEngine, rlm: RLM) -> None:
     engine.refusal = "it is in use"
     ended = rlm("clean", "--yes", "-q")
     assert (ended.status, ended.out) == (1, "")
-    assert "the image rlm-sandbox:old, of another version is still there: it is in use" in ended.err
+    assert "Cannot remove image rlm-sandbox:old, of another version: it is in use" in ended.err
 
 
 def test_without_an_engine_old_runs_are_removed_all_the_same(
@@ -265,10 +265,10 @@ def test_without_an_engine_old_runs_are_removed_all_the_same(
     directory = make_run("old", days=30)
     ended = rlm("clean", "--yes", "--older-than", "1d")
     assert (ended.status, directory.exists()) == (0, False)
-    assert "containers and images are left as they are: No engine." in ended.err
+    assert "Skipped containers and images: No engine." in ended.err
 
 
 def test_where_there_is_nothing_to_remove_it_says_so(engine: FakeEngine, rlm: RLM) -> None:
     engine.containers, engine.images = [], []
     ended = rlm("clean")
-    assert (ended.status, ended.out, ended.err) == (0, "", "There is nothing to remove.\n")
+    assert (ended.status, ended.out, ended.err) == (0, "", "Nothing to remove.\n")

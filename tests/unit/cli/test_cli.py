@@ -1,4 +1,4 @@
-"""A person's mistakes get one sentence and a status; nothing is lost."""
+"""User errors give one sentence and a status, and lose nothing."""
 
 import sys
 from pathlib import Path
@@ -34,8 +34,8 @@ def test_a_list_of_no_runs_says_where_there_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status_of(monkeypatch, "runs", "--runs", str(tmp_path)) == 0
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", f"There are no runs in {tmp_path} yet.\n")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"No runs in {tmp_path} yet.\n")
 
 
 def test_results_are_never_written_over(

@@ -1,4 +1,4 @@
-"""docs/command-line.md says what there is."""
+"""docs/command-line.md matches the commands and settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from pydantic import SecretStr
 
 from rlm import cli
-from rlm.cli.settings import settings
+from rlm.cli.settings import load_settings
 from rlm.models.prices import Price
 
 PAGE = (Path(__file__).parents[3] / "docs/command-line.md").read_text(encoding="utf-8")
@@ -31,14 +31,14 @@ def test_every_command_has_a_section_and_an_example() -> None:
 def test_the_example_of_a_file_is_good(here: Path) -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
     (here / "rlm.toml").write_text(text)
-    given = settings()
-    assert (given.depth, given.runs, given.limits.max_seconds, given.sandbox.runtime) == (
+    loaded = load_settings()
+    assert (loaded.depth, loaded.runs, loaded.limits.max_seconds, loaded.sandbox.runtime) == (
         2,
         here / "runs",
         600,
         "runsc",
     )
-    assert given.prices == {"my-model": Price(input=1.25, output=10, cached=0.125)}
+    assert loaded.prices == {"my-model": Price(input=1.25, output=10, cached=0.125)}
 
 
 def test_the_names_of_variables_are_good(here: Path) -> None:
@@ -46,6 +46,6 @@ def test_the_names_of_variables_are_good(here: Path) -> None:
         value = {"RLM_SANDBOX__RUNTIME": "runsc", "RLM_MODEL": "m"}.get(name, "3")
         (here / ".env").write_text(f"{name}={value}" * (name != "RLM_"))
         table, _, key = name.removeprefix("RLM_").lower().partition("__")
-        given = getattr(settings(), table)
-        shown = given.get_secret_value() if isinstance(given, SecretStr) else getattr(given, key) if key else given
+        loaded = getattr(load_settings(), table)
+        shown = loaded.get_secret_value() if isinstance(loaded, SecretStr) else getattr(loaded, key) if key else loaded
         assert str(shown) in (value, f"{value}.0"), name

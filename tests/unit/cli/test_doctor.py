@@ -1,4 +1,4 @@
-"""What `rlm doctor` shows is whole, and it tries what it says is good."""
+"""`rlm doctor` shows whole values, and tries everything that it reports as ok."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_a_folder_in_which_no_run_can_be_kept_is_a_problem(
     for place in ("file", "file/below", "link", "link/below"):
         monkeypatch.setenv("RLM_RUN_ROOT", str(here / place))
         state, text = found(rlm, "disk")
-        assert (state, text.startswith(f"no run can be kept in {here / place} (")) == ("problem", True)
-        assert text.endswith("choose another folder with RLM_RUN_ROOT")
+        assert (state, text.startswith(f"cannot write runs to {here / place} (")) == ("problem", True)
+        assert text.endswith("set RLM_RUN_ROOT to another folder")
     monkeypatch.setenv("RLM_RUN_ROOT", str(here / "new/below"))
     assert found(rlm, "disk")[0] == "ok"
     assert {path.name for path in here.iterdir()} == {"file", "link"}
@@ -49,7 +49,7 @@ def test_a_folder_in_which_no_run_can_be_kept_is_a_problem(
     monkeypatch.setattr(os, "mkdir", refuse)
     assert found(rlm, "disk") == (
         "problem",
-        f"no run can be kept in {here}/new/below ({here}: Permission denied): choose another folder with RLM_RUN_ROOT",
+        f"cannot write runs to {here}/new/below ({here}: Permission denied): set RLM_RUN_ROOT to another folder",
     )
 
 

@@ -232,5 +232,5 @@ def test_help_is_that_of_the_group_however_it_is_asked_for(rlm: RLM) -> None:
 def test_an_empty_path_is_refused_and_not_the_working_directory(here: Path, rlm: RLM, command: list[str]) -> None:
     ended = rlm(*command, "")
     assert (ended.status, ended.out) == (2, "")
-    assert "it is empty: give a path." in ended.err
+    assert "the path is empty." in ended.err
     assert not list(here.iterdir())

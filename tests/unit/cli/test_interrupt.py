@@ -1,4 +1,4 @@
-"""Ctrl-C stops cleanly; twice, or where that takes too long, at once."""
+"""Ctrl-C stops cleanly; a second one, or a slow stop, ends the process immediately."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def work():
         os.kill(os.getpid(), signal.SIGINT)
         {again}
         await anyio.sleep(30)
-interrupt.run_until_interrupted(work, advice=lambda: "rlm: go on so.\\n")
+interrupt.run_until_interrupted(work, advice=lambda: "Go on so.\\n")
 """
 
 
@@ -47,11 +47,11 @@ def test_ctrl_c_cancels_lets_it_clean_up_and_says_how_to_go_on(capfd: pytest.Cap
             cleaned.append(True)
 
     with pytest.raises(KeyboardInterrupt):
-        run_until_interrupted(work, advice=lambda: "rlm: go on so.\n")
+        run_until_interrupted(work, advice=lambda: "Go on so.\n")
     assert cleaned == [True]
     first, *others = capfd.readouterr().err.splitlines()
-    assert first.startswith("rlm: stopping")
-    assert others == ["rlm: interrupted; what was started has been removed.", "rlm: go on so."]
+    assert first.startswith("Stopping ...")
+    assert others == ["Interrupted. All containers have been removed.", "Go on so."]
 
 
 def test_a_run_that_is_cancelled_from_the_keyboard_ends_as_with_ctrl_c(capfd: pytest.CaptureFixture[str]) -> None:
@@ -59,8 +59,8 @@ def test_a_run_that_is_cancelled_from_the_keyboard_ends_as_with_ctrl_c(capfd: py
         raise RunCancelled
 
     with pytest.raises(KeyboardInterrupt):
-        run_until_interrupted(work, advice=lambda: "rlm: go on so.\n")
-    assert capfd.readouterr().err == "rlm: interrupted; what was started has been removed.\nrlm: go on so.\n"
+        run_until_interrupted(work, advice=lambda: "Go on so.\n")
+    assert capfd.readouterr().err == "Interrupted. All containers have been removed.\nGo on so.\n"
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_what_does_not_stop_is_ended(patience: str, again: str, tmp_path: Path) 
     script.write_text(HUNG.format(patience=patience, again=again))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=20)
     assert done.returncode == 130
-    assert done.stderr.splitlines()[1:] == ["rlm: stopped at once; its containers end by themselves.", "rlm: go on so."]
+    assert done.stderr.splitlines()[1:] == ["Exited immediately. The containers end by themselves.", "Go on so."]

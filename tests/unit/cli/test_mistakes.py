@@ -1,4 +1,4 @@
-"""A person's mistakes: each is one sentence on standard error, exit status 2, and nothing else."""
+"""User errors: each is one sentence on standard error with exit status 2, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ def is_one_sentence(ended: Any, sentence: str) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "There is no question: give it first"),
-        ([" ", "context.txt"], "There is no question"),
-        (["why?"], "There is no context: give a file, a folder, or - for standard input"),
-        (["why?", "none.txt"], "There is no file or folder none.txt"),
+        ([], 'Missing question. Usage: rlm run "What went wrong?" app.log'),
+        ([" ", "context.txt"], "Missing question."),
+        (["why?"], "Missing context: a file, a folder, or - for standard input."),
+        (["why?", "none.txt"], "No such file or folder: none.txt"),
         (["why?", "empty.txt"], "The file empty.txt is empty"),
-        (["why?", "folder"], "There is no file in the folder folder"),
-        (["why?", "context.txt", "--max-seconds", "0"], "--max-seconds is '0', which cannot be"),
+        (["why?", "folder"], "The folder folder contains no files"),
+        (
+            ["why?", "context.txt", "--max-seconds", "0"],
+            "Invalid --max-seconds '0': use a number above 0, or `none` for no limit.",
+        ),
         (
             ["why?", "context.txt", "--max-lm-calls", "some"],
-            "--max-lm-calls is 'some', which should be a valid integer",
+            "Invalid --max-lm-calls 'some': must be a valid integer",
         ),
-        (["why?", "context.txt", "--depth", "-1"], "--depth is '-1', which should be greater than or equal to 0"),
-        (["why?", "context.txt", "--transport", "tcp"], "--transport is 'tcp', which should be 'attach' or 'unix'"),
-        (["why?", "context.txt", "-q", "-v"], "leave out -q or -v"),
+        (["why?", "context.txt", "--depth", "-1"], "Invalid --depth '-1': must be greater than or equal to 0"),
+        (["why?", "context.txt", "--transport", "tcp"], "Invalid --transport 'tcp': must be 'attach' or 'unix'"),
+        (["why?", "context.txt", "-q", "-v"], "--quiet and --verbose are mutually exclusive."),
     ],
 )
 def test_of_rlm_run(rlm: RLM, here: Path, arguments: list[str], sentence: str) -> None:
@@ -53,7 +56,7 @@ def test_of_rlm_run(rlm: RLM, here: Path, arguments: list[str], sentence: str) -
 
 
 class Stdin:
-    """Standard input with these bytes; or a terminal."""
+    """Standard input with some bytes, or a terminal."""
 
     def __init__(self, data: bytes = b"", *, terminal: bool = False) -> None:
         self.buffer = io.BytesIO(data)
@@ -79,23 +82,23 @@ def test_a_closed_standard_input_of_rlm_exec(
 ) -> None:
     (here / "x.py").touch()
     monkeypatch.setattr(sys, "stdin", None)
-    assert is_one_sentence(rlm("exec", *arguments), f"Standard input is closed: pipe the {what} in, or give a file.")
+    assert is_one_sentence(rlm("exec", *arguments), f"Standard input is closed: pipe the {what} in, or name a file.")
 
 
 def test_a_script_that_is_no_text_wherever_it_comes_from(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "x.py").write_bytes(b"\xff")
     monkeypatch.setattr(sys, "stdin", Stdin(b"\xff"))
-    assert is_one_sentence(rlm("exec", "x.py"), "The script x.py is not UTF-8 text: give a Python file.")
-    assert is_one_sentence(rlm("exec", "-"), "The script on standard input is not UTF-8 text: give a Python file.")
+    assert is_one_sentence(rlm("exec", "x.py"), "The script x.py is not UTF-8 text: use a Python file.")
+    assert is_one_sentence(rlm("exec", "-"), "The script on standard input is not UTF-8 text: use a Python file.")
 
 
 def test_a_home_that_there_is_not(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    why = "'~nobody.here/x', which should be a folder: there is no user whose home is ~nobody.here."
-    assert is_one_sentence(rlm("runs", "--runs", "~nobody.here/x"), f"--runs is {why}")
+    why = "'~nobody.here/x': must be a folder; ~nobody.here is not the home of a user."
+    assert is_one_sentence(rlm("runs", "--runs", "~nobody.here/x"), f"Invalid --runs {why}")
     (here / "rlm.toml").write_text('run_root = "~nobody.here/x"')
-    assert is_one_sentence(rlm("runs"), f"run_root in rlm.toml is {why}")
+    assert is_one_sentence(rlm("runs"), "Invalid run_root '~nobody.here/x' in rlm.toml: must be a folder; ~nobody")
     monkeypatch.setenv("RLM_RUN_ROOT", "~nobody.here/x")
-    assert is_one_sentence(rlm("doctor"), f"RLM_RUN_ROOT is {why}")
+    assert is_one_sentence(rlm("doctor"), f"Invalid RLM_RUN_ROOT {why}")
 
 
 def test_an_empty_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +112,7 @@ def test_standard_input_is_read_as_far_as_a_context_may_be_long(monkeypatch: pyt
     monkeypatch.setattr(sys, "stdin", Stdin(b"\xff" * 200))
     assert run.read_context("-", max_bytes=None) == b"\xff" * 200
     monkeypatch.setattr(sys, "stdin", Stdin(b"\xff" * 200))
-    with pytest.raises(
-        ConfigError, match="Standard input has more bytes than the limit, which is 100: raise it with --max"
-    ):
+    with pytest.raises(ConfigError, match="Standard input is larger than the limit of 100 bytes: raise it with --max"):
         run.read_context("-", max_bytes=100)
     assert sys.stdin.buffer.tell() == 101
 
@@ -132,12 +133,12 @@ def test_a_folder_or_file_that_cannot_be_read(rlm: RLM, here: Path, monkeypatch:
 
     with monkeypatch.context() as closed:
         closed.setattr(os, "scandir", refuse)
-        assert is_one_sentence(rlm("run", "why?", "folder"), "The context folder cannot be read: Permission denied.")
-    assert is_one_sentence(rlm("run", "why?", "x" * 300), "cannot be read: File name too long.")
+        assert is_one_sentence(rlm("run", "why?", "folder"), "Cannot read the context folder: Permission denied.")
+    assert is_one_sentence(rlm("run", "why?", "x" * 300), "x: File name too long.")
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "status"),
+    ("error", "message", "status"),
     [
         (ModelError("answered 404: no such model", status=404), "(check the model's name, --model or RLM_MODEL", 2),
         (ModelError("answered 401", status=401), "(check OPENAI_API_KEY)", 2),
@@ -147,7 +148,7 @@ def test_a_folder_or_file_that_cannot_be_read(rlm: RLM, here: Path, monkeypatch:
     ],
 )
 def test_what_a_run_may_end_with(
-    rlm: RLM, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, status: int
+    rlm: RLM, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str, status: int
 ) -> None:
     def fails(**options: object) -> None:
         raise error
@@ -155,17 +156,17 @@ def test_what_a_run_may_end_with(
     monkeypatch.setattr(cli, "app", fails)
     ended = rlm()
     assert (ended.status, ended.err.count("\n")) == (status, 1)
-    assert said in ended.err
+    assert message in ended.err
 
 
 def test_what_can_be_done_about_an_error_is_said_after_it(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(**options: object) -> None:
         error = ModelError("answered 500", status=500)
-        error.add_note("to go on with the run: rlm resume x")
+        error.add_note("To continue this run: rlm resume x")
         raise error
 
     monkeypatch.setattr(cli, "app", fails)
-    assert rlm().err == "rlm: answered 500\nrlm: to go on with the run: rlm resume x\n"
+    assert rlm().err == "rlm: answered 500\nTo continue this run: rlm resume x\n"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_what_can_be_done_about_an_error_is_said_after_it(rlm: RLM, monkeypatch:
 )
 def test_a_wrong_rlm_toml_is_one_sentence_whatever_the_command(rlm: RLM, here: Path, command: list[str]) -> None:
     (here / "rlm.toml").write_text("detph = 2")
-    assert is_one_sentence(rlm(*command), "detph in rlm.toml is no setting: did you mean depth in rlm.toml?")
+    assert is_one_sentence(rlm(*command), "Unknown setting detph in rlm.toml (did you mean depth?).")
 
 
 @pytest.mark.parametrize(
@@ -219,12 +220,13 @@ def test_a_beginning_that_several_ids_have_is_one_sentence_that_names_them(rlm: 
 @pytest.mark.parametrize("command", [["runs"], ["view", "x"], ["resume", "x"], ["clean", "--older-than", "1d"]])
 def test_a_working_directory_that_was_removed_is_one_sentence(rlm: RLM, here: Path, command: list[str]) -> None:
     here.rmdir()
-    assert is_one_sentence(rlm(*command), "rlm: The working directory has been removed: change to another one.")
+    assert is_one_sentence(rlm(*command), "rlm: The working directory was removed. Change to another directory.")
 
 
 def test_of_rlm_clean(rlm: RLM) -> None:
     assert is_one_sentence(
-        rlm("clean", "--older-than", "3"), "--older-than 3 is no age: give a number with m, h, d or w"
+        rlm("clean", "--older-than", "3"),
+        "Invalid age '3' for --older-than. Use a number and m, h, d or w, such as 30d.",
     )
 
 

@@ -1,26 +1,30 @@
-"""The answer on standard output; its exit status; what `-q` and `--json` change."""
+"""The answer on standard output, its exit status, and the effect of `-q` and `--json`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from rlm.cli.commands.run import Watch
+from rlm.cli.commands.run import ResumeHint
 from rlm.cli.commands.runs import run_ids
-from rlm.cli.output import aligned, show
-from rlm.cli.progress import Lines, progress
-from rlm.events import Event, ModelFailed, ModelReplied, RLMStarted, TurnStarted
-from rlm.live.verbose import ConsoleView
+from rlm.cli.output import aligned, print_completion, stop_message
+from rlm.cli.progress import progress_listener
+from rlm.config import RAISABLE, Limits, SandboxConfig
+from rlm.events import Event, ModelFailed, ModelReplied, RLMStarted, RunStarted, TurnStarted
+from rlm.live.lines import LineView
+from rlm.live.verbose import VerboseView
 from rlm.sandbox.docker.image import image_name
+from rlm.store.record import ModelRecord, RunRecord
 from rlm.types import Completion, StopReason, Usage
 
 
-def completion(answer: str, stop_reason: StopReason = "final") -> Completion:
+def completion(answer: str, stop_reason: StopReason = "final", *, run_dir: Path = Path("runs/the-run")) -> Completion:
     return Completion(
         answer=answer,
         stop_reason=stop_reason,
@@ -31,54 +35,111 @@ def completion(answer: str, stop_reason: StopReason = "final") -> Completion:
         sub_calls=1,
         sandboxes=1,
         run_id="the-run",
-        run_dir=Path("runs/the-run"),
+        run_dir=run_dir,
     )
 
 
+def stopped(answer: str, stop_reason: StopReason, directory: Path) -> Completion:
+    """A completion with the record of its run."""
+    models = {0: ModelRecord(name="m", server=None)}
+    record = RunRecord(
+        run_id="the-run",
+        state="finished",
+        query="q",
+        depth=0,
+        models=models,
+        limits=Limits(max_lm_calls=50),
+        sandbox=SandboxConfig(),
+        raised={"max_lm_calls": 60},
+    )
+    record.save(directory)
+    return completion(answer, stop_reason, run_dir=directory)
+
+
 def test_the_answer_alone_is_on_standard_output(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    show(completion("a\r\n\x1b[31m\ud800"), as_json=False, quiet=False)
+    print_completion(completion("a\r\n\x1b[31m\ud800"), run="the-run", as_json=False, quiet=False)
     out, err = capsysbinary.readouterr()
     assert out == "a\r\n\x1b[31m\ud800\n".encode("utf-8", "surrogatepass")
-    assert err == b"final after 1 turn: 1.5 s, 2 model calls, 1,234 + 5 tokens, cost $0.25; runs/the-run\n"
+    assert err == b"Run directory: runs/the-run\n"
 
 
 def test_a_terminal_gets_no_control_characters(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    show(completion("a\x1b[31m\u202eb"), as_json=False, quiet=True)
+    print_completion(completion("a\x1b[31m\u202eb"), run="the-run", as_json=False, quiet=True)
     assert capsys.readouterr() == ("a\\x1b[31m\\u202eb\n", "")
 
 
 def test_json_is_one_object_that_holds_every_text(capsys: pytest.CaptureFixture[str]) -> None:
-    show(completion("\ud800 ä"), as_json=True, quiet=True)
-    said = json.loads(capsys.readouterr().out)
-    assert (said["answer"], said["stop_reason"], said["cost_usd"]) == ("\ud800 ä", "final", 0.25)
-    assert (said["usage"]["input_tokens"], said["run_id"], said["run_dir"]) == (1234, "the-run", "runs/the-run")
+    print_completion(completion("\ud800 ä"), run="the-run", as_json=True, quiet=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["answer"], printed["stop_reason"], printed["cost_usd"]) == ("\ud800 ä", "final", 0.25)
+    assert (printed["usage"]["input_tokens"], printed["run_id"], printed["run_dir"]) == (
+        1234,
+        "the-run",
+        "runs/the-run",
+    )
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_answer_that_a_limit_cut_short_has_a_status_of_its_own(
-    as_json: bool, capsys: pytest.CaptureFixture[str]
+    as_json: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
-        show(completion("so far", "max_cost_usd"), as_json=as_json, quiet=True)
-    said = capsys.readouterr()
+        print_completion(stopped("so far", "max_lm_calls", tmp_path), run="my run", as_json=as_json, quiet=True)
+    captured = capsys.readouterr()
     assert ended.value.exit_code == 3
-    assert "so far" in said.out
-    assert "(max_cost_usd): the answer is the best" in said.err
+    assert "so far" in captured.out
+    assert captured.err == (
+        "Stopped at the limit of 60 model calls. The answer may be incomplete.\n"
+        "To continue: rlm resume 'my run' --max-lm-calls 120\n"
+    )
 
 
-def test_where_there_is_no_answer_it_is_not_called_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_there_is_no_answer_it_is_not_called_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(typer.Exit):
-        show(completion(" ", "max_tokens"), as_json=False, quiet=True)
-    assert capsys.readouterr().err == "rlm: the run was stopped (max_tokens): it had no answer yet.\n"
+        print_completion(stopped(" ", "max_iterations", tmp_path), run="the-run", as_json=False, quiet=True)
+    assert capsys.readouterr().err == "Stopped at the limit of 30 turns. It has no answer yet.\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        (
+            "max_tokens",
+            "Stopped at the limit of 1,000 tokens. The answer may be incomplete.\nTo continue: rlm resume id",
+        ),
+        ("max_cost_usd", "Stopped at the limit of $2.5. The answer may be incomplete.\nTo continue: rlm resume id"),
+        (
+            "max_seconds",
+            "Stopped at the limit of 3,600 seconds. The answer may be incomplete.\nTo continue: rlm resume",
+        ),
+        ("max_rlms", "Stopped at the limit of 1,000 RLMs. The answer may be incomplete."),
+        (
+            "max_consecutive_errors",
+            "Stopped after 10 turns without working code. The answer is the model's last reply.",
+        ),
+        ("stopped", "Stopped early at your request. The answer may be incomplete."),
+    ],
+)
+def test_what_stopped_a_run_is_one_sentence_and_how_to_continue_another(reason: StopReason, message: str) -> None:
+    limits = Limits(max_tokens=1000, max_cost_usd=2.5)
+    notice = stop_message(completion("so far", reason), limits, run="id")
+    assert notice.startswith(message)
+    assert ("--" in notice) is (reason in RAISABLE)
+
+
+def test_a_cost_without_a_price_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    done = replace(completion("a"), usage=Usage(calls=1, cost_usd=None))
+    print_completion(done, run="the-run", as_json=False, quiet=False)
+    assert "no price known" in capsys.readouterr().err
 
 
 def test_progress_is_nothing_or_a_line_a_turn_or_everything() -> None:
-    assert progress(quiet=True, verbose=False) is None
-    assert isinstance(progress(quiet=False, verbose=False), Lines)
-    assert isinstance(progress(quiet=False, verbose=True), ConsoleView)
+    assert progress_listener(quiet=True, verbose=False) is None
+    assert isinstance(progress_listener(quiet=False, verbose=False), LineView)
+    assert isinstance(progress_listener(quiet=False, verbose=True), VerboseView)
 
 
 def replied(node: str, tokens: int) -> Event:
@@ -87,7 +148,7 @@ def replied(node: str, tokens: int) -> Event:
 
 
 def test_a_line_counts_what_the_whole_tree_has_used(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = progress(quiet=False, verbose=False)
+    lines = progress_listener(quiet=False, verbose=False)
     assert lines is not None
     started = RLMStarted(level=0, depth=1, model="m", sandbox="s", context_type="str", context_size=1)
     failed = ModelFailed(role="sub", model="m", error="e", usage=Usage(calls=1, input_tokens=7), seconds=1)
@@ -95,35 +156,34 @@ def test_a_line_counts_what_the_whole_tree_has_used(capsys: pytest.CaptureFixtur
         lines(event)
     lines(TurnStarted(turn=2, of=9))
     shown = capsys.readouterr().err
-    assert shown.startswith("turn 2 of 9: ")
-    assert shown.endswith(" s, 3 model calls, 1,207 + 2 tokens, cost $1, 1 sandbox\n")
+    assert shown.splitlines()[-1] == "0  turn 2 of 9: 0.0s, 3 model calls, 1,209 tokens, cost $1"
 
 
 ROWS = [("run", "calls", "question"), ("20260101-120000-aaaaaaaa", "12", "why did it fail, 漢字?"), ("b", "1,234", "")]
 
 
 def test_a_table_cuts_its_last_column_alone_and_nothing_where_there_is_no_width() -> None:
-    assert list(aligned(ROWS, to_the_right=(1,), width=None)) == [
+    assert list(aligned(ROWS, right=(1,), width=None)) == [
         "run                       calls  question",
         "20260101-120000-aaaaaaaa     12  why did it fail, 漢字?",
         "b                         1,234",
     ]
-    assert (
-        list(aligned(ROWS, to_the_right=(1,), width=53))[1] == "20260101-120000-aaaaaaaa     12  why did it fail, 漢…"
-    )
-    assert list(aligned(ROWS, to_the_right=(1,), width=20))[1] == "20260101-120000-aaaaaaaa     12"
+    assert list(aligned(ROWS, right=(1,), width=53))[1] == "20260101-120000-aaaaaaaa     12  why did it fail, 漢…"
+    assert list(aligned(ROWS, right=(1,), width=20))[1] == "20260101-120000-aaaaaaaa     12"
 
 
-def test_there_is_advice_on_how_to_resume_once_the_context_is_kept() -> None:
-    watch = Watch(Path("some runs"))
-    assert watch.advice() == ""
-    watch(TurnStarted(turn=1, of=9, run_id="id"))
-    assert watch.advice() == "rlm: to go on with the run: rlm resume 'some runs/id'\n"
+@pytest.mark.parametrize(("folder", "run"), [(Path("some runs"), "'some runs/id'"), (None, "id")])
+def test_there_is_advice_on_how_to_resume_once_the_context_is_kept(folder: Path | None, run: str) -> None:
+    hint = ResumeHint(folder)
+    hint(RunStarted(query="q", depth=1, models={}, context_bytes=1, run_id="id"))
+    assert hint.text() == ""
+    hint(TurnStarted(turn=1, of=9, run_id="id"))
+    assert hint.text() == f"To continue this run: rlm resume {run}\n"
 
 
-@pytest.mark.parametrize(("built", "said"), [(True, "ready"), (False, "up to date")])
+@pytest.mark.parametrize(("built", "state"), [(True, "ready"), (False, "up to date")])
 def test_image_build_says_what_it_did(
-    rlm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, built: bool, said: str
+    rlm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, built: bool, state: str
 ) -> None:
     asked = []
 
@@ -133,7 +193,7 @@ def test_image_build_says_what_it_did(
 
     monkeypatch.setattr("rlm.sandbox.docker.build.ensure_image", ensure)
     ended = rlm("image", "build", "--extra", "numpy pandas", "--force")
-    assert (ended.status, ended.out, ended.err) == (0, "", f"The image {image_name()} is {said}.\n")
+    assert (ended.status, ended.out, ended.err) == (0, "", f"The image {image_name()} is {state}.\n")
     assert asked == [("numpy pandas", True)]
 
 

@@ -1,4 +1,4 @@
-"""`rlm runs` lists what the other commands find, and says of it what is known. `rlm replay` compares with what there is."""
+"""`rlm runs` lists what other commands find, with what is known. `rlm replay` needs a recorded answer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_what_a_damaged_run_has_paid_is_unknown(rlm: RLM, run: Path) -> None:
 def test_a_run_without_its_answer_is_not_gone_through_again(rlm: RLM, run: Path) -> None:
     (run / "answer.txt").unlink()
     ended = rlm("replay", str(run))
-    sentence = f"rlm: The run in {run} is damaged: answer.txt cannot be read (No such file or directory).\n"
+    sentence = f"rlm: The run in {run} is damaged: cannot read answer.txt (No such file or directory).\n"
     assert (ended.status, ended.err) == (1, sentence)
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"state": "interrupted"}))

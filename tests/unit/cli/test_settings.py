@@ -1,4 +1,4 @@
-"""Flags, the environment, `.env` and `rlm.toml`: what wins, what is refused, and how a person is told."""
+"""Flags, the environment, `.env` and `rlm.toml`: precedence, rejected values, and their messages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlm.cli.commands.checks import settings_shown
+from rlm.cli.commands.checks import visible_settings
 from rlm.cli.commands.runs import run_ids
-from rlm.cli.settings import layers, origins, settings, settle
+from rlm.cli.settings import load_settings, merge_layers, origins, read_layers
 from rlm.config import Limits
 from rlm.errors import ConfigError
 from rlm.models.prices import Price
@@ -34,8 +34,8 @@ def test_flags_win_over_the_environment_over_dotenv_over_the_file_over_the_users
         monkeypatch.setenv("RLM_DEPTH", number(1))
         monkeypatch.setenv("RLM_LIMITS__MAX_TOKENS", number(1))
     flags: dict[str, Any] = {"depth": number(0), "limits": {"max_tokens": number(0)}} if strongest == 0 else {}
-    given = settings(**flags)
-    assert (given.depth, given.limits.max_tokens) == (strongest + 1, strongest + 1)
+    loaded = load_settings(**flags)
+    assert (loaded.depth, loaded.limits.max_tokens) == (strongest + 1, strongest + 1)
 
 
 def test_each_key_comes_from_the_strongest_that_sets_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,11 +44,11 @@ def test_each_key_comes_from_the_strongest_that_sets_it(here: Path, monkeypatch:
     )
     (here / ".env").write_text("OPENAI_BASE_URL=http://127.0.0.1/v1\n")
     monkeypatch.setenv("RLM_LIMITS__MAX_RLMS", "6")
-    given = settings(model="b", depth=None, limits={"max_seconds": None, "max_tokens": "9"})
-    assert (given.model, given.sub_model, given.depth) == ("b", "b", 2)
-    assert given.limits == Limits(max_rlms=6, max_seconds=7.5, max_tokens=9)
-    assert (given.sandbox.cpus, given.openai_base_url) == (2.0, "http://127.0.0.1/v1")
-    found = origins(layers({"model": "b"}))
+    loaded = load_settings(model="b", depth=None, limits={"max_seconds": None, "max_tokens": "9"})
+    assert (loaded.model, loaded.sub_model, loaded.depth) == ("b", "b", 2)
+    assert loaded.limits == Limits(max_rlms=6, max_seconds=7.5, max_tokens=9)
+    assert (loaded.sandbox.cpus, loaded.openai_base_url) == (2.0, "http://127.0.0.1/v1")
+    found = origins(read_layers({"model": "b"}))
     assert [found[key] for key in ("model", "depth", "limits.max_rlms", "openai_base_url", "sub_model")] == [
         "flag",
         "rlm.toml",
@@ -63,71 +63,80 @@ def test_the_nearest_file_of_the_folder_and_its_parents_counts(here: Path, monke
     below = here / "a/b"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
-    assert (settings().depth, settings().runs) == (2, here / "runs")
+    assert (load_settings().depth, load_settings().runs) == (2, here / "runs")
     (here / "a/rlm.toml").write_text('run_root = "/elsewhere"')
-    assert (settings().depth, settings().runs) == (1, Path("/elsewhere"))
+    assert (load_settings().depth, load_settings().runs) == (1, Path("/elsewhere"))
 
 
 def test_runs_are_in_the_users_state_unless_said(tmp_path: Path) -> None:
-    assert settings().runs == tmp_path / "state/rlm/runs"
-    assert settings(run_root=Path("~/x")).runs == Path.home() / "x"
+    assert load_settings().runs == tmp_path / "state/rlm/runs"
+    assert load_settings(run_root=Path("~/x")).runs == Path.home() / "x"
 
 
 def test_none_takes_a_limit_away(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "rlm.toml").write_text('[limits]\nmax_seconds = "none"\nmax_rlms = 3')
     monkeypatch.setenv("RLM_LIMITS__MAX_LM_CALLS", "none")
-    limits = settings(limits={"max_rlms": "none"}).limits
+    limits = load_settings(limits={"max_rlms": "none"}).limits
     assert (limits.max_seconds, limits.max_lm_calls, limits.max_rlms) == (None, None, None)
 
 
 def test_prices_are_tables_by_the_models_name(here: Path) -> None:
     (here / "rlm.toml").write_text('[prices."my.model"]\ninput = 1\noutput = 2.5')
-    assert settings().prices == {"my.model": Price(input=1, output=2.5)}
+    assert load_settings().prices == {"my.model": Price(input=1, output=2.5)}
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("detph = 2", "detph in rlm.toml is no setting: did you mean depth in rlm.toml?"),
-        ("[limits]\nmax_second = 2", "limits.max_second in rlm.toml is no setting: did you mean limits.max_seconds in"),
-        ("qqqq = 2", "qqqq in rlm.toml is no setting: docs/command-line.md lists"),
-        ("depth = -1", "depth in rlm.toml is -1, which should be greater than or equal to 0."),
-        ('depth = "x"', "depth in rlm.toml is 'x', which should be a valid integer"),
-        ("limits = 3", "limits in rlm.toml is no setting"),
+        ("detph = 2", "Unknown setting detph in rlm.toml (did you mean depth?)."),
+        (
+            "[limits]\nmax_second = 2",
+            "Unknown setting limits.max_second in rlm.toml (did you mean limits.max_seconds?).",
+        ),
+        ("qqqq = 2", "Unknown setting qqqq in rlm.toml (settings: model, sub_model, depth, run_root, limits,"),
+        ("depth = -1", "Invalid depth -1 in rlm.toml: must be greater than or equal to 0."),
+        ('depth = "x"', "Invalid depth 'x' in rlm.toml: must be a valid integer"),
+        ("limits = 3", "Unknown setting limits in rlm.toml"),
         (
             "[limits]\nmax_seconds = 0",
-            "limits.max_seconds in rlm.toml is 0, which cannot be: use a number above 0, or none",
+            "Invalid limits.max_seconds 0 in rlm.toml: use a number above 0, or `none`",
         ),
         (
             "[limits]\nmax_iterations = 'many'",
-            "limits.max_iterations in rlm.toml is 'many', which should be a valid integer",
+            "Invalid limits.max_iterations 'many' in rlm.toml: must be a valid integer",
         ),
         (
             "[limits]\nmax_seconds = inf",
-            "limits.max_seconds in rlm.toml is inf, which cannot be: use a number, or none",
+            "Invalid limits.max_seconds inf in rlm.toml: use a number, or `none`",
         ),
-        ("[sandbox]\ncpus = 0", "sandbox.cpus in rlm.toml is 0, which cannot be: use a number above 0."),
-        ("[sandbox]\ntransport = 'tcp'", "sandbox.transport in rlm.toml is 'tcp', which should be 'attach' or 'unix'."),
-        ("[prices.m]\ninput = 1", "prices.m in rlm.toml is {'input': 1}, which lacks output."),
+        ("[sandbox]\ncpus = 0", "Invalid sandbox.cpus 0 in rlm.toml: use a number above 0."),
+        ("[sandbox]\ntransport = 'tcp'", "Invalid sandbox.transport 'tcp' in rlm.toml: must be 'attach' or 'unix'."),
+        ("[prices.m]\ninput = 1", "Invalid prices.m {'input': 1} in rlm.toml: missing key 'output'."),
         (
             "[prices.m]\ninput = -1\noutput = 1",
-            "prices.m in rlm.toml is {'input': -1, 'output': 1}, which cannot be: give",
+            "Invalid prices.m {'input': -1, 'output': 1} in rlm.toml: give",
         ),
-        ("[prices.m]\ninput = 1\noutput = 1\nimput = 2", "prices.m in rlm.toml has 'imput': a price has input, output"),
+        (
+            "[prices.m]\ninput = 1\noutput = 1\nimput = 2",
+            "Unknown key 'imput' in prices.m in rlm.toml: use input, output and cached.",
+        ),
         (
             "[sandbox]\nmax_processes = 'none'",
-            "sandbox.max_processes in rlm.toml is 'none', which should be a valid integer",
+            "Invalid sandbox.max_processes 'none' in rlm.toml: must be a valid integer",
         ),
-        ("api_key = 'sk-1'", "api_key in rlm.toml is not read, as such files are shared: set OPENAI_API_KEY in"),
-        ("OPENAI_API_KEY = 'sk-1'", "OPENAI_API_KEY in rlm.toml is not read"),
-        ("base_url = 'http://x'", "base_url in rlm.toml is not read, as such files are shared: set OPENAI_BASE_URL in"),
+        ("api_key = 'sk-1'", "api_key is not allowed in rlm.toml, as such files are shared: set OPENAI_API_KEY in"),
+        ("OPENAI_API_KEY = 'sk-1'", "OPENAI_API_KEY is not allowed in rlm.toml"),
+        (
+            "base_url = 'http://x'",
+            "base_url is not allowed in rlm.toml, as such files are shared: set OPENAI_BASE_URL in",
+        ),
         (
             "sub_api_key = 'sk-1'",
-            "sub_api_key in rlm.toml is not read, as such files are shared: set RLM_SUB_API_KEY in",
+            "sub_api_key is not allowed in rlm.toml, as such files are shared: set RLM_SUB_API_KEY in",
         ),
-        ("sub_base_url = 'http://x'", "sub_base_url in rlm.toml is not read"),
-        ("depth = ", "rlm.toml is not TOML: "),
-        ("run_root = ''", "run_root in rlm.toml is empty: give a folder"),
+        ("sub_base_url = 'http://x'", "sub_base_url is not allowed in rlm.toml"),
+        ("depth = ", "rlm.toml is not valid TOML: "),
+        ("run_root = ''", "run_root in rlm.toml is empty: set a folder or remove it."),
     ],
 )
 def test_what_is_wrong_in_the_file_is_one_sentence_that_names_file_and_key(
@@ -135,7 +144,7 @@ def test_what_is_wrong_in_the_file_is_one_sentence_that_names_file_and_key(
 ) -> None:
     (here / "rlm.toml").write_text(text)
     with pytest.raises(ConfigError) as refused:
-        settings()
+        load_settings()
     assert str(refused.value).startswith(sentence)
     assert "\n" not in str(refused.value)
     assert "sk-1" not in str(refused.value)
@@ -144,26 +153,26 @@ def test_what_is_wrong_in_the_file_is_one_sentence_that_names_file_and_key(
 def test_a_file_that_is_no_text_is_one_sentence(here: Path) -> None:
     (here / "rlm.toml").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ConfigError, match=r"rlm\.toml is not"):
-        settings()
+        load_settings()
 
 
 def test_a_wrong_flag_or_variable_is_named_as_it_was_given(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "rlm.toml").write_text("[limits]\nmax_tokens = 5")
-    with pytest.raises(ConfigError, match="--max-tokens is '0', which cannot be: use a number above 0, or none for no"):
-        settings(limits={"max_tokens": "0"})
+    with pytest.raises(ConfigError, match="Invalid --max-tokens '0': use a number above 0, or `none` for no limit"):
+        load_settings(limits={"max_tokens": "0"})
     monkeypatch.setenv("RLM_LIMITS__MAX_TOKENS", "0")
-    with pytest.raises(ConfigError, match="RLM_LIMITS__MAX_TOKENS is '0', which cannot be"):
-        settings()
+    with pytest.raises(ConfigError, match="Invalid RLM_LIMITS__MAX_TOKENS '0': use"):
+        load_settings()
     monkeypatch.setenv("RLM_LIMITS__MAX_TOKENS", "")
     (here / ".env").write_text("RLM_LIMITS__MAX_TOKEN=2")
-    with pytest.raises(ConfigError, match=r"RLM_LIMITS__MAX_TOKEN in \.env is no setting: did you mean"):
-        settings()
+    with pytest.raises(ConfigError, match=r"Unknown setting RLM_LIMITS__MAX_TOKEN in \.env \(did you mean"):
+        load_settings()
     (here / ".env").write_text("RLM_DETPH=2")
-    with pytest.raises(ConfigError, match=r"RLM_DETPH in \.env is no setting: did you mean RLM_DEPTH in \.env\?"):
-        settings()
+    with pytest.raises(ConfigError, match=r"Unknown setting RLM_DETPH in \.env \(did you mean RLM_DEPTH\?\)"):
+        load_settings()
     (here / ".env").write_text("RLM_PRICES=cheap")
-    with pytest.raises(ConfigError, match=r"not the JSON that it should be: .*prices"):
-        settings()
+    with pytest.raises(ConfigError, match=r"not valid JSON: .*prices"):
+        load_settings()
 
 
 def test_a_variable_that_is_no_setting_is_told_once_as_it_may_be_another_programs(
@@ -172,8 +181,8 @@ def test_a_variable_that_is_no_setting_is_told_once_as_it_may_be_another_program
     monkeypatch.setenv("RLM_DETPH", "2")
     monkeypatch.setenv("RLM_DEPTH", "3")
     monkeypatch.setenv("RLMS", "of others")
-    assert settings().depth == 3
-    assert capsys.readouterr().err == "rlm: RLM_DETPH is no setting: did you mean RLM_DEPTH?\n"
+    assert load_settings().depth == 3
+    assert capsys.readouterr().err == "rlm: Unknown setting RLM_DETPH (did you mean RLM_DEPTH?).\n"
     assert run_ids("") == []
     assert capsys.readouterr().err == ""
 
@@ -183,8 +192,8 @@ def test_what_is_shown_of_the_settings_holds_no_secret(monkeypatch: pytest.Monke
     monkeypatch.setenv("OPENAI_BASE_URL", "https://me:pass-word@host:8/v1?token=abc")
     monkeypatch.setenv("RLM_SUB_API_KEY", "sk-098765432101234567")
     monkeypatch.setenv("RLM_SUB_BASE_URL", "https://host:9/v1?token=abc")
-    found = layers({})
-    shown = {each.key: each.value for each in settings_shown(settle(found), origins(found))}
+    layers = read_layers({})
+    shown = {each.key: each.value for each in visible_settings(merge_layers(layers), origins(layers))}
     assert (shown["openai_api_key"], shown["openai_base_url"]) == ("…4567", "https://[key]@host:8/v1")
     assert (shown["sub_api_key"], shown["sub_base_url"]) == ("…4567", "https://host:9/v1")
     assert (shown["limits.max_tokens"], shown["sandbox.transport"]) == ("none", "attach")

@@ -1,4 +1,4 @@
-"""What is told on the way costs no answer; diagnostics are sentences."""
+"""Failing progress output never costs an answer; diagnostics are sentences."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from rlm import cli
-from rlm.cli.output import show
-from rlm.cli.streams import Sentences, Unfailing, mind_streams
+from rlm.cli.output import print_completion
+from rlm.cli.streams import BestEffortStream, SentenceFormatter, harden_stdio
 from rlm.errors import RLMError
 from rlm.types import Completion, Usage
 
 
 class Full(io.StringIO):
-    """A stream that takes so many lines."""
+    """A stream that accepts a number of lines, then is full."""
 
     def __init__(self, lines: int, number: int = errno.ENOSPC) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Full(io.StringIO):
 
 def test_standard_error_that_takes_no_more_raises_nothing() -> None:
     full = Full(1)
-    stream = Unfailing(full)
+    stream = BestEffortStream(full)
     stream.writelines(["one ", "line\n"])
     assert stream.write("another\n") == 8
     stream.flush()
@@ -43,12 +43,12 @@ def test_standard_error_that_takes_no_more_raises_nothing() -> None:
 
 
 def test_of_a_diagnostic_with_an_advice_a_person_is_told_the_advice() -> None:
-    def said(**more: Any) -> str:
+    def formatted(**more: Any) -> str:
         record = logging.makeLogRecord({"msg": "%s", "args": ("runtime_vulnerable a=1",), **more})
-        return Sentences("rlm: %(message)s").format(record)
+        return SentenceFormatter("rlm: %(message)s").format(record)
 
-    assert said(fields={"node": "0", "advice": "Update it."}) == "rlm: Update it."
-    assert said(fields={"node": "0"}) == said() == "rlm: runtime_vulnerable a=1"
+    assert formatted(fields={"node": "0", "advice": "Update it."}) == "rlm: Update it."
+    assert formatted(fields={"node": "0"}) == formatted() == "rlm: runtime_vulnerable a=1"
 
 
 def test_an_answer_that_cannot_be_written_is_named_with_its_file(
@@ -68,9 +68,10 @@ def test_an_answer_that_cannot_be_written_is_named_with_its_file(
     )
     monkeypatch.setattr("sys.stdout", Full(0))
     with pytest.raises(
-        RLMError, match=r"^The answer cannot be written: No space left on device; it is in runs/a/answer.t"
+        RLMError,
+        match=r"^Cannot write the answer to standard output: No space left on device. It is in runs/a/answer.t",
     ):
-        show(done, as_json=True, quiet=False)
+        print_completion(done, run="the-run", as_json=True, quiet=False)
     assert capsys.readouterr().err == ""
 
 
@@ -86,7 +87,7 @@ def test_an_error_of_a_file_is_not_taken_for_one_of_standard_output(rlm: Any, mo
 
     monkeypatch.setattr(cli, "app", fails)
     ended = rlm()
-    assert (ended.status, ended.err) == (1, "rlm: Standard output cannot be written: No space left on device.\n")
+    assert (ended.status, ended.err) == (1, "rlm: Cannot write to standard output: No space left on device.\n")
     assert rlm().err == "rlm: a \\x1b file: Permission denied.\n"
     assert rlm().err == "rlm: it took too long.\n"
 
@@ -95,7 +96,7 @@ def test_what_the_encoding_of_a_stream_does_not_hold_is_written_as_escapes(monke
     written = {name: io.BytesIO() for name in ("stdout", "stderr")}
     for name, data in written.items():
         monkeypatch.setattr(sys, name, io.TextIOWrapper(data, encoding="latin-1", errors="strict"))
-    mind_streams()
+    harden_stdio()
     for stream in (sys.stdout, sys.stderr):
         stream.write("✓ é \ud800\n")
         stream.flush()

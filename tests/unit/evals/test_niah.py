@@ -86,5 +86,5 @@ def test_a_report_says_first_what_it_measures_and_counts_failures_apart(tmp_path
     assert "| 1 | 1 | a\\|b &lt;script> \\`x\\` | no |" in text
     assert "Trial 2 failed: ModelError: gone" in text
     assert "unknown" in text
-    assert "1.5M" in text
+    assert "1.50M" in text
     assert "| seed | 7 |" in text

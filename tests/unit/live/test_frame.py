@@ -1,4 +1,4 @@
-"""A picture fits its screen, says what happens, and nothing in it can act on the terminal."""
+"""A frame fits its screen, shows what happens, and contains nothing that can control the terminal."""
 
 import io
 import re
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from helpers.fake_controls import FakeControls
 from helpers.synthetic_run import Clock, answered, batch, call, rlm, synthetic_run
+from rlm._util.text import duration, short_dollars, short_number
 from rlm.config import Limits
 from rlm.events import (
     CellFinished,
@@ -22,9 +23,9 @@ from rlm.events import (
     RunStarted,
     SandboxLost,
 )
-from rlm.live.frame import draw, look, summary
+from rlm.live.frame import draw, summary, take_snapshot
 from rlm.live.keys import Keys
-from rlm.live.meters import Meter, dollars, duration, meters, short
+from rlm.live.meters import Meter, meters
 from rlm.live.tree import RunState
 from rlm.types import CellResult
 
@@ -51,7 +52,7 @@ def frame(
     now = tree.latest + later
     seconds = 0.0 if tree.started is None else now - tree.started
     totals = meters(tree, limits or Limits(), seconds=seconds)
-    picture = look(tree, totals, now=now, height=height, width=width, paused=paused)
+    picture = take_snapshot(tree, totals, now=now, height=height, width=width, paused=paused)
     footer = Keys(FakeControls()).footer(picture.meters)
     lines = draw(picture, console, width=width, height=height, footer=footer)
     return ["".join(segment.text for segment in line) for line in lines]
@@ -72,13 +73,13 @@ def test_a_picture_has_the_size_of_its_screen(width: int, height: int, events: i
 def test_every_level_of_a_busy_tree_is_seen_with_its_counts_on_a_small_screen() -> None:
     lines = "\n".join(frame(tree_of(*islice(synthetic_run(), BUSY)), 80, 24))
     for shown in (
-        "● 0 gpt-5  turn 3/30 · cell 3, waits for 2 calls",
+        "● 0 gpt-5  turn 3/30 · cell 3, 2 calls pending",
         "3 RLMs: 1 done, 2 running",
         "● 0.2 gpt-5",
         "● 0.2.1 gpt-5",
         "714 calls: 641 done, 9 failed, 64 running",
         "✗ 0.2.1.644",
-        "0.2.1 cell 1 runs",
+        "0.2.1 cell 1 running",
         "answers = llm_batch(prompts, recurse=False)",
         "part 643 failed: 503",
         "647 of 10,000",
@@ -124,7 +125,7 @@ def test_of_long_code_the_beginning_is_shown_and_of_long_output_the_end() -> Non
     text = "\n".join(frame(tree_of(rlm("0", 0), CellStarted(cell=1, code=code), output), 80, 30))
     assert "x0 = 0" in text
     assert "out 99" in text
-    assert re.search(r"above it \d+ more lines of code", text)
+    assert re.search(r"output \(\d+ more lines of code above\)", text)
 
 
 def test_of_a_line_that_overwrites_itself_the_last_state_is_shown() -> None:
@@ -170,12 +171,12 @@ def test_a_number_is_seen_whole_or_not_at_all(width: int) -> None:
     totals = meters(tree, limits, seconds=tree.latest - (tree.started or 0.0))
     lines = frame(tree, width, 40, limits=limits)
     for meter in totals:
-        assert any(re.search(rf"{meter.name} [ ━─]*{re.escape(meter.told)}( |$)", line) for line in lines), meter
+        assert any(re.search(rf"{meter.name} [ ━─]*{re.escape(meter.text)}( |$)", line) for line in lines), meter
 
 
 def test_totals_that_need_more_lines_cover_no_row_of_the_tree() -> None:
     tree = tree_of(*islice(synthetic_run(), BUSY))
-    picture = look(tree, meters(tree, Limits(), seconds=1.0), now=tree.latest, height=16, width=30)
+    picture = take_snapshot(tree, meters(tree, Limits(), seconds=1.0), now=tree.latest, height=16, width=30)
     assert len(picture.rows) == 16 - 3 - len(picture.meters) - 1
     assert frame(tree, 30, 16)[3 + len(picture.rows)].startswith("calls")
 
@@ -188,7 +189,9 @@ def test_a_pause_is_seen_at_once() -> None:
 
 def test_what_stays_at_the_end_is_the_tree_with_its_totals_and_no_cell() -> None:
     tree = tree_of(*synthetic_run())
-    picture = look(tree, meters(tree, Limits(), seconds=30.0), now=tree.latest, height=26, footer=0, with_cell=False)
+    picture = take_snapshot(
+        tree, meters(tree, Limits(), seconds=30.0), now=tree.latest, height=26, footer=0, with_cell=False
+    )
     text = "\n".join("".join(segment.text for segment in line) for line in summary(picture, 100))
     assert "final after 26.9s" in text
     assert "✓ 0 gpt-5  3 turns" in text
@@ -210,13 +213,13 @@ def test_batches_of_the_past_become_one_line() -> None:
 
 
 def test_a_price_that_nobody_knows_is_not_shown_as_nothing() -> None:
-    def told(used: float, *, unknown: bool) -> str:
-        return Meter(name="dollars", field="max_cost_usd", key="d", used=used, limit=None, unknown=unknown).told
+    def shown(used: float, *, unknown: bool) -> str:
+        return Meter(name="dollars", field="max_cost_usd", key="d", used=used, limit=None, unknown=unknown).text
 
-    assert [told(1.5, unknown=False), told(1.5, unknown=True), told(0, unknown=True), told(0, unknown=False)] == [
+    assert [shown(1.5, unknown=False), shown(1.5, unknown=True), shown(0, unknown=True), shown(0, unknown=False)] == [
         "$1.50",
         "≥$1.50",
-        "no price",
+        "price unknown",
         "$0",
     ]
 
@@ -224,8 +227,11 @@ def test_a_price_that_nobody_knows_is_not_shown_as_nothing() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        ([short(number) for number in (0, 999, 1_000, 12_345, 999_999)], "0 999 1.00k 12.3k 1.00M"),
-        ([dollars(amount) for amount in (0, 0.00001, 0.0042, 1.25, 1234.5)], "$0 <$0.0001 $0.0042 $1.25 $1,234.50"),
+        ([short_number(number) for number in (0, 999, 1_000, 12_345, 999_999)], "0 999 1.00k 12.3k 1.00M"),
+        (
+            [short_dollars(amount) for amount in (0, 0.00001, 0.0042, 1.25, 1234.5)],
+            "$0 <$0.0001 $0.0042 $1.25 $1,234.50",
+        ),
         ([duration(seconds) for seconds in (9.14, 192, 3_720, 7_260)], "9.1s 3m12s 62m00s 2h01m"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A key does one thing; what cannot be taken back is asked first."""
+"""A key does one thing; what cannot be undone is confirmed first."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def totals(limits: Limits) -> list[Meter]:
 
 
 def pressed(keys: str, controls: FakeControls | None = None) -> tuple[list[object], str]:
-    """What was asked of the run, and the footer after it."""
+    """The requests to the run, and the footer after them."""
     controls = controls or FakeControls(Limits(max_cost_usd=3.0))
     board = Keys(controls)
     for key in keys:
@@ -32,7 +32,7 @@ def pressed(keys: str, controls: FakeControls | None = None) -> tuple[list[objec
     ("keys", "asked"),
     [
         ("p", ["pause"]),
-        ("pp", ["pause", "go on"]),
+        ("pp", ["pause", "unpause"]),
         ("ay", ["answer now"]),
         ("an", []),
         ("qy", ["cancel"]),
@@ -56,21 +56,21 @@ def test_keys_steer_the_run(keys: str, asked: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "text"),
     [
         ("", "q cancel"),
-        ("p", "p go on"),
-        ("a", "Answer now, with what there is?"),
+        ("p", "p continue"),
+        ("a", "Answer now with what the run has so far?"),
         ("q", "Cancel the run?"),
         ("l", "d dollars $2.40 of $3.00 → $6.00"),
-        ("lc", "The limit on calls is 20,000 now."),
-        ("lx", "Nothing was changed."),
+        ("lc", "The limit on calls is now 20,000."),
+        ("lx", "Nothing changed."),
         ("?", "rlm resume"),
         ("??", "? help"),
     ],
 )
-def test_the_footer_says_what_can_be_pressed_and_what_was_done(keys: str, said: str) -> None:
-    assert said in pressed(keys)[1]
+def test_the_footer_says_what_can_be_pressed_and_what_was_done(keys: str, text: str) -> None:
+    assert text in pressed(keys)[1]
 
 
 @pytest.mark.parametrize("keys", ["", "p", "a", "l", "q", "?"])

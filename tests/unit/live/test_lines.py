@@ -1,7 +1,8 @@
-"""Without a terminal there are few lines, each of one event that matters, and none that acts on who reads them."""
+"""Off a terminal a run is a few lines, each about one event that matters, and none can control a terminal."""
 
 import io
 import os
+from pathlib import Path
 
 import anyio
 import pytest
@@ -11,12 +12,12 @@ from helpers.fake_controls import FakeControls
 from helpers.synthetic_run import Clock, batch, call, rlm, synthetic_run
 from rlm.events import CellStarted, RLMFinished, SubCallFinished
 from rlm.live import live_view
-from rlm.live.lines import PlainView
+from rlm.live.lines import LineView
 
 
 def lines(events: object, width: int = 80) -> list[str]:
     out = io.StringIO()
-    view = PlainView(Console(file=out, width=width))
+    view = LineView(Console(file=out, width=width))
     for event in events:  # type: ignore[attr-defined]
         view(event)
     return out.getvalue().splitlines()
@@ -24,25 +25,25 @@ def lines(events: object, width: int = 80) -> list[str]:
 
 def test_a_run_with_a_thousand_calls_is_some_lines() -> None:
     assert lines(synthetic_run()) == [
-        "0  RLM on gpt-5, context: str of 37,000,000",
+        "0  RLM on gpt-5, sandbox abababababab, context: str of length 37,000,000",
         "0  turn 1 of 30",
-        "0  turn 2 of 30",
+        "0  turn 2 of 30: 3.3s, 1 model call, 4,400 tokens, cost $0.008",
         "0  cell 2: error: NameError: name 'parts' is not defined",
-        "0  6 messages made shorter",
-        "0  turn 3 of 30",
+        "0  compacted 6 messages: so far",
+        "0  turn 3 of 30: 5.9s, 2 model calls, 8,800 tokens, cost $0.016",
         "0.2.1  65 calls: 1 done, 64 running",
-        "0  cell 3: 3 RLMs: 2 done, 1 failed",
+        "0  cell 3: ok; 3 RLMs: 2 done, 1 failed",
         "0  answer (final, 3 turns): Two figures changed.",
-        "0  30.0s, 1,007 calls, 1.32M tokens, cost $2.40",
+        "0  finished after 30.0s, 1,007 model calls, 1,320,000 tokens, cost $2.4",
     ]
 
 
 def test_a_long_batch_says_how_far_it_is_every_ten_seconds() -> None:
     clock = Clock()
     events = [rlm("0", 0), CellStarted(cell=1, code=""), *batch(clock, "0", 10_000)]
-    told = [line for line in lines(events) if "calls:" in line]
-    assert 5 <= len(told) <= 11
-    assert "running" in told[1]
+    progress = [line for line in lines(events) if "calls:" in line]
+    assert 5 <= len(progress) <= 11
+    assert "running" in progress[1]
 
 
 def test_texts_of_models_are_one_line_and_act_on_nothing() -> None:
@@ -56,7 +57,7 @@ def test_texts_of_models_are_one_line_and_act_on_nothing() -> None:
     )
     assert lines(events)[1:] == [
         "0.1  failed: \\x1b[2J[red]first[/]",
-        "0  answer (final, 1 turns): \\x1b[2J[red]first[/]",
+        "0  answer (final, 1 turn): \\x1b[2J[red]first[/]",
     ]
 
 
@@ -70,7 +71,7 @@ def test_a_file_gets_lines_also_where_the_environment_asks_for_colours(colours: 
             view(rlm("0", 0))
 
     anyio.run(work)
-    assert out.getvalue() == "0  RLM on gpt-5, context: str of 37,000,000\n"
+    assert out.getvalue() == "0  RLM on gpt-5, sandbox abababababab, context: str of length 37,000,000\n"
 
 
 def test_a_reader_that_is_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,5 +84,10 @@ def test_a_reader_that_is_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyP
                 view(rlm("0", 0))
 
     anyio.run(work)
-    assert os.read(ours, 1_000) == b"0  RLM on gpt-5, context: str of 37,000,000\r\n"
+    assert os.read(ours, 1_000) == b"0  RLM on gpt-5, sandbox abababababab, context: str of length 37,000,000\r\n"
     os.close(ours)
+
+
+def test_the_lines_in_the_documentation_are_what_is_printed() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "live.md").read_text(encoding="utf-8")
+    assert "\n".join(lines(synthetic_run())) in page

@@ -1,4 +1,4 @@
-"""The state of a run follows its events, at a bounded size, whatever they say and in whatever order calls end."""
+"""The state of a run follows its events at a bounded size, in whatever order calls end."""
 
 import dataclasses
 from itertools import islice

@@ -1,4 +1,4 @@
-"""The view takes events from any thread, shows what they came to, and hides nothing that others say."""
+"""The view accepts events from any thread, shows the result, and hides no log record."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ from rich.console import Console
 from helpers.fake_controls import FakeControls
 from helpers.synthetic_run import rlm, synthetic_run
 from rlm.config import Limits
-from rlm.live.view import AT_ONCE, LiveView, logs_held_back
+from rlm.live.view import EVENT_BATCH, LiveView, deferred_logs
 
 
 class Tty(io.StringIO):
@@ -31,18 +31,18 @@ def text(view: LiveView) -> str:
 def test_events_of_another_thread_are_in_the_next_picture() -> None:
     view = a_view(1_030.0)
     with ThreadPoolExecutor(1) as thread:
-        told = thread.map(view, synthetic_run())
+        applied = thread.map(view, synthetic_run())
         while "final after" not in text(view):
             pass  # pictures are taken while events come in
-        assert len(list(told)) > 3_000
+        assert len(list(applied)) > 3_000
     assert "1,007 of 10,000" in text(view)
 
 
 def test_events_do_not_pile_up_while_nothing_is_drawn() -> None:
     view = a_view(0.0)
-    for _ in range(AT_ONCE * 3 + 1):
+    for _ in range(EVENT_BATCH * 3 + 1):
         view(rlm("0", 0))
-    assert len(view._waiting) == 1
+    assert len(view._queue) == 1
 
 
 def test_new_limits_are_seen() -> None:
@@ -65,7 +65,7 @@ def test_a_key_is_answered_in_the_footer_and_without_a_keyboard_there_is_none() 
     view = a_view(0.0)
     view.press("p")
     assert "PAUSED" not in text(view).splitlines()[-1]
-    assert "p go on" in text(view)
+    assert "p continue" in text(view)
     assert "q cancel" not in text(a_view(0.0, has_keys=False))
 
 
@@ -79,7 +79,7 @@ def test_what_the_log_says_comes_after_the_picture(monkeypatch: pytest.MonkeyPat
     terminal, file = Tty(), io.StringIO()
     handlers: list[logging.StreamHandler[Any]] = [logging.StreamHandler(terminal), logging.StreamHandler(file)]
     monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
-    with logs_held_back():
+    with deferred_logs():
         logging.getLogger("rlm.run").warning("a warning")
         assert (terminal.getvalue(), file.getvalue()) == ("", "a warning\n")
     assert terminal.getvalue() == "a warning\n"

@@ -103,7 +103,7 @@ def only(spans: Sequence[ReadableSpan], name: str) -> ReadableSpan:
     return span
 
 
-def told(traced: Traced, *events: Event, content: bool = False) -> Sequence[ReadableSpan]:
+def traced_events(traced: Traced, *events: Event, content: bool = False) -> Sequence[ReadableSpan]:
     tracing = Tracing(traced.provider, content)
     for event in events:
         tracing(event)
@@ -204,9 +204,9 @@ def test_no_text_of_a_run_is_in_its_spans_unless_it_is_wanted(traced: Traced, tm
         small_tree(run_root=tmp_path, on_event=tracing).completion("the context", QUESTION)
         return json.dumps([(attributes(span), str(span.events), span.status.description) for span in traced.spans])
 
-    said = ["Is it the root?", "rlm of the tree", "<llm of the root>", "NameError", "before"]
-    assert not any(text in run(None) for text in said)
-    assert all(text in run(True) for text in said)
+    texts = ["Is it the root?", "rlm of the tree", "<llm of the root>", "NameError", "before"]
+    assert not any(text in run(None) for text in texts)
+    assert all(text in run(True) for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_content_is_wanted_by_the_variable_of_the_conventions_and_the_argument_c
 ) -> None:
     monkeypatch.setenv(CAPTURE, value)
     start = RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, run_id="r", ts=1.0)
-    for content, wanted in ((None, captured), (not captured, not captured)):
+    for content, included in ((None, captured), (not captured, not captured)):
         (span,) = spans_of([start], RunDetails(), content=content)
-        assert ("gen_ai.input.messages" in attributes(span)) is wanted
+        assert ("gen_ai.input.messages" in attributes(span)) is included
 
 
 def test_content_has_the_form_of_the_conventions(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ async def test_a_run_that_fails_is_cancelled_or_breaks_off_ends_all_its_spans_wi
 
 def test_what_else_happened_is_told_by_spans_of_functions_and_events_of_spans(traced: Traced) -> None:
     ids: dict[str, Any] = {"run_id": "r", "ts": 5.0}
-    spans = told(
+    spans = traced_events(
         traced,
         RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, **ids),
         RLMStarted(level=0, depth=1, model="m", sandbox="s", context_type="str", context_size=3, **ids),
@@ -299,7 +299,7 @@ def test_what_else_happened_is_told_by_spans_of_functions_and_events_of_spans(tr
 
 
 def test_a_run_that_was_resumed_has_a_span_for_each_attempt(traced: Traced) -> None:
-    first, second = told(
+    first, second = traced_events(
         traced,
         RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, run_id="r", ts=1.0),
         RunResumed(recorded=3, in_flight=1, run_id="r", ts=9.0),

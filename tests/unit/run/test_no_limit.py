@@ -17,7 +17,7 @@ from rlm import Limits, Message, Orchestrator, ScriptedModel
 from rlm.calls.accounting import Accounting
 from rlm.calls.gateway import Calls
 from rlm.cli.commands import run as command
-from rlm.cli.settings import settings
+from rlm.cli.settings import load_settings
 from rlm.events import Event, TurnStarted
 from rlm.loop.compaction import limits_for_window
 from rlm.loop.observation import describe
@@ -189,4 +189,4 @@ def test_a_model_without_limit_on_its_requests_can_be_made() -> None:
 
 
 def test_each_flag_takes_none() -> None:
-    assert settings(limits=dict.fromkeys(NAMES, "none")).limits == NONE
+    assert load_settings(limits=dict.fromkeys(NAMES, "none")).limits == NONE

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rlm._util.text import printable
 from rlm.events import CellFinished, CellOutput, CellStarted, Event, RLMFinished, RunStarted, SubCallStarted
-from rlm.live.verbose import ConsoleView
+from rlm.live.verbose import VerboseView
 from rlm.store.event_log import EventLog
 from rlm.types import CellResult
 
@@ -49,7 +49,7 @@ def test_control_characters_are_shown_not_sent_to_the_terminal() -> None:
 
 def test_markup_and_escapes_of_a_sandbox_are_shown_as_text() -> None:
     out = io.StringIO()
-    view = ConsoleView(Console(file=out, width=100, force_terminal=False))
+    view = VerboseView(Console(file=out, width=100, force_terminal=False))
     view(SubCallStarted(node="0.1", prompt="[red]x[/red]\x1b[31m", model="m", recursive=False, batch=0))
     view(CellFinished(node="0", cell=1, result=CellResult(outcome="ok", stdout="[bold]y[/bold]\x1b]0;title\x07")))
     assert "[red]x[/red]\\x1b[31m" in out.getvalue()
