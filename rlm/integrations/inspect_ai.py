@@ -44,15 +44,8 @@ class InspectModel(Model):
 
     def __init__(self, model: Any) -> None:
         self._model = model
-
-    @property
-    def name(self) -> str:
-        return str(self._model)
-
-    @property
-    def max_tokens(self) -> int | None:
-        limit: int | None = self._model.config.max_tokens
-        return limit
+        self.name = str(model)
+        self.max_tokens = model.config.max_tokens
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
         """Get one reply; Inspect's retries, connections and limits apply.

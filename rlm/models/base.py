@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from types import MappingProxyType
 
 from rlm.types import Message, ModelReply, Usage
 
 
-class Model(Protocol):
-    """A chat model. Subclass it, and override members as properties: only `name` and `complete` have no default.
+class Model(ABC):
+    """A chat model. Subclass it: set `name`, implement `complete`, and override what else applies.
 
     One model serves many concurrent calls, and several event loops in turn.
+
+    Attributes:
+        name: identifies the model in usage reports and price lists.
+        context_window: tokens that a conversation and its reply may have together. None: unknown.
+        max_tokens: limit on output tokens that every request carries. None: no limit.
+        parameters: what every request carries beside its messages: plain data without secrets. The journal and the cache
+            serve a request only if these are the same.
+        base_url: URL of the server, without credentials. The cache keeps servers apart by it.
     """
 
-    @property
-    def name(self) -> str:
-        """Identifies the model in usage reports and price lists."""
-
-    @property
-    def context_window(self) -> int | None:
-        """Tokens that a conversation and its reply may have together; None is unknown, the default."""
-        return None
-
-    @property
-    def max_tokens(self) -> int | None:
-        """The limit on output tokens that every request carries; None is no limit, the default."""
-        return None
-
-    @property
-    def parameters(self) -> Mapping[str, object]:
-        """What every request carries beside its messages: plain data without secrets. Default: nothing.
-
-        The journal and the cache serve a request only if these are the same.
-        """
-        return {}
-
-    @property
-    def base_url(self) -> str:
-        """The URL of the server, without credentials; empty by default. The cache keeps servers apart by it."""
-        return ""
+    name: str
+    context_window: int | None = None
+    max_tokens: int | None = None
+    parameters: Mapping[str, object] = MappingProxyType({})
+    base_url: str = ""
 
     def cost(self, usage: Usage) -> float | None:
         """The most dollars that a call with this usage can cost; None is unknown, the default."""
@@ -49,6 +37,7 @@ class Model(Protocol):
         """The text without the secrets of this model, for everything that a run records. Default: unchanged."""
         return text
 
+    @abstractmethod
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
         """Get one reply to a conversation.
 

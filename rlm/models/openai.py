@@ -36,6 +36,10 @@ from .settings import Settings
 OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # for one connection: a reachable server accepts it within a few round trips
 KEEP_ALIVE_SECONDS: Final = 60.0  # turns are seconds apart, and a new TLS connection costs two round trips
+MAX_TOKENS_FIELDS: Final = (
+    "max_completion_tokens",
+    "max_tokens",
+)  # the names of this limit in OpenAI's API, newest first
 RESERVED_FIELDS: Final = frozenset({"messages", "model", "n", "stream", "stream_options", "timeout"})
 MAX_ERROR_CHARS: Final = 400  # of a server's error message, which may be a whole page
 MAX_RESPONSE_BYTES: Final = 64 * MIB  # a thousand times the longest reply; an endless one would fill the memory
@@ -104,51 +108,28 @@ class OpenAIModel(Model):
             raise ConfigError(f"rate_limit_seconds={rate_limit_seconds} is invalid: give seconds, 0 or more.")
         if context_window is not None and context_window < 1:
             raise ConfigError(f"context_window={context_window} is invalid: give tokens, 1 or more, or None.")
-        self._name = name
-        self._base_url, self._api_key = _server_and_key(base_url, api_key)
-        self._server = urlsplit(self._base_url).netloc
+        self.name = name
+        self.base_url, self._api_key = _server_and_key(base_url, api_key)
+        self._server = urlsplit(self.base_url).netloc
         self._max_concurrency = max_concurrency
         self._timeout = timeout
         self._max_retries = max_retries
         self._rate_limit_seconds = rate_limit_seconds
-        self._sampling, self._headers, self._query = _split(sampling or {})
-        self._pricing = Pricing(base_url=self._base_url, price=price)
-        self._context_window = context_window or listed_window(name, self._base_url)
-        in_sampling = (field for field in ("max_completion_tokens", "max_tokens") if field in self._sampling)
+        self.parameters, self._headers, self._query = _split(sampling or {})
+        self._pricing = Pricing(base_url=self.base_url, price=price)
+        self.context_window = context_window or listed_window(name, self.base_url)
+        in_sampling = (field for field in MAX_TOKENS_FIELDS if field in self.parameters)
         self._max_tokens_field = next(in_sampling, max_tokens_field)  # servers reject a request with both
+        limits = [self.parameters.get(field) for field in {*MAX_TOKENS_FIELDS, self._max_tokens_field}]
+        self.max_tokens = min((limit for limit in limits if isinstance(limit, int)), default=None)
         self._secrets = Secrets(self._api_key, *self._headers.values(), *self._query.values())
         self._clients: dict[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = {}
         self._lock = threading.Lock()
 
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def base_url(self) -> str:
-        """The URL of the server. It contains no credentials."""
-        return self._base_url
-
-    @property
-    def parameters(self) -> Mapping[str, object]:
-        """The fields of every request body beside model and messages."""
-        return self._sampling
-
-    @property
-    def context_window(self) -> int | None:
-        return self._context_window
-
-    @property
-    def max_tokens(self) -> int | None:
-        limits = [
-            self._sampling.get(field) for field in {"max_completion_tokens", "max_tokens", self._max_tokens_field}
-        ]
-        return min((limit for limit in limits if isinstance(limit, int)), default=None)
-
     def cost(self, usage: Usage) -> float | None:
         """Dollars by `price`, else by the list at the requested service tier."""
-        tier = self._sampling.get("service_tier")
-        return self._pricing.cost(usage, names=[self._name], tier=tier if isinstance(tier, str) else None)
+        tier = self.parameters.get("service_tier")
+        return self._pricing.cost(usage, names=[self.name], tier=tier if isinstance(tier, str) else None)
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
         """Get one reply to a conversation.
@@ -164,8 +145,8 @@ class OpenAIModel(Model):
         """
         body = request_body(
             messages,
-            model=self._name,
-            sampling=self._sampling,
+            model=self.name,
+            sampling=self.parameters,
             max_tokens=max_tokens,
             max_tokens_field=self._max_tokens_field,
         )
@@ -179,7 +160,7 @@ class OpenAIModel(Model):
         request_id = response.headers.get("x-request-id")
         try:
             reply = read_reply(
-                response.content, asked=messages, model=self._name, pricing=self._pricing, request_id=request_id
+                response.content, asked=messages, model=self.name, pricing=self._pricing, request_id=request_id
             )
         except UnusableResponse as error:
             kind = ReplyCutOff if error.cut_off else ModelError
@@ -226,7 +207,7 @@ class OpenAIModel(Model):
         max_concurrency = self._max_concurrency
         return openai.AsyncOpenAI(
             api_key=self._api_key or "not-needed",  # the client requires one
-            base_url=self._base_url,
+            base_url=self.base_url,
             max_retries=self._max_retries,
             default_headers=self._headers,  # not per request, where the client would log them
             timeout=_http.Timeout(None, connect=CONNECT_SECONDS),

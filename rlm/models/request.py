@@ -26,7 +26,7 @@ class Request:
     def __init__(self, model: str, messages: Sequence[Message], parameters: Mapping[str, object]) -> None:
         self.model = model
         self.messages = messages
-        self.parameters = json.dumps(parameters, sort_keys=True)
+        self.parameters = json.dumps(dict(parameters), sort_keys=True)
         self.parts = [digest_of(message.role, message.content) for message in messages]
         self.digest = digest_of(model, *self.parts)
 

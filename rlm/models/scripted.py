@@ -34,17 +34,9 @@ class ScriptedModel(Model):
         context_window: int | None = None,
     ) -> None:
         self._reply = reply if callable(reply) else _in_order(reply)
-        self._name = name
+        self.name = name
         self._latency = latency
-        self._context_window = context_window
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def context_window(self) -> int | None:
-        return self._context_window
+        self.context_window = context_window
 
     def cost(self, usage: Usage) -> float | None:
         """Every call is free."""
@@ -54,13 +46,13 @@ class ScriptedModel(Model):
         """The scripted reply. Raises ModelError when a list of replies is used up, and whatever the function raises."""
         await anyio.sleep(self._latency)
         tokens = sum(_tokens(message.content) for message in messages)
-        if self._context_window is not None and tokens > self._context_window:
-            raise ContextTooLong(f"{tokens:,} tokens exceed the script's window of {self._context_window:,}")
+        if self.context_window is not None and tokens > self.context_window:
+            raise ContextTooLong(f"{tokens:,} tokens exceed the script's window of {self.context_window:,}")
         reply = self._reply(messages)
         if isinstance(reply, ModelReply):
             return reply
         usage = Usage(calls=1, input_tokens=tokens, output_tokens=_tokens(reply), cost_usd=0.0)
-        return ModelReply(text=reply, usage=usage, model=self._name)
+        return ModelReply(text=reply, usage=usage, model=self.name)
 
 
 def _in_order(replies: Sequence[str]) -> Policy:

@@ -21,13 +21,9 @@ class Counting(ScriptedModel):
 
     def __init__(self, *, finish_reason: str = "stop", temperature: float = 0.0) -> None:
         super().__init__(self._next, name="counting")
-        self._temperature = temperature
+        self.parameters = {"temperature": temperature}
         self.calls = 0
         self._finish_reason = finish_reason
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        return {"temperature": self._temperature}
 
     def _next(self, messages: Sequence[Message]) -> ModelReply:
         self.calls += 1

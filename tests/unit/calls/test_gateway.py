@@ -131,9 +131,7 @@ async def test_a_price_of_the_users_comes_before_what_the_model_says_in_estimate
 
 async def test_a_limit_on_output_tokens_makes_the_estimate_smaller() -> None:
     class Terse(ScriptedModel):
-        @property
-        def max_tokens(self) -> int | None:
-            return 10
+        max_tokens = 10
 
     assert calls_within(Limits()).accounting.estimate(Terse([]), ASK).tokens == 164
 

@@ -20,11 +20,11 @@ from rlm.loop.rlm import rlm_loop
 from rlm.loop.services import Services
 from rlm.loop.task import RLMResult, RLMTask
 from rlm.loop.transcript import Transcript
-from rlm.models.scripted import ScriptedModel
+from rlm.models.scripted import Policy, ScriptedModel
 from rlm.sandbox.base import Answer, LoadedValue
 from rlm.sandbox.values import Value, encode
 from rlm.testing import FakeSandboxes
-from rlm.types import CellResult, Message, Usage
+from rlm.types import CellResult, Message, ModelReply, Usage
 
 TURNS = 200
 WINDOW = 4000
@@ -60,9 +60,12 @@ def add_up(messages: Sequence[Message]) -> str:
 class UnknownWindow(ScriptedModel):
     """Refuses long conversations without announcing its window."""
 
-    @property
-    def context_window(self) -> int | None:
-        return None
+    def __init__(self, reply: Policy, *, context_window: int) -> None:
+        super().__init__(reply)
+        self._server = ScriptedModel(reply, context_window=context_window)
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        return await self._server.complete(messages)
 
 
 async def run(shared: Services) -> RLMResult:
