@@ -15,6 +15,7 @@ from .errors import SandboxError as SandboxError
 from .errors import SandboxMisbehaved as SandboxMisbehaved
 from .errors import SandboxStartError as SandboxStartError
 from .errors import ToolError as ToolError
+from .models.base import Model as Model
 from .models.openai import OpenAIModel as OpenAIModel
 from .models.prices import Price as Price
 from .models.scripted import ScriptedModel as ScriptedModel
