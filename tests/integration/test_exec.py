@@ -245,11 +245,11 @@ def test_a_script_is_read_from_standard_input_and_sees_nothing_of_the_host(here:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["missing.py"], "The script missing.py cannot be read"),
-        (["script.py", "--put", "missing"], "There is no file missing"),
+        (["missing.py"], "Cannot read the script missing.py"),
+        (["script.py", "--put", "missing"], "No such file: missing"),
         (["script.py", "--put", "given.txt:../x"], "not a plain relative path"),
         (["script.py", "--runtime", "nothing"], "no runtime 'nothing'"),
-        (["script.py", "--input", "missing"], "The input missing cannot be read"),
+        (["script.py", "--input", "missing"], "Cannot read the input missing"),
         (["-", "--input", "-"], "cannot be both the script and its input"),
         (["script.py", "--get", "/etc/passwd"], "not a plain relative path"),
     ],

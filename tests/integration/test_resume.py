@@ -56,12 +56,12 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
 
         resumed = rlm(environment, "resume", str(run))
         assert (resumed.returncode, resumed.stdout) == (0, "a good\nanswer\n")
-        assert "2 model calls came from the journal, 1 may have been paid twice." in resumed.stderr
+        assert "Reused 2 recorded model calls; 1 call was in flight and may be billed twice." in resumed.stderr
         assert len(provider.requests) == 5 + 1
 
     replayed = rlm(environment, "replay", run.name, "--runs", str(run.parent))
     assert replayed.returncode == 0
-    assert "The same answer, from 5 recorded calls." in replayed.stderr
+    assert "Same answer, from 5 recorded calls." in replayed.stderr
     again = rlm(environment, "resume", str(run))
     assert again.returncode == 2
     assert "has already finished. Its answer is in" in again.stderr
@@ -69,7 +69,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
     (run / "answer.txt").write_text("another")
     differs = rlm(environment, "replay", str(run))
     assert differs.returncode == 1
-    assert "another answer" in differs.stderr
+    assert "The answer of the replay differs." in differs.stderr
     (run / "run.json").write_text("{}")
     assert "damaged" in rlm(environment, "runs", "--runs", str(run.parent)).stdout
 
