@@ -142,12 +142,16 @@ class Calls:
             call = await self.replay.record_sent(
                 node, ordinal, request, reserved_tokens=estimate.tokens, reserved_usd=estimate.dollars
             )
-            reply = await _reply(model, request.messages, reservation.reply_tokens, role)
+            limit = {} if reservation.reply_tokens is None else {"max_tokens": reservation.reply_tokens}
+            reply = await model.complete(request.messages, **limit)
         except ModelError as error:
-            failure = self._count_failure(reservation, model, error, node=node, last=last)
-            await self.replay.record_outcome(call, failure)
-            self._emit_failure(model, failure, node=node, role=role, seconds=time.perf_counter() - started)
-            raise
+            if role == "root" and isinstance(error, ReplyCutOff) and error.usage is not None:
+                reply = _empty_reply(model, error.usage, error.request_id)
+            else:
+                failure = self._count_failure(reservation, model, error, node=node, last=last)
+                await self.replay.record_outcome(call, failure)
+                self._emit_failure(model, failure, node=node, role=role, seconds=time.perf_counter() - started)
+                raise
         except BaseException:
             self.accounting.abandon(reservation)
             raise
@@ -201,18 +205,9 @@ class Calls:
         )
 
 
-async def _reply(model: Model, messages: Sequence[Message], max_tokens: int | None, role: Role) -> ModelReply:
-    """The model's reply. A root gets an empty reply where the token limit left no text, and may try again."""
-    try:
-        if max_tokens is None:
-            return await model.complete(messages)
-        return await model.complete(messages, max_tokens=max_tokens)
-    except ReplyCutOff as error:
-        if role == "sub" or error.usage is None:
-            raise
-        return ModelReply(
-            text="", usage=error.usage, model=model.name, finish_reason="length", request_id=error.request_id
-        )
+def _empty_reply(model: Model, usage: Usage, request_id: str | None) -> ModelReply:
+    """What a root gets when the token limit left no text: it may try again."""
+    return ModelReply(text="", usage=usage, model=model.name, finish_reason="length", request_id=request_id)
 
 
 async def _request(model: Model, messages: Sequence[Message]) -> Request:

@@ -48,37 +48,22 @@ class Conversation:
         """Put a further question, after the output that the model has not seen yet."""
         self._transcript = self._transcript.ask(unseen, question)
 
-    async def next_turn(self) -> tuple[Turn, bool]:
+    async def fit(self) -> None:
+        """Compact the conversation if it nearly fills the window. Raises as `next_turn` does."""
+        if self._window.nearly_full(self._transcript):
+            await self._compact(self._window)
+
+    async def next_turn(self, *, last: bool = False) -> tuple[Turn, bool]:
         """The model's next turn, and whether its reply was cut off.
+
+        Args:
+            last: pay the request from the reserve for the root's last turn.
 
         Raises:
             Stop: a replay stops here.
             BudgetExceeded: the run may not make the call.
             ModelError: no usable reply. ContextTooLong if even a compacted conversation is too long.
         """
-        if self._window.nearly_full(self._transcript):
-            await self._compact(self._window)
-        return await self._ask()
-
-    async def last_turn(self, reason: str) -> Turn:
-        """The model's answer from what it has seen. The root's is paid from the reserve. Raises as `next_turn` does."""
-        request = prompts.last_turn_message(reason)
-        whole = self._transcript.say(request)
-        shortened = self._transcript.compact(prompts.LEFT_OUT, keep_chars=LAST_TURN_CHARS).say(request)
-        try:
-            self._transcript = whole
-            turn, _ = await self._ask(last=self._is_root)
-        except (BudgetExceeded, ContextTooLong):
-            self._transcript = shortened
-            turn, _ = await self._ask(last=self._is_root)
-        return turn
-
-    async def load_history(self) -> bool:
-        """Bind the whole conversation to `history` in the REPL. False if the sandbox has no memory for it."""
-        messages = [{"role": message.role, "content": message.content} for message in self._transcript.history]
-        return await self._repl.load("history", encode(messages)) is not None
-
-    async def _ask(self, *, last: bool = False) -> tuple[Turn, bool]:
         if self._is_root:
             last_messages = (*self._transcript.messages, LAST_TURN_REQUEST)
             self._services.calls.accounting.reserve_last_turn(self._task.model, last_messages)
@@ -95,6 +80,24 @@ class Conversation:
         self._window = self._window.after(reply.usage, self._transcript)
         cut_off = reply.finish_reason == "length"
         return parse(reply.text, cut_off=cut_off), cut_off
+
+    async def last_turn(self, reason: str) -> Turn:
+        """The model's answer from what it has seen. The root's is paid from the reserve. Raises as `next_turn` does."""
+        request = prompts.last_turn_message(reason)
+        whole = self._transcript.say(request)
+        shortened = self._transcript.compact(prompts.LEFT_OUT, keep_chars=LAST_TURN_CHARS).say(request)
+        try:
+            self._transcript = whole
+            turn, _ = await self.next_turn(last=self._is_root)
+        except (BudgetExceeded, ContextTooLong):
+            self._transcript = shortened
+            turn, _ = await self.next_turn(last=self._is_root)
+        return turn
+
+    async def load_history(self) -> bool:
+        """Bind the whole conversation to `history` in the REPL. False if the sandbox has no memory for it."""
+        messages = [{"role": message.role, "content": message.content} for message in self._transcript.history]
+        return await self._repl.load("history", encode(messages)) is not None
 
     async def _compact(self, window: ContextWindow) -> None:
         """Replace the older turns with the model's own summary. All of them stay readable in the REPL."""

@@ -126,9 +126,16 @@ class RLM:
             stop_at: in a replay, where the work on this question stopped.
         """
         self._steps.stop_at(stop_at)
-        result = await self._work_until_stopped()
-        if isinstance(result, Stop):
-            result = await self._answer_after(result)
+        control = self._services.control
+        stop: Stop | None = None
+        result: RLMResult | None = None
+        with control.cancellable():
+            try:
+                result = RLMResult(answer=await self._work(), stop_reason="final", iterations=self._turns)
+            except Stop as reached:
+                stop = reached
+        if result is None:
+            result = await self._answer_after(stop or self._steps.stop(control.reason))
         await self._services.calls.finish_node(self._task.node)
         self._services.events.emit(
             RLMFinished(
@@ -174,15 +181,6 @@ class RLM:
         )
         self._conversation.ask(seen, question)
 
-    async def _work_until_stopped(self) -> RLMResult | Stop:
-        control = self._services.control
-        with control.cancellable():
-            try:
-                return RLMResult(answer=await self._work(), stop_reason="final", iterations=self._turns)
-            except Stop as stop:
-                return stop
-        return self._steps.stop(control.reason)
-
     async def _answer_after(self, stop: Stop) -> RLMResult:
         answer = ""
         with anyio.move_on_after(self._services.control.last_turn_seconds) as scope:
@@ -199,6 +197,7 @@ class RLM:
             self._turns += 1
             self._emit_turn_started()
             try:
+                await self._conversation.fit()
                 turn, cut_off = await self._conversation.next_turn()
             except BudgetExceeded as error:
                 raise self._steps.refusal(error.reason, str(error)) from error
