@@ -55,7 +55,6 @@ def store_context(
         digest=total.hexdigest(),
         file=stored.name if source is None else None,
         path=None if source is None else str(source.absolute()),
-        mtime_ns=None if source is None else source.stat().st_mtime_ns,
     )
 
 

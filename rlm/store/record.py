@@ -50,7 +50,6 @@ class ContextRecord:
         digest: SHA-256 of its encoding, in hexadecimal.
         file: name of the file.
         path: absolute path.
-        mtime_ns: modification time of the path.
     """
 
     kind: Kind
@@ -58,7 +57,6 @@ class ContextRecord:
     digest: str
     file: str | None = None
     path: str | None = None
-    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 
 from rlm._util.logs import get_logger
-from rlm.errors import JournalError, RLMError
+from rlm.errors import JournalError
 from rlm.sandbox.values import Value
 from rlm.types import StopPoint, StopReason
 
@@ -47,7 +47,7 @@ class RecordWriter:
         self.read_only = read_only
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlm-record")
         self._closing = threading.Event()
-        self._failure: RLMError | None = None
+        self._failure: Exception | None = None
 
     def begin(self, digests: Mapping[str, str], context: Value | None, source: Path | None) -> None:
         """Save the digests, and store the first question's context unless it is None, in the background.
@@ -84,9 +84,12 @@ class RecordWriter:
         counts as interrupted and can be resumed.
         """
         self._closing.set()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wrap_future(self._thread.submit(self._end, state))
-        self._thread.shutdown()
+        end = asyncio.wrap_future(self._thread.submit(self._end, state))
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.shield(end)  # from asyncio's own cancellation
+        finally:
+            self._thread.shutdown()  # nothing may be written once the lock is free
 
     # The thread's side
 
@@ -101,7 +104,7 @@ class RecordWriter:
             raise self._failure
         try:
             change()
-        except RLMError as error:
+        except Exception as error:
             self._failure = error
             raise
 

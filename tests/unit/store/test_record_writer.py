@@ -1,5 +1,7 @@
 """The record of a run is written in order, and a failure is not forgotten."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,3 +74,34 @@ async def test_a_record_that_cannot_be_closed_is_left_to_be_resumed(tmp_path: Pa
     with pytest.raises(JournalError, match="gone"):
         await writer.flush()
     await writer.close("finished")
+
+
+async def test_a_bug_while_a_change_is_saved_is_not_forgotten(tmp_path: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        raise ZeroDivisionError
+
+    writer = RecordWriter(RECORD, tmp_path)
+    writer.begin({}, Value(kind="text", size=1, pieces=broken), None)
+    with pytest.raises(ZeroDivisionError):
+        await writer.flush()
+    await writer.close("failed")
+
+
+async def test_a_cancelled_close_still_saves_the_end_before_it_returns(tmp_path: Path) -> None:
+    reading, done = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        reading.set()
+        done.wait(10)
+        yield b"x"
+
+    writer = RecordWriter(RECORD, tmp_path)
+    writer.begin({}, Value(kind="text", size=1, pieces=slow), None)
+    assert reading.wait(10)
+    closing = asyncio.ensure_future(writer.close("interrupted"))
+    await asyncio.sleep(0)
+    closing.cancel()  # as asyncio itself does it: the shield of anyio does not hold that off
+    threading.Timer(0.05, done.set).start()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert RunRecord.load(tmp_path).state == "interrupted"
