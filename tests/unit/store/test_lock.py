@@ -1,5 +1,6 @@
 """One process at a time works on a run, on any platform."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -69,6 +70,25 @@ def test_a_look_changes_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "lock").read_bytes() == before == f"\n{os.getpid()}".encode()
     assert not is_locked(tmp_path / "nothing")
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_look_needs_no_more_than_network_file_systems_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    """NFS locks a file exclusively only if it is open for writing."""
+    fcntl = pytest.importorskip("fcntl")
+    with run_lock(tmp_path):
+        pass
+    monkeypatch.setattr(os, "access", lambda path, mode: writable)
+
+    def lock_on_nfs(file: int, *, blocking: bool) -> bool:
+        if writable and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return True
+
+    monkeypatch.setattr("filelock.lock_descriptor", lock_on_nfs)
+    assert not is_locked(tmp_path)
 
 
 def test_runs_are_in_the_state_directory_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
