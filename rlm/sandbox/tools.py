@@ -82,7 +82,6 @@ class Tools:
         self, functions: Mapping[str, Callable[..., object]], *, seconds: float = 60.0, on_use: OnUse | None = None
     ) -> None:
         self._tools = {name: inspect_function(name, function) for name, function in functions.items()}
-        self._functions = dict(functions)
         self._seconds = seconds
         self._on_use = on_use
         self._slots = anyio.CapacityLimiter(MAX_CONCURRENT_TOOL_CALLS)
@@ -93,8 +92,10 @@ class Tools:
         return bool(self._tools)
 
     def with_callback(self, on_use: OnUse) -> Tools:
-        """The same functions with another `on_use`."""
-        return Tools(self._functions, seconds=self._seconds, on_use=on_use)
+        """The same functions for another sandbox, with another `on_use`. Inspecting them again would take milliseconds."""
+        tools = Tools({}, seconds=self._seconds, on_use=on_use)
+        tools._tools = self._tools
+        return tools
 
     @property
     def descriptions(self) -> dict[str, str]:

@@ -364,6 +364,11 @@ async def test_every_call_is_told_with_its_arguments_cut() -> None:
     assert all(len(use.arguments) + len(use.name) <= 2 * MAX_SHOWN_CHARS + 2 for use in told)
 
 
+def test_functions_are_inspected_once_for_all_sandboxes() -> None:
+    tools = Tools({"f": lambda x: x})
+    assert tools.with_callback(print).descriptions["f"] is tools.descriptions["f"]
+
+
 @given(st.binary(max_size=200))
 async def test_no_bytes_of_a_sandbox_raise_anything(data: bytes) -> None:
     used = await Tools({"f": lambda: 1}).use("f", data)
