@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 
 from rlm._util.logs import get_logger
-from rlm.errors import JournalError
+from rlm.errors import ConfigError, JournalError
 from rlm.sandbox.values import Value
 from rlm.types import StopPoint, StopReason
 
@@ -70,7 +70,11 @@ class RecordWriter:
         await self._wait_for(lambda: None)
 
     async def add_question(self, query: str, context: Value | None, source: Path | None) -> None:
-        """Store a further question and its context. Raises what `flush` does."""
+        """Store a further question, which has been put to the RLM, and its context.
+
+        Raises:
+            JournalError: the disk is full or failed, or the path of the context cannot be read any more.
+        """
         await self._wait_for(partial(self._add_question, query, context, source))
 
     async def record_answer(self, answer: str, *, number: int, stop_reason: StopReason, stop: StopPoint | None) -> None:
@@ -122,8 +126,11 @@ class RecordWriter:
     def _add_question(self, query: str, context: Value | None, source: Path | None) -> None:
         number = len(self.record.further) + 1
         stored = None
-        if context is not None:
-            stored = store_context(self.directory, context, source, self._closing, number=number)
+        try:
+            if context is not None:
+                stored = store_context(self.directory, context, source, self._closing, number=number)
+        except ConfigError as error:  # too late for another try: the RLM has the question
+            raise JournalError(f"Cannot store the context of question {number + 1}: {error}") from error
         self._save(further=(*self.record.further, FurtherQuestion(query=query, context=stored)))
 
     def _record_answer(self, answer: str, number: int, stop_reason: StopReason, stop: StopPoint | None) -> None:

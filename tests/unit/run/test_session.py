@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from rlm import ConfigError, LimitExceeded, Limits, ModelError, Orchestrator, ScriptedModel, Session
+from rlm import ConfigError, JournalError, LimitExceeded, Limits, ModelError, Orchestrator, ScriptedModel, Session
 from rlm.events import Event, QuestionAsked, RLMFinished, RunFinished, RunResumed
 from rlm.loop.rlm import NO_ANSWER
 from rlm.sandbox.base import Answer, SandboxQuery
@@ -174,6 +174,27 @@ async def test_a_question_that_cannot_be_leaves_the_session_as_it_was(tmp_path: 
     with pytest.raises(ConfigError, match="closed"):
         await session.aask("third?")
     assert root.paid == 4
+
+
+async def test_a_context_that_vanishes_once_the_question_was_put_closes_the_session(tmp_path: Path) -> None:
+    context = tmp_path / "context.txt"
+    context.write_text("more")
+
+    async def removes(code: str, answer: Answer | None) -> CellResult:
+        if code == "context = context_1":
+            context.unlink()
+        return await echo_cell(code, answer)
+
+    sandboxes = FakeSandboxes(removes)
+    async with orchestrator(Root(), tmp_path, sandbox_factory=sandboxes).session() as session:
+        await session.aask("first?", "text")
+        with pytest.raises(JournalError, match="question 2"):
+            await session.aask("second?", context)
+        assert sandboxes.alive == 0
+        with pytest.raises(ConfigError, match="resume="):
+            await session.aask("third?")
+    async with orchestrator(Root(), tmp_path).session(resume=directory(session)) as session:
+        assert (await session.aask("second?")).answer == "read 8"
 
 
 async def test_one_question_at_a_time(tmp_path: Path) -> None:
