@@ -242,24 +242,7 @@ class Response:
 
 HostMessage = Start | Load | Execute | Reply | Chunk | Put | Get | ListFiles | Reset
 GuestMessage = Ready | Loaded | Output | Query | Result | Chunk | ToolCall | Response
-Message = (
-    Start
-    | Load
-    | Execute
-    | Reply
-    | Chunk
-    | Put
-    | Get
-    | ListFiles
-    | Reset
-    | Ready
-    | Loaded
-    | Output
-    | Query
-    | Result
-    | ToolCall
-    | Response
-)
+Message = HostMessage | GuestMessage
 
 _TYPES: Final[dict[str, type[Message]]] = {t.__name__: t for t in typing.get_args(Message)}
 
