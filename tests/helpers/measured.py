@@ -27,12 +27,12 @@ FIGURES: Final = (MEMORY_OF_CALLS, MEMORY_OF_RUNS, DESCRIPTORS)
 
 HEAD: Final = f"""# Outcomes of the fault tests
 
-`make reliability` writes this page. It runs all of `tests/faults` in real containers, against a real
-HTTP server on loopback.
+`make reliability` writes this page. It runs all of `tests/faults` in real containers, against a
+real HTTP server on loopback.
 
 - *{REPLAYS}*: runs that were resumed from their journal, or replayed without a model.
-- *{FAULTS}*: signals sent, sandboxes and engines ended, bad responses, full disks, jumps of the clock.
-- *{LOST}*: calls with an answer in the journal at the time of the fault, which it did not serve later.
+- *{FAULTS}*: signals, killed sandboxes and engines, bad responses, full disks, clock jumps.
+- *{LOST}*: calls with a recorded answer at the time of the fault, sent again nevertheless.
 - *{RESENT}*: calls that were sent again. All of them were in flight: no reply had arrived.
 
 An empty cell means that the test does not involve this."""

@@ -69,7 +69,8 @@ def versions() -> Sequence[str]:
     gvisor = _output("runsc", "--version").splitlines()
     return (
         f"rlm {version('rlm')}, {time.strftime('%Y-%m-%d', time.gmtime())}",
-        f"{parts}; gVisor {gvisor[0].rpartition(' ')[2] if gvisor else 'not installed'}",
+        parts,
+        f"gVisor {gvisor[0].rpartition(' ')[2] if gvisor else 'not installed'}",
         f"Linux {platform.release().partition('-')[0]}, {platform.machine()}",
     )
 
