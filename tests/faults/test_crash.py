@@ -130,7 +130,7 @@ def check(
 
 
 @pytest.mark.parametrize("requests", [0, 7, 33])
-def test_a_killed_run_resumes_to_the_same_answer_and_pays_for_nothing_twice_but_what_was_in_flight(
+def test_a_killed_run_resumes_to_the_same_answer_and_only_calls_in_flight_are_sent_twice(
     provider: FakeProvider, whole: Completion, tmp_path: Path, requests: int, record_property: Record
 ) -> None:
     since = len(provider.requests)
@@ -143,7 +143,7 @@ def test_a_killed_run_resumes_to_the_same_answer_and_pays_for_nothing_twice_but_
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_run_that_is_killed_at_any_of_twenty_random_moments_is_resumed_and_no_answered_call_is_lost(
+def test_a_run_killed_at_any_of_twenty_random_moments_resumes_and_loses_no_answered_call(
     provider: FakeProvider, whole: Completion, tmp_path: Path, record_property: Record
 ) -> None:
     seed = int(os.environ.get("RLM_KILL_SEED") or random.randrange(1 << 32))
@@ -171,7 +171,7 @@ def test_a_run_that_is_killed_at_any_of_twenty_random_moments_is_resumed_and_no_
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_run_that_is_killed_at_every_resume_still_comes_to_its_end(
+def test_a_run_killed_at_every_resume_still_finishes(
     provider: FakeProvider, whole: Completion, tmp_path: Path, record_property: Record
 ) -> None:
     since = len(provider.requests)
@@ -197,7 +197,7 @@ def test_a_run_that_is_killed_at_every_resume_still_comes_to_its_end(
     count(record_property, faults=5, replays=5, lost=lost, resent_calls=done.resent_calls)
 
 
-def test_a_killed_sandbox_gets_its_variables_back_and_the_cell_runs_again_with_nothing_paid_twice(
+def test_a_killed_sandbox_gets_its_variables_back_and_the_cell_runs_again_without_paying_twice(
     provider: FakeProvider, tmp_path: Path, record_property: Record
 ) -> None:
     """The second cell is running when its container is killed: it waits for its second call."""

@@ -112,7 +112,7 @@ async def test_a_tree_survives_a_restart_of_the_engine_in_the_middle_of_a_batch_
     count(record_property, faults=1, lost=tree.calls_lost, resent_calls=done.resent_calls)
 
 
-async def test_an_engine_that_is_gone_for_good_ends_the_run_with_one_sentence_and_the_run_resumes_when_one_is_back(
+async def test_an_engine_that_does_not_return_ends_the_run_with_one_sentence_and_the_run_resumes_later(
     own_engine: OwnEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     """It disappears during a call without reply: only that call is sent twice."""

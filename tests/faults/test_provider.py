@@ -83,7 +83,7 @@ def fenced(cell: str) -> str:
     return f"```repl\n{cell}\n```"
 
 
-async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
+async def test_a_failed_sub_call_is_explained_to_the_model_and_affects_no_other_answer(
     tmp_path: Path, record_property: Record
 ) -> None:
     faults = {**TRANSIENT, **PERMANENT}
@@ -120,7 +120,7 @@ async def test_a_fault_of_a_sub_call_is_told_in_words_and_costs_no_other_answer(
 
 
 @pytest.mark.long
-async def test_faults_of_the_root_s_model_that_pass_are_not_seen_by_anyone(
+async def test_passing_faults_of_the_root_model_are_retried_without_effect(
     tmp_path: Path, record_property: Record
 ) -> None:
     """Each turn first meets another fault."""
@@ -141,7 +141,7 @@ async def test_faults_of_the_root_s_model_that_pass_are_not_seen_by_anyone(
     count(record_property, faults=len(faults))
 
 
-async def test_a_fault_of_the_root_s_model_that_stays_ends_the_run_in_words_and_resume_goes_on_from_there(
+async def test_a_persistent_fault_of_the_root_model_ends_the_run_with_one_sentence_and_it_can_be_resumed(
     tmp_path: Path, record_property: Record
 ) -> None:
     """Each turn meets another fault, and the next resume repeats it."""
@@ -210,9 +210,7 @@ async def test_a_child_whose_model_fails_is_one_slot_of_its_parent_s_batch(
     count(record_property, faults=1)
 
 
-async def test_a_reply_that_was_cut_off_is_told_to_be_so_to_whoever_reads_it(
-    tmp_path: Path, record_property: Record
-) -> None:
+async def test_a_truncated_reply_says_so_to_code_and_model(tmp_path: Path, record_property: Record) -> None:
     shown: list[str] = []
 
     def plays(messages: Sequence[Mapping[str, Any]], name: str) -> Response:

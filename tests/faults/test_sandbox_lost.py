@@ -53,7 +53,7 @@ async def test_a_parent_whose_sandbox_is_killed_while_its_children_work_loses_on
     count(record_property, faults=1, lost=tree.calls_lost, resent_calls=done.resent_calls)
 
 
-async def test_a_cell_that_loses_its_sandbox_twice_is_told_so_and_its_variables_are_kept(
+async def test_a_cell_that_loses_its_sandbox_twice_is_reported_and_earlier_variables_stay(
     tmp_path: Path, record_property: Record
 ) -> None:
     kills = 0
@@ -90,7 +90,7 @@ async def test_a_cell_that_is_killed_like_the_one_before_it_runs_in_a_new_sandbo
     count(record_property, faults=2)
 
 
-async def test_a_cell_that_fills_the_memory_of_its_whole_container_is_told_so_and_the_next_one_runs(
+async def test_a_cell_that_exhausts_the_containers_memory_is_reported_and_the_next_one_runs(
     tmp_path: Path, record_property: Record
 ) -> None:
     """Files in memory survive every process that the kernel can kill to free memory."""

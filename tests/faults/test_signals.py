@@ -111,7 +111,7 @@ def wait_for_no_container(process: subprocess.Popen[str]) -> None:
         pytest.param(SESSION, id="session", marks=pytest.mark.long),
     ],
 )
-def test_a_script_that_is_interrupted_stops_within_5_seconds_leaves_no_container_and_says_how_to_go_on(
+def test_an_interrupted_script_stops_within_5_seconds_leaves_no_container_and_says_how_to_resume(
     provider: FakeProvider, tmp_path: Path, how: str, record_property: Record
 ) -> None:
     process = begun([sys.executable, "-c", MAKE + how, str(tmp_path)], provider)
@@ -143,7 +143,7 @@ def test_a_script_that_is_interrupted_twice_or_terminated_stops_too_and_can_be_r
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
-def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_go_on(
+def test_a_command_stops_within_5_seconds_of_a_signal_and_says_how_to_resume(
     provider: FakeProvider, tmp_path: Path, number: signal.Signals, record_property: Record
 ) -> None:
     process = begun(command(tmp_path), provider)
@@ -158,7 +158,7 @@ def test_a_command_that_is_asked_to_stop_does_within_5_seconds_and_says_how_to_g
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
-def test_a_command_that_is_asked_twice_stops_at_once(
+def test_a_second_signal_stops_a_command_immediately(
     provider: FakeProvider, tmp_path: Path, second: signal.Signals, record_property: Record
 ) -> None:
     process = begun(command(tmp_path), provider)

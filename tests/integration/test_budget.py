@@ -147,7 +147,9 @@ async def test_a_tree_that_is_cancelled_at_any_moment_leaves_no_container_and_sa
     assert seen[-1].stop_reason == "cancelled"
 
 
-async def test_a_conversation_longer_than_the_window_ends_right_and_is_all_in_history(tmp_path: Path) -> None:
+async def test_a_conversation_longer_than_the_window_is_answered_correctly_and_kept_whole_in_history(
+    tmp_path: Path,
+) -> None:
     turns = 40
 
     def play(messages: Sequence[Message]) -> str:

@@ -93,7 +93,7 @@ def only_run(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("where", ["2> >(head -1)", "2> /dev/full", "2>&-", "-v 2> /dev/full", "-v 2>&-"])
-def test_an_answer_is_had_also_where_progress_cannot_be_told(environment: dict[str, str], where: str) -> None:
+def test_an_answer_is_printed_even_if_progress_cannot_be_written(environment: dict[str, str], where: str) -> None:
     done = shell(environment, f"echo text | rlm run why - {where}")
     assert (done.returncode, done.stdout.endswith("a good\nanswer\n")) == (0, True)
     assert only_run(environment)["state"] == "finished"
@@ -115,7 +115,7 @@ def test_an_answer_that_cannot_be_written_is_in_the_runs_directory(
         assert (done.returncode, sentences(done.stderr)) == (1, [f"rlm: Cannot write to standard output: {reason}."])
 
 
-def test_who_reads_no_more_of_both_streams_ends_no_run_and_is_told_nothing(environment: dict[str, str]) -> None:
+def test_a_reader_that_closes_both_streams_ends_no_run_and_causes_no_error(environment: dict[str, str]) -> None:
     done = shell(environment, "echo text | rlm run why - 2>&1 | head -1")
     assert (done.stderr, len(done.stdout.splitlines())) == ("", 1)
     assert only_run(environment)["state"] == "finished"
@@ -257,7 +257,7 @@ def docker(*arguments: str, text: str = "") -> str:
 
 
 @pytest.mark.serial
-def test_clean_removes_what_a_process_left_that_is_gone_and_not_what_is_alive(environment: dict[str, str]) -> None:
+def test_clean_removes_sandboxes_of_dead_processes_only(environment: dict[str, str]) -> None:
     gone = owner_labels() | {"rlm.owner.start": "1"}
     made = [
         docker("create", *[f"--label={key}={value}" for key, value in labels.items()], image_name())

@@ -129,7 +129,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping[s
 
 
 @pytest.mark.parametrize("sample", of("python"))
-def test_a_sample_runs_and_prints_what_is_said(
+def test_a_sample_runs_and_prints_what_the_page_shows(
     sample: Sample, given: Mapping[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = compile(sample.body, f"{sample.page}:{sample.line}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

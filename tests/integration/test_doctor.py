@@ -59,7 +59,7 @@ async def found(part: str) -> Finding:
     ("status", "state"),
     [(200, "ok"), (404, "note"), (405, "note"), (429, "note"), (401, "problem"), (403, "problem"), (503, "problem")],
 )
-async def test_what_a_model_server_answers_decides_whether_a_run_can_be_made(
+async def test_the_model_servers_response_decides_whether_a_run_is_possible(
     monkeypatch: pytest.MonkeyPatch, status: int, state: str
 ) -> None:
     asked: list[str] = []
@@ -74,7 +74,7 @@ async def test_what_a_model_server_answers_decides_whether_a_run_can_be_made(
 
 
 @pytest.mark.anyio
-async def test_the_sub_models_own_server_is_asked_with_its_own_key(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_sub_models_server_gets_its_own_key(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     async with serving(401, asked) as address:
         monkeypatch.setenv("OPENAI_API_KEY", ROOT_KEY)
@@ -89,7 +89,7 @@ async def test_the_sub_models_own_server_is_asked_with_its_own_key(monkeypatch: 
 
 
 @pytest.mark.anyio
-async def test_a_model_server_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_model_server_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     models = await found("models")
     assert models.state == "problem"

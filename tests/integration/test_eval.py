@@ -63,7 +63,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(8, marks=[pytest.mark.long, pytest.mark.timeout(200)])])
-def test_killed_at_random_moments_and_resumed_it_gives_the_same_table(tmp_path: Path, times: int) -> None:
+def test_an_evaluation_killed_at_random_moments_resumes_to_the_same_table(tmp_path: Path, times: int) -> None:
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
     whole = run(tmp_path, *PLAN, "--out", "whole")
@@ -81,7 +81,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_table(tmp_path: 
     assert len(written) == len(set(written)) == 16, f"seed {seed}: an instance was done twice"
 
 
-def test_its_report_and_comparison_come_from_the_rows_alone(tmp_path: Path) -> None:
+def test_reports_and_comparisons_are_made_from_the_rows_alone(tmp_path: Path) -> None:
     plan = ("ruler/single_1", "--method", "keyword", "-n", "3")
     assert run(tmp_path, *plan, "--out", "one").returncode == 0
     assert run(tmp_path, *plan, "--out", "other").returncode == 0
@@ -95,7 +95,7 @@ def test_its_report_and_comparison_come_from_the_rows_alone(tmp_path: Path) -> N
     assert "ruler/single_1, keyword: no difference found: +0.000, p = 1" in compared.stdout, compared.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     process = subprocess.Popen(
         **command(tmp_path, *PLAN, "-n", "40", "--out", "cut"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -154,7 +154,7 @@ def test_root_and_sub_model_have_servers_and_keys_of_their_own(tmp_path: Path) -
         (["--data", "nowhere.jsonl", "--model", "m"], "nowhere.jsonl (No such file or directory)"),
     ],
 )
-def test_a_persons_mistake_is_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_a_usage_error_is_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("rlm: ")

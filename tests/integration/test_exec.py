@@ -133,7 +133,7 @@ def test_a_script_ends_when_its_threads_have_ended_and_its_exit_handlers_have_ru
     assert {path.name for path in (here / "out").iterdir()} == {"thread", "last"}
 
 
-def test_a_script_that_is_no_python_is_told_as_python_tells_it(here: Path) -> None:
+def test_a_script_with_invalid_syntax_is_reported_as_python_does(here: Path) -> None:
     (here / "no.py").write_text("1 +")
     status, _, err = rlm(here, "no.py")
     assert status == 1
@@ -182,7 +182,7 @@ def test_nothing_on_the_host_is_written_over_or_reached_through_a_link(here: Pat
     assert (status, "not a plain relative path" in err) == (2, True)
 
 
-def test_all_files_never_are_what_other_programs_obey_and_go_to_a_new_folder_only(here: Path) -> None:
+def test_fetching_all_files_skips_names_that_programs_interpret_and_needs_a_new_folder(here: Path) -> None:
     """Git, direnv and shells interpret `.git/config`, `.envrc` and, through patterns, `-rf`."""
     for folder in ((), ("--out-dir", "."), ("--out-dir", "given.txt")):
         status, out, err = rlm(here, "script.py", "--get", "*", *folder, "--", "tree")
@@ -198,7 +198,7 @@ def test_all_files_never_are_what_other_programs_obey_and_go_to_a_new_folder_onl
     assert (status, (here / ".git/config").read_text()) == (7, ".git/config")
 
 
-def test_all_files_have_a_bound_together_and_one_that_cannot_be_had_spoils_nothing(here: Path) -> None:
+def test_all_files_have_a_total_limit_and_one_that_cannot_be_fetched_stops_no_other(here: Path) -> None:
     """Hard links take no space in the sandbox, but would on the host."""
     status, _, err = rlm(here, "script.py", "--get", "*", "--out-dir", "out", "--", "tree")
     assert status == 7
@@ -218,7 +218,7 @@ def test_files_that_are_too_many_to_be_listed_are_counted(here: Path) -> None:
     assert skipped + len(list((here / "out").iterdir())) in (12_000, 12_001)  # the script itself was listed or not
 
 
-def test_no_script_chooses_a_status_that_there_is_not(here: Path) -> None:
+def test_no_script_can_choose_an_invalid_status(here: Path) -> None:
     assert rlm(here, "script.py", "--", "status", "²")[0] == 5
     ended, _, err = rlm(here, "script.py", "--", "forge", "256")
     assert ended == 1
@@ -254,7 +254,7 @@ def test_a_script_is_read_from_standard_input_and_sees_nothing_of_the_host(here:
         (["script.py", "--get", "/etc/passwd"], "not a plain relative path"),
     ],
 )
-def test_a_persons_mistake_is_one_sentence(here: Path, arguments: list[str], sentence: str) -> None:
+def test_a_usage_error_is_one_sentence(here: Path, arguments: list[str], sentence: str) -> None:
     status, out, err = rlm(here, *arguments)
     assert status in (1, 2)
     assert out == ""

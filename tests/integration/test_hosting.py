@@ -110,7 +110,7 @@ for n in range(40):
         ("x" * 300, "too long"),
     ],
 )
-async def test_what_is_no_plain_regular_file_is_never_given(path: str, why: str) -> None:
+async def test_only_regular_files_are_fetched(path: str, why: str) -> None:
     async with Sandbox() as sandbox:
         assert (await sandbox.run(HOSTILE_FILES)).outcome == "ok"
         with pytest.raises(ConfigError, match=why):
@@ -192,7 +192,7 @@ os.umask(0o777)
 """
 
 
-async def test_after_a_reset_nothing_of_before_is_left(config: SandboxConfig) -> None:
+async def test_after_a_reset_nothing_of_earlier_cells_remains(config: SandboxConfig) -> None:
     look = """
         import builtins, json, os, sys, threading
         print(sorted(name for name in globals() if not name.startswith('_') and name not in
@@ -330,19 +330,19 @@ async def test_many_calls_of_tools_run_at_once_and_do_not_use_up_the_cells_time(
             assert await printed(sandbox, code, seconds=0.9) == "{'done'}"
 
 
-async def test_a_tool_that_takes_too_long_is_given_up(config: SandboxConfig) -> None:
+async def test_a_slow_tool_times_out(config: SandboxConfig) -> None:
     async with Sandbox(replace(config, tool_seconds=0.2), tools=TOOLS) as sandbox:
         done = await sandbox.run("slow(60.0)")
     assert "ToolError: The tool slow did not return within 0.2 seconds." in done.error
 
 
-async def test_a_name_that_cells_have_already_cannot_be_a_tool() -> None:
+async def test_a_name_that_cells_already_use_cannot_be_a_tool() -> None:
     for name in ("context", "llm_query", "not a name", "class", "_private"):
         with pytest.raises(ConfigError, match=r"name .* is invalid"):
             Sandbox(tools={name: lookup})
 
 
-def test_the_blocking_twin_has_them_all(config: SandboxConfig) -> None:
+def test_sync_sandbox_has_all_methods(config: SandboxConfig) -> None:
     with SyncSandbox(config, tools=TOOLS) as sandbox:
         sandbox.put("a", "text")
         assert sandbox.run("print(lookup(open('a').read()))").stdout == "['text']\n"

@@ -197,7 +197,7 @@ def left_as_it_was(opened: Screen) -> bool:
 
 
 @pytest.mark.parametrize("start", [MAIN, IN_A_THREAD])
-def test_keys_steer_a_run_and_the_terminal_is_given_back(start: str, stop_file: Path) -> None:
+def test_keys_steer_a_run_and_the_terminal_is_restored(start: str, stop_file: Path) -> None:
     with screen(stop_file, start=start) as opened:
         for key, answer in (("p", "PAUSED"), ("l", "Double which limit?"), ("\r", "limit on dollars is now $6.00")):
             seen = opened.shows(answer)
@@ -226,7 +226,7 @@ def test_keys_are_read_from_the_terminal_where_standard_input_is_a_pipe(stop_fil
         assert left_as_it_was(opened)
 
 
-def test_ctrl_c_is_the_programs_and_gives_the_terminal_back(stop_file: Path) -> None:
+def test_ctrl_c_is_left_to_the_program_and_the_terminal_is_restored(stop_file: Path) -> None:
     with screen(stop_file) as opened:
         opened.press("\x03")
         opened.end()
@@ -234,7 +234,7 @@ def test_ctrl_c_is_the_programs_and_gives_the_terminal_back(stop_file: Path) -> 
         assert left_as_it_was(opened)
 
 
-def test_an_error_of_the_run_is_raised_as_it_is_and_gives_the_terminal_back(stop_file: Path) -> None:
+def test_an_error_of_the_run_is_raised_unchanged_and_the_terminal_restored(stop_file: Path) -> None:
     with screen(stop_file) as opened:
         stop_file.touch()
         opened.end()
@@ -242,7 +242,7 @@ def test_an_error_of_the_run_is_raised_as_it_is_and_gives_the_terminal_back(stop
         assert left_as_it_was(opened)
 
 
-def test_sigterm_ends_the_program_and_gives_the_terminal_back(stop_file: Path) -> None:
+def test_sigterm_ends_the_program_and_restores_the_terminal(stop_file: Path) -> None:
     with screen(stop_file) as opened:
         opened.process.terminate()
         opened.end()
@@ -250,7 +250,7 @@ def test_sigterm_ends_the_program_and_gives_the_terminal_back(stop_file: Path) -
         assert opened.process.returncode == -signal.SIGTERM
 
 
-def test_a_suspended_program_gives_the_terminal_back_and_takes_it_again(stop_file: Path) -> None:
+def test_a_suspended_program_restores_the_terminal_and_takes_it_again(stop_file: Path) -> None:
     with screen(stop_file, shell=True) as opened:
         for _ in range(2):
             opened.press("\x1a")
@@ -266,7 +266,7 @@ def test_a_suspended_program_gives_the_terminal_back_and_takes_it_again(stop_fil
         assert left_as_it_was(opened)
 
 
-def test_a_program_that_ends_just_after_it_was_woken_gives_the_terminal_back() -> None:
+def test_a_program_that_ends_just_after_it_was_continued_restores_the_terminal() -> None:
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     console = Console(file=io.StringIO(), force_terminal=True)
@@ -284,7 +284,7 @@ def test_a_program_that_ends_just_after_it_was_woken_gives_the_terminal_back() -
     os.close(theirs)
 
 
-def test_a_program_that_nobody_could_wake_is_not_suspended(stop_file: Path) -> None:
+def test_a_program_that_nothing_could_continue_is_not_suspended(stop_file: Path) -> None:
     with screen(stop_file) as opened:
         again = opened.shows("? help")
         opened.press("\x1a")
@@ -314,7 +314,7 @@ def test_a_terminal_that_is_closed_does_not_end_the_run(stop_file: Path) -> None
         assert error_of(stop_file) == "RLMError"
 
 
-def test_an_event_costs_a_fraction_of_what_its_record_costs_and_a_picture_little() -> None:
+def test_an_event_costs_a_fraction_of_its_record_and_a_frame_costs_little() -> None:
     """Guards scripts/bench_live.py: the view took 1/15 of the log's time, and a picture that of 40 events of the log."""
     events = list(synthetic_run())
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")

@@ -78,7 +78,7 @@ def read(messages: Sequence[Mapping[str, Any]], model: str) -> str:
     return found[1] if found else "The number is 1234567."
 
 
-def test_a_small_model_reads_pieces_and_is_believed_only_where_its_piece_says_the_same(tmp_path: Path) -> None:
+def test_a_small_models_replies_count_only_if_found_in_their_piece(tmp_path: Path) -> None:
     with FakeProvider(read) as provider:
         done = niah_local(tmp_path, LOCAL_URL=provider.base_url, LOCAL_MODEL="small")
         assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_a_small_model_reads_pieces_and_is_believed_only_where_its_piece_says_th
         ({"LOCAL_URL": "http://127.0.0.1:1/v1"}, "error: The model server 127.0.0.1:1 cannot be reached"),
     ],
 )
-def test_a_mistake_with_a_local_model_is_one_sentence_and_leaves_no_folder(
+def test_a_usage_error_with_a_local_model_is_one_sentence_and_leaves_no_folder(
     tmp_path: Path, environment: dict[str, str], said: str
 ) -> None:
     done = niah_local(tmp_path, **environment)
@@ -119,7 +119,7 @@ def test_a_mistake_with_a_local_model_is_one_sentence_and_leaves_no_folder(
     assert not (tmp_path / "out").exists()
 
 
-def test_calls_that_failed_are_a_failure_and_no_wrong_answer_alone(tmp_path: Path) -> None:
+def test_failed_calls_are_a_failure_not_a_wrong_answer(tmp_path: Path) -> None:
     with FakeProvider(in_order("Yes.", Fault(status=400))) as provider:
         done = niah_local(tmp_path, LOCAL_URL=provider.base_url)
     assert done.returncode == 1

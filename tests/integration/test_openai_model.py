@@ -143,7 +143,7 @@ async def test_a_dropped_connection_is_retried(sent: Any) -> None:
         (Fault(status=404, body=b""), "answered 404 Not Found"),
     ],
 )
-async def test_an_error_status_that_stays_is_reported_in_words(fault: Fault, sentence: str) -> None:
+async def test_a_persistent_error_status_is_an_error_of_one_sentence(fault: Fault, sentence: str) -> None:
     async with FakeProvider(in_order(fault)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))
         assert str(error).removeprefix(f"The model server {provider.base_url[7:-3]} ") == sentence
@@ -153,7 +153,7 @@ async def test_an_error_status_that_stays_is_reported_in_words(fault: Fault, sen
 
 
 @pytest.mark.parametrize("sent", ["nothing", "headers", "half"])
-async def test_a_connection_that_is_always_dropped_is_reported_in_words(sent: Any) -> None:
+async def test_a_connection_that_is_always_dropped_is_an_error_of_one_sentence(sent: Any) -> None:
     async with FakeProvider(in_order(Fault(sent=sent, body=b"{ }", then="drop"))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, max_retries=1))
     assert str(error).endswith("closed the connection before its response was complete after 2 attempts")
@@ -169,7 +169,7 @@ async def test_a_connection_that_is_always_dropped_is_reported_in_words(sent: An
         Fault(sent="headers", then="trickle"),
     ],
 )
-async def test_a_server_that_hangs_or_sends_blanks_for_ever_is_left_at_the_time_limit(fault: Fault) -> None:
+async def test_a_server_that_hangs_or_sends_blanks_for_ever_is_abandoned_at_the_time_limit(fault: Fault) -> None:
     async with FakeProvider(in_order(fault)) as provider:
         started = time.perf_counter()
         error = await failure(OpenAIModel("m", base_url=provider.base_url, timeout=0.3, max_retries=0))
@@ -183,7 +183,7 @@ async def test_a_hang_is_retried() -> None:
         assert (await ask(OpenAIModel("m", base_url=provider.base_url, timeout=0.3))).text == "ok"
 
 
-async def test_a_server_that_is_not_there_is_reported_in_words() -> None:
+async def test_an_unreachable_server_is_an_error_of_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     for retries in (0, 1):
@@ -192,7 +192,7 @@ async def test_a_server_that_is_not_there_is_reported_in_words() -> None:
         assert error.usage == Usage()  # known to be free
 
 
-async def test_a_reply_that_was_lost_may_be_billed_also_where_the_next_attempt_finds_no_server() -> None:
+async def test_a_lost_reply_may_be_billed_even_if_the_retry_reaches_no_server() -> None:
     async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         server.close()
@@ -206,7 +206,7 @@ async def test_a_reply_that_was_lost_may_be_billed_also_where_the_next_attempt_f
     assert error.usage is None
 
 
-async def test_a_server_that_does_not_speak_http_is_reported_in_words() -> None:
+async def test_a_server_that_does_not_speak_http_is_an_error_of_one_sentence() -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"220 mail ready\r\n\r\n")
@@ -283,7 +283,7 @@ async def test_no_key_in_a_url_or_an_echoed_header_is_in_the_text_of_an_error(th
     assert KEY[:12] not in "".join(traceback.format_exception(error)) + repr(error)
 
 
-async def test_a_cancelled_call_gives_its_slot_and_connection_back() -> None:
+async def test_a_cancelled_call_releases_its_slot_and_connection() -> None:
     async with FakeProvider(in_order(Fault(sent="nothing", then="hang"), "ok")) as provider:
         model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=1)
         with pytest.raises(TimeoutError):
@@ -394,7 +394,7 @@ async def test_a_batch_is_answered_in_full_by_a_server_that_lets_few_requests_th
     assert len(provider.requests) < 4 * 60, "it was asked too often while it let nobody through"
 
 
-async def test_a_call_is_tried_again_for_as_long_as_others_are_answered() -> None:
+async def test_a_call_is_retried_as_long_as_others_are_answered() -> None:
     """It takes 6 periods of 0.2 s: longer in all than `rate_limit_seconds`, which counts from the latest reply."""
     behaviour = RateLimited(echo, requests=2, seconds=0.2)
     async with FakeProvider(behaviour) as provider:
@@ -404,7 +404,7 @@ async def test_a_call_is_tried_again_for_as_long_as_others_are_answered() -> Non
     assert len(replies) == 12
 
 
-async def test_a_server_that_lets_nobody_through_is_given_up_after_its_time() -> None:
+async def test_a_server_that_refuses_every_call_is_abandoned_after_the_rate_limit_time() -> None:
     fault = Fault(status=429, headers={"retry-after-ms": "60"}, body={"error": {"message": "slow\ndown"}})
     async with FakeProvider(in_order(fault)) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, rate_limit_seconds=0.3))
@@ -422,7 +422,7 @@ async def test_a_wait_longer_than_the_rate_limit_seconds_ends_the_call_at_once()
     assert str(error).endswith("answered 429 Too Many Requests: come back tomorrow")
 
 
-async def test_an_account_without_money_is_told_at_once_and_holds_nobody_up() -> None:
+async def test_an_empty_account_is_an_error_at_once_and_delays_no_other_call() -> None:
     words = "You exceeded your current quota, please check your plan and billing details."
     poor = Fault(status=429, body={"error": {"message": words, "code": "insufficient_quota"}})
     async with FakeProvider(in_order(poor, "ok")) as provider:
@@ -450,7 +450,7 @@ async def test_while_one_request_has_to_wait_no_other_is_sent() -> None:
     assert len(provider.requests) == 3
 
 
-async def test_a_response_without_end_is_left_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_response_is_abandoned_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlm.models.openai.MAX_RESPONSE_BYTES", MIB)
     async with FakeProvider(in_order(Fault(body=b" " * (2 * MIB)))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url, max_retries=0))
@@ -465,7 +465,7 @@ async def test_a_reply_cut_off_before_its_first_word_is_an_error_of_its_own() ->
     assert error.usage.output_tokens == 9
 
 
-async def test_a_limit_on_output_tokens_goes_by_the_name_that_the_sampling_has_for_it() -> None:
+async def test_a_limit_on_output_tokens_uses_the_name_in_the_sampling_parameters() -> None:
     async with FakeProvider("ok") as provider:
         model = OpenAIModel("m", base_url=provider.base_url, sampling={"max_tokens": 100})
         await model.complete(HELLO, max_tokens=30)

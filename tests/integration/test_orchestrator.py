@@ -107,7 +107,7 @@ async def test_depth_3_with_fan_out_4_runs_21_rlms_each_in_a_sandbox_of_its_own(
     assert containers(done.run_id) == []
 
 
-async def test_depth_0_refuses_sub_calls_in_words(tmp_path: Path) -> None:
+async def test_depth_0_refuses_sub_calls_with_a_reason(tmp_path: Path) -> None:
     root = plays("try:\n    llm_query('x')\nexcept LLMError as error:\n    FINAL(error)")
     done = await orchestrator(root, tmp_path, depth=0).acompletion("text", "question")
     assert "No calls to models are allowed at this depth" in done.answer
@@ -258,7 +258,7 @@ async def test_one_orchestrator_serves_many_threads_and_tasks_at_once(tmp_path: 
     assert answers == {number: f"{number}<{number}>" for number in range(8)}
 
 
-async def test_a_run_without_any_limit_comes_to_its_answer(tmp_path: Path) -> None:
+async def test_a_run_without_any_limit_ends_with_its_answer(tmp_path: Path) -> None:
     heard: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:

@@ -92,12 +92,12 @@ def test_a_live_run_is_sent_by_the_programs_own_provider(tmp_path: Path) -> None
     assert sum(not span.parent_span_id for span in receiver.spans) == 1
 
 
-def test_a_receiver_that_takes_nothing_is_one_sentence(run_dir: Path) -> None:
+def test_a_receiver_that_rejects_spans_is_one_sentence(run_dir: Path) -> None:
     with receiving(status=403) as receiver, pytest.raises(RLMError, match="did not accept the spans"):
         send_spans(spans_of(read_run_events(run_dir), RunDetails()), receiver.address)
 
 
-def test_a_receiver_that_is_not_there_is_one_sentence_and_a_status(run_dir: Path) -> None:
+def test_an_unreachable_receiver_is_one_sentence_and_a_failure(run_dir: Path) -> None:
     rlm = str(Path(sys.executable).with_name("rlm"))
     command = [rlm, "export", str(run_dir), "--to", "otel", "--endpoint", "http://127.0.0.1:9"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)

@@ -156,7 +156,7 @@ async def test_a_batch_longer_than_the_limit_on_open_calls_goes_on_as_answers_co
     assert most <= 512
 
 
-async def test_large_calls_wait_for_room_and_one_that_is_too_large_is_told_in_words() -> None:
+async def test_large_calls_wait_for_memory_and_one_too_large_is_refused_with_a_reason() -> None:
     async def slow(query: SandboxQuery) -> QueryReply:
         await anyio.sleep(0.05)
         return QueryReply(ok=True, text=query.prompt[:1])
@@ -180,7 +180,7 @@ async def test_large_calls_wait_for_room_and_one_that_is_too_large_is_told_in_wo
         )
 
 
-async def test_calls_that_could_not_be_sent_leave_room_for_others() -> None:
+async def test_calls_that_could_not_be_sent_release_their_budget() -> None:
     async def echo(query: SandboxQuery) -> QueryReply:
         return QueryReply(ok=True, text=query.prompt)
 
@@ -211,7 +211,7 @@ async def test_calls_that_could_not_be_sent_leave_room_for_others() -> None:
         ("FINAL_VAR('resul')", "there is no variable 'resul'; did you mean result?"),
     ],
 )
-async def test_a_wrong_call_is_told_in_words(cell: str, sentence: str) -> None:
+async def test_a_call_with_invalid_arguments_is_explained_to_the_cell(cell: str, sentence: str) -> None:
     assert sentence in (await last("result = 1", cell)).error
 
 
@@ -228,7 +228,7 @@ async def test_a_wrong_call_is_told_in_words(cell: str, sentence: str) -> None:
         ("def FINAL(x): pass\nFINAL(1)", None),
     ],
 )
-async def test_a_final_answer_counts_where_its_cell_ended_well(cell: str, answer: str | None) -> None:
+async def test_a_final_answer_counts_only_if_its_cell_succeeds(cell: str, answer: str | None) -> None:
     assert (await last(cell)).answer == answer
 
 
@@ -239,7 +239,7 @@ async def test_show_vars_lists_what_the_cells_have_made() -> None:
     assert "llm_query" not in shown
 
 
-async def test_what_a_cell_leaves_running_ends_with_it() -> None:
+async def test_processes_that_a_cell_leaves_running_end_with_it() -> None:
     leave = """
     import os, sys, subprocess
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
@@ -269,7 +269,7 @@ async def test_what_a_cell_leaves_running_ends_with_it() -> None:
         assert (await last(look, sandbox=sandbox)).stdout == "3\n"  # the supervisor, the worker and its snapshot
 
 
-async def test_a_forked_child_that_comes_out_of_the_cell_says_nothing() -> None:
+async def test_a_forked_child_that_returns_from_the_cell_reports_nothing() -> None:
     async with Sandbox() as sandbox:
         result = await last("import os\nx = os.fork()\nFINAL('child' if x == 0 else 'parent')", sandbox=sandbox)
         assert result.answer in ("child", "parent")
@@ -299,7 +299,7 @@ import time; time.sleep(1)
         " seconds=0.0))",
     ],
 )
-async def test_nonsense_on_the_line_to_the_supervisor_costs_the_cell_only(forged: str) -> None:
+async def test_invalid_data_sent_to_the_supervisor_costs_only_the_cell(forged: str) -> None:
     async with Sandbox() as sandbox:
         await last("kept = 1", sandbox=sandbox)
         bad = await last(FORGE.format(forged=forged), sandbox=sandbox)
@@ -328,7 +328,7 @@ async def right_or_lost(sandbox: Sandbox, number: int) -> bool:
     return True
 
 
-async def test_a_result_forged_by_a_cell_is_at_most_that_cells_result() -> None:
+async def test_a_result_forged_by_a_cell_replaces_at_most_that_cells_result() -> None:
     async with Sandbox() as sandbox:
         await last("1", sandbox=sandbox)
         second = await last(FORGE_RESULT.format(cell=2), sandbox=sandbox)
@@ -337,7 +337,7 @@ async def test_a_result_forged_by_a_cell_is_at_most_that_cells_result() -> None:
 
 
 @pytest.mark.parametrize("cell", [0, 1, 3])
-async def test_a_result_forged_for_another_cell_counts_nowhere(cell: int) -> None:
+async def test_a_result_forged_for_another_cell_has_no_effect(cell: int) -> None:
     async with Sandbox() as sandbox:
         await last("kept = 1", sandbox=sandbox)
         second = await last(FORGE_RESULT.format(cell=cell), sandbox=sandbox)
@@ -354,7 +354,7 @@ async def test_an_answer_forged_for_a_cell_that_failed_does_not_count() -> None:
         assert (failed.outcome, failed.error, failed.answer) == ("error", "E", None)
 
 
-async def test_a_cell_that_kills_its_own_snapshot_and_hangs_loses_its_sandbox_and_no_more() -> None:
+async def test_a_cell_that_kills_its_own_snapshot_and_hangs_loses_only_its_sandbox() -> None:
     cell = """
     import os, signal
     for name in os.listdir("/proc"):

@@ -27,7 +27,7 @@ def rlm(environment: Mapping[str, str], *arguments: str) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50)
 
 
-def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tmp_path: Path) -> None:
+def test_after_ctrl_c_the_printed_resume_replay_and_runs_commands_work(tmp_path: Path) -> None:
     with FakeProvider(plays, latency=0.05) as provider:
         environment = os.environ | {
             "OPENAI_BASE_URL": provider.base_url,
@@ -74,7 +74,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_replay_and_runs_do_what_they_say(tm
     assert "damaged" in rlm(environment, "runs", "--runs", str(run.parent)).stdout
 
 
-def test_a_run_that_a_limit_ended_goes_on_with_a_higher_one(tmp_path: Path) -> None:
+def test_a_run_that_a_limit_ended_resumes_with_a_higher_one(tmp_path: Path) -> None:
     with FakeProvider(plays) as provider:
         environment = os.environ | {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "test"}
         command = ["run", "why?", __file__, "--model", "root", "--sub-model", "sub", "--runs", str(tmp_path), "-q"]

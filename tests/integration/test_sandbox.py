@@ -56,7 +56,7 @@ async def printed(sandbox: Sandbox, code: str, **options: Any) -> str:
 # Cells
 
 
-async def test_a_cell_says_what_it_prints_and_its_last_value(config: SandboxConfig) -> None:
+async def test_a_cell_returns_its_output_and_last_value(config: SandboxConfig) -> None:
     async with Sandbox(config) as sandbox:
         done = await sandbox.run("import sys\nprint('hello', file=sys.stderr)\nprint(1)\n6 * 7")
     assert done == CellResult(outcome="ok", stdout="1\n42\n", stderr="hello\n", seconds=done.seconds)
@@ -194,7 +194,7 @@ async def test_files_and_folders_arrive_as_text_or_bytes(config: SandboxConfig, 
         assert await printed(sandbox, r"print(one == 'über\r\n')") == "True"
 
 
-async def test_a_value_that_cannot_be_built_there_is_an_error_of_the_caller_and_the_sandbox_lives(
+async def test_a_value_that_the_sandbox_cannot_build_is_the_callers_error_and_the_sandbox_lives(
     config: SandboxConfig,
 ) -> None:
     async with Sandbox(config) as sandbox:
@@ -424,7 +424,7 @@ async def test_nothing_is_left_when_the_orchestrator_is_killed(config: SandboxCo
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_after_a_cancelled_cell_the_sandbox_says_that_it_is_of_no_more_use(config: SandboxConfig) -> None:
+async def test_after_a_cancelled_cell_the_sandbox_says_that_it_is_unusable(config: SandboxConfig) -> None:
     async with Sandbox(config) as sandbox:
         with anyio.move_on_after(0.2):
             await sandbox.run("while True: pass")
@@ -459,7 +459,7 @@ async def test_a_sandbox_that_misbehaves_is_removed_at_once(config: SandboxConfi
             await sandbox.run("1")
 
 
-async def test_a_container_that_ends_at_its_start_is_an_error_with_what_it_said(config: SandboxConfig) -> None:
+async def test_a_container_that_exits_at_its_start_is_an_error_with_its_output(config: SandboxConfig) -> None:
     broken = f"rlm-broken-{os.getpid()}"
     made = subprocess.run(
         ["docker", "build", "--quiet", "--tag", broken, "-"],
@@ -483,13 +483,13 @@ async def test_a_container_that_does_not_come_up_in_time_is_an_error(config: San
             pass
 
 
-async def test_a_runtime_that_the_engine_does_not_offer_is_told_before_anything_starts(config: SandboxConfig) -> None:
+async def test_a_missing_runtime_is_reported_before_anything_starts(config: SandboxConfig) -> None:
     with pytest.raises(EngineUnavailable, match=r"no runtime 'no-such-runtime', only .*runc"):
         async with Sandbox(replace(config, runtime="no-such-runtime")):
             pass
 
 
-async def test_a_missing_image_and_a_missing_engine_are_told_with_the_way_out() -> None:
+async def test_a_missing_image_or_engine_is_reported_with_the_fix() -> None:
     with pytest.raises(EngineUnavailable, match=r"no-such-image.*rlm image build"):
         async with Sandbox(SandboxConfig(image="no-such-image")):
             pass
@@ -667,7 +667,7 @@ def test_a_sandbox_ends_after_its_lifetime_when_its_orchestrator_hangs(config: S
 
 
 @pytest.mark.serial
-async def test_what_a_killed_orchestrator_left_is_gone_after_the_next_start() -> None:
+async def test_the_next_start_removes_the_sandboxes_of_a_killed_orchestrator() -> None:
     ended = owner_labels() | {"rlm.owner.start": "1", "rlm.owner.pid": "4000000"}
     strangers = ended | {"rlm.owner.uid": "4000000"}
     made = {}
@@ -687,7 +687,7 @@ async def test_what_a_killed_orchestrator_left_is_gone_after_the_next_start() ->
 # The blocking sandbox
 
 
-def test_the_blocking_twin_does_the_same(config: SandboxConfig) -> None:
+def test_sync_sandbox_does_the_same(config: SandboxConfig) -> None:
     told: list[str] = []
     with SyncSandbox(config, depth=1) as sandbox:
         assert containers(f"rlm.owner.pid={os.getpid()}") == [sandbox.id]
@@ -704,7 +704,7 @@ def test_the_blocking_twin_does_the_same(config: SandboxConfig) -> None:
         sandbox.run("1")
 
 
-def test_answers_that_ended_cells_have_left_running_are_bounded(config: SandboxConfig) -> None:
+def test_answers_still_running_after_their_cells_are_bounded(config: SandboxConfig) -> None:
     release = threading.Event()
     ask = """
         import threading, time

@@ -47,7 +47,7 @@ async def test_variables_contexts_and_the_conversation_are_there_for_the_next_qu
     assert containers(session) == []
 
 
-async def test_what_answered_a_question_is_no_answer_to_the_next(tmp_path: Path) -> None:
+async def test_the_answer_to_a_question_is_not_reused_for_the_next(tmp_path: Path) -> None:
     root = plays(
         "answer['content'] = 'the first'; answer['ready'] = True",
         "print(answer)",
@@ -59,7 +59,7 @@ async def test_what_answered_a_question_is_no_answer_to_the_next(tmp_path: Path)
     assert (second.answer, second.iterations) == ("the second", 2)
 
 
-async def test_a_context_that_the_sandbox_has_no_memory_for_gets_a_larger_one_with_all_variables(
+async def test_a_context_too_large_for_the_sandbox_gets_a_larger_one_with_all_variables(
     tmp_path: Path,
 ) -> None:
     """The first container has memory for a small context; its cells run again in the next, and no call is paid again."""
@@ -78,7 +78,7 @@ async def test_a_context_that_the_sandbox_has_no_memory_for_gets_a_larger_one_wi
     assert session.usage.calls == 3
 
 
-async def test_a_container_killed_between_two_questions_is_made_good(tmp_path: Path) -> None:
+async def test_a_container_killed_between_two_questions_is_replaced(tmp_path: Path) -> None:
     seen: list[Event] = []
     root = plays("first = llm_query('p'); FINAL(first)", "FINAL([first, context, context_0])")
     rlm = Orchestrator(model=root, sub_model=SUB, run_root=tmp_path, on_event=seen.append)
@@ -113,7 +113,7 @@ async def test_the_clock_of_a_question_leaves_a_sandbox_that_answers_the_next(tm
     assert (replayed.answer, replayed.diverged) == ("[7, False, '<q>']", ())
 
 
-async def test_a_run_that_was_started_is_watched_and_told_to_answer(tmp_path: Path) -> None:
+async def test_a_started_run_can_be_watched_and_asked_to_answer_now(tmp_path: Path) -> None:
     root = ScriptedModel(
         ["```repl\nimport time; print('here', flush=True); time.sleep(60)\n```", "FINAL(now)"], name="root"
     )

@@ -47,7 +47,7 @@ def test_niah_passes_on_what_is_set_and_nothing_else() -> None:
     assert " ".join(command.split()) == f".venv/bin/rlm niah {options}"
 
 
-def test_an_evaluation_that_goes_on_is_given_all_that_is_set() -> None:
+def test_make_eval_passes_on_the_variables_that_are_set() -> None:
     command = run("make", "-n", "eval", "RESUME=a b", "N=50", "METHODS=keyword").stdout.splitlines()[-1]
     assert " ".join(command.split()) == ".venv/bin/rlm eval --resume 'a b' -n 50"
     command = run("make", "-n", "eval", "TASKS=multihop", "METHODS=keyword", "SEED=3").stdout.splitlines()[-1]

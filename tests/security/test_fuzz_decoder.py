@@ -223,7 +223,7 @@ def test_no_frame_costs_more_than_a_few_times_its_size(number: int, size: int) -
 @given(
     st.lists(st.tuples(numbers, st.binary(max_size=400)) | numbers.flatmap(lambda n: st.tuples(st.just(n), numbers)))
 )
-def test_values_put_together_never_hold_more_than_their_bound(steps: list[tuple[int, bytes | int]]) -> None:
+def test_assembled_values_never_exceed_their_limit(steps: list[tuple[int, bytes | int]]) -> None:
     streams = Streams(max_bytes=1000, max_streams=4)
     held: dict[int, bytes] = {}
     for stream, step in steps:

@@ -111,7 +111,7 @@ async def told(sandbox: Sandbox, code: str) -> CellResult | None:
 
 
 @pytest.mark.parametrize("name", FOUND)
-async def test_what_once_ended_the_supervisor_costs_a_cell_or_is_told(name: str) -> None:
+async def test_cells_that_once_killed_the_supervisor_cost_at_most_a_reported_sandbox(name: str) -> None:
     async with Sandbox() as sandbox:
         for code in [FOUND[name], *AFTERWARDS.get(name, []), "1", "2"]:
             if await told(sandbox, dedent(code)) is None:
@@ -146,6 +146,6 @@ async def test_a_hostile_worker_costs_cells_or_its_own_sandbox() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-async def test_a_hostile_worker_costs_cells_or_its_own_sandbox_for_minutes() -> None:
+async def test_a_hostile_worker_costs_only_cells_or_its_own_sandbox_for_minutes() -> None:
     seconds = float(os.environ.get("RLM_FUZZ_SECONDS", "100"))
     await fuzz(int(os.environ.get("RLM_FUZZ_SEED", random.getrandbits(30))), seconds)

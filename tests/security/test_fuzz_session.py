@@ -482,13 +482,13 @@ def machine_settings(examples: int) -> settings:
     )
 
 
-def test_a_guest_that_says_anything_in_any_order_brings_about_only_what_is_declared() -> None:
+def test_a_guest_that_sends_anything_in_any_order_causes_only_declared_effects() -> None:
     run_state_machine_as_test(Conversation, settings=machine_settings(40))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_guest_that_says_anything_for_a_minute_brings_about_only_what_is_declared() -> None:
+def test_a_guest_that_sends_anything_for_a_minute_causes_only_declared_effects() -> None:
     Conversation.frames = 0
     run_state_machine_as_test(Conversation, settings=machine_settings(600))
     print(f"{Conversation.frames} frames, each with what it has to bring about")

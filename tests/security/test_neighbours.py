@@ -129,7 +129,7 @@ async def attack(number: int, made: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", TAKEN)
-async def test_what_the_kernel_counts_for_a_user_is_not_shared_between_sandboxes(name: str) -> None:
+async def test_per_user_kernel_limits_are_not_shared_between_sandboxes(name: str) -> None:
     """Each has its own user id. Otherwise one could take what others need to pass a value, or to start."""
     async with Sandbox() as before, Sandbox() as attacker:
         taken = await attacker.run(dedent(TAKEN[name]))
@@ -140,7 +140,7 @@ async def test_what_the_kernel_counts_for_a_user_is_not_shared_between_sandboxes
                 assert (free.outcome, free.stdout, free.snapshot) == ("ok", "64\n", True), free.error
 
 
-async def test_what_the_kernel_counts_for_the_whole_machine_is_not_to_be_had() -> None:
+async def test_machine_wide_kernel_resources_are_unavailable() -> None:
     """Contexts of asynchronous I/O are refused, and the kernel counts none (/proc/sys/fs/aio-nr)."""
     taken = Path("/proc/sys/fs/aio-nr")
     before = int(taken.read_text())
@@ -199,7 +199,7 @@ async def compared(honest: int, attackers: int, cells: int) -> str:
     )
 
 
-async def test_sandboxes_beside_attackers_do_their_work_right_and_lose_no_more_than_their_share(
+async def test_sandboxes_beside_attackers_give_correct_results_and_keep_their_share_of_time(
     record_property: Callable[[str, object], None],
 ) -> None:
     record_property("slow-down", await compared(honest=6, attackers=2, cells=8))
@@ -207,7 +207,7 @@ async def test_sandboxes_beside_attackers_do_their_work_right_and_lose_no_more_t
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-async def test_forty_sandboxes_beside_ten_attackers_do_their_work_right_and_lose_no_more_than_their_share(
+async def test_forty_sandboxes_beside_ten_attackers_give_correct_results_and_keep_their_share_of_time(
     record_property: Callable[[str, object], None],
 ) -> None:
     record_property("slow-down", await compared(honest=40, attackers=10, cells=12))

@@ -103,7 +103,7 @@ async def test_a_cell_that_works_while_it_calls_is_stopped(name: str, config: Sa
 
 
 @pytest.mark.parametrize("config", ways(daily=1))
-async def test_calls_that_nobody_answers_never_reach_the_host(config: SandboxConfig) -> None:
+async def test_unanswerable_calls_never_reach_the_host(config: SandboxConfig) -> None:
     async with Sandbox(offered(config)) as sandbox:
         used = time.process_time()
         result = await sandbox.run("while True: llm_batch(['x' * 1000] * 256)", seconds=SECONDS)

@@ -40,11 +40,11 @@ def test_with_one_level_calls_are_plain() -> None:
 
 
 @pytest.mark.parametrize(("depth", "below"), [(2, "plain calls of its own"), (3, "calls of its own, 2 levels deep")])
-def test_with_more_levels_the_depth_that_is_left_is_told(depth: int, below: str) -> None:
+def test_with_more_levels_the_prompt_names_the_remaining_depth(depth: int, below: str) -> None:
     assert below in default_system_prompt(facts(depth))
 
 
-def test_the_limits_in_force_are_told() -> None:
+def test_the_prompt_lists_the_limits_in_force() -> None:
     prompt = default_system_prompt(facts(1, limits=Limits(max_iterations=7, max_cost_usd=2.5, max_lm_calls=None)))
     assert "Limits: 7 turns; 60 seconds a cell (waiting for models not counted); $2.5 in the whole run" in prompt
     assert "model calls in the whole run" not in prompt

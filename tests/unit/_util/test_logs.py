@@ -44,7 +44,7 @@ def printed(set_up: str) -> tuple[list[str], list[str]]:
     return done.stdout.splitlines(), done.stderr.splitlines()
 
 
-def test_without_any_set_up_warnings_go_to_standard_error_once_and_nothing_else() -> None:
+def test_without_logging_configuration_only_warnings_go_to_standard_error_once() -> None:
     out, err = printed("")
     assert out == []
     assert err[:2] == ["lost b='x'", "broke c=None"]
@@ -86,7 +86,7 @@ def test_structlog_over_the_standard_library_gets_each_event_once() -> None:
     assert out == ["b='x' event='lost' logger='rlm.test'", "c=None exc_info=True event='broke' logger='rlm.test'"]
 
 
-def test_a_set_up_that_comes_later_counts(configured: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_later_logging_configuration_applies(configured: None, caplog: pytest.LogCaptureFixture) -> None:
     log = get_logger("rlm.test")
     log.warning("before")
     caught = CapturingLogger()

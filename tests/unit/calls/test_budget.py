@@ -85,7 +85,7 @@ def test_a_call_that_was_cancelled_may_be_billed_and_counts_as_estimated() -> No
         budget.reserve(tokens(1))
 
 
-def test_a_call_whose_cost_nobody_knows_counts_as_estimated_against_the_limit() -> None:
+def test_a_call_of_unknown_cost_counts_against_the_limit_as_estimated() -> None:
     budget = Budget(Limits(max_cost_usd=1.0))
     budget.reserve(dollars(0.9))
     budget.settle(dollars(0.9), Usage(calls=1, cost_usd=None))

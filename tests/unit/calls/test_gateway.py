@@ -47,7 +47,7 @@ def calls_within(limits: Limits, *, seen: list[Event] | None = None, prices: dic
     )
 
 
-def test_a_call_waits_for_what_others_give_back_and_is_refused_only_when_nothing_more_will_come() -> None:
+def test_a_call_waits_while_calls_in_flight_may_release_budget_and_is_refused_after_that() -> None:
     calls = calls_within(Limits(max_tokens=5000))
     refused: list[str] = []
 
@@ -120,7 +120,7 @@ async def test_a_call_that_was_not_billed_leaves_no_usage() -> None:
     )
 
 
-async def test_a_price_of_the_users_comes_before_what_the_model_says_in_estimate_and_bill() -> None:
+async def test_a_users_price_overrides_the_models_in_estimate_and_bill() -> None:
     calls = calls_within(Limits(max_cost_usd=1.0), prices={"m": Price(input=1000, output=100)})
     model = ScriptedModel(["ok"], name="m")
     estimate = calls.accounting.estimate(model, ASK)
@@ -221,7 +221,7 @@ def test_no_batch_passes_a_limit_where_the_model_keeps_to_what_it_is_told(
     assert all((limit is None) is (tokens is None and dollars is None) for limit in model.limits)
 
 
-async def test_without_a_limit_on_tokens_or_dollars_the_model_is_told_none() -> None:
+async def test_without_a_limit_on_tokens_or_dollars_requests_carry_none() -> None:
     model = Keeps(50_000)
     await calls_within(Limits()).complete(model, ASK, node="0.1", ordinal=next(ORDINALS), role="sub")
     assert model.limits == [None]
@@ -253,7 +253,7 @@ async def test_the_last_turn_may_take_all_that_is_left_for_it() -> None:
     assert model.limits == [2_000, 10_000 - 85 - 154]
 
 
-async def test_a_limit_of_the_models_own_holds_where_it_is_lower() -> None:
+async def test_a_lower_token_limit_of_the_model_applies() -> None:
     class Terse(Keeps):
         max_tokens = 500
 
@@ -275,7 +275,7 @@ async def test_a_text_with_more_tokens_than_others_teaches_the_estimate() -> Non
     assert calls.accounting.estimate(Keeps(1), ASK).tokens == 2_000 + 230  # also for a short text
 
 
-async def test_a_reply_that_was_cut_off_before_its_first_word_is_a_reply_to_a_root_and_none_to_a_cell() -> None:
+async def test_a_reply_cut_off_before_its_first_word_is_a_reply_for_a_root_and_an_error_for_a_cell() -> None:
     def reply(messages: Sequence[Message]) -> str:
         raise ReplyCutOff("it has thought of nothing else", usage=Usage(calls=1, output_tokens=2_000))
 
@@ -288,7 +288,7 @@ async def test_a_reply_that_was_cut_off_before_its_first_word_is_a_reply_to_a_ro
     assert calls.accounting.budget.used.output_tokens == 4_000
 
 
-async def test_a_cancelled_call_holds_nothing() -> None:
+async def test_a_cancelled_call_releases_its_reservation() -> None:
     calls = calls_within(Limits(max_tokens=10_000, max_concurrent_calls=1))
 
     class Slow(ScriptedModel):

@@ -115,7 +115,7 @@ def test_orphans_and_idle_images_of_other_versions_are_removed_and_runs_are_not(
     assert kept.is_dir()
 
 
-def test_an_age_takes_runs_that_were_not_written_to_for_so_long_and_images(engine: FakeEngine, rlm: RLM) -> None:
+def test_an_age_removes_older_runs_and_images(engine: FakeEngine, rlm: RLM) -> None:
     kept = [make_run("new", days=2), make_run("alive", days=30, state="running")]
     touched = make_run("touched", days=30)
     (touched / "view.html").write_text("")
@@ -134,7 +134,7 @@ def test_an_age_takes_runs_that_were_not_written_to_for_so_long_and_images(engin
     assert engine.removed == ["c" * 64, "sha256:rlm-sandbox:new", "sha256:rlm-sandbox:old"]
 
 
-def test_what_is_another_users_or_a_link_stays(
+def test_runs_of_other_users_and_links_are_kept(
     engine: FakeEngine, rlm: RLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     directory = make_run("old", days=30)
@@ -149,7 +149,7 @@ def test_what_is_another_users_or_a_link_stays(
     assert (default_root() / "others").is_dir()
 
 
-def test_a_run_that_is_taken_up_meanwhile_stays(engine: FakeEngine) -> None:
+def test_a_run_that_is_resumed_meanwhile_is_kept(engine: FakeEngine) -> None:
     directory = make_run("old", days=30)
     ((found,), _) = cleaning.old_runs(default_root(), older_than=DAY)
     with run_lock(directory):
@@ -182,7 +182,7 @@ def test_the_folder_of_runs_itself_is_no_run(engine: FakeEngine, rlm: RLM) -> No
     assert (directory / "run.json").is_file()
 
 
-def test_to_look_at_a_run_does_not_make_it_younger(engine: FakeEngine, rlm: RLM) -> None:
+def test_viewing_a_run_does_not_change_its_age(engine: FakeEngine, rlm: RLM) -> None:
     """Listing opens its journal, which leaves files beside it."""
     directory = make_run("old", days=30)
     record = RunRecord.load(directory)
@@ -196,7 +196,7 @@ def test_to_look_at_a_run_does_not_make_it_younger(engine: FakeEngine, rlm: RLM)
     assert not directory.exists()
 
 
-def test_a_run_inside_of_a_run_goes_with_it_and_is_counted_once(engine: FakeEngine, rlm: RLM) -> None:
+def test_a_run_inside_a_run_is_removed_with_it_and_counted_once(engine: FakeEngine, rlm: RLM) -> None:
     outer, inner = make_run("b", days=30), make_run("b/runs/a", days=30)
     with run_lock(inner):
         os.utime(inner / "lock", (0, 0))
@@ -206,7 +206,9 @@ def test_a_run_inside_of_a_run_goes_with_it_and_is_counted_once(engine: FakeEngi
     assert not outer.exists()
 
 
-def test_a_run_that_somebody_else_removes_meanwhile_is_gone(engine: FakeEngine, rlm: RLM, monkeypatch: Any) -> None:
+def test_a_run_that_another_process_removes_meanwhile_counts_as_removed(
+    engine: FakeEngine, rlm: RLM, monkeypatch: Any
+) -> None:
     directories = [make_run("a", days=30), make_run("b", days=30)]
     found, _ = cleaning.old_runs(default_root(), older_than=DAY)
     listed = list(list_runs(default_root()))
@@ -232,7 +234,7 @@ def test_a_run_whose_lock_cannot_be_read_stays_and_is_named(engine: FakeEngine, 
     assert f"rlm: Skipped {directory}: Cannot read the lock of the run in {directory}" in ended.err
 
 
-def test_nothing_is_removed_where_nobody_can_be_asked(engine: FakeEngine, rlm: RLM) -> None:
+def test_nothing_is_removed_without_a_terminal_to_confirm_on(engine: FakeEngine, rlm: RLM) -> None:
     ended = rlm("clean")
     assert (ended.status, engine.removed) == (2, [])
     assert "Nothing was removed: no terminal to confirm on (1 container and 1 image, 49 MB). Use --yes." in ended.err
@@ -248,14 +250,14 @@ def test_a_person_is_asked(
     assert len(engine.removed) == count
 
 
-def test_what_cannot_be_removed_is_named(engine: FakeEngine, rlm: RLM) -> None:
+def test_items_that_cannot_be_removed_are_named(engine: FakeEngine, rlm: RLM) -> None:
     engine.refusal = "it is in use"
     ended = rlm("clean", "--yes", "-q")
     assert (ended.status, ended.out) == (1, "")
     assert "Cannot remove image rlm-sandbox:old, of another version: it is in use" in ended.err
 
 
-def test_without_an_engine_old_runs_are_removed_all_the_same(
+def test_without_an_engine_old_runs_are_removed_nevertheless(
     engine: FakeEngine, rlm: RLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def none() -> list[dict[str, Any]]:
@@ -268,7 +270,7 @@ def test_without_an_engine_old_runs_are_removed_all_the_same(
     assert "Skipped containers and images: No engine." in ended.err
 
 
-def test_where_there_is_nothing_to_remove_it_says_so(engine: FakeEngine, rlm: RLM) -> None:
+def test_clean_says_if_nothing_is_to_be_removed(engine: FakeEngine, rlm: RLM) -> None:
     engine.containers, engine.images = [], []
     ended = rlm("clean")
     assert (ended.status, ended.out, ended.err) == (0, "", "Nothing to remove.\n")

@@ -30,7 +30,7 @@ def test_a_missing_key_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "Traceback" not in errors
 
 
-def test_a_list_of_no_runs_says_where_there_are_none(
+def test_an_empty_list_of_runs_names_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status_of(monkeypatch, "runs", "--runs", str(tmp_path)) == 0
@@ -38,7 +38,7 @@ def test_a_list_of_no_runs_says_where_there_are_none(
     assert (captured.out, captured.err) == ("", f"No runs in {tmp_path} yet.\n")
 
 
-def test_results_are_never_written_over(
+def test_results_are_never_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "results.jsonl").write_text("old")

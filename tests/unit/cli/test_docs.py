@@ -28,7 +28,7 @@ def test_every_command_has_a_section_and_an_example() -> None:
         assert re.search(r"Exit\s+status", section), name
 
 
-def test_the_example_of_a_file_is_good(here: Path) -> None:
+def test_the_documented_settings_file_loads(here: Path) -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
     (here / "rlm.toml").write_text(text)
     loaded = load_settings()
@@ -41,7 +41,7 @@ def test_the_example_of_a_file_is_good(here: Path) -> None:
     assert loaded.prices == {"my-model": Price(input=1.25, output=10, cached=0.125)}
 
 
-def test_the_names_of_variables_are_good(here: Path) -> None:
+def test_the_documented_variables_load(here: Path) -> None:
     for name in re.findall(r"RLM_[A-Z_]+", PAGE):
         value = {"RLM_SANDBOX__RUNTIME": "runsc", "RLM_MODEL": "m"}.get(name, "3")
         (here / ".env").write_text(f"{name}={value}" * (name != "RLM_"))

@@ -29,9 +29,7 @@ def found(rlm: RLM, part: str) -> tuple[str, str]:
     return next((each["state"], each["text"]) for each in json.loads(ended.out)["findings"] if each["part"] == part)
 
 
-def test_a_folder_in_which_no_run_can_be_kept_is_a_problem(
-    here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_run_folder_is_a_problem(here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "file").touch()
     (here / "link").symlink_to("nowhere")
     for place in ("file", "file/below", "link", "link/below"):
@@ -54,9 +52,7 @@ def test_a_folder_in_which_no_run_can_be_kept_is_a_problem(
 
 
 @pytest.mark.parametrize(("variable", "part"), [("OPENAI_BASE_URL", "models"), ("RLM_SUB_BASE_URL", "calls")])
-def test_an_address_that_cannot_be_is_a_problem(
-    rlm: RLM, monkeypatch: pytest.MonkeyPatch, variable: str, part: str
-) -> None:
+def test_an_invalid_address_is_a_problem(rlm: RLM, monkeypatch: pytest.MonkeyPatch, variable: str, part: str) -> None:
     monkeypatch.setenv(variable, "nonsense")
     state, text = found(rlm, part)
     assert (state, variable in text) == ("problem", True)
@@ -74,9 +70,7 @@ def test_off_a_terminal_every_value_is_whole_and_on_its_line(
     assert "…" not in "".join(lines)
 
 
-def test_on_a_narrow_terminal_what_does_not_fit_goes_on_in_the_next_line(
-    here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_lines_wrap_on_a_narrow_terminal(here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLM_RUN_ROOT", str(here / ("x" * 100)))
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setattr("rlm.cli.commands.doctor.sys.stdout.isatty", lambda: True)

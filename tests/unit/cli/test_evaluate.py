@@ -29,7 +29,7 @@ RLM = Callable[..., Any]  # the fixture
         ["--max-cost-usd", "0"], ["--out", "other"], ["--sub-base-url", "http://x/v1"],
     ],
 )  # fmt: skip
-def test_what_would_change_an_evaluation_is_refused_and_not_ignored(here: Path, rlm: RLM, other: list[str]) -> None:
+def test_options_that_would_change_an_evaluation_are_refused(here: Path, rlm: RLM, other: list[str]) -> None:
     Results.create(here / "one", Plan(tasks=("ruler/single_1",), methods=("keyword",), n=2).to_settings())
     ended = rlm("eval", "run", "--resume", "one", *other)
     assert ended.status == 2
@@ -59,7 +59,7 @@ def test_answering_needs_no_extra() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
-def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: RLM) -> None:
+def test_redo_failed_calls_needs_an_existing_evaluation(here: Path, rlm: RLM) -> None:
     ended = rlm("eval", "ruler/single_1", "--redo-failed-calls")
     assert ended.status == 2
     assert ended.err == "rlm: --redo-failed-calls requires --resume DIR.\n"
@@ -76,7 +76,7 @@ def test_answers_are_done_again_in_an_evaluation_that_is_there(here: Path, rlm: 
         (["ruler/single_1", "--max-cost-usd", "0"], "Invalid --max-cost-usd 0.0: use a number above 0"),
     ],
 )
-def test_what_is_refused_leaves_its_folder_free(here: Path, rlm: RLM, arguments: list[str], said: str) -> None:
+def test_a_refused_evaluation_creates_no_folder(here: Path, rlm: RLM, arguments: list[str], said: str) -> None:
     (here / "empty.jsonl").touch()
     ended = rlm("eval", *arguments, "--out", "one")
     assert ended.status == 2
@@ -96,7 +96,7 @@ def test_keyword_answers_any_task_and_file_without_a_model_and_says_what_it_was_
         assert fact in report
 
 
-def test_a_greater_n_adds_instances_and_repeats_none(here: Path, rlm: RLM) -> None:
+def test_a_larger_n_adds_instances_and_repeats_none(here: Path, rlm: RLM) -> None:
     assert rlm("eval", "multihop", "--method", "keyword", "-n", "2", "--out", "one").status == 0
     before = (here / "one" / "results.jsonl").read_text()
     ended = rlm("eval", "--resume", "one", "-n", "5")
@@ -108,7 +108,7 @@ def test_a_greater_n_adds_instances_and_repeats_none(here: Path, rlm: RLM) -> No
     assert "Answers: 5." in (here / "one" / "report.md").read_text()
 
 
-def test_a_greater_n_stays_where_no_instance_of_it_was_answered_yet(here: Path, rlm: RLM) -> None:
+def test_a_larger_n_survives_a_crash_before_its_first_answer(here: Path, rlm: RLM) -> None:
     assert rlm("eval", "multihop", "--method", "keyword", "-n", "2", "--out", "one").status == 0
     results = Results.load(here / "one")
     results.with_settings({**results.settings, "n": 5})  # and the process was killed
@@ -137,7 +137,7 @@ MINE = [{"context": f"The key is {n}.", "query": "What number is the key?", "ans
         [MINE[0]],
     ],
 )
-def test_an_evaluation_does_not_go_on_with_other_data(here: Path, rlm: RLM, changed: list[Any]) -> None:
+def test_an_evaluation_does_not_resume_with_other_data(here: Path, rlm: RLM, changed: list[Any]) -> None:
     data = here / "mine.jsonl"
     data.write_text("\n".join(map(json.dumps, MINE)))
     assert rlm("eval", "--data", "mine.jsonl", "--method", "keyword", "--out", "one").status == 0
@@ -165,7 +165,7 @@ def test_rows_that_are_not_in_the_plan_hide_no_failure(here: Path, rlm: RLM, mon
     assert ended.status == 1
 
 
-def test_a_folder_without_a_plan_is_refused_whatever_is_asked_of_it(here: Path, rlm: RLM) -> None:
+def test_a_folder_without_a_plan_is_refused_by_every_command(here: Path, rlm: RLM) -> None:
     Results.create(here / "one", {"model": "scripted", "depth": 1})
     for command in (["--resume", "one"], ["report", "one"]):
         ended = rlm("eval", *command)
@@ -200,7 +200,7 @@ def test_rlm_niah_is_an_evaluation_that_resumes_and_reports(
 @pytest.mark.parametrize(
     "line", ['{"a": 1}', "[]", "7", "{", "ä", '{"expected": 1}', '{"expected": [], "by_node": []}']
 )
-def test_a_line_that_is_no_row_is_named(here: Path, rlm: RLM, line: str) -> None:
+def test_an_invalid_row_is_named_by_its_line(here: Path, rlm: RLM, line: str) -> None:
     assert rlm("eval", "multihop", "--method", "keyword", "-n", "1", "--out", "one").status == 0
     with (here / "one" / "results.jsonl").open("a") as rows:
         rows.write(f"{line}\n")

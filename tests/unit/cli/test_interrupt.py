@@ -27,7 +27,7 @@ interrupt.run_until_interrupted(work, advice=lambda: "Go on so.\\n")
 """
 
 
-def test_what_is_not_interrupted_gives_its_result_and_leaves_the_signal_as_it_was() -> None:
+def test_without_an_interrupt_the_result_is_returned_and_the_signal_handler_restored() -> None:
     async def work() -> int:
         return 42
 
@@ -36,7 +36,7 @@ def test_what_is_not_interrupted_gives_its_result_and_leaves_the_signal_as_it_wa
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_cancels_lets_it_clean_up_and_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_cancels_lets_the_run_clean_up_and_says_how_to_resume(capfd: pytest.CaptureFixture[str]) -> None:
     cleaned = []
 
     async def work() -> None:
@@ -68,7 +68,7 @@ def test_a_run_that_is_cancelled_from_the_keyboard_ends_as_with_ctrl_c(capfd: py
     [("30", "os.kill(os.getpid(), signal.SIGINT)"), ("0.05", "pass")],
     ids=["a second time", "out of patience"],
 )
-def test_what_does_not_stop_is_ended(patience: str, again: str, tmp_path: Path) -> None:
+def test_a_program_that_does_not_stop_is_ended(patience: str, again: str, tmp_path: Path) -> None:
     script = tmp_path / "hung.py"
     script.write_text(HUNG.format(patience=patience, again=again))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=20)

@@ -46,7 +46,7 @@ def is_one_sentence(ended: Any, sentence: str) -> bool:
         (["why?", "context.txt", "-q", "-v"], "--quiet and --verbose are mutually exclusive."),
     ],
 )
-def test_of_rlm_run(rlm: RLM, here: Path, arguments: list[str], sentence: str) -> None:
+def test_usage_errors_of_rlm_run(rlm: RLM, here: Path, arguments: list[str], sentence: str) -> None:
     (here / "context.txt").write_text("text")
     (here / "empty.txt").write_text("")
     (here / "folder/in").mkdir(parents=True)
@@ -85,14 +85,14 @@ def test_a_closed_standard_input_of_rlm_exec(
     assert is_one_sentence(rlm("exec", *arguments), f"Standard input is closed: pipe the {what} in, or name a file.")
 
 
-def test_a_script_that_is_no_text_wherever_it_comes_from(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_that_is_not_text_from_any_source(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "x.py").write_bytes(b"\xff")
     monkeypatch.setattr(sys, "stdin", Stdin(b"\xff"))
     assert is_one_sentence(rlm("exec", "x.py"), "The script x.py is not UTF-8 text: use a Python file.")
     assert is_one_sentence(rlm("exec", "-"), "The script on standard input is not UTF-8 text: use a Python file.")
 
 
-def test_a_home_that_there_is_not(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_of_an_unknown_user(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "'~nobody.here/x': must be a folder; ~nobody.here is not the home of a user."
     assert is_one_sentence(rlm("runs", "--runs", "~nobody.here/x"), f"Invalid --runs {why}")
     (here / "rlm.toml").write_text('run_root = "~nobody.here/x"')
@@ -106,7 +106,7 @@ def test_an_empty_standard_input(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> N
     assert is_one_sentence(rlm("run", "why?", "-"), "Standard input is empty")
 
 
-def test_standard_input_is_read_as_far_as_a_context_may_be_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read_up_to_the_context_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Stdin("ab\r\nä".encode()))
     assert run.read_context("-", max_bytes=100) == "ab\r\nä"
     monkeypatch.setattr(sys, "stdin", Stdin(b"\xff" * 200))
@@ -147,7 +147,7 @@ def test_a_folder_or_file_that_cannot_be_read(rlm: RLM, here: Path, monkeypatch:
         (JournalError("No room."), "rlm: No room.\n", 1),
     ],
 )
-def test_what_a_run_may_end_with(
+def test_every_error_of_a_run_has_its_message_and_status(
     rlm: RLM, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str, status: int
 ) -> None:
     def fails(**options: object) -> None:
@@ -159,7 +159,7 @@ def test_what_a_run_may_end_with(
     assert message in ended.err
 
 
-def test_what_can_be_done_about_an_error_is_said_after_it(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notes_of_an_error_follow_it(rlm: RLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(**options: object) -> None:
         error = ModelError("answered 500", status=500)
         error.add_note("To continue this run: rlm resume x")
@@ -207,7 +207,7 @@ def test_a_dotenv_that_cannot_be_read_is_one_sentence_whatever_the_command(
     assert is_one_sentence(rlm(*command), ".env cannot be read: Permission denied.")
 
 
-def test_a_beginning_that_several_ids_have_is_one_sentence_that_names_them(rlm: RLM) -> None:
+def test_ambiguous_id_prefixes_are_one_sentence_that_names_the_ids(rlm: RLM) -> None:
     for name in ("20260101-a", "20260101-b", "evaluation/20260102-c"):
         (default_root() / name).mkdir(parents=True)
         (default_root() / name / "run.json").write_text("{}")
@@ -223,14 +223,16 @@ def test_a_working_directory_that_was_removed_is_one_sentence(rlm: RLM, here: Pa
     assert is_one_sentence(rlm(*command), "rlm: The working directory was removed. Change to another directory.")
 
 
-def test_of_rlm_clean(rlm: RLM) -> None:
+def test_usage_errors_of_rlm_clean(rlm: RLM) -> None:
     assert is_one_sentence(
         rlm("clean", "--older-than", "3"),
         "Invalid age '3' for --older-than. Use a number and m, h, d or w, such as 30d.",
     )
 
 
-def test_a_missing_key_is_said_before_there_is_a_run(rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_reported_before_a_run_directory_exists(
+    rlm: RLM, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Engine:
         async def check_image(self, image: str) -> None:
             """It is there."""

@@ -97,7 +97,7 @@ def test_an_answer_that_a_limit_cut_short_has_a_status_of_its_own(
     )
 
 
-def test_where_there_is_no_answer_it_is_not_called_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_empty_answer_is_not_called_an_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(typer.Exit):
         print_completion(stopped(" ", "max_iterations", tmp_path), run="the-run", as_json=False, quiet=True)
     assert capsys.readouterr().err == "Stopped at the limit of 30 turns. It has no answer yet.\n"
@@ -123,7 +123,9 @@ def test_where_there_is_no_answer_it_is_not_called_one(capsys: pytest.CaptureFix
         ("stopped", "Stopped early at your request. The answer may be incomplete."),
     ],
 )
-def test_what_stopped_a_run_is_one_sentence_and_how_to_continue_another(reason: StopReason, message: str) -> None:
+def test_the_limit_that_stopped_a_run_and_how_to_continue_are_one_sentence_each(
+    reason: StopReason, message: str
+) -> None:
     limits = Limits(max_tokens=1000, max_cost_usd=2.5)
     notice = stop_message(completion("so far", reason), limits, run="id")
     assert notice.startswith(message)
@@ -182,7 +184,7 @@ def test_there_is_advice_on_how_to_resume_once_the_context_is_kept(folder: Path 
 
 
 @pytest.mark.parametrize(("built", "state"), [(True, "ready"), (False, "up to date")])
-def test_image_build_says_what_it_did(
+def test_image_build_reports_its_result(
     rlm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, built: bool, state: str
 ) -> None:
     asked = []

@@ -29,14 +29,14 @@ def test_a_run_is_listed_by_the_name_that_other_commands_find_it_by(rlm: RLM, ru
         assert rlm("view", "--no-open", each["run_id"]).status == 0
 
 
-def test_what_a_damaged_run_has_paid_is_unknown(rlm: RLM, run: Path) -> None:
+def test_the_cost_of_a_damaged_run_is_unknown(rlm: RLM, run: Path) -> None:
     (run / "run.json").write_text("{}")
     (listed,) = json.loads(rlm("runs", "--json").out)
     assert (listed["state"], listed["calls"], listed["cost_usd"]) == ("damaged", None, None)
     assert rlm("runs").out.splitlines()[1].split() == [run.name, "damaged", "-", "-"]
 
 
-def test_a_run_without_its_answer_is_not_gone_through_again(rlm: RLM, run: Path) -> None:
+def test_a_run_without_its_answer_is_not_replayed(rlm: RLM, run: Path) -> None:
     (run / "answer.txt").unlink()
     ended = rlm("replay", str(run))
     sentence = f"rlm: The run in {run} is damaged: cannot read answer.txt (No such file or directory).\n"

@@ -68,7 +68,7 @@ def test_the_nearest_file_of_the_folder_and_its_parents_counts(here: Path, monke
     assert (load_settings().depth, load_settings().runs) == (1, Path("/elsewhere"))
 
 
-def test_runs_are_in_the_users_state_unless_said(tmp_path: Path) -> None:
+def test_runs_are_in_the_users_state_directory_by_default(tmp_path: Path) -> None:
     assert load_settings().runs == tmp_path / "state/rlm/runs"
     assert load_settings(run_root=Path("~/x")).runs == Path.home() / "x"
 
@@ -139,9 +139,7 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
         ("run_root = ''", "run_root in rlm.toml is empty: set a folder or remove it."),
     ],
 )
-def test_what_is_wrong_in_the_file_is_one_sentence_that_names_file_and_key(
-    here: Path, text: str, sentence: str
-) -> None:
+def test_an_error_in_the_file_is_one_sentence_that_names_file_and_key(here: Path, text: str, sentence: str) -> None:
     (here / "rlm.toml").write_text(text)
     with pytest.raises(ConfigError) as refused:
         load_settings()
@@ -156,7 +154,7 @@ def test_a_file_that_is_no_text_is_one_sentence(here: Path) -> None:
         load_settings()
 
 
-def test_a_wrong_flag_or_variable_is_named_as_it_was_given(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_flag_or_variable_is_named_as_given(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "rlm.toml").write_text("[limits]\nmax_tokens = 5")
     with pytest.raises(ConfigError, match="Invalid --max-tokens '0': use a number above 0, or `none` for no limit"):
         load_settings(limits={"max_tokens": "0"})
@@ -175,7 +173,7 @@ def test_a_wrong_flag_or_variable_is_named_as_it_was_given(here: Path, monkeypat
         load_settings()
 
 
-def test_a_variable_that_is_no_setting_is_told_once_as_it_may_be_another_programs(
+def test_an_unknown_variable_is_warned_of_once_because_it_may_be_another_programs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RLM_DETPH", "2")
@@ -187,7 +185,7 @@ def test_a_variable_that_is_no_setting_is_told_once_as_it_may_be_another_program
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_shown_of_the_settings_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_displayed_settings_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-012345678901234567")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://me:pass-word@host:8/v1?token=abc")
     monkeypatch.setenv("RLM_SUB_API_KEY", "sk-098765432101234567")

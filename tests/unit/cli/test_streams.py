@@ -33,7 +33,7 @@ class Full(io.StringIO):
         return super().write(text)
 
 
-def test_standard_error_that_takes_no_more_raises_nothing() -> None:
+def test_a_full_standard_error_raises_nothing() -> None:
     full = Full(1)
     stream = BestEffortStream(full)
     stream.writelines(["one ", "line\n"])
@@ -42,7 +42,7 @@ def test_standard_error_that_takes_no_more_raises_nothing() -> None:
     assert (full.getvalue(), stream.isatty()) == ("one line\n", False)
 
 
-def test_of_a_diagnostic_with_an_advice_a_person_is_told_the_advice() -> None:
+def test_a_diagnostic_with_advice_is_shown_as_the_advice() -> None:
     def formatted(**more: Any) -> str:
         record = logging.makeLogRecord({"msg": "%s", "args": ("runtime_vulnerable a=1",), **more})
         return SentenceFormatter("rlm: %(message)s").format(record)
@@ -92,7 +92,7 @@ def test_an_error_of_a_file_is_not_taken_for_one_of_standard_output(rlm: Any, mo
     assert rlm().err == "rlm: it took too long.\n"
 
 
-def test_what_the_encoding_of_a_stream_does_not_hold_is_written_as_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_outside_a_streams_encoding_are_written_as_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     written = {name: io.BytesIO() for name in ("stdout", "stderr")}
     for name, data in written.items():
         monkeypatch.setattr(sys, name, io.TextIOWrapper(data, encoding="latin-1", errors="strict"))

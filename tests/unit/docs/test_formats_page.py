@@ -43,7 +43,7 @@ def test_every_event_is_there_with_its_fields() -> None:
     assert {names_in(row[0])[0] for row in rows("| field | type |")} == common
 
 
-def test_what_events_hold_is_there_with_its_fields() -> None:
+def test_usage_and_result_are_documented_with_their_fields() -> None:
     assert names_in(paragraph("`usage` is"))[1:] == [field.name for field in dataclasses.fields(Usage)]
     said = names_in(paragraph("`result` is"))[1:]
     assert said == ["outcome", *get_args(Outcome), *[field.name for field in dataclasses.fields(CellResult)][1:]]

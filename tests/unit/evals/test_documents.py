@@ -81,7 +81,7 @@ def test_every_kind_of_question_about_code_is_asked_in_turn() -> None:
         assert RepoQA().gold(instance.context, instance.query) == instance.answers
 
 
-def test_what_is_called_is_imported_and_defined_and_runs() -> None:
+def test_generated_code_compiles_and_every_call_is_defined_or_imported() -> None:
     instance = RepoQA().make(length=32768, seed=1, index=0)
     assert not isinstance(instance.context, str)
     code = read_code(instance.context)

@@ -81,7 +81,9 @@ async def test_every_instance_becomes_a_row_of_all_that_it_gave_and_used(
         assert row.error == ""
 
 
-async def test_what_is_done_is_not_repeated_and_what_failed_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_finished_instances_are_kept_and_failed_ones_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = await evaluate(Counting(1), created(tmp_path), monkeypatch)
     assert sorted(row.index for row in rows if row.error) == [1] * 4
     again = Counting()
@@ -92,7 +94,9 @@ async def test_what_is_done_is_not_repeated_and_what_failed_is(tmp_path: Path, m
     assert not any(row.error for row in results.rows.values())
 
 
-async def test_cut_off_anywhere_it_comes_to_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_evaluation_cut_off_anywhere_resumes_to_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await evaluate(Counting(), created(tmp_path / "whole"), monkeypatch)
     whole = (tmp_path / "whole" / "results.jsonl").read_bytes()
     for cut in range(1, len(whole), len(whole) // 7):
@@ -121,13 +125,13 @@ async def test_no_more_instances_are_in_progress_at_once_than_allowed(
     assert method.most == 3
 
 
-async def test_without_an_engine_no_further_instance_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_an_engine_no_further_instance_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = Counting(0, 1, 2, error=EngineUnavailable("no engine"))
     rows = await evaluate(method, created(tmp_path), monkeypatch, most=1)
     assert len(method.asked) == len(rows) == 1
 
 
-async def test_what_cannot_be_is_raised_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_configuration_error_is_raised_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no key"):
         await evaluate(Counting(0, error=ConfigError("no key")), created(tmp_path), monkeypatch)
 
@@ -157,7 +161,7 @@ async def test_the_report_is_a_function_of_the_rows(tmp_path: Path, monkeypatch:
     assert "keyword on ruler/multikey_1, 2k, instance 2: ModelError: the provider is down" in text
 
 
-async def test_a_row_is_on_the_disk_before_its_place_goes_to_another_job(
+async def test_a_row_is_on_disk_before_its_slot_goes_to_the_next_instance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = Counting()
@@ -190,7 +194,7 @@ def test_a_report_shows_what_limits_stopped_and_which_calls_failed(tmp_path: Pat
     assert "Failed calls" not in _reported(tmp_path, *others)
 
 
-def test_times_of_runs_that_were_cut_off_are_left_out_and_costs_have_percentiles_and_a_sum(tmp_path: Path) -> None:
+def test_times_exclude_resumed_runs_and_costs_have_percentiles_and_a_sum(tmp_path: Path) -> None:
     rows = [replace(row, seconds=10.0 + row.index, cost_usd=1.0 + row.index) for row in _rows(3)]
     text = _reported(tmp_path, *rows, *_rows(1, index=9, seconds=0.01, resumed=True, cost_usd=None))
     assert "Total: $6. It excludes 1 of 4 answers, whose cost is unknown. Times exclude resumed runs (1)." in text
@@ -263,7 +267,7 @@ def _with_scores(
     return replace(results, rows={row.key: row for row in rows})
 
 
-def test_a_comparison_says_what_the_data_tell_and_what_they_cannot(tmp_path: Path) -> None:
+def test_a_comparison_reports_the_difference_or_that_it_is_not_significant(tmp_path: Path) -> None:
     worse, better = _with_scores(tmp_path / "a", [0.0] * 20), _with_scores(tmp_path / "b", [1.0] * 15 + [0.0] * 5)
     line = _line(worse, better)
     assert line.startswith("t, keyword: the second is better by +0.750, p = 6.1e-05, 20 pairs")
@@ -335,7 +339,7 @@ def test_evaluations_of_other_data_are_not_compared(tmp_path: Path) -> None:
         (replace(PLAN, max_iterations=0), "^Invalid --max-iterations 0"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused_before_anything_is_made(plan: Plan, said: str) -> None:
+def test_an_invalid_plan_is_refused_before_anything_is_created(plan: Plan, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         plan.check()
 
@@ -355,7 +359,7 @@ def test_lengths_are_written_as_people_do() -> None:
         parse_lengths(["8q"])
 
 
-def test_results_are_not_written_over(tmp_path: Path) -> None:
+def test_results_are_not_overwritten(tmp_path: Path) -> None:
     created(tmp_path)
     with pytest.raises(ConfigError, match="--resume"):
         created(tmp_path)
@@ -416,13 +420,13 @@ async def test_a_call_that_fails_fails_a_map_reduce_with_its_own_error(tmp_path:
         await map_reduce(instance("text " * 100_000), means_with(ScriptedModel(fails)), tmp_path)
 
 
-async def test_keyword_finds_what_needs_no_intelligence(tmp_path: Path) -> None:
+async def test_keyword_finds_answers_that_need_no_understanding(tmp_path: Path) -> None:
     text = "Nothing here. The magic number for shy-river is 4711. The magic number for red-tree is 12.\nEnd"
     done = await keyword(instance(text, "What is the magic number for shy-river?"), CONTEXT, tmp_path)
     assert (done.answer, done.usage.calls) == ("4711", 0)
 
 
-async def test_a_model_whose_window_nobody_knows_is_asked_again_with_less(tmp_path: Path) -> None:
+async def test_a_model_of_unknown_window_is_retried_with_a_shorter_prompt(tmp_path: Path) -> None:
     sizes: list[int] = []
 
     def root(messages: Sequence[Message]) -> str:
@@ -459,7 +463,7 @@ async def test_an_evaluation_that_was_stopped_early_has_a_report_too(tmp_path: P
     assert "compared" not in text
 
 
-def test_a_small_models_inventions_are_not_believed() -> None:
+def test_a_small_models_inventions_are_discarded() -> None:
     """The policy of `make niah-local`: a number counts only where its own piece holds it."""
     import builtins
 

@@ -47,7 +47,7 @@ def test_no_piece_has_more_tokens_than_it_is_cut_for_and_none_is_lost(text: str,
 
 
 @pytest.mark.parametrize(("cut", "counted"), [("above is part 2", True), ("Notes from", True), ("no prompt", False)])
-async def test_a_reply_of_map_reduce_that_was_cut_is_one_stopped_by_a_limit(
+async def test_a_truncated_reply_of_map_reduce_counts_as_stopped_by_a_limit(
     tmp_path: Path, cut: str, counted: bool
 ) -> None:
     def model(messages: Sequence[Message]) -> ModelReply:
@@ -59,7 +59,7 @@ async def test_a_reply_of_map_reduce_that_was_cut_is_one_stopped_by_a_limit(
     assert (done.stop_reason in LIMITS) == counted
 
 
-async def test_a_window_that_holds_nothing_is_said_without_a_number_below_0(tmp_path: Path) -> None:
+async def test_a_window_without_room_is_reported_without_a_negative_number(tmp_path: Path) -> None:
     played = ScriptedModel(["a note"])
     done = await direct(TEXT, MethodContext(models=lambda task: (played, played), window=900), tmp_path)
     assert done.note == f"context truncated to about 0 of {tokens(str(TEXT.context)):,} tokens"

@@ -62,7 +62,7 @@ def test_an_answer_is_right_when_it_states_every_number_beside_its_name_and_no_o
     assert is_correct(answer, expected) is right
 
 
-def test_every_name_is_a_word_of_its_own() -> None:
+def test_every_name_in_the_corpus_is_a_distinct_word() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert all(name.isalpha() for name in NAMES)
 

@@ -36,7 +36,7 @@ def test_there_are_400_distinct_questions_of_each_class_and_no_question_is_of_tw
     assert all(question[-2:] in (" ?", " .") and "  " not in question for question in questions.label_of)
 
 
-def test_a_trec_file_is_read_as_it_comes_and_a_question_with_two_labels_is_left_out(tmp_path: Path) -> None:
+def test_a_trec_file_is_read_as_published_and_a_question_with_two_labels_is_skipped(tmp_path: Path) -> None:
     lines = [
         "NUM:dist How far is it from Denver to Aspen ?",
         "LOC:city What county is Modesto , California in ?",
@@ -68,7 +68,7 @@ def test_a_trec_file_is_read_as_it_comes_and_a_question_with_two_labels_is_left_
         ("NUM:dist", "line 1: "),
     ],
 )
-def test_what_is_no_trec_file_is_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_trec_file_is_refused_by_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.label"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -102,7 +102,7 @@ def test_a_fifth_of_the_users_write_four_fifths_of_the_lines() -> None:
     assert 0.75 < sum(lines for _, lines in fifth) / len(rows) < 0.85
 
 
-def test_questions_repeat_only_when_their_class_is_used_up() -> None:
+def test_questions_repeat_only_if_their_class_is_exhausted() -> None:
     rows = make_window(built_in(), 2**17, 1, 0)
     for label, questions in built_in().by_label.items():
         asked = [row.question for row in rows if row.label == label]
@@ -178,7 +178,7 @@ ROWS = [
         ("single most", "none", {"label": HUM}, "0"),
     ],
 )
-def test_an_answer_is_what_one_counts_by_hand_and_none_where_there_is_no_single_one(
+def test_an_answer_equals_a_count_by_hand_and_ties_have_none(
     asks: str, scope: str, parts: dict[str, str], answer: str | None
 ) -> None:
     (form,) = [form for where, form, text in TEMPLATES if asks in text and where == scope]

@@ -106,7 +106,7 @@ async def test_every_template_is_played_and_answered_in_the_form_that_is_asked_f
 
 
 @pytest.mark.anyio
-async def test_a_worse_labeller_costs_points_and_the_worse_the_more() -> None:
+async def test_a_worse_labeller_costs_more_points() -> None:
     means = [
         mean(await scores(list(NAMES), Oracle(questions=QUESTIONS, accuracy=p), length=8192, seeds=range(2), count=20))
         for p in (1.0, 0.9, 0.5)
@@ -126,13 +126,13 @@ async def test_chunks_whose_call_failed_are_asked_about_again() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_question_that_no_template_fits_is_not_answered_by_a_guess() -> None:
+async def test_a_question_that_matches_no_template_is_not_guessed() -> None:
     instance = TASKS["oolong/trec_coarse"].make(length=4096, seed=1, index=0)
     other = Instance(**{name: getattr(instance, name) for name in Instance.__slots__} | {"query": "How are you?"})
     assert "do not understand" in await answered(other, Oracle(questions=QUESTIONS).reply)
 
 
-def test_an_oracle_is_right_as_often_as_it_was_told_and_always_says_the_same() -> None:
+def test_an_oracle_has_its_given_accuracy_and_is_deterministic() -> None:
     oracle = Oracle(questions=QUESTIONS, accuracy=0.9, seed=3)
     known = list(QUESTIONS.label_of)
     right = [oracle.label(question) == QUESTIONS.label_of[question] for question in known]

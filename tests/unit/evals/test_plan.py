@@ -66,12 +66,12 @@ def _checked(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("task", ["ruler/single_1", "seed_niah/facts", "oolong_pairs"])
-def test_too_short_a_length_is_known_before_anything_is_done(task: str) -> None:
+def test_a_length_too_short_is_refused_before_anything_starts(task: str) -> None:
     with pytest.raises(ConfigError, match="too short for"):
         Plan(tasks=(task,), lengths=(8192, 100)).check()
 
 
-def test_too_great_a_length_is_known_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_length_too_long_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     class Small:
         def make(self, *, length: int, seed: int, index: int) -> None:
             if length > 8192:
@@ -111,7 +111,7 @@ def test_a_sub_model_has_its_own_server_and_never_the_roots_key(monkeypatch: pyt
     assert root is sub
 
 
-def test_an_evaluation_does_not_go_on_at_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_does_not_resume_at_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", ROOT)
     plan = Plan(tasks=("multihop",), model="m", sub_model="m")
     plan = Plan.from_settings(replace(plan, base_url=plan.models().base_url).to_settings())
@@ -123,7 +123,7 @@ def test_an_evaluation_does_not_go_on_at_another_server(monkeypatch: pytest.Monk
         plan.models()
 
 
-def test_an_accuracy_is_said_only_where_there_is_a_labeller() -> None:
+def test_an_accuracy_is_recorded_only_with_a_labeller() -> None:
     assert Plan(accuracy=0.9).to_settings()["accuracy"] == 0.9
     assert "accuracy" not in Plan(methods=("keyword",)).to_settings()
     real = Plan(model="m", sub_model="m").to_settings()
@@ -140,5 +140,5 @@ def test_an_accuracy_is_said_only_where_there_is_a_labeller() -> None:
         ("m", "scripted", "a real model as root model beside a scripted sub-model"),
     ],
 )
-def test_a_report_says_whose_intelligence_it_measures(model: str, sub_model: str, said: str) -> None:
+def test_a_report_says_which_models_it_measures(model: str, sub_model: str, said: str) -> None:
     assert said in Plan(model=model, sub_model=sub_model).model_note

@@ -96,7 +96,7 @@ def test_depths_are_forty_percentages_from_0_to_100() -> None:
     assert (ruler.DEPTHS[0], ruler.DEPTHS[1], ruler.DEPTHS[20], ruler.DEPTHS[-1]) == (0, 3, 51, 100)
 
 
-def test_one_asks_in_the_singular_and_several_in_the_plural() -> None:
+def test_one_query_uses_the_singular_and_several_the_plural() -> None:
     def query(variant: str) -> str:
         return TASKS[f"ruler/{variant}"].make(length=8192, seed=1, index=0).query
 

@@ -126,7 +126,7 @@ def test_an_oolong_number_scores_three_quarters_to_the_power_of_its_error(
         ("Date: July 2022", 0, 0),
     ],
 )
-def test_an_oolong_date_is_right_however_it_is_written(output: str, strict: float, lax: float) -> None:
+def test_an_oolong_date_is_correct_in_any_format(output: str, strict: float, lax: float) -> None:
     assert scored("oolong_date", output, "07/01/2022") == (strict, lax)
 
 
@@ -198,7 +198,7 @@ def test_a_phrase_is_right_alone_and_lax_where_its_words_occur(output: str, stri
         ("1 + 1", "1+1", True),
     ],
 )
-def test_a_phrase_of_an_article_or_a_sign_is_told_from_others(output: str, gold: str, right: bool) -> None:
+def test_a_phrase_of_only_an_article_or_sign_is_distinguished_from_others(output: str, gold: str, right: bool) -> None:
     assert scored("phrase", output, gold) == (right, right)
 
 
@@ -217,7 +217,7 @@ def test_a_phrase_of_an_article_or_a_sign_is_told_from_others(output: str, gold:
         ("none", 0, 0),
     ],
 )
-def test_a_number_is_right_when_the_last_line_says_no_other(output: str, strict: float, lax: float) -> None:
+def test_a_number_is_correct_if_the_last_line_has_no_other(output: str, strict: float, lax: float) -> None:
     assert scored("number", output, "1234") == (strict, lax)
 
 

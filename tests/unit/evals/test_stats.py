@@ -39,7 +39,7 @@ def test_wilsons_interval(successes: int, count: int, low: float, high: float) -
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
 
 
-def test_without_any_instance_a_share_may_be_anything() -> None:
+def test_the_interval_of_no_scores_is_0_to_1() -> None:
     assert wilson(0, 0) == interval([]) == Interval(mean=0, low=0, high=1)
 
 

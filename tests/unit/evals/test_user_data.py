@@ -85,7 +85,7 @@ def test_a_record_has_its_context_in_it_or_in_a_file_or_a_folder(tmp_path: Path)
         ('"text"', "line 1: expected a JSON object"),
     ],
 )
-def test_what_a_record_lacks_is_said(tmp_path: Path, record: Any, message: str) -> None:
+def test_a_records_missing_key_is_named(tmp_path: Path, record: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         list(read_jsonl(written(tmp_path, record)))
 
@@ -110,7 +110,7 @@ def test_what_a_record_lacks_is_said(tmp_path: Path, record: Any, message: str) 
         ("recall", ["a", "b"], "b a"),
     ],
 )
-def test_an_answer_that_is_read_is_right_when_it_is_given(
+def test_an_answer_of_an_accepted_record_can_score_one(
     tmp_path: Path, scorer: str, answer: object, output: str
 ) -> None:
     record = {"context": "x", "query": "y", "answer": answer, "scorer": scorer}
@@ -121,14 +121,14 @@ def test_an_answer_that_is_read_is_right_when_it_is_given(
 @pytest.mark.parametrize(
     "text", ['{"context": "x", "query": "y", "answer": "z"}', '[{"context": "x", "query": "y", "answer": "z"}]']
 )
-def test_a_mark_of_the_byte_order_before_the_records_does_not_count(tmp_path: Path, text: str) -> None:
+def test_a_byte_order_mark_before_the_records_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.jsonl").write_text(text, encoding="utf-8-sig")
     (instance,) = read_jsonl(tmp_path / "mine.jsonl")
     assert instance.context == "x"
 
 
 @pytest.mark.parametrize("read", [read_jsonl, read_longbench, read_oolong])
-def test_a_file_that_is_missing_is_said(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     with pytest.raises(ConfigError, match="Cannot read"):
         list(read(tmp_path / "gone.jsonl"))
 

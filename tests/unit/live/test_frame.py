@@ -119,7 +119,7 @@ def test_the_error_of_a_cell_is_shown_below_what_it_printed() -> None:
     assert any("cell 1 error after" in line for line in lines)
 
 
-def test_of_long_code_the_beginning_is_shown_and_of_long_output_the_end() -> None:
+def test_long_code_shows_its_beginning_and_long_output_its_end() -> None:
     code = "\n".join(f"x{number} = {number}" for number in range(100))
     output = CellOutput(cell=1, stream="stdout", text="\n".join(f"out {number}" for number in range(100)))
     text = "\n".join(frame(tree_of(rlm("0", 0), CellStarted(cell=1, code=code), output), 80, 30))
@@ -187,7 +187,7 @@ def test_a_pause_is_seen_at_once() -> None:
     assert "PAUSED" not in frame(tree)[0]
 
 
-def test_what_stays_at_the_end_is_the_tree_with_its_totals_and_no_cell() -> None:
+def test_the_summary_left_at_the_end_is_the_tree_with_totals_and_no_cell() -> None:
     tree = tree_of(*synthetic_run())
     picture = take_snapshot(
         tree, meters(tree, Limits(), seconds=30.0), now=tree.latest, height=26, footer=0, with_cell=False
@@ -212,7 +212,7 @@ def test_batches_of_the_past_become_one_line() -> None:
     assert text.count("calls:") < 12
 
 
-def test_a_price_that_nobody_knows_is_not_shown_as_nothing() -> None:
+def test_an_unknown_price_is_not_shown_as_zero() -> None:
     def shown(used: float, *, unknown: bool) -> str:
         return Meter(name="dollars", field="max_cost_usd", key="d", used=used, limit=None, unknown=unknown).text
 

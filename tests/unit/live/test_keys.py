@@ -74,16 +74,16 @@ def test_the_footer_says_what_can_be_pressed_and_what_was_done(keys: str, text: 
 
 
 @pytest.mark.parametrize("keys", ["", "p", "a", "l", "q", "?"])
-def test_what_the_footer_says_fits_into_80_columns(keys: str) -> None:
+def test_the_footer_fits_into_80_columns(keys: str) -> None:
     assert max(map(len, pressed(keys)[1].splitlines())) <= 80
 
 
-def test_the_limit_that_is_nearest_comes_first() -> None:
+def test_the_limit_closest_to_its_end_comes_first() -> None:
     _, footer = pressed("l", FakeControls(Limits(max_cost_usd=300.0, max_tokens=1_400_000, max_rlms=4)))
     assert footer.index("tokens") < footer.index("calls") < footer.index("dollars")
 
 
-def test_what_is_offered_is_what_a_run_takes() -> None:
+def test_the_limits_that_the_keys_offer_are_those_that_a_run_accepts() -> None:
     controls = FakeControls(Limits(max_cost_usd=3.0, max_tokens=10**7, max_rlms=4))
     for meter in limited(totals(controls.limits)):
         assert pressed(f"l{meter.key}", controls)[1].startswith(f"The limit on {meter.name} is ")

@@ -23,7 +23,7 @@ def lines(events: object, width: int = 80) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_a_run_with_a_thousand_calls_is_some_lines() -> None:
+def test_a_run_with_a_thousand_calls_prints_few_lines() -> None:
     assert lines(synthetic_run()) == [
         "0  RLM on gpt-5, sandbox abababababab, context: str of length 37,000,000",
         "0  turn 1 of 30",
@@ -62,7 +62,7 @@ def test_texts_of_models_are_one_line_and_act_on_nothing() -> None:
 
 
 @pytest.mark.parametrize("colours", [True, False])
-def test_a_file_gets_lines_also_where_the_environment_asks_for_colours(colours: bool) -> None:
+def test_a_file_gets_plain_lines_even_if_the_environment_forces_colours(colours: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=colours, color_system=None, width=80)
 

@@ -43,7 +43,7 @@ def test_totals_are_those_of_all_replies_and_each_node_has_what_is_below_it() ->
     assert {node.name: node.used.calls for node in group.ended} == {"0.1": 1, "0.2": group.used.calls - 1}
 
 
-def test_what_a_run_had_used_before_it_was_resumed_is_in_its_totals_at_the_end() -> None:
+def test_a_resumed_runs_totals_include_earlier_usage() -> None:
     usage = Usage(calls=70, input_tokens=100, output_tokens=1, cost_usd=None)
     tree = tree_of(rlm("0", 0), RunFinished(stop_reason="final", usage=usage, seconds=1.0))
     assert (tree.used.calls, tree.used.tokens, tree.used.unknown) == (70, 101, True)
@@ -77,7 +77,7 @@ def test_a_group_counts_its_calls_as_they_begin_and_end() -> None:
     assert group.asked == group.done + group.failed + 64
 
 
-def test_what_a_cell_leaves_open_ends_with_it_and_late_news_changes_nothing_but_the_totals() -> None:
+def test_calls_open_at_the_end_of_a_cell_end_with_it_and_late_events_change_only_the_totals() -> None:
     late = (replied("0.1", "m", 1_000), answered("0.1"))
     tree = tree_of(
         rlm("0", 0),
@@ -91,7 +91,7 @@ def test_what_a_cell_leaves_open_ends_with_it_and_late_news_changes_nothing_but_
     assert tree.used.calls == 1
 
 
-def test_a_call_that_is_asked_again_after_its_sandbox_was_lost_does_not_run_twice() -> None:
+def test_a_call_repeated_after_its_sandbox_was_lost_is_not_sent_twice() -> None:
     tree = tree_of(rlm("0", 0), CellStarted(cell=1, code=""), call("0.1", "?", batch=1), call("0.1", "?", batch=1))
     tree(answered("0.1"))
     assert tree.open_nodes == 1
@@ -110,7 +110,7 @@ def test_output_is_kept_to_its_end() -> None:
     assert output.endswith("line 19999\n")
 
 
-def test_the_eye_follows_one_rlm_down_and_up_again() -> None:
+def test_the_view_follows_one_rlm_down_and_up_again() -> None:
     clock = Clock()
     ok = CellResult(outcome="ok")
     tree = tree_of(*ask(clock, "0", 1), CellStarted(cell=1, code="a"))
@@ -135,6 +135,6 @@ def test_a_failed_run_leaves_nothing_open() -> None:
     assert (tree.root.state, tree.error) == ("failed", "ModelError: no")
 
 
-def test_any_part_of_a_run_can_be_taken_in() -> None:
+def test_any_subset_of_a_runs_events_is_accepted() -> None:
     for event in synthetic_run(calls=5):
         tree_of(event, TurnStarted(turn=1, of=2), dataclasses.replace(event, ts=2.0))

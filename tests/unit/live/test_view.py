@@ -45,7 +45,7 @@ def test_events_do_not_pile_up_while_nothing_is_drawn() -> None:
     assert len(view._queue) == 1
 
 
-def test_new_limits_are_seen() -> None:
+def test_the_view_shows_raised_limits() -> None:
     controls = FakeControls(Limits(max_lm_calls=7))
     view = a_view(0.0, controls)
     view(rlm("0", 0))
@@ -69,13 +69,13 @@ def test_a_key_is_answered_in_the_footer_and_without_a_keyboard_there_is_none() 
     assert "q cancel" not in text(a_view(0.0, has_keys=False))
 
 
-def test_nothing_stays_of_a_run_that_never_began() -> None:
+def test_a_run_that_never_started_leaves_no_summary() -> None:
     console = Console(file=io.StringIO(), force_terminal=True)
     LiveView(FakeControls(), console=console).print_summary()
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
-def test_what_the_log_says_comes_after_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_records_are_printed_after_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, file = Tty(), io.StringIO()
     handlers: list[logging.StreamHandler[Any]] = [logging.StreamHandler(terminal), logging.StreamHandler(file)]
     monkeypatch.setattr(logging.getLogger(), "handlers", handlers)

@@ -49,7 +49,7 @@ def broker(
     return Broker(task=task, below=sub, by_name=shared.by_name, calls=shared.calls, child=child, events=shared.events)
 
 
-async def test_depth_0_refuses_calls_in_words() -> None:
+async def test_depth_0_refuses_calls_with_a_reason() -> None:
     reply = await broker(0).answer(query())
     assert not reply.ok
     assert "No calls to models" in reply.text
@@ -80,7 +80,7 @@ async def test_a_model_outside_the_run_is_refused_by_name() -> None:
     assert "root, sub" in reply.text
 
 
-async def test_a_name_of_any_length_is_refused_in_few_words() -> None:
+async def test_an_invalid_name_of_any_length_is_refused_with_a_short_message() -> None:
     reply = await broker(1).answer(query(model="\0" * 100_000))
     assert not reply.ok
     assert len(reply.text) < 2_000
@@ -95,7 +95,7 @@ async def test_a_name_of_any_length_is_refused_in_few_words() -> None:
         pytest.param(1, None, encode("c"), id="a plain call with a context"),
     ],
 )
-async def test_what_is_not_sent_is_not_recorded_whole(depth: int, limits: Limits | None, context: Value | None) -> None:
+async def test_rejected_calls_are_recorded_truncated(depth: int, limits: Limits | None, context: Value | None) -> None:
     """Refused queries are free: recorded whole, they could fill the disk."""
     seen: list[Event] = []
     asked = broker(depth, limits=limits, seen=seen)
@@ -107,7 +107,7 @@ async def test_what_is_not_sent_is_not_recorded_whole(depth: int, limits: Limits
     assert asked._replay.journal.database.rows("SELECT coalesce(sum(length(content)), 0) FROM messages") == [(0,)]
 
 
-async def test_a_failed_model_is_told_in_words() -> None:
+async def test_a_failed_model_call_tells_the_cell_why() -> None:
     def fail(messages: Sequence[Message]) -> str:
         raise ModelError("the provider answered 500", status=500)
 
@@ -120,7 +120,7 @@ async def test_a_child_whose_sandbox_does_not_start_costs_its_own_call_only() ->
     assert (reply.ok, reply.text) == (False, "This call failed: no space")
 
 
-async def test_a_call_that_the_budget_refuses_is_told_in_words() -> None:
+async def test_a_call_that_the_budget_refuses_tells_the_model_why() -> None:
     reply = await broker(1, limits=Limits(max_lm_calls=1)).answer(query())
     assert (reply.ok, reply.text) == (False, "This call was not made: the run's limit of 1 model calls is reached.")
 
@@ -133,7 +133,7 @@ async def test_a_reply_that_was_cut_off_says_so() -> None:
     assert reply.text == "half\n[This reply was cut off at the model's token limit.]"
 
 
-async def test_every_call_is_told_as_events_under_its_own_node() -> None:
+async def test_every_call_emits_events_under_its_own_node() -> None:
     seen: list[Event] = []
     await broker(1, seen=seen).answer(query())
     calls = [event for event in seen if isinstance(event, SubCallStarted | SubCallFinished)]
@@ -147,7 +147,7 @@ async def test_every_call_is_told_as_events_under_its_own_node() -> None:
     ("stop_reason", "why"),
     [("max_iterations", "all its turns were used"), ("max_tokens", "the run's limit on tokens was reached")],
 )
-async def test_an_answer_of_a_child_that_was_stopped_says_so_and_an_empty_one_is_none(
+async def test_an_answer_of_a_stopped_child_says_so_and_an_empty_one_is_a_failure(
     stop_reason: StopReason, why: str
 ) -> None:
     partial = RLMResult(answer="half", stop_reason=stop_reason, iterations=3)
@@ -160,6 +160,6 @@ async def test_an_answer_of_a_child_that_was_stopped_says_so_and_an_empty_one_is
     assert reply.text == f"This call failed: it was stopped before it had an answer: {why}."
 
 
-async def test_a_child_may_answer_nothing() -> None:
+async def test_a_child_may_give_an_empty_answer() -> None:
     reply = await broker(2, answered=RLMResult(answer="", stop_reason="final", iterations=1)).answer(query())
     assert (reply.ok, reply.text) == (True, "")

@@ -139,7 +139,7 @@ async def test_a_summary_is_paid_from_the_budget() -> None:
 
 
 @pytest.mark.anyio
-async def test_history_is_there_in_a_sandbox_that_takes_a_lost_ones_place() -> None:
+async def test_history_is_restored_in_the_replacement_of_a_lost_sandbox() -> None:
     lost: list[str] = []
 
     async def dies(code: str, answer: Answer | None) -> CellResult:
@@ -159,7 +159,7 @@ async def test_history_is_there_in_a_sandbox_that_takes_a_lost_ones_place() -> N
 
 
 @pytest.mark.anyio
-async def test_a_sandbox_without_memory_for_the_history_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sandbox_without_memory_for_the_history_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     async def load(self: object, name: str, value: Value) -> LoadedValue:
         if name == "history":
             raise ConfigError("there is not enough memory")
@@ -204,7 +204,7 @@ async def test_when_the_conversation_no_longer_fits_into_the_budget_the_last_tur
 
 
 @pytest.mark.anyio
-async def test_a_last_turn_that_is_too_long_for_the_model_is_made_again_with_the_same_reserve() -> None:
+async def test_a_last_turn_too_long_for_the_model_is_retried_from_the_same_reserve() -> None:
     def root(messages: Sequence[Message]) -> str:
         if sum(len(message.content) for message in messages[1:]) > 9_000:
             raise ContextTooLong("its window is smaller")
@@ -254,7 +254,7 @@ def test_reasoning_does_not_fill_the_window() -> None:
     assert ContextWindow(window=9).after(usage, Transcript.begin("s", "q")).filled == 6
 
 
-def test_a_reply_that_nobody_counted_fills_the_window_as_estimated() -> None:
+def test_a_reply_without_usage_fills_the_window_as_estimated() -> None:
     transcript = Transcript.begin("s", "q").reply("x" * 3_000)
     assert ContextWindow(window=1_000).after(Usage(), transcript).filled > 1_000
     assert ContextWindow(window=None).after_overflow().section_chars > 0

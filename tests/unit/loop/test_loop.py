@@ -50,7 +50,7 @@ async def test_the_model_reads_what_its_cell_printed() -> None:
     assert heard[1].startswith("Output:\n```\nprint\n```\n\nThis is turn 2 of 30.")
 
 
-async def test_a_reply_cut_off_before_its_first_word_is_told_to_the_model_and_is_no_answer() -> None:
+async def test_a_reply_cut_off_before_its_first_word_is_reported_to_the_model_and_is_no_answer() -> None:
     heard: list[Sequence[Message]] = []
 
     def root(messages: Sequence[Message]) -> str:
@@ -65,7 +65,7 @@ async def test_a_reply_cut_off_before_its_first_word_is_told_to_the_model_and_is
     assert "Your reply was cut off at its token limit" in heard[1][1].content
 
 
-async def test_a_model_that_only_reasons_comes_to_its_end_without_an_answer() -> None:
+async def test_a_model_that_only_reasons_ends_without_an_answer() -> None:
     def root(messages: Sequence[Message]) -> str:
         raise ReplyCutOff("it has only reasoned", usage=Usage(calls=1, output_tokens=2_000))
 
@@ -111,7 +111,7 @@ async def test_an_undefined_final_variable_is_an_error_that_the_model_reads() ->
     assert "NameError: there is no variable 'gone'" in heard[1]
 
 
-async def test_a_reply_without_code_or_answer_is_told_what_to_do() -> None:
+async def test_a_reply_without_code_or_answer_gets_instructions() -> None:
     heard: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
@@ -164,7 +164,7 @@ async def test_at_the_deadline_the_model_answers_with_what_it_has() -> None:
     assert await run(shared) == RLMResult(answer="late", stop_reason="max_seconds", iterations=1, stop=stop)
 
 
-async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> None:
+async def test_a_cell_that_loses_its_sandbox_twice_is_reported_to_the_model() -> None:
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         if code == "die":
             raise SandboxDied("it was killed")
@@ -186,7 +186,7 @@ async def test_a_cell_that_loses_its_sandbox_twice_is_told_to_the_model() -> Non
     assert sandboxes.alive == 0
 
 
-async def test_a_sandbox_that_is_lost_again_and_again_ends_the_rlm_with_its_error() -> None:
+async def test_a_sandbox_that_is_lost_repeatedly_ends_the_rlm_with_its_error() -> None:
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         raise SandboxDied("it was killed")
 
@@ -197,7 +197,7 @@ async def test_a_sandbox_that_is_lost_again_and_again_ends_the_rlm_with_its_erro
     assert sandboxes.alive == 0
 
 
-async def test_a_sandbox_that_is_lost_before_it_has_the_context_is_tried_once_more(
+async def test_a_sandbox_lost_before_it_has_the_context_is_started_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As when the engine restarts while an RLM starts."""
@@ -307,7 +307,7 @@ async def rebuilt(cells: list[str], interpreter: Interpreter) -> tuple[str, list
     return last.stdout or last.error, asked, seen
 
 
-async def test_a_lost_sandbox_gets_its_variables_back_and_the_cell_runs_again_unpaid() -> None:
+async def test_a_lost_sandbox_gets_its_variables_back_and_the_cell_runs_again_without_paying_twice() -> None:
     cells = ["set a, ask b", "ask c", "ask d, die, ask e"]
     shown, asked, seen = await rebuilt(cells, Interpreter(deaths=1))
     assert shown == "a <b> <c> <d> <e>"
@@ -316,12 +316,12 @@ async def test_a_lost_sandbox_gets_its_variables_back_and_the_cell_runs_again_un
     assert [event.cell for event in seen if isinstance(event, CellFinished)] == [1, 2, 3]
 
 
-async def test_a_cell_that_dies_twice_is_told_and_the_variables_from_before_it_are_there() -> None:
+async def test_a_cell_that_dies_twice_is_reported_and_earlier_variables_stay() -> None:
     shown, asked, _ = await rebuilt(["set a, ask b", "set x, die", "set c"], Interpreter(deaths=2))
     assert (shown, asked) == ("a <b> c", ["b"])
 
 
-async def test_cells_that_ask_otherwise_when_they_run_again_leave_the_context_alone_and_pay_nothing() -> None:
+async def test_cells_that_ask_differently_when_repeated_keep_the_context_and_pay_nothing() -> None:
     class Changes(Interpreter):
         async def __call__(self, code: str, answer: Answer | None) -> CellResult:
             self.forgets = self.deaths == 0

@@ -118,7 +118,7 @@ def test_a_final_answer_may_hold_closing_brackets_without_a_partner(answer: str)
     ],
     ids=["two", "two of the other quotes", "a long sum", "many signs", "many brackets", "two short"],
 )
-def test_what_is_more_than_one_string_literal_is_no_code_to_evaluate(answer: str) -> None:
+def test_only_a_single_string_literal_is_unquoted(answer: str) -> None:
     assert final_of(f"FINAL({answer})") == answer
 
 
@@ -186,7 +186,7 @@ def test_the_time_to_read_a_reply_grows_with_its_length_only(head: str, unit: st
         "FINAL(cut off while it quotes\nFINAL(wrong)\nand",
     ],
 )
-def test_what_only_looks_like_a_final_answer_is_not_one(reply: str) -> None:
+def test_text_that_resembles_a_final_answer_is_not_one(reply: str) -> None:
     assert final_of(reply) is None
 
 
@@ -213,7 +213,7 @@ def test_no_reply_breaks_the_parser(reply: str) -> None:
     assert all(cell.strip() for cell in turn.cells)
 
 
-def test_a_transcript_alternates_roles_whatever_is_said_to_the_model() -> None:
+def test_a_transcript_always_alternates_roles() -> None:
     transcript = Transcript.begin("be good", "question").say("more").reply("answer").say("a").say("b")
     assert [message.role for message in transcript.messages] == ["system", "user", "assistant", "user"]
     assert transcript.messages[-1].content == "a\n\nb"
@@ -225,7 +225,7 @@ def test_a_long_output_shows_its_head_its_tail_and_how_much_is_missing() -> None
     assert shown.endswith("b" * 100)
 
 
-def test_a_rolled_back_cell_says_that_its_variables_are_undone() -> None:
+def test_the_model_is_told_that_a_rolled_back_cell_is_undone() -> None:
     shown = describe(CellResult(outcome="timeout", error="The cell was stopped after 60 s."), limit=100)
     assert shown == "The cell was stopped after 60 s.\nAll variables are as they were before this cell."
 

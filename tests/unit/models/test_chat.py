@@ -62,7 +62,7 @@ def test_the_cost_that_the_provider_reports_comes_before_any_price() -> None:
 
 
 @pytest.mark.parametrize("nonsense", [None, "0.5", True, -1, float("nan"), float("inf")])
-def test_a_reported_cost_that_is_no_amount_is_passed_over(nonsense: object) -> None:
+def test_an_invalid_reported_cost_is_ignored(nonsense: object) -> None:
     assert usage_of(cost=nonsense).cost_usd == pytest.approx(0.002)
 
 
@@ -120,7 +120,7 @@ def test_a_response_without_an_answer_says_why(data: bytes, words: str) -> None:
         {"message": {"content": None, "refusal": "No."}},
     ],
 )
-def test_a_response_without_an_answer_tells_what_was_counted_for_it(unusable: dict[str, Any]) -> None:
+def test_a_response_without_an_answer_reports_its_usage(unusable: dict[str, Any]) -> None:
     with pytest.raises(UnusableResponse) as caught:
         read(body(usage={"prompt_tokens": 1000, "completion_tokens": 100}, **unusable))
     dollars = cast("float", pytest.approx(0.002))
@@ -144,7 +144,9 @@ def test_a_response_without_an_answer_tells_what_was_counted_for_it(unusable: di
         (400, None, False),
     ],
 )
-def test_a_refusal_for_length_is_told_from_other_errors(status: int, error: object, expected: bool) -> None:
+def test_a_prompt_refused_as_too_long_is_distinguished_from_other_errors(
+    status: int, error: object, expected: bool
+) -> None:
     assert is_too_long(status, error) is expected
 
 

@@ -17,7 +17,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def test_after_a_refusal_all_requests_wait_and_then_half_as_many_go_at_once() -> None:
+def test_after_a_refusal_all_requests_wait_and_then_half_as_many_run_concurrently() -> None:
     async def main() -> list[float]:
         gate, sent = Gate(8, max_pause_seconds=60), list[float]()
 
@@ -40,7 +40,7 @@ def test_after_a_refusal_all_requests_wait_and_then_half_as_many_go_at_once() ->
     assert len(sent) == 20
 
 
-def test_each_reply_lets_one_more_through_up_to_the_most() -> None:
+def test_each_reply_allows_one_more_request_up_to_the_maximum() -> None:
     async def main() -> list[int]:
         gate, together, most = Gate(6, max_pause_seconds=60), 0, list[int]()
         async with gate.slot() as at:
@@ -78,7 +78,7 @@ def test_where_a_server_does_not_say_how_long_each_refusal_waits_longer_up_to_a_
     assert min(waits[-3:]) >= MAX_PAUSE_SECONDS / 2
 
 
-def test_a_server_that_asks_for_more_than_the_longest_pause_holds_up_nobody_else() -> None:
+def test_a_server_that_asks_for_too_long_a_pause_delays_no_other_call() -> None:
     async def main() -> float:
         gate = Gate(2, max_pause_seconds=600)
         async with gate.slot() as at:

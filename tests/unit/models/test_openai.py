@@ -27,7 +27,7 @@ def test_a_missing_key_is_one_sentence_that_says_what_to_set() -> None:
         OpenAIModel("gpt-5")
 
 
-def test_a_server_of_ones_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert OpenAIModel("m", base_url="http://127.0.0.1:8080/v1").name == "m"
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1")
     assert OpenAIModel("m").name == "m"
@@ -65,7 +65,7 @@ def test_a_key_from_the_environment_or_a_file_serves(monkeypatch: pytest.MonkeyP
         ("m", {"sampling": {"stop": "\ud800"}}),
     ],
 )
-def test_an_invalid_argument_is_refused_in_a_sentence_without_the_key(name: str, arguments: dict[str, Any]) -> None:
+def test_an_invalid_argument_is_refused_in_one_sentence_without_the_key(name: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         OpenAIModel(name, **{"api_key": KEY, **arguments})
     assert str(caught.value).endswith(".")

@@ -15,7 +15,7 @@ def test_a_key_that_holds_another_is_replaced_as_a_whole() -> None:
     assert Secrets("abcd", "abcd-efgh").redact("abcd-efgh abcd") == "[key] [key]"
 
 
-def test_a_value_too_short_to_be_a_key_garbles_no_sentence() -> None:
+def test_a_value_too_short_to_be_a_key_is_not_redacted() -> None:
     assert Secrets("", "e").redact("nothing here") == "nothing here"
 
 
@@ -27,7 +27,7 @@ def test_causes_and_contexts_are_scrubbed_too() -> None:
     assert cause.__context__ is None  # an OSError's text is read-only, so the error is dropped
 
 
-def test_an_error_that_stays_unclean_is_left_out() -> None:
+def test_an_error_whose_text_cannot_be_redacted_is_dropped() -> None:
     class Stubborn(Exception):
         def __str__(self) -> str:
             return KEY

@@ -212,7 +212,7 @@ def test_no_text_of_a_run_is_in_its_spans_unless_it_is_wanted(traced: Traced, tm
 @pytest.mark.parametrize(
     ("value", "captured"), [("true", True), ("SPAN_ONLY", True), ("EVENT_ONLY", False), ("false", False), ("", False)]
 )
-def test_content_is_wanted_by_the_variable_of_the_conventions_and_the_argument_comes_before_it(
+def test_the_standard_variable_includes_content_unless_the_argument_overrides_it(
     value: str, captured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CAPTURE, value)
@@ -260,7 +260,7 @@ async def test_a_run_that_fails_is_cancelled_or_breaks_off_ends_all_its_spans_wi
     assert only(traced.spans, "chat scripted").status.description == "no such model"
 
 
-def test_what_else_happened_is_told_by_spans_of_functions_and_events_of_spans(traced: Traced) -> None:
+def test_host_functions_are_spans_and_other_events_are_span_events(traced: Traced) -> None:
     ids: dict[str, Any] = {"run_id": "r", "ts": 5.0}
     spans = traced_events(
         traced,

@@ -31,7 +31,7 @@ def test_without_calls_all_time_counts() -> None:
     assert world.clock.expired()
 
 
-def test_waiting_for_minutes_counts_next_to_nothing() -> None:
+def test_waiting_for_minutes_uses_almost_no_cell_time() -> None:
     world = World()
     world.waits(1.0)
     world.clock.call_started()
@@ -63,14 +63,14 @@ def test_processor_time_that_is_used_while_a_call_waits_counts() -> None:
     assert world.clock.expired()
 
 
-def test_processor_time_that_cannot_be_seen_any_more_gives_nothing_back() -> None:
+def test_processor_time_of_ended_processes_is_never_credited() -> None:
     world = World()
     world.clock.call_started()
     world.waits(10.0, processor=-3.0)
     assert world.clock.used == pytest.approx(CALL_SECONDS)
 
 
-def test_calls_without_end_that_overlap_come_to_an_end() -> None:
+def test_endless_overlapping_calls_use_up_the_time() -> None:
     world = World()
     for number in range(10_000):
         world.clock.call_started()
@@ -104,7 +104,7 @@ def test_the_clock_is_never_ahead_of_time_and_never_goes_back(steps: list[tuple[
 
 
 @given(STEPS)
-def test_who_looks_when_told_finds_the_end_at_once(steps: list[tuple[str, float, float]]) -> None:
+def test_a_check_at_the_announced_time_finds_an_expired_clock(steps: list[tuple[str, float, float]]) -> None:
     world = World()
     waiting = 0
     for step, _, processor in steps:
@@ -123,7 +123,7 @@ def test_who_looks_when_told_finds_the_end_at_once(steps: list[tuple[str, float,
             return
 
 
-def test_the_host_gives_up_at_a_moment_that_it_can_tell_ahead() -> None:
+def test_the_hosts_deadline_is_known_in_advance() -> None:
     world = World()
     assert world.clock.end == 102.0
     world.waits(0.5)

@@ -52,7 +52,7 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
     ],
     ids=repr,
 )
-def test_an_array_without_its_meaning_a_map_or_an_extension_is_refused(value: object) -> None:
+def test_an_untagged_array_a_map_or_an_extension_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="not plain data"):
         unpack_plain(msgpack.packb(value))
 
@@ -92,7 +92,7 @@ def tree(leaf: bytes, branch: bytes, depth: int) -> bytes:
     ],
     ids=lambda body: f"{body[:8].hex()}",
 )
-def test_decoded_it_takes_no_more_than_is_said(body: bytes) -> None:
+def test_decoding_takes_no_more_memory_than_declared(body: bytes) -> None:
     tracemalloc.start()
     try:
         unpack_plain(body)

@@ -156,7 +156,7 @@ def test_a_message_with_too_many_or_wrong_fields_raises_nothing_but_the_protocol
         pytest.param("Reset", id="a name alone"),
     ],
 )
-def test_what_is_not_one_array_of_a_name_and_its_fields_is_refused(body: object) -> None:
+def test_anything_but_one_array_of_a_name_and_its_fields_is_refused(body: object) -> None:
     with pytest.raises(ProtocolError):
         unpack(msgpack.packb(body))
 
@@ -208,7 +208,7 @@ RESULT = Result(cell=1, outcome="ok", error="", answer=None, stdout_bytes=0, std
         pytest.param(Chunk(stream=1, data=b"x"), id="a chunk while idle"),
     ],
 )
-def test_what_the_table_does_not_allow_closes_the_connection(message: Message) -> None:
+def test_a_message_that_the_table_forbids_closes_the_connection(message: Message) -> None:
     host = Connection(Role.HOST)
     body = pack(GUEST_FIRST)
     host.receive_data(len(body).to_bytes(4, "big") + body)
@@ -235,7 +235,7 @@ def test_a_second_result_of_a_cell_is_refused() -> None:
         host.next_message()
 
 
-def test_an_end_may_not_send_what_is_not_legal_either() -> None:
+def test_sending_an_illegal_message_is_an_error() -> None:
     with pytest.raises(ProtocolError, match="Execute is not legal while starting"):
         Connection(Role.HOST).send(Execute(cell=1, code=b"", seconds=1.0, calls=True))
 
@@ -250,7 +250,7 @@ def test_a_late_reply_is_legal_after_its_cell() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.binary(min_size=1, max_size=100))))
-def test_values_are_put_together_in_order_and_never_beyond_their_bounds(chunks: list[tuple[int, bytes]]) -> None:
+def test_values_are_assembled_in_order_and_never_exceed_their_limits(chunks: list[tuple[int, bytes]]) -> None:
     streams = Streams(max_bytes=300, max_streams=3)
     expected: dict[int, bytes] = {}
     for stream, data in chunks:
@@ -273,7 +273,7 @@ def test_a_value_of_another_size_than_announced_is_refused() -> None:
         streams.take(1, 4)
 
 
-def test_empty_chunks_which_no_bound_would_count_are_refused() -> None:
+def test_empty_chunks_are_refused_because_no_limit_counts_them() -> None:
     with pytest.raises(ProtocolError, match="empty"):
         Streams(max_bytes=1, max_streams=1).add(Chunk(stream=1, data=b""))
 

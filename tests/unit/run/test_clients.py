@@ -54,7 +54,7 @@ def test_calls_go_to_their_own_server_with_its_key_or_none(monkeypatch: pytest.M
     assert (knows(models[0], SUB_KEY), knows(models[1], SUB_KEY)) == (False, True)
 
 
-def test_a_run_goes_on_at_the_servers_that_it_asked_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_only_at_its_original_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLM_SUB_BASE_URL", SUB)
     options = Options(depth=1, model="m", sub_model="n")
     assert server(Clients(max_concurrent=1).restore_model(1, ModelRecord(name="n", server=SUB), options)) == SUB
@@ -65,7 +65,7 @@ def test_a_run_goes_on_at_the_servers_that_it_asked_or_not_at_all(monkeypatch: p
         Clients(max_concurrent=1).restore_model(1, ModelRecord(name="n", server=SUB), options)
 
 
-def test_a_depth_that_cannot_be_is_refused_before_models_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_depth_is_refused_before_models_are_created(monkeypatch: pytest.MonkeyPatch) -> None:
     """One for each of a million levels took minutes."""
     monkeypatch.setattr(Clients, "_resolve", lambda *arguments: pytest.fail("A model was made."))
     with pytest.raises(ConfigError, match="max_sandboxes=16 is too small for 999999 levels"):

@@ -50,7 +50,7 @@ def orchestrator(root: ScriptedModel, folder: Path, **options: Any) -> Orchestra
     return Orchestrator(model=root, **{**given, **options})
 
 
-async def test_a_question_whose_last_turn_was_cut_off_has_its_answer_when_the_session_goes_on(tmp_path: Path) -> None:
+async def test_a_question_whose_last_turn_was_cut_off_keeps_its_answer_in_a_resumed_session(tmp_path: Path) -> None:
     root = Root("FINAL(another answer)", seconds=60.0)
     rlm = orchestrator(root, tmp_path, limits=Limits(max_iterations=1))
     async with rlm.session() as session:
@@ -63,7 +63,7 @@ async def test_a_question_whose_last_turn_was_cut_off_has_its_answer_when_the_se
     assert root.paid == paid
 
 
-async def test_a_last_turn_that_was_cut_off_behind_its_reply_is_so_in_a_replay(tmp_path: Path) -> None:
+async def test_a_replay_repeats_a_last_turn_that_was_cut_off_after_its_reply(tmp_path: Path) -> None:
     async def slow(code: str, answer: Answer | None) -> CellResult:
         if code != "look":
             await anyio.sleep(seconds)
@@ -104,7 +104,7 @@ async def test_the_call_that_a_last_turn_got_back_is_there_in_a_resumed_run_too(
     assert (await rlm.aresume(killed)).answer == "x"
 
 
-async def test_an_answer_that_is_wanted_now_is_not_in_place_of_one_that_is_there(tmp_path: Path) -> None:
+async def test_answer_now_does_not_replace_a_recorded_answer(tmp_path: Path) -> None:
     def reply(messages: Sequence[Message]) -> str:
         return "FINAL(cut)" if LAST in messages[-1].content else "FINAL(whole)"
 
@@ -120,7 +120,7 @@ async def test_an_answer_that_is_wanted_now_is_not_in_place_of_one_that_is_there
     assert (done.answer, done.usage.calls) == ("whole", 1)
 
 
-async def test_what_the_cache_serves_is_told_by_node_and_model_as_in_a_replay(tmp_path: Path) -> None:
+async def test_cached_replies_are_reported_by_node_and_model_as_in_a_replay(tmp_path: Path) -> None:
     def reply(messages: Sequence[Message]) -> str:
         return "reply" if messages[0].role == "user" else "FINAL(x)" if len(messages) > 3 else LOOK
 

@@ -66,14 +66,14 @@ def test_events_come_in_order_up_to_the_end_and_then_the_answer(tmp_path: Path) 
     assert run.done
 
 
-async def test_on_an_event_loop_too(tmp_path: Path) -> None:
+async def test_a_run_can_be_watched_on_an_event_loop(tmp_path: Path) -> None:
     async with orchestrator(tmp_path) as rlm, rlm.start("text", "q") as run:
         seen = [event async for event in run]
         assert (await run).answer == "all of it"
     assert isinstance(seen[-1], RunFinished)
 
 
-def test_events_that_come_late_are_waited_for(tmp_path: Path) -> None:
+def test_iterating_a_run_waits_for_late_events(tmp_path: Path) -> None:
     gate = Gate()
     with orchestrator(tmp_path, gate, count=1).start("text", "q") as run:
         events = iter(run)
@@ -84,7 +84,7 @@ def test_events_that_come_late_are_waited_for(tmp_path: Path) -> None:
         assert isinstance(list(events)[-1], RunFinished)
 
 
-def test_a_paused_run_finishes_its_turn_and_begins_no_other_and_its_clock_stands_still(tmp_path: Path) -> None:
+def test_a_paused_run_finishes_its_turn_starts_no_other_and_stops_its_clock(tmp_path: Path) -> None:
     gate = Gate()
     with orchestrator(tmp_path, gate, limits=Limits(max_seconds=5.0)).start("text", "q") as run:
         gate.entered.wait(10)
@@ -102,7 +102,7 @@ def test_a_paused_run_finishes_its_turn_and_begins_no_other_and_its_clock_stands
         assert run.seconds == run.seconds < 5.0
 
 
-def test_asked_to_answer_now_the_root_stops_what_is_under_way_and_answers_with_what_it_has(tmp_path: Path) -> None:
+def test_answer_now_stops_the_work_and_the_root_answers_with_what_it_has(tmp_path: Path) -> None:
     gate = Gate()
     with orchestrator(tmp_path, gate).start("text", "q") as run:
         gate.entered.wait(10)
@@ -191,7 +191,7 @@ def test_a_resumed_run_can_be_steered_before_it_has_begun(tmp_path: Path) -> Non
     assert [event.limits for event in events if isinstance(event, LimitsRaised)] == [{"max_lm_calls": 20_000}]
 
 
-async def test_an_answer_that_is_wanted_now_is_that_to_a_question_without_one() -> None:
+async def test_answer_now_applies_to_the_first_question_without_an_answer() -> None:
     control = RunControl(Limits())
     control.answer_now()
     with control.question_clock(replaying=True):
@@ -237,7 +237,7 @@ def test_an_observer_may_steer_and_one_that_fails_ends_the_run(tmp_path: Path) -
     assert runs[0].result(10).stop_reason == "stopped"
 
 
-def test_what_a_run_raises_is_raised_by_its_result_and_a_wrong_option_at_once(tmp_path: Path) -> None:
+def test_a_runs_error_is_raised_by_result_and_an_invalid_option_at_once(tmp_path: Path) -> None:
     with orchestrator(tmp_path).start("", cast("str", 3)) as run, pytest.raises(ConfigError, match="query is a int"):
         run.result(10)
     with pytest.raises(ConfigError, match="depth"):

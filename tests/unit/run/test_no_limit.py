@@ -38,7 +38,7 @@ NONE = Limits(**dict.fromkeys(NAMES))
 
 
 @pytest.mark.parametrize("limits", [*(Limits(**{name: None}) for name in NAMES), NONE], ids=[*NAMES, "all"])
-async def test_a_run_without_a_limit_comes_to_its_answer(tmp_path: Path, limits: Limits) -> None:
+async def test_a_run_without_a_limit_ends_with_its_answer(tmp_path: Path, limits: Limits) -> None:
     heard: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
@@ -55,7 +55,7 @@ async def test_a_run_without_a_limit_comes_to_its_answer(tmp_path: Path, limits:
     assert (await again.areplay(done.run_dir)).answer == "found"  # from a record that says so
 
 
-async def test_turns_without_limit_go_on_and_name_no_number(tmp_path: Path) -> None:
+async def test_turns_without_limit_continue_and_name_no_number(tmp_path: Path) -> None:
     heard: list[str] = []
     seen: list[Event] = []
 
@@ -76,7 +76,7 @@ async def test_turns_without_limit_go_on_and_name_no_number(tmp_path: Path) -> N
     assert [event.label for event in seen if isinstance(event, TurnStarted)][-1] == "turn 50"
 
 
-def test_a_prompt_tells_the_limits_that_there_are() -> None:
+def test_a_prompt_lists_the_limits_that_are_set() -> None:
     def prompt(limits: Limits) -> str:
         return default_system_prompt(
             PromptContext(model="m", sub_model="s", models=("m",), level=0, depth=1, limits=limits)
@@ -92,7 +92,7 @@ def test_a_prompt_tells_the_limits_that_there_are() -> None:
     assert turn_line(9, None) == "This is turn 9."
 
 
-async def test_sandboxes_without_limit_are_given_to_whoever_asks() -> None:
+async def test_without_a_limit_every_request_gets_a_sandbox() -> None:
     slots = LevelSlots(slots=None, levels=3)
     async with anyio.create_task_group() as group:
 
@@ -188,5 +188,5 @@ def test_a_model_without_limit_on_its_requests_can_be_made() -> None:
     assert OpenAIModel("m", base_url="http://127.0.0.1:1/v1", max_concurrency=None).name == "m"
 
 
-def test_each_flag_takes_none() -> None:
+def test_each_limit_flag_accepts_none() -> None:
     assert load_settings(limits=dict.fromkeys(NAMES, "none")).limits == NONE

@@ -122,7 +122,7 @@ def test_an_option_of_a_wrong_name_is_a_type_error() -> None:
             call(dept=1)
 
 
-async def test_what_a_completion_does_not_set_is_as_its_orchestrator_has_it(tmp_path: Path) -> None:
+async def test_options_that_a_completion_does_not_set_are_the_orchestrators(tmp_path: Path) -> None:
     orchestrator = Orchestrator(depth=2, tools_for_children=True, run_root=tmp_path)
     options = orchestrator._options_with({"depth": 3})
     assert (options.depth, options.tools_for_children, options.run_root) == (3, True, tmp_path)
@@ -149,7 +149,7 @@ class Unpriced(ScriptedModel):
         return None
 
 
-async def test_a_limit_on_dollars_without_a_price_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+async def test_a_cost_limit_without_a_price_is_refused_before_the_run_starts(tmp_path: Path) -> None:
     sandboxes = FakeSandboxes()
     orchestrator = Orchestrator(
         model=ScriptedModel(["FINAL(ok)"]),
@@ -177,7 +177,7 @@ async def test_a_price_by_name_is_what_the_completion_costs(tmp_path: Path) -> N
     assert done.cost == pytest.approx((done.usage.input_tokens * 2 + done.usage.output_tokens * 4) / 1e6)
 
 
-async def test_a_limit_raises_where_that_is_asked_for_and_the_error_holds_the_completion(tmp_path: Path) -> None:
+async def test_with_on_limit_raise_a_limit_is_an_error_that_carries_the_completion(tmp_path: Path) -> None:
     model = ScriptedModel(["```repl\nlook\n```", "FINAL(so far)"])
     orchestrator = Orchestrator(
         model=model, sandbox_factory=FakeSandboxes(), run_root=tmp_path, limits=Limits(max_lm_calls=2), on_limit="raise"

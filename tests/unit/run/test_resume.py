@@ -154,7 +154,7 @@ async def test_a_finished_child_is_not_run_again(tmp_path: Path) -> None:
     assert (done.sandboxes, again.calls) == (1, 1)
 
 
-async def test_a_run_that_crashes_again_and_again_is_resumed_each_time(tmp_path: Path) -> None:
+async def test_a_run_that_crashes_repeatedly_is_resumed_each_time(tmp_path: Path) -> None:
     paid, whole = await complete(ROOT, CHILD, tmp_path)
     copy, calls = paid.copies[3], 0
     for step in (2, 3, 2):
@@ -168,7 +168,7 @@ async def test_a_run_that_crashes_again_and_again_is_resumed_each_time(tmp_path:
     assert (done.answer, done.usage) == (whole.answer, whole.usage)
 
 
-async def test_events_go_on_in_the_same_file_after_a_line_that_was_cut_off(tmp_path: Path) -> None:
+async def test_events_are_appended_after_a_truncated_line(tmp_path: Path) -> None:
     paid, _ = await complete(ROOT, CHILD, tmp_path)
     copy = paid.copies[4]
     before = states(copy)
@@ -242,7 +242,7 @@ async def test_a_failed_sub_call_fails_again_without_being_sent(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("turns", [0, 1])
-async def test_an_error_says_how_to_go_on_if_anything_was_paid(tmp_path: Path, turns: int) -> None:
+async def test_an_error_says_how_to_resume_if_anything_was_paid(tmp_path: Path, turns: int) -> None:
     def root(messages: Sequence[Message]) -> str:
         if len(messages) == 2 + 2 * turns:
             raise ModelError("away")
@@ -266,7 +266,7 @@ async def test_limits_may_be_raised_for_the_rest_of_a_run(tmp_path: Path) -> Non
         await orchestrator(again, tmp_path).aresume(paid.copies[6], limits=Limits(max_iterations=3))
 
 
-async def test_what_was_used_before_the_crash_counts(tmp_path: Path) -> None:
+async def test_usage_before_the_crash_counts(tmp_path: Path) -> None:
     paid, _ = await complete(ROOT, CHILD, tmp_path)
     copy = paid.copies[-1]
     again = Paid(ROOT, CHILD, copy.parent)
@@ -312,7 +312,7 @@ async def test_a_replay_with_another_prompt_says_where_it_differs(tmp_path: Path
     assert (differs.value.node, differs.value.ordinal) == ("0", 1)
 
 
-async def test_a_context_that_was_a_file_has_to_be_the_same(tmp_path: Path) -> None:
+async def test_a_run_resumes_only_if_its_context_file_is_unchanged(tmp_path: Path) -> None:
     source = tmp_path / "context.txt"
     source.write_text("a long text")
     runs = tmp_path / "runs"
@@ -336,7 +336,9 @@ async def test_a_context_that_was_a_file_has_to_be_the_same(tmp_path: Path) -> N
     ["text \ud800\r\n\x00", b"\x00\xff", {"a": [1, None, "é"], 2: b"x"}, "x" * 3_000_000],
     ids=["text", "bytes", "data", "long"],
 )
-async def test_the_directory_holds_the_context_as_it_was_for_this_user_alone(tmp_path: Path, context: Any) -> None:
+async def test_the_run_directory_holds_the_exact_context_readable_by_this_user_only(
+    tmp_path: Path, context: Any
+) -> None:
     shared = Orchestrator(model=ScriptedModel(["FINAL(x)"]), sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     done = await shared.acompletion(context, "q")
     value = encode(context)
@@ -451,7 +453,7 @@ async def test_rlms_from_before_the_crash_count(tmp_path: Path) -> None:
     assert again.calls < paid.calls - 5
 
 
-async def test_of_many_resumes_of_a_run_at_once_one_goes_on_with_it(tmp_path: Path) -> None:
+async def test_of_concurrent_resumes_of_a_run_exactly_one_succeeds(tmp_path: Path) -> None:
     paid, whole = await complete(ROOT, CHILD, tmp_path)
     copy, recorded = paid.copies[6], states(paid.copies[6]).count("answered")
     again = Paid(ROOT, CHILD, copy.parent, at=0)
@@ -482,7 +484,7 @@ async def test_of_many_resumes_of_a_run_at_once_one_goes_on_with_it(tmp_path: Pa
     )
 
 
-async def test_a_run_that_went_on_meanwhile_is_not_taken_over_from_an_old_record(tmp_path: Path) -> None:
+async def test_a_run_that_changed_meanwhile_is_not_resumed_from_an_old_record(tmp_path: Path) -> None:
     paid, _ = await complete(ROOT, CHILD, tmp_path)
     session = orchestrator(Paid(ROOT, CHILD, tmp_path, at=0), tmp_path).session(resume=paid.copies[6])
     await orchestrator(Paid(ROOT, CHILD, tmp_path, at=0), tmp_path).aresume(paid.copies[6])
@@ -548,7 +550,7 @@ async def test_a_call_that_its_cell_did_not_wait_for_is_not_paid_again(tmp_path:
     assert silent.calls == 1
 
 
-async def test_a_run_that_fails_before_it_begins_can_be_told_from_one_that_runs(tmp_path: Path) -> None:
+async def test_a_resume_that_fails_early_marks_the_run_as_failed(tmp_path: Path) -> None:
     paid, whole = await complete(["look"], [], tmp_path)
 
     def broken(facts: object) -> str:
@@ -594,7 +596,7 @@ async def test_the_prices_that_a_run_was_started_with_are_in_its_record(tmp_path
     assert (await Orchestrator(**options).areplay(run)).cost == done.cost
 
 
-async def test_a_limit_on_dollars_without_a_price_is_refused_in_a_sentence_when_a_run_is_resumed_too(
+async def test_a_cost_limit_without_a_price_is_refused_when_a_run_is_resumed(
     tmp_path: Path,
 ) -> None:
     paid, whole = await complete(["look"], [], tmp_path)
@@ -613,7 +615,7 @@ async def test_a_limit_on_dollars_without_a_price_is_refused_in_a_sentence_when_
     assert (await shared.aresume(paid.copies[1], limits=Limits())).answer == whole.answer
 
 
-async def test_a_journal_that_does_not_say_what_queries_had_asked_is_refused_in_a_sentence(tmp_path: Path) -> None:
+async def test_a_journal_without_the_digests_of_queries_is_refused_in_one_sentence(tmp_path: Path) -> None:
     paid, _ = await complete(["look"], [], tmp_path)
     database = sqlite3.connect(paid.copies[1] / "journal.sqlite")
     database.execute("PRAGMA user_version = 1")

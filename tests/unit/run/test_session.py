@@ -115,7 +115,7 @@ async def test_the_names_of_contexts_are_bound_in_the_sandbox(tmp_path: Path) ->
     assert ran == ["context_0 = context", "look", "context = context_1", f"answer = {NO_ANSWER}", "look"]
 
 
-async def test_a_session_that_was_cut_off_goes_on_and_pays_nothing_again(tmp_path: Path) -> None:
+async def test_an_interrupted_session_resumes_and_pays_nothing_again(tmp_path: Path) -> None:
     root = Root()
     async with orchestrator(root, tmp_path).session() as session:
         await session.aask("first?", "text")
@@ -160,7 +160,7 @@ async def test_an_error_closes_the_session_and_the_question_is_asked_again_when_
     assert (done.answer, again.paid) == ("read 8", 2)
 
 
-async def test_a_question_that_cannot_be_leaves_the_session_as_it_was(tmp_path: Path) -> None:
+async def test_an_invalid_question_leaves_the_session_unchanged(tmp_path: Path) -> None:
     root = Root()
     async with orchestrator(root, tmp_path, limits=Limits(max_context_bytes=100)).session() as session:
         with pytest.raises(ConfigError, match="needs a context"):
@@ -230,7 +230,7 @@ async def test_the_budget_is_that_of_all_questions_together(tmp_path: Path) -> N
     assert session.usage.calls == 4
 
 
-async def test_where_the_caller_wants_errors_a_limit_is_one_and_the_session_stays_open(tmp_path: Path) -> None:
+async def test_with_on_limit_raise_a_limit_is_an_error_and_the_session_stays_open(tmp_path: Path) -> None:
     limits = Limits(max_iterations=1)
     async with orchestrator(Root(), tmp_path, limits=limits, on_limit="raise").session() as session:
         with pytest.raises(LimitExceeded):
@@ -268,7 +268,7 @@ async def test_a_question_that_the_clock_ended_is_replayed_to_the_same_place(tmp
     assert replayed.answer == "read 8"
 
 
-async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path: Path) -> None:
+async def test_calls_cut_off_or_lost_count_in_a_resumed_session(tmp_path: Path) -> None:
     """Of two calls of a cell one reply is lost on the way, and the clock cuts off the other."""
 
     async def asks_twice(code: str, answer: Answer | None) -> CellResult:
@@ -305,7 +305,7 @@ async def test_what_was_cut_off_or_lost_counts_in_a_resumed_session_too(tmp_path
         assert used(resumed) == before
 
 
-async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_once_it_has_more(tmp_path: Path) -> None:
+async def test_a_session_whose_time_was_up_before_its_sandbox_started_resumes_with_more_time(tmp_path: Path) -> None:
     sandboxes = FakeSandboxes(latency=60)
     rlm = orchestrator(Root(), tmp_path, sandbox_factory=sandboxes, limits=Limits(max_seconds=0.2))
     async with rlm.session() as session:
@@ -323,7 +323,7 @@ async def test_a_session_whose_time_was_up_before_its_sandbox_started_goes_on_on
         assert again.paid == 0
 
 
-def test_the_blocking_twin_does_the_same(tmp_path: Path) -> None:
+def test_sync_sandbox_does_the_same(tmp_path: Path) -> None:
     root, sandboxes = Root(), FakeSandboxes()
     rlm = orchestrator(root, tmp_path, sandbox_factory=sandboxes)
     with rlm.session() as session:

@@ -164,7 +164,7 @@ async def test_a_run_that_was_killed_when_it_had_its_answer_is_resumed(tmp_path:
 
 
 @by_end
-async def test_a_session_goes_on_after_it_with_more_of_everything(tmp_path: Path, end: str) -> None:
+async def test_a_session_continues_after_a_limit_with_raised_limits(tmp_path: Path, end: str) -> None:
     play, whole = await ended(end, tmp_path)
     paid = play.paid
     limits = replace(play.limits, **MANY)
@@ -208,7 +208,7 @@ async def test_a_finished_run_is_resumed_where_the_limit_that_ended_it_is_raised
 
 
 @pytest.mark.parametrize("end", ["calls", "deadline"])
-async def test_where_the_limit_is_raised_a_start_that_fails_can_be_tried_again(tmp_path: Path, end: str) -> None:
+async def test_a_failed_resume_with_a_raised_limit_can_be_retried(tmp_path: Path, end: str) -> None:
     play, whole = await ended(end, tmp_path)
     limits = replace(play.limits, **MANY)
     play.behaviour = says_after_asking  # type: ignore[method-assign]
@@ -226,7 +226,7 @@ async def says_after_asking(code: str, answer: Answer | None) -> CellResult:
     return CellResult(outcome="ok", stdout=(await answer(query)).text)
 
 
-async def test_a_limit_that_was_raised_stays_so(tmp_path: Path) -> None:
+async def test_a_raised_limit_stays_raised(tmp_path: Path) -> None:
     play, whole = await ended("calls", tmp_path)
     done = await play.orchestrator(tmp_path).aresume(whole.run_dir, limits=Limits(max_lm_calls=6))
     assert done.stop_reason == "max_lm_calls"

@@ -19,7 +19,9 @@ def frame(stream: int, data: bytes) -> bytes:
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40))), st.lists(st.integers(1, 30)))
-def test_any_split_gives_the_same_output(frames: list[tuple[int, bytes]], sizes: list[int]) -> None:
+def test_any_split_of_the_attached_stream_gives_the_same_output(
+    frames: list[tuple[int, bytes]], sizes: list[int]
+) -> None:
     data = b"".join(frame(stream, part) for stream, part in frames)
     demultiplexer = Demultiplexer()
     output = b""
@@ -32,7 +34,7 @@ def test_any_split_gives_the_same_output(frames: list[tuple[int, bytes]], sizes:
     assert demultiplexer.stderr == errors.decode("utf-8", "backslashreplace").strip()
 
 
-def test_of_standard_error_only_the_end_is_kept() -> None:
+def test_only_the_end_of_standard_error_is_kept() -> None:
     demultiplexer = Demultiplexer()
     for _ in range(100):
         assert demultiplexer.feed(frame(2, b"x" * 1000)) == b""
@@ -41,7 +43,7 @@ def test_of_standard_error_only_the_end_is_kept() -> None:
     assert len(demultiplexer.stderr) <= STDERR_TAIL_BYTES
 
 
-def test_what_the_engine_itself_says_counts_as_errors() -> None:
+def test_messages_of_the_engine_count_as_standard_error() -> None:
     demultiplexer = Demultiplexer()
     assert demultiplexer.feed(frame(3, b"daemon: gone") + frame(1, b"out")) == b"out"
     assert demultiplexer.stderr == "daemon: gone"
@@ -53,7 +55,7 @@ def attached(stream: MemoryStream) -> AttachedStream:
 
 @pytest.mark.parametrize("data", [b"HTTP/1.1 500 sorry", bytes([1, 0, 0, 1]) + b"\0\0\0\x01x"])
 @pytest.mark.anyio
-async def test_another_format_breaks_the_stream(data: bytes) -> None:
+async def test_data_in_another_format_breaks_the_stream(data: bytes) -> None:
     ours, engine = MemoryStream.pair(buffered=1)
     await engine.send(data)
     with pytest.raises(anyio.BrokenResourceError):
@@ -63,7 +65,7 @@ async def test_another_format_breaks_the_stream(data: bytes) -> None:
 
 
 @pytest.mark.anyio
-async def test_standard_error_which_no_meter_counts_breaks_the_stream_when_it_is_too_much() -> None:
+async def test_too_much_standard_error_breaks_the_stream() -> None:
     ours, engine = MemoryStream.pair(buffered=100)
     for _ in range(MAX_STDERR_BYTES // 100_000 + 1):
         await engine.send(frame(2, b"x" * 100_000))

@@ -26,7 +26,7 @@ def parameters(function: Callable[..., object]) -> list[tuple[str, object, objec
     ]
 
 
-def test_the_blocking_sandbox_has_the_methods_and_parameters_of_the_other() -> None:
+def test_sync_sandbox_has_the_methods_and_parameters_of_sandbox() -> None:
     assert methods(SyncSandbox).keys() == methods(Sandbox).keys()
     for name, method in methods(Sandbox).items():
         assert parameters(methods(SyncSandbox)[name]) == parameters(method), name

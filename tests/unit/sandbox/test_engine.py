@@ -76,7 +76,7 @@ async def test_an_engine_that_does_not_answer_is_named_with_the_way_to_start_it(
         await engine(create_container_from_config=[problem]).create(SPEC)
 
 
-async def test_an_engine_that_the_user_may_not_use_is_told_apart() -> None:
+async def test_an_engine_without_permission_is_distinguished() -> None:
     problem = DockerException("('Connection aborted.', PermissionError(13, 'Permission denied'))")
     with pytest.raises(EngineUnavailable, match="group `docker`"):
         await engine(inspect_image=[problem]).check_image("picture")
@@ -95,7 +95,7 @@ async def test_an_engine_that_restarts_is_waited_for_and_one_that_never_was_ther
     assert await restarted.wait_for_restart()
 
 
-async def test_an_engine_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_does_not_return_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlm.sandbox.docker.engine.RESTART_POLL_SECONDS", 0.001)
     monkeypatch.setattr("rlm.sandbox.docker.engine.RESTART_SECONDS", 0.02)
     gone = engine(start=[None], ping=[requests.ConnectionError("down")] * 1000)
@@ -103,7 +103,7 @@ async def test_an_engine_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyP
     assert not await gone.wait_for_restart()
 
 
-async def test_an_engine_that_does_not_answer_is_told_of_in_the_systems_words() -> None:
+async def test_an_unreachable_engine_is_reported_with_the_systems_reason() -> None:
     def refuse() -> None:
         try:
             try:
@@ -117,7 +117,7 @@ async def test_an_engine_that_does_not_answer_is_told_of_in_the_systems_words() 
         await engine(info=[refuse]).facts()
 
 
-async def test_an_engine_that_comes_up_later_is_used_then() -> None:
+async def test_an_engine_that_starts_later_is_used() -> None:
     client = FakeClient(start=[None])
     tries: Iterator[object] = iter([requests.ConnectionError(), client])
 
@@ -141,7 +141,7 @@ async def test_an_image_is_checked_once() -> None:
     await checked.check_image("picture")
 
 
-async def test_what_a_killed_process_left_is_removed_once_and_nothing_else() -> None:
+async def test_orphans_of_a_killed_process_are_removed_once_and_nothing_else() -> None:
     mine = owner_labels()
     gone = mine | {"rlm.owner.start": "1"}
     strangers = gone | {"rlm.owner.uid": "another"}
@@ -155,7 +155,7 @@ async def test_what_a_killed_process_left_is_removed_once_and_nothing_else() -> 
     assert removed == ["b"]
 
 
-async def test_what_a_killed_process_left_is_looked_for_again_where_the_first_look_found_no_engine() -> None:
+async def test_orphans_are_searched_again_if_the_first_search_found_no_engine() -> None:
     client = FakeClient(containers=[requests.ConnectionError("refused"), []])
     engine = Engine(lambda: client, "somewhere")
     with pytest.raises(EngineUnavailable):
@@ -185,7 +185,7 @@ async def test_an_image_that_is_used_meanwhile_stays_and_one_that_is_gone_is_rem
     assert [await refusing.remove_image("a") for _ in range(3)] == ["a container uses it", "", ""]
 
 
-async def test_a_runtime_with_known_holes_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_vulnerable_runtime_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     old = engine(version=[{"Components": [{"Name": "runc", "Version": "1.1.5"}]}])
     await old.check_runtime(None)
     await old.check_runtime(None)
@@ -214,7 +214,7 @@ async def test_an_image_of_other_sources_is_refused(found: dict[str, Any]) -> No
         await engine(inspect_image=[found]).check_image("picture")
 
 
-async def test_an_image_that_has_gone_is_looked_for_again() -> None:
+async def test_a_removed_image_is_looked_up_again() -> None:
     missing = ImageNotFound("", response=refusal(404).response, explanation="No such image")
     known = engine(
         inspect_image=[missing, image(source_digest()), missing], create_container_from_config=[missing, {"Id": "abc"}]
@@ -229,7 +229,7 @@ async def test_an_image_that_has_gone_is_looked_for_again() -> None:
 @pytest.mark.parametrize(
     "ask", [lambda to: to.create(SPEC), lambda to: to.attach("x", stdin=True), lambda to: to.start("x")]
 )
-async def test_what_the_engine_refuses_is_told_in_its_words(ask: Callable[[Engine], Awaitable[object]]) -> None:
+async def test_a_refusal_of_the_engine_is_reported_in_its_words(ask: Callable[[Engine], Awaitable[object]]) -> None:
     refused = [refusal(400, "unknown runtime")]
     with pytest.raises(SandboxStartError, match="unknown runtime"):
         await ask(engine(create_container_from_config=refused, attach_socket=refused, start=refused))
@@ -263,7 +263,7 @@ async def test_removal_is_bounded() -> None:
     answered.set()
 
 
-async def test_removal_is_done_although_cancelled() -> None:
+async def test_removal_completes_despite_cancellation() -> None:
     client = FakeClient(remove_container=[None])
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -285,9 +285,9 @@ def event(action: str, **attributes: str) -> dict[str, Any]:
         ([], "gave no reason"),
     ],
 )
-async def test_the_cause_of_an_end_is_what_the_engine_remembers(events: list[dict[str, Any]], cause: str) -> None:
+async def test_the_cause_of_an_exit_comes_from_the_engine(events: list[dict[str, Any]], cause: str) -> None:
     assert cause in await engine(events=[Events(events)]).exit_reason("x")
 
 
-async def test_without_an_engine_the_cause_of_an_end_is_unknown() -> None:
+async def test_without_an_engine_the_cause_of_an_exit_is_unknown() -> None:
     assert "gave no reason" in await engine(events=[requests.ConnectionError("down")]).exit_reason("x")

@@ -37,7 +37,7 @@ def test_a_list_of_files_is_paths_and_sizes() -> None:
         *([[["a", 1]], 0], [{b"a": 1}, 0], [{}], {}, [], None),
     ],
 )
-def test_anything_else_is_misbehaviour(said: object) -> None:
+def test_an_invalid_file_list_is_misbehaviour(said: object) -> None:
     with pytest.raises(SandboxMisbehaved):
         read_listing(pack_plain(said))
 
@@ -86,7 +86,7 @@ def test_no_link_is_followed_and_nothing_is_written_over(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-def test_a_file_for_which_there_is_no_room_leaves_no_part_of_it(tmp_path: Path, size: int) -> None:
+def test_a_file_that_does_not_fit_the_disk_leaves_no_partial_file(tmp_path: Path, size: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:

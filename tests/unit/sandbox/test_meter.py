@@ -33,7 +33,7 @@ def test_silence_earns_no_more_than_one_burst() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.integers(0, 100), st.integers(0, 5000)), max_size=50))
-def test_however_it_is_spread_no_more_comes_than_rate_and_burst_allow(
+def test_no_pattern_of_input_exceeds_rate_and_burst(
     reads: list[tuple[float, int, int]],
 ) -> None:
     meter = Meter(CONFIG, now=0.0)

@@ -15,13 +15,13 @@ def labels(**changes: str) -> dict[str, str]:
     return owner_labels() | {f"rlm.owner.{name}": value for name, value in changes.items()}
 
 
-def test_a_living_process_has_no_orphans() -> None:
+def test_the_sandboxes_of_a_living_process_are_not_orphans() -> None:
     assert not is_orphan(owner_labels())
     started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
     assert not is_orphan(labels(pid="1", start=started))
 
 
-def test_a_process_that_has_ended_leaves_orphans() -> None:
+def test_the_sandboxes_of_an_ended_process_are_orphans() -> None:
     code = "from rlm.sandbox.docker.owner import owner_labels; print(owner_labels())"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     ended = ast.literal_eval(said)
@@ -29,16 +29,16 @@ def test_a_process_that_has_ended_leaves_orphans() -> None:
     assert is_orphan(ended)
 
 
-def test_a_number_that_another_process_has_now_does_not_save_them() -> None:
+def test_a_reused_process_id_does_not_protect_orphans() -> None:
     assert is_orphan(labels(start="1"))
 
 
 @pytest.mark.parametrize("fact", ["boot", "pidns", "uid"])
-def test_what_belongs_to_another_user_container_or_machine_is_never_touched(fact: str) -> None:
+def test_containers_of_another_user_container_or_machine_are_never_touched(fact: str) -> None:
     assert not is_orphan(labels(start="1", **{fact: "another"}))
 
 
-def test_labels_that_say_too_little_or_nonsense_are_never_touched() -> None:
+def test_containers_with_missing_or_invalid_labels_are_never_touched() -> None:
     assert not is_orphan({})
     assert not is_orphan({"rlm.owner.pid": "4000000"})
     assert not is_orphan(labels(pid="none", start="1"))

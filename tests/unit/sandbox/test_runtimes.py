@@ -10,7 +10,7 @@ def components(version: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("version", ["1.1.5+ds1", "1.0.0-rc95", "1.2.7", "1.3.0", "1.3.2-rc.1", "0.1.1"])
-def test_a_runc_with_known_holes_is_told_with_the_version_to_update_to(version: str) -> None:
+def test_a_vulnerable_runc_is_reported_with_the_version_to_upgrade_to(version: str) -> None:
     said = known_vulnerabilities(components(version))
     assert said is not None
     assert version in said
@@ -18,11 +18,11 @@ def test_a_runc_with_known_holes_is_told_with_the_version_to_update_to(version: 
 
 
 @pytest.mark.parametrize("version", ["1.2.8", "1.2.9", "1.3.3", "1.4.0", "2.0.0", "1.3.10", "unknown", ""])
-def test_a_runc_that_is_mended_or_of_no_known_version_is_not(version: str) -> None:
+def test_a_fixed_or_unknown_runc_causes_no_warning(version: str) -> None:
     assert known_vulnerabilities(components(version)) is None
 
 
-def test_an_engine_without_runc_has_none_of_its_holes() -> None:
+def test_an_engine_without_runc_has_none_of_its_vulnerabilities() -> None:
     assert known_vulnerabilities([{"Name": "crun", "Version": "1.0.0"}]) is None
 
 

@@ -34,7 +34,7 @@ def test_a_status_is_the_scripts_own(status: int) -> None:
 
 
 @pytest.mark.parametrize("said", [None, "", "256", "999", "²", "٣", "-1", " 0", "0\n", "0x1", "1.0", "1" * 5000])
-def test_what_is_no_status_is_a_failure(said: str | None) -> None:
+def test_an_invalid_exit_status_is_a_failure(said: str | None) -> None:
     assert end(said) == (1, "The script ended with an invalid exit status.")
 
 
@@ -56,7 +56,7 @@ class FewBytes:
 
 
 @pytest.mark.anyio
-async def test_files_come_out_where_all_may_have_more_bytes_than_one_may(tmp_path: Path) -> None:
+async def test_all_files_together_may_exceed_the_limit_of_one(tmp_path: Path) -> None:
     sandbox: Any = FewBytes()
     collected = await collect_files(sandbox, ["a", "b", "c"], tmp_path, max_bytes=20, max_file_bytes=10)
     assert (len(collected.files), collected.skipped) == (3, [])

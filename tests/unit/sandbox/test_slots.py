@@ -55,7 +55,7 @@ def test_fewer_slots_than_levels_is_refused_in_one_sentence() -> None:
 
 
 @pytest.mark.anyio
-async def test_cancelling_a_holder_or_a_waiter_gives_its_slot_back() -> None:
+async def test_cancelling_a_holder_or_a_waiter_releases_its_slot() -> None:
     slots = LevelSlots(slots=1, levels=1)
 
     async def hold() -> None:

@@ -43,7 +43,7 @@ def test_a_container_has_no_network_no_shared_memory_and_its_own_name() -> None:
     assert not {"PidMode", "UTSMode", "UsernsMode", "Devices", "PortBindings", "VolumesFrom", "Links"} & host().keys()
 
 
-def test_its_user_is_nobody_with_no_way_to_more() -> None:
+def test_a_container_runs_as_nobody_and_cannot_gain_privileges() -> None:
     assert spec().arguments["User"] == "20123:20123"
     assert host()["CapDrop"] == ["ALL"]
     assert "CapAdd" not in host()
@@ -52,7 +52,7 @@ def test_its_user_is_nobody_with_no_way_to_more() -> None:
     assert not any("unconfined" in option for option in host()["SecurityOpt"])
 
 
-def test_what_tells_of_the_host_is_hidden_and_all_that_engines_hide_anyway() -> None:
+def test_files_that_describe_the_host_are_hidden_as_are_all_that_engines_hide() -> None:
     engines = {"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"}
     engines |= {
         "/proc/timer_stats",
@@ -65,7 +65,7 @@ def test_what_tells_of_the_host_is_hidden_and_all_that_engines_hide_anyway() -> 
     assert "ReadonlyPaths" not in host(), "the engine's own, as long as none are named"
 
 
-def test_it_can_write_nowhere_but_in_its_own_bounded_memory() -> None:
+def test_a_container_can_write_only_to_its_own_limited_tmpfs() -> None:
     assert host()["ReadonlyRootfs"] is True
     disks = host(SandboxConfig(tmp_bytes=123))["Tmpfs"]
     assert disks.keys() == {"/tmp", "/workspace", *COVERED_PATHS}
@@ -120,7 +120,7 @@ def test_under_gvisor_the_code_runs_as_another_user_than_its_supervisor() -> Non
     assert "CapAdd" not in host()
 
 
-def test_the_host_suffers_last() -> None:
+def test_the_kernel_kills_sandboxes_before_other_processes() -> None:
     assert host()["OomScoreAdj"] > 0
     assert host()["LogConfig"]["Type"] == "none"
     assert host()["AutoRemove"] is True

@@ -12,7 +12,7 @@ from rlm.sandbox.threads import Threads
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_thread_is_taken_until_its_function_ends_however_often_the_wait_is_given_up() -> None:
+async def test_a_thread_is_occupied_until_its_function_ends_even_if_its_callers_gave_up() -> None:
     threads = Threads(2)
     release = threading.Event()
     begun: list[int] = []
@@ -33,7 +33,7 @@ async def test_a_thread_is_taken_until_its_function_ends_however_often_the_wait_
         assert await threads.run(int) == 0
 
 
-async def test_a_function_that_fails_gives_its_thread_back() -> None:
+async def test_a_failed_function_releases_its_thread() -> None:
     threads = Threads(1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), anyio.fail_after(5):

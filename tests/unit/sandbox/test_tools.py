@@ -148,7 +148,7 @@ async def test_what_annotated_says_of_a_type_holds_and_names_within_it_are_found
 @pytest.mark.parametrize(
     "wrap", [lambda p: p, lambda p: update_wrapper(p, with_key), partial, lambda p: partial(p, many=1)]
 )
-async def test_what_a_partial_binds_by_name_is_neither_shown_nor_taken(wrap: Callable[[Any], Any]) -> None:
+async def test_arguments_bound_by_partial_are_neither_shown_nor_accepted(wrap: Callable[[Any], Any]) -> None:
     """A model must not read a bound key, and a cell must not replace it, not even through `**more`."""
     bound = wrap(partial(with_key, api_key="sk-secret", token=5))
     shown = Tools({"ask": bound}).descriptions["ask"]
@@ -171,7 +171,7 @@ def test_no_default_is_shown() -> None:
     assert shown["c"] == "c(q, token=…)"
 
 
-async def test_a_validator_that_fails_is_the_hosts_own_and_is_not_told() -> None:
+async def test_a_failing_validator_is_a_host_error_and_hidden_from_the_cell() -> None:
     async def exits() -> None:
         raise SystemExit("the password")
 
@@ -183,7 +183,7 @@ async def test_a_validator_that_fails_is_the_hosts_own_and_is_not_told() -> None
     assert await use(exits) == "The tool tool failed."
 
 
-async def test_a_function_that_gives_a_coroutine_is_waited_for() -> None:
+async def test_a_coroutine_returned_by_a_function_is_awaited() -> None:
     async def later(number: int) -> int:
         return number
 
@@ -234,7 +234,7 @@ async def test_a_structure_is_built_from_plain_data() -> None:
     assert "place" in str(await use(norm, [1, 2]))
 
 
-async def test_what_a_function_raises_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_other_exceptions_of_tools_are_logged_and_hidden_from_the_cell(caplog: pytest.LogCaptureFixture) -> None:
     def careless() -> None:
         raise KeyError("the password")
 
@@ -243,7 +243,7 @@ async def test_what_a_function_raises_is_logged_and_not_told(caplog: pytest.LogC
     assert "the password" in caplog.text
 
 
-async def test_a_function_that_ends_because_something_else_was_cancelled_has_failed() -> None:
+async def test_a_function_that_raises_a_foreign_cancellation_has_failed() -> None:
     def plain() -> None:
         raise asyncio.CancelledError
 
@@ -256,7 +256,7 @@ async def test_a_function_that_ends_because_something_else_was_cancelled_has_fai
         assert await use(function) == "The tool tool failed."
 
 
-async def test_a_cancelled_call_ends_so_whatever_its_function_makes_of_it() -> None:
+async def test_a_cancelled_call_ends_even_if_its_function_swallows_the_cancellation() -> None:
     async def raises_anew() -> None:
         try:
             await anyio.sleep(30)
@@ -272,7 +272,7 @@ async def test_a_cancelled_call_ends_so_whatever_its_function_makes_of_it() -> N
     assert late.data == b"The tool tool did not return within 0.05 seconds."
 
 
-async def test_what_a_function_means_to_say_is_told() -> None:
+async def test_a_tool_error_reaches_the_cell() -> None:
     def picky() -> None:
         raise ToolError("not today")
 
@@ -284,7 +284,7 @@ async def test_a_value_that_is_not_plain_is_not_sent() -> None:
     assert await use(lambda: 1 << 70) == "The tool tool returned a value that is not plain data."
 
 
-async def test_a_coroutine_function_runs_on_the_event_loop_and_ends_in_time() -> None:
+async def test_a_coroutine_function_runs_on_the_event_loop_and_is_cancelled_at_its_time_limit() -> None:
     async def wait(seconds: float) -> str:
         await anyio.sleep(seconds)
         return "done"
@@ -311,7 +311,7 @@ async def test_no_arguments_take_much_memory_however_hostile() -> None:
     assert peak < 5_000_000
 
 
-async def test_calls_beyond_so_many_at_once_wait_undecoded() -> None:
+async def test_tool_calls_above_the_limit_wait_undecoded() -> None:
     running = most = 0
 
     async def work(text: str) -> int:
@@ -355,7 +355,7 @@ async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads
     assert (await tools.use("quick", pack_plain([[], {}]))).ok
 
 
-async def test_every_call_is_told_with_its_arguments_cut() -> None:
+async def test_every_tool_call_is_reported_with_its_arguments_truncated() -> None:
     told: list[ToolUse] = []
     tools = Tools({"f": lambda x: x}).with_callback(told.append)
     await tools.use("f", pack_plain([["x" * 10_000], {}]))

@@ -44,7 +44,7 @@ def arrived(value: Value) -> Any:
 
 
 @given(st.text(), st.integers(4, 40))
-def test_the_ends_of_a_text_are_told_without_broken_characters(text: str, size: int) -> None:
+def test_head_and_tail_of_a_text_have_no_broken_characters(text: str, size: int) -> None:
     head, tail = head_and_tail(encode(text), size)
     assert text.startswith(head)
     assert text.endswith(tail)
@@ -221,7 +221,7 @@ def test_an_empty_folder_arrives(tmp_path: Path) -> None:
     assert arrived(encode(tmp_path)) == {}
 
 
-def test_of_a_folder_only_regular_files_are_read(tmp_path: Path) -> None:
+def test_only_regular_files_of_a_folder_are_read(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "key").write_text("secret")
@@ -242,7 +242,7 @@ def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         encode(tmp_path / "pipe")
 
 
-def test_a_file_that_grows_is_sent_as_long_as_was_announced(tmp_path: Path) -> None:
+def test_a_growing_file_is_sent_up_to_its_announced_size(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("before")
     value = encode(tmp_path)
     (tmp_path / "log").write_text("before and after")
@@ -250,7 +250,7 @@ def test_a_file_that_grows_is_sent_as_long_as_was_announced(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("change", [lambda file: file.write_text("b"), lambda file: file.unlink()])
-def test_a_file_that_shrinks_or_goes_is_refused(tmp_path: Path, change: Callable[[Path], object]) -> None:
+def test_a_file_that_shrinks_or_disappears_is_refused(tmp_path: Path, change: Callable[[Path], object]) -> None:
     (tmp_path / "log").write_text("before")
     for value in (encode(tmp_path), encode(tmp_path / "log")):
         (tmp_path / "log").write_text("before")

@@ -23,7 +23,7 @@ def opened(path: Path | None, **options) -> Database:
     return Database(path, schema=SCHEMA, version=1, **options)
 
 
-async def test_what_was_written_is_there_for_every_other_process(tmp_path: Path) -> None:
+async def test_committed_writes_are_visible_to_every_other_process(tmp_path: Path) -> None:
     database = opened(tmp_path / "x")
     await database.write((INSERT, (1, "one")), durable=True)
     other = sqlite3.connect(tmp_path / "x")
@@ -53,7 +53,7 @@ async def test_many_at_once_share_few_transactions(tmp_path: Path) -> None:
     database.close()
 
 
-async def test_a_write_whose_caller_is_cancelled_is_written_all_the_same(tmp_path: Path) -> None:
+async def test_a_write_completes_even_if_its_caller_is_cancelled(tmp_path: Path) -> None:
     database = opened(tmp_path / "x")
     task = asyncio.create_task(database.write((INSERT, (1, "")), durable=True))
     await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def test_a_write_whose_caller_is_cancelled_is_written_all_the_same(tmp_pat
     database.close()
 
 
-async def test_after_a_failure_nothing_is_written_and_what_was_there_stays_readable(tmp_path: Path) -> None:
+async def test_after_a_failure_nothing_is_written_and_recorded_data_stays_readable(tmp_path: Path) -> None:
     database = opened(tmp_path / "x")
     await database.write((INSERT, (1, "kept")), durable=True)
     with pytest.raises(JournalError, match="Cannot write"):

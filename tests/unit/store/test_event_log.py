@@ -57,7 +57,7 @@ def test_markup_and_escapes_of_a_sandbox_are_shown_as_text() -> None:
     assert "\x1b" not in out.getvalue()
 
 
-def test_nothing_is_told_or_written_that_was_not_redacted() -> None:
+def test_every_event_is_redacted_before_it_is_emitted_or_written() -> None:
     file, seen = io.StringIO(), list[Event]()
     log = EventLog("run", file, [seen.append], redact=lambda text: text.replace("secret", "[key]"))
     log.emit(RunStarted(query="secret", depth=1, models={0: "secret"}, context_bytes=1))

@@ -23,7 +23,7 @@ def test_the_package_is_imported_where_there_are_no_modules_of_unix() -> None:
     subprocess.run([sys.executable, "-c", f"{hide}; from rlm import {names}; import rlm.orchestrator"], check=True)
 
 
-def test_the_holder_of_a_lock_is_named_and_nobody_else_gets_it(tmp_path: Path) -> None:
+def test_a_second_process_gets_no_lock_and_an_error_that_names_the_holder(tmp_path: Path) -> None:
     holder = "import sys; from pathlib import Path; from rlm.store.lock import run_lock\n"
     holder += "with run_lock(Path(sys.argv[1])): print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", holder, tmp_path], stdin=-1, stdout=-1) as process:
@@ -41,7 +41,7 @@ def test_the_holder_of_a_lock_is_named_and_nobody_else_gets_it(tmp_path: Path) -
     ensure_unlocked(tmp_path)
 
 
-def test_those_who_look_at_a_lock_are_in_nobodys_way(tmp_path: Path) -> None:
+def test_checking_a_lock_never_prevents_taking_it(tmp_path: Path) -> None:
     with run_lock(tmp_path):
         pass
     done = threading.Event()
@@ -63,7 +63,7 @@ def test_those_who_look_at_a_lock_are_in_nobodys_way(tmp_path: Path) -> None:
             other.result()
 
 
-def test_a_look_changes_nothing(tmp_path: Path) -> None:
+def test_checking_a_lock_changes_nothing(tmp_path: Path) -> None:
     with run_lock(tmp_path):
         before = (tmp_path / "lock").read_bytes()
         assert is_locked(tmp_path)

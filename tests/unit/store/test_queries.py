@@ -136,7 +136,7 @@ async def test_a_new_sandbox_gets_the_variables_of_cells_that_ask_in_another_ord
     assert (await tree.orchestrator(Threads()).areplay(done.run_dir)).answer == done.answer
 
 
-async def test_a_query_that_differs_is_named_and_costs_itself_alone_whatever_the_order(tmp_path: Path) -> None:
+async def test_a_query_that_differs_is_named_and_affects_no_other_in_any_order(tmp_path: Path) -> None:
     """The cell had ended before the crash: which queries it makes is known."""
     cells = ["ask a b c d r1", "look"]
     tree = Tree(cells, tmp_path, kill_at=1 + 4 + 5 + 1)  # the root's second request is in flight
@@ -155,7 +155,7 @@ async def test_a_query_that_differs_is_named_and_costs_itself_alone_whatever_the
         await again.orchestrator(Threads(changed="c")).areplay(tree.copy)
 
 
-async def test_a_query_of_an_interrupted_cell_that_is_not_made_again_is_named_and_what_it_cost_counts(
+async def test_a_query_that_an_interrupted_cell_does_not_repeat_is_named_and_its_cost_counts(
     tmp_path: Path,
 ) -> None:
     cells = ["ask a b c d"]
@@ -203,7 +203,7 @@ async def test_only_the_journal_keeps_answers(tmp_path: Path) -> None:
     assert "a plain call takes a prompt only" in heard[3]
 
 
-def test_of_those_that_ask_the_same_the_first_that_is_left_is_taken_and_no_number_is_used_twice() -> None:
+def test_equal_queries_are_matched_in_order_and_no_node_number_is_used_twice() -> None:
     queries = Queries()
     for node, digest in [("0.3", b"x"), ("0.1", b"x"), ("0.2", b"y"), ("0.1.1", b"z")]:
         queries.record(node, digest)

@@ -47,7 +47,7 @@ async def test_changes_are_saved_in_order_and_flush_waits_for_them(tmp_path: Pat
     assert {path.name for path in tmp_path.glob("context*")} == {"context.text", "context_1.text"}
 
 
-async def test_what_fails_at_the_beginning_fails_every_later_change(tmp_path: Path) -> None:
+async def test_a_failed_first_write_fails_every_later_one(tmp_path: Path) -> None:
     writer = RecordWriter(RECORD, tmp_path)
     writer.begin({}, Value(kind="text", size=1, pieces=unreadable), None)
     for _ in range(2):
@@ -68,7 +68,7 @@ async def test_a_replay_changes_nothing_but_its_own_answer(tmp_path: Path) -> No
     assert writer.record.state == "finished"
 
 
-async def test_a_record_that_cannot_be_closed_is_left_to_be_resumed(tmp_path: Path) -> None:
+async def test_a_run_whose_record_cannot_be_closed_stays_resumable(tmp_path: Path) -> None:
     writer = RecordWriter(RECORD, tmp_path / "gone")
     writer.raise_limits({})
     with pytest.raises(JournalError, match="gone"):

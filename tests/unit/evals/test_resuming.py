@@ -51,14 +51,14 @@ async def evaluated(folder: Path, root: Root) -> ResultRow:
     return row
 
 
-async def test_a_run_that_broke_off_goes_on_and_pays_for_no_call_twice(tmp_path: Path) -> None:
+async def test_an_interrupted_run_resumes_and_pays_for_no_call_twice(tmp_path: Path) -> None:
     assert (await evaluated(tmp_path, Root(failing=3))).error == "ModelError: the account is empty"
     root = Root()
     row = await evaluated(tmp_path, root)
     assert (root.calls, row.answer, row.calls, row.resumed) == (1, "4", 3, True)
 
 
-async def test_a_run_that_had_ended_before_its_row_was_written_is_not_paid_again(tmp_path: Path) -> None:
+async def test_a_finished_run_whose_row_is_missing_is_not_paid_again(tmp_path: Path) -> None:
     row = await evaluated(tmp_path, Root())
     (tmp_path / ROWS_FILE).write_text("")
     root = Root()
@@ -69,7 +69,7 @@ async def test_a_run_that_had_ended_before_its_row_was_written_is_not_paid_again
 
 
 @pytest.mark.parametrize("damage", ["{}", "no JSON"])
-async def test_a_run_of_which_nothing_can_be_made_is_begun_anew(tmp_path: Path, damage: str) -> None:
+async def test_an_unusable_run_is_started_again(tmp_path: Path, damage: str) -> None:
     await evaluated(tmp_path, Root(failing=3))
     (record,) = tmp_path.glob("runs/*/*/run.json")
     record.write_text(damage)
@@ -78,7 +78,7 @@ async def test_a_run_of_which_nothing_can_be_made_is_begun_anew(tmp_path: Path, 
     assert (root.calls, row.answer, row.error, row.resumed) == (3, "4", "", False)
 
 
-async def test_rlms_are_told_what_the_evaluation_says_they_are_told(tmp_path: Path) -> None:
+async def test_rlms_get_the_evaluations_system_prompt(tmp_path: Path) -> None:
     asked = ScriptedModel(lambda messages: f"FINAL({messages[0].content})", name="root")
     ctx = MethodContext(
         models=lambda task: (asked, asked),
@@ -147,7 +147,7 @@ async def asked(folder: Path, root: Root, sub: ScriptedModel, *, redo: bool = Fa
     return row
 
 
-async def test_a_failed_run_is_charged_what_it_has_used(tmp_path: Path) -> None:
+async def test_a_failed_run_counts_its_usage(tmp_path: Path) -> None:
     row = await asked(tmp_path, Root(failing=3), sub_model(down=False))
     assert row.error == "ModelError: the account is empty"
     assert (row.calls, row.cost_usd, row.sub_calls, row.depth) == (4, 2.0, 2, 1)
@@ -168,7 +168,7 @@ async def test_a_run_without_an_engine_has_cost_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["direct", "map_reduce"])
-async def test_what_a_failed_method_without_a_record_has_used_is_unknown(tmp_path: Path, name: str) -> None:
+async def test_the_usage_of_a_failed_method_without_a_record_is_unknown(tmp_path: Path, name: str) -> None:
     plan = replace(PLAN, methods=(name,), model="m", sub_model="m")
     results = Results.create(tmp_path, plan.to_settings())
     down = sub_model(down=True)
@@ -179,7 +179,7 @@ async def test_what_a_failed_method_without_a_record_has_used_is_unknown(tmp_pat
     assert "| unknown | unknown | unknown |" in markdown(Results.load(tmp_path))
 
 
-async def test_calls_that_failed_are_counted_and_done_again_where_one_says_so(tmp_path: Path) -> None:
+async def test_failed_calls_are_counted_and_repeated_on_request(tmp_path: Path) -> None:
     row = await asked(tmp_path, Root(), sub_model(down=True))
     assert (row.answer, row.error, row.sub_calls, row.failed_calls) == ("4", "", 2, 2)
     untouched = Root()
@@ -193,7 +193,7 @@ async def test_calls_that_failed_are_counted_and_done_again_where_one_says_so(tm
     assert untouched.calls == 0
 
 
-async def test_what_is_done_again_is_paid_again_and_what_goes_on_is_not(tmp_path: Path) -> None:
+async def test_a_repeated_answer_is_paid_again_and_a_resumed_one_is_not(tmp_path: Path) -> None:
     await asked(tmp_path, Root(), sub_model(down=True))
     await asked(tmp_path, Root(failing=3), sub_model(down=False), redo=True)
     assert (await asked(tmp_path, Root(), sub_model(down=False))).cost_usd == 3.0
@@ -201,7 +201,7 @@ async def test_what_is_done_again_is_paid_again_and_what_goes_on_is_not(tmp_path
     assert "Total: $6. Times exclude resumed runs (1)." in markdown(Results.load(tmp_path))
 
 
-async def test_an_attempt_of_unknown_cost_that_was_done_again_is_said(tmp_path: Path) -> None:
+async def test_a_repeated_attempt_of_unknown_cost_is_reported(tmp_path: Path) -> None:
     plan = replace(PLAN, methods=("direct",), model="m", sub_model="m")
     results = Results.create(tmp_path, plan.to_settings())
     for down in (True, True, False):
@@ -216,7 +216,7 @@ async def test_an_attempt_of_unknown_cost_that_was_done_again_is_said(tmp_path: 
     assert f"Total: $0. {said}\n" in markdown(Results.load(tmp_path))
 
 
-async def test_an_answer_that_is_done_again_and_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_an_interrupted_retry_of_an_answer_resumes(tmp_path: Path) -> None:
     await asked(tmp_path, Root(), sub_model(down=True))
     failed = await asked(tmp_path, Root(failing=3), sub_model(down=False), redo=True)
     assert (failed.error, failed.failed_calls) == ("ModelError: the account is empty", 0)
@@ -225,7 +225,7 @@ async def test_an_answer_that_is_done_again_and_cut_off_goes_on_where_it_was(tmp
     assert (root.calls, row.answer, row.failed_calls, row.cost_usd, row.resumed) == (1, "4", 0, 3.0, True)
 
 
-async def test_a_failed_run_with_failed_calls_keeps_them_when_it_goes_on(tmp_path: Path) -> None:
+async def test_a_resumed_run_keeps_its_count_of_failed_calls(tmp_path: Path) -> None:
     """Its journal serves what it has; a call that was paid or failed is not made again."""
     failed = await asked(tmp_path, Root(failing=3), sub_model(down=True))
     assert (failed.failed_calls, failed.cost_usd) == (2, 2.0)
