@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from helpers.fakes import journals
 
-# No deadline: a busy machine is no failure, and every test has a timeout. Where CI is set, examples are always the same.
+# No deadline: a busy machine must not fail tests, and every test has a timeout. If CI is set, examples are fixed.
 # `make test-long` selects the profile `long` with --hypothesis-profile.
 settings.register_profile("daily", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 settings.register_profile("long", settings.get_profile("daily"), max_examples=200)

@@ -1,4 +1,4 @@
-"""The engine disappears during a run: after a restart the run succeeds; if it stays away, the run fails at once."""
+"""The engine disappears during a run: after a restart the run succeeds; without one, the run fails immediately."""
 
 from __future__ import annotations
 

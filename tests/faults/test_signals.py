@@ -1,4 +1,4 @@
-"""Programs stop cleanly after one signal, and at once after two. Their containers end soon after them."""
+"""Programs stop cleanly after one signal, and immediately after two. Their containers end soon after them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_an_interrupted_script_stops_within_5_seconds_leaves_no_container_and_sa
 def test_a_script_that_is_interrupted_twice_or_terminated_stops_too_and_can_be_resumed(
     provider: FakeProvider, tmp_path: Path, signals: Sequence[signal.Signals], record_property: Record
 ) -> None:
-    """A library does not handle SIGTERM: the process ends at once, and its containers see their channels close."""
+    """The library does not handle SIGTERM: the process ends immediately, and its containers see their channels close."""
     process = begun([sys.executable, "-c", MAKE + COMPLETION, str(tmp_path)], provider)
     seconds, _ = stopped(process, *signals)
     assert seconds < 5

@@ -1,1 +1,1 @@
-"""What tests share: fakes, fixtures, servers and engines of their own, the attacks."""
+"""Shared by tests: fakes, fixtures, test servers, test engines, and the attacks."""

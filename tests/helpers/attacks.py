@@ -670,7 +670,7 @@ PYTHON = [
     ),
 ]
 
-GUEST = [  # its clock, its copy, its supervisor's signals, what it tells of a cell
+GUEST = [  # the guest's clock, its snapshot, its supervisor's signals, its reports about cells
     Attack(
         name="calls without end",
         sees=STOPPED,

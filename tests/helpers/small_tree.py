@@ -27,7 +27,7 @@ async def asks(code: str, answer: Answer | None) -> CellResult:
 
 
 def plays(messages: Sequence[Message]) -> str:
-    """The root fails once, asks an RLM and a model, and answers; others answer at once or ask a model first."""
+    """The root fails once, calls an RLM and a model, and answers; others answer directly or call a model first."""
     if messages[0].role != "system":
         return f"<{messages[-1].content}>"
     turn = sum(message.role == "assistant" for message in messages)

@@ -25,7 +25,7 @@ print(llm_query('sub: ' + str(context)[-30:]))
 
 
 def plays(messages: list[ChatMessage], tools: object, choice: object, config: GenerateConfig) -> ModelOutput:
-    """Root and sub-model in one: looks, then answers what was printed."""
+    """Root and sub-model in one: prints the context, then answers with the output."""
     if messages[0].role != "system":
         text = f"read {len(messages[-1].text)}"
     else:

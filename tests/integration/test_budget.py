@@ -71,7 +71,7 @@ FINAL(f"{sum(map(bool, answers))} answers, {sum('[This reply was cut off' in a f
 
 @pytest.mark.parametrize("limits", [Limits(max_tokens=100_000), Limits(max_cost_usd=0.1)])
 async def test_replies_longer_than_what_is_left_are_cut_off_and_the_limit_holds(tmp_path: Path, limits: Limits) -> None:
-    """The provider writes 8,000 tokens unless it is told to write fewer."""
+    """The provider writes 8,000 tokens unless the request limits them."""
 
     def writes(messages: Sequence[Mapping[str, Any]], model: str) -> str | Reply:
         if messages[0]["role"] == "system":

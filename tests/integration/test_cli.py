@@ -209,7 +209,7 @@ def test_a_resumed_run_has_the_live_view_and_its_keys_and_q_ends_it_as_ctrl_c_do
     assert rlm(environment, "run", "why?", "-", "-q", text="text").returncode == 1
     provider.respond, provider.latency = plays, 1.0
     listed = only_run(environment)
-    command = ["script", "-qec", f"{RLM} resume {listed['run_id'][:18]}", "/dev/null"]  # on a terminal of its own
+    command = ["script", "-qec", f"{RLM} resume {listed['run_id'][:18]}", "/dev/null"]  # on its own terminal
     with subprocess.Popen(
         command, env=environment | {"TERM": "xterm"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -1,9 +1,9 @@
-"""Every sample of code in the README and the docs runs as it stands, and prints what is said to be printed.
+"""Every code sample in the README and the docs runs unchanged, and prints the output that the page shows.
 
-Python runs with real containers and a provider on loopback, in a folder with the files that samples name. What a sample
-takes for granted (`context`, `orchestrator`) is in `given`. A block marked `python cell` is a cell of an RLM. A block
-without a language that follows a sample at once is what it prints. Commands of `rlm` run in a shell, evaluations with fewer
-and shorter instances; but for `rlm clean`, which would take this machine's images.
+Python runs with real containers and a provider on loopback, in a folder with the files that samples name. The fixture
+`given` defines the names that samples assume (`context`, `orchestrator`). A block marked `python cell` is a cell of an
+RLM. A block without a language directly after a sample is its output. Commands of `rlm` run in a shell, evaluations with
+fewer and shorter instances. `rlm clean` is excluded: it would remove this machine's images.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _COMMAND = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:.*\| *)?(?:\.venv/bin/)?rlm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A block of code in a page; `printed` is the block without a language that follows it at once."""
+    """A block of code in a page; `printed` is the block without a language directly after it."""
 
     page: str
     line: int
@@ -93,7 +93,7 @@ def answers(messages, model: str) -> str:
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mapping[str, object]]:
-    """The folder, the environment and the names that samples take for granted."""
+    """The folder, the environment and the names that samples assume."""
     for folder in ("reports", "contracts"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "one.txt").write_text("Text of a report.")

@@ -92,7 +92,7 @@ async def test_an_engine_behind_tls_works(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 class Pipe:
-    """A connection that can only block, like that of an engine behind SSH or a Windows pipe."""
+    """A connection with blocking calls only, as to an engine behind SSH or a Windows pipe."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.recv, self.sendall, self.close = sock.recv, sock.sendall, sock.close

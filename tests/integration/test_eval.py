@@ -1,4 +1,4 @@
-"""An evaluation in real containers, killed at any moment, comes to the table of an undisturbed one."""
+"""An evaluation in real containers, killed at any moment, resumes to the table of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 
 
 def killed(folder: Path, moment: float, *arguments: str) -> int:
-    """Start it, and end it after so many seconds without a word; its status."""
+    """Start an evaluation and kill it after `moment` seconds. Returns its status."""
     options = command(folder, *arguments)
     process: subprocess.Popen[str] = subprocess.Popen(**options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

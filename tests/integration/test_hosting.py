@@ -258,7 +258,7 @@ async def test_many_resets_cost_neither_descriptors_nor_processes(config: Sandbo
 def lookup(name: str, times: int = 1) -> list[str]:
     """The name, repeated.
 
-    Not told to the model.
+    This paragraph is not shown to the model.
     """
     return [name] * times
 

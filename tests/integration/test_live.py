@@ -1,6 +1,6 @@
 """The live view on a real pseudo-terminal: keys reach the run, and every end restores the terminal.
 
-No container is used. Each program runs in a session of its own, with the pseudo-terminal as its controlling terminal.
+No container is used. Each program runs in its own session, with the pseudo-terminal as its controlling terminal.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ while os.WIFSTOPPED(os.waitpid(job, os.WUNTRACED)[1]):
 
 
 class Screen:
-    """A program on a pseudo-terminal. `modes` are the terminal's, `seen` all that was drawn."""
+    """A program on a pseudo-terminal. `modes` are the terminal's, `seen` is everything drawn."""
 
     def __init__(self, start: str, stop_file: Path, *, stdin: int | None, shell: bool) -> None:
         self._ours, self._theirs = pty.openpty()
@@ -315,7 +315,7 @@ def test_a_terminal_that_is_closed_does_not_end_the_run(stop_file: Path) -> None
 
 
 def test_an_event_costs_a_fraction_of_its_record_and_a_frame_costs_little() -> None:
-    """Guards scripts/bench_live.py: the view took 1/15 of the log's time, and a picture that of 40 events of the log."""
+    """Guards scripts/bench_live.py: the view took 1/15 of the log's time, and a frame as long as 40 events of the log."""
     events = list(synthetic_run())
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
 

@@ -26,7 +26,7 @@ def niah(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_the_scripted_model_finds_every_needle(tmp_path: Path, depth: int) -> None:
-    facts = "0" if depth == 0 else "3"  # without calls there is nobody to ask about pieces
+    facts = "0" if depth == 0 else "3"  # without calls, no model can read pieces
     done = niah(tmp_path, "--trials", "2", "--depth", str(depth), "--facts", facts)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
@@ -73,7 +73,7 @@ def niah_local(folder: Path, **environment: str) -> subprocess.CompletedProcess[
 
 
 def read(messages: Sequence[Mapping[str, Any]], model: str) -> str:
-    """As a small model reads a piece: it says a number where there is none, too."""
+    """Replies as a small model does: with a number even if the piece has none."""
     found = re.search(r"The magic number is (\d+)", messages[-1]["content"])
     return found[1] if found else "The number is 1234567."
 
@@ -85,7 +85,7 @@ def test_a_small_models_replies_count_only_if_found_in_their_piece(tmp_path: Pat
         asked = [request.body for request in provider.requests]
     assert {(body["model"], body["temperature"], body["max_tokens"]) for body in asked} == {("small", 0, 64)}
     assert "1 of 1 right" in done.stdout
-    pieces = len(asked) - 1  # the first request asks whether anyone is there
+    pieces = len(asked) - 1  # the first request checks whether the server answers
     assert f"{pieces} replies: {pieces} contained a number, {pieces - 1} a number that is not in the piece" in (
         " ".join(done.stdout.split())
     )

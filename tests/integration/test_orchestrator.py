@@ -26,7 +26,7 @@ SUB = ScriptedModel(lambda messages: f"<{messages[-1].content}>", name="sub")
 
 
 def containers(run_id: str) -> list[str]:
-    """Ids of the containers of a run, whatever their state."""
+    """IDs of the containers of a run, in any state."""
     command = ["docker", "ps", "-aq", "--no-trunc", "--filter", f"label=rlm.run={run_id}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 

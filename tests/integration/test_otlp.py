@@ -1,4 +1,4 @@
-"""Spans arrive at a receiver of OTLP over HTTP, with the record's times; one that is not there is one sentence."""
+"""Spans arrive at an OTLP receiver over HTTP, with the record's times; an unreachable one is an error of one sentence."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from rlm.trajectory.run_reader import read_run_events
 
 
 class Receiver:
-    """What was posted to it, and where."""
+    """The posted bodies and their paths."""
 
     def __init__(self, status: int) -> None:
         self.paths: list[str] = []

@@ -1,4 +1,4 @@
-"""A session in a real container: its variables, contexts and conversation stay, also when the container does not."""
+"""A session in a real container: variables, contexts and conversation stay, even if the container is lost."""
 
 from __future__ import annotations
 

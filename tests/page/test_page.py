@@ -52,7 +52,7 @@ missing = [
     if not is_there
 ]
 pytestmark = pytest.mark.skipif(
-    bool(missing) and "CI" not in os.environ,  # in CI, they fail: a skipped check is no check
+    bool(missing) and "CI" not in os.environ,  # in CI, they fail: a skipped check proves nothing
     reason=f"missing: {', '.join(missing)}",
 )
 

@@ -1,7 +1,7 @@
 """A cell that reports what container checkers (amicontained, deepce) inspect, as JSON on standard output.
 
-Those are a Go program and a shell script; a sandbox has no shell. Every system call of the table is tried by its number on
-x86_64, in a child of its own, with arguments that no call can take.
+The real ones are a Go program and a shell script, and a sandbox has no shell. Each system call of the table is tried by
+its x86_64 number, in its own child process, with invalid arguments.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """A cell that sends random messages on the worker's link to its supervisor, determined by `SEED` (set before this source).
 
-Packets of every message with fields that are legal, nearly so, or not at all; forged results and snapshots; descriptors of
-anything that can be opened, some of which change while they are read; from threads and forked children at once; in the
-end it returns, raises, hangs, dies or closes the link.
+It sends packets of every message with legal, almost legal and illegal fields, forged results and snapshots, and
+descriptors of all kinds of files, some of which change while they are read. Threads and forked children send
+concurrently. At the end it returns, raises, hangs, dies or closes the link.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Each attack costs at most its own cell: tests check what the model reads, what the next cell finds, and the host.
 
-The system calls are tried by their numbers on x86_64.
+System calls are tried by their x86_64 numbers.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def host_is_unchanged(tmp_path: Path) -> Iterator[None]:
 
 
 async def attacked(sandbox: Sandbox, attack: Attack, out: Path, *, seconds: float) -> tuple[str, str]:
-    """The outcome, and what the model reads; if files were requested, also what the caller reads."""
+    """The outcome, and the text that the model reads; if files were requested, also the caller's."""
     try:
         result = await sandbox.run(attack.code, seconds=seconds)
     except SandboxDied as error:

@@ -271,7 +271,7 @@ def test_an_attached_stream_of_any_bytes_raises_its_own_error_and_gives_no_more_
         assert len(demultiplexer.stderr.encode()) <= 4 * STDERR_TAIL_BYTES  # an escape takes four characters
 
 
-# Without the overhead of hypothesis, so that a hundred thousand fit into a minute
+# Without the overhead of hypothesis: a hundred thousand fit into a minute
 
 
 def pool() -> list[bytes]:

@@ -1,5 +1,5 @@
-"""The supervisor against a worker that says anything: it stays, or it ends with a reason of its own; the host hears nothing
-that is not legal.
+"""The supervisor against a worker that sends anything: it survives, or ends with its own reason. The host receives only
+legal messages.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ async def test_cells_that_once_killed_the_supervisor_cost_at_most_a_reported_san
 async def fuzz(seed: int, seconds: float) -> None:
     """Run sandboxes in sequence, each with hostile and honest cells in turn.
 
-    They go on until the time is up and every outcome was seen; a test that never sees one runs into its timeout.
+    They run until the time is up and every outcome occurred; a test that misses an outcome times out.
     """
     print(f"RLM_FUZZ_SEED={seed}")
     cells = lost = 0

@@ -1,7 +1,7 @@
 """The host's end of a channel against a guest that sends any message in any order.
 
-A model of what is legal runs beside the real session: what is legal has exactly its result; what is not ends the operation
-with a declared error, and after that nothing works. Time is virtual, so an operation that would never end is found.
+A model of the legal messages runs beside the real session. A legal message has exactly its result. An illegal one ends
+the operation with a declared error, and the session is unusable. Time is virtual, so endless operations are detected.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def is_text(value: bytes) -> bool:
 
 
 class Conversation(RuleBasedStateMachine):
-    """`phase` is what the model expects: idle, loading, executing, poisoned (something illegal lies in the stream),
-    unknown (bytes were sent of which the model does not know what they mean), over.
+    """`phase` is what the model expects: idle, loading, executing, poisoned (the stream contains something illegal),
+    unknown (the model cannot interpret the sent bytes), over.
     """
 
     frames = 0
@@ -114,7 +114,7 @@ class Conversation(RuleBasedStateMachine):
         self.settle()
 
     def begin(self, work: Coroutine[Any, Any, Any], phase: str) -> None:
-        """Start an operation; if an illegal message is already waiting, it fails at once."""
+        """Start an operation. It fails immediately if an illegal message is waiting."""
 
         async def create() -> asyncio.Task[Any]:
             return asyncio.ensure_future(work)
@@ -164,7 +164,7 @@ class Conversation(RuleBasedStateMachine):
         self.do(self.session.handshake(digest=DIGEST, depth=1, worker_memory_bytes=1))
         assert [type(message) for message in self.heard()] == [Start]
 
-    # What the host does
+    # Actions of the host
 
     @precondition(lambda self: self.phase in ("idle", "poisoned"))
     @rule(value=data)
@@ -589,7 +589,7 @@ def test_a_flood_of_the_smallest_frames_costs_no_memory_and_ends_with_the_cell()
         await session.handshake(digest=DIGEST, depth=1, worker_memory_bytes=1)
         piece = frame(Output(cell=1, stream=1, data=b"")) * 1000
         for _ in range(number // 1000):
-            await guest.send(piece)  # the same object, which is in memory once
+            await guest.send(piece)  # the same object, held in memory once
         await guest.send(frame(result()))
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]

@@ -1,4 +1,4 @@
-"""A cell's time limit holds whatever it calls, and waiting for answers does not count."""
+"""A cell's time limit covers everything that it calls, except waiting for answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts promise what the configuration allows, and nothing else."""
+"""Prompts promise only what the configuration allows."""
 
 from typing import Any
 

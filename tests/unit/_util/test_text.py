@@ -1,4 +1,4 @@
-"""Numbers and texts read the same wherever they are shown."""
+"""Numbers and texts have the same form everywhere."""
 
 from __future__ import annotations
 

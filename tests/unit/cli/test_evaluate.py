@@ -1,4 +1,4 @@
-"""An evaluation goes on as it was begun, or not at all."""
+"""An evaluation resumes with its original settings, or is refused."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_rows_that_are_not_in_the_plan_hide_no_failure(here: Path, rlm: RLM, mon
     rows.write_text(rows.read_text().replace('"seed": 7, "index"', '"seed": 8, "index"'))
 
     async def none(jobs: object, **given: Any) -> list[ResultRow]:
-        return await run_jobs([], **given)  # as where there is no engine
+        return await run_jobs([], **given)  # as without an engine
 
     monkeypatch.setattr("rlm.evals.harness.run_jobs", none)
     ended = rlm("eval", "--resume", "one")

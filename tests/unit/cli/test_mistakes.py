@@ -235,7 +235,7 @@ def test_a_missing_key_is_reported_before_a_run_directory_exists(
 ) -> None:
     class Engine:
         async def check_image(self, image: str) -> None:
-            """It is there."""
+            """The image exists."""
 
     monkeypatch.setattr("rlm.sandbox.docker.engine.default_engine", Engine)
     (here / "context.txt").write_text("text")

@@ -1,4 +1,4 @@
-"""`rlm runs` lists what other commands find, with what is known. `rlm replay` needs a recorded answer."""
+"""`rlm runs` lists the runs that other commands find, with their known values. `rlm replay` needs a recorded answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages point to is there: links, files, and the tests that hold promises."""
+"""The targets of the pages exist: links, files, and the tests behind promises."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def name_of(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of a page's headings, as a forge makes them."""
+    """The anchors of a page's headings, as code forges generate them."""
     headings = re.findall(r"^#+ +(.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -33,8 +33,8 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path) if path else page
-        assert file.exists(), f"{page.name} links to {target}, which is not there"
-        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}: there is no such heading"
+        assert file.exists(), f"{page.name} links to {target}, which does not exist"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}: no such heading"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)

@@ -1,4 +1,4 @@
-"""docs/events-and-formats.md says what the sources say."""
+"""docs/events-and-formats.md matches the sources."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""docs/reliability.md says what `make reliability` wrote down."""
+"""docs/reliability.md matches the results of `make reliability`."""
 
 import re
 from pathlib import Path

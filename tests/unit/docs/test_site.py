@@ -12,7 +12,7 @@ import rlm
 
 ROOT = Path(__file__).parents[3]
 
-# What a browser fetches by itself: sources of elements, stylesheets, and urls in styles. Links to click are none of it.
+# What a browser fetches by itself: sources of elements, stylesheets, and URLs in styles. Links do not count.
 _LOADED = re.compile(
     r"""\ssrc=["']?https?:|<link\s[^>]*href=["']?https?:(?![^>]*rel=["']?canonical)|url\(["']?https?:"""
 )

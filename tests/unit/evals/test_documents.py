@@ -64,7 +64,7 @@ def test_sorted_parcels_are_the_heaviest_first_and_then_by_number() -> None:
     rows = [(-int(grams), int(number)) for number, _, grams in (line.split(";") for line in instance.answers)]
     assert rows == sorted(rows)
     assert len(rows) == len(text_of(instance).split("\n"))
-    assert len({weight for weight, _ in rows}) < len(rows)  # so that the rule for equal weights counts
+    assert len({weight for weight, _ in rows}) < len(rows)  # equal weights occur, so their rule is tested
 
 
 def test_joined_orders_name_a_customer_of_the_text() -> None:

@@ -1,4 +1,4 @@
-"""What a method sends fits into the window that it was told of."""
+"""The prompts of a method fit into the model's window."""
 
 from __future__ import annotations
 

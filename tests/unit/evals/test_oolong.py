@@ -202,7 +202,7 @@ def test_every_template_comes_up_and_every_query_says_its_scope() -> None:
 
 
 class Person:
-    """What the conditions of the paper ask of a user, written a second time."""
+    """The conditions of the paper, implemented a second time."""
 
     def __init__(self, rows: list[WindowLine]) -> None:
         self.rows = rows

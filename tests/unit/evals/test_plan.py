@@ -1,4 +1,4 @@
-"""A plan refuses what cannot be before anything is written, and asks for no more than its methods need."""
+"""An invalid plan is refused before anything is written. A plan requires only what its methods need."""
 
 from __future__ import annotations
 

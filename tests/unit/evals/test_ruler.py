@@ -1,4 +1,4 @@
-"""The needle tasks are RULER's: what is hidden, where, how much around it, and what is asked."""
+"""The needle tasks follow RULER: needles, positions, haystack sizes and questions."""
 
 from __future__ import annotations
 

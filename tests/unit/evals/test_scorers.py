@@ -48,7 +48,7 @@ def test_facts_want_each_number_beside_its_name_and_lax_counts_the_numbers() -> 
     [
         ("Label: numeric value", "numeric value", 1, 1),
         ("**Label: [numeric value]**", "numeric value", 1, 1),
-        ("numeric value", "numeric value", 1, 1),  # no colon, short: as it is
+        ("numeric value", "numeric value", 1, 1),  # no colon, short: the whole output
         ("The least common is numeric value", "numeric value", 0, 1),  # no colon, long: the last word
         ("I counted them all, and it is location", "location", 1, 1),
         ("Label: Location", "location", 0, 1),  # the case counts

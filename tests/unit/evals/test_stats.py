@@ -54,7 +54,7 @@ def test_mcnemars_test_is_the_exact_binomial_one(only_first: int, only_second: i
 
 
 def test_mcnemars_test_has_no_limit_on_the_number_of_instances() -> None:
-    assert mcnemar([True] * 3000, [False] * 3000) == 0  # 2^-2999, below what a float can be
+    assert mcnemar([True] * 3000, [False] * 3000) == 0  # 2^-2999, below the smallest float
     assert mcnemar([True, False] * 3000, [False, True] * 3000) == 1
 
 

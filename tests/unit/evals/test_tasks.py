@@ -1,4 +1,4 @@
-"""What holds for every task: pure functions, the same bytes everywhere, answers that can be read from the text."""
+"""Every task is a pure function with the same bytes everywhere, and its answers follow from the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the user's are read as they are, and what cannot be read is named by its line."""
+"""Users' files are read unchanged, and an invalid record is named by its line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key does one thing; what cannot be undone is confirmed first."""
+"""Each key has one action; irreversible ones are confirmed first."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The state of a run follows its events at a bounded size, in whatever order calls end."""
+"""The state of a run follows its events at a bounded size, in any order of calls ending."""
 
 import dataclasses
 from itertools import islice

@@ -1,4 +1,4 @@
-"""The host alone decides what a query of a cell may do."""
+"""Only the host decides what a query of a cell may do."""
 
 from collections.abc import Sequence
 

@@ -134,7 +134,7 @@ async def test_a_summary_is_paid_from_the_budget() -> None:
         assert answered.stop_reason == "max_lm_calls"
         assert shared.calls.accounting.budget.used.calls == calls
         turns = calls - 1 - sum(isinstance(event, Compacted) for event in seen)
-        # If the refused call was for a summary, its turn has begun, too.
+        # If the refused call was for a summary, its turn has started, too.
         assert answered.answer in {str(sum(map(value, range(1, count + 1)))) for count in (turns, turns - 1)}
 
 

@@ -28,14 +28,14 @@ from rlm.types import CellResult, Message, ModelReply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """What the cell of one RLM does: it calls its children all at once, and ends after `patience` seconds at most."""
+    """The cell of one RLM: it calls all its children concurrently, and ends after `patience` seconds at most."""
 
     children: list[Node]
     patience: float | None
 
 
 def trees(depth: int) -> st.SearchStrategy[Node]:
-    """Trees of at most so many levels below the root."""
+    """Trees with at most this many levels below the root."""
     children = st.just([]) if depth == 0 else st.lists(trees(depth - 1), max_size=4)
     return st.builds(Node, children=children, patience=st.none() | st.floats(0, 20))
 
@@ -51,7 +51,7 @@ def paths(node: Node, path: str = "r") -> Iterator[str]:
 
 
 class CountingModel(ScriptedModel):
-    """Plays every level: an RLM runs the cell named by its question. Counts the requests in work at once."""
+    """Plays every level: an RLM runs the cell named by its question. Counts the concurrent requests."""
 
     def __init__(self, latency: float) -> None:
         super().__init__(self._play, latency=latency)

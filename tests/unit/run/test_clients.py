@@ -1,4 +1,4 @@
-"""Models that are given by name are asked at the server of their level, with that server's key."""
+"""Models given by name use the server of their level, with that server's key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was cut off, given back or shared is so in a resumed run and in a replay too."""
+"""Cut-off, released or shared calls stay so in a resumed run and in a replay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlm.types import CellResult, Message, ModelReply
 
 pytestmark = pytest.mark.anyio
 
-LAST = "have to stop"  # what the request for the last turn says
+LAST = "have to stop"  # in the request for the last turn
 LOOK = "```repl\nlook\n```"
 
 

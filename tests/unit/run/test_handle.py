@@ -1,4 +1,4 @@
-"""A run that was started can be watched, paused, told to answer, given more, and cancelled, from any thread."""
+"""A started run can be watched, paused, asked to answer, given higher limits, and cancelled, from any thread."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Gate:
-    """Cells that hang until they are let go on."""
+    """Cells that hang until released."""
 
     def __init__(self) -> None:
         self.entered, self.open = threading.Event(), threading.Event()
@@ -134,7 +134,7 @@ def test_a_limit_can_be_raised_and_the_record_knows(tmp_path: Path) -> None:
         (raised,) = (event for event in run if isinstance(event, LimitsRaised))
     assert raised.limits == {"max_lm_calls": 10, "max_seconds": None}
     assert rlm.replay(run.result().run_dir).answer == "all of it"
-    # What was raised stays so, unless other limits are given.
+    # Raised limits stay raised unless new ones are set.
     with orchestrator(tmp_path).session(resume=run.result().run_dir) as session:
         assert session.ask("and now?").stop_reason == "final"
 

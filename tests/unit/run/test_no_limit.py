@@ -1,4 +1,4 @@
-"""None is no limit, for each of the limits and for all of them at once."""
+"""None removes a limit: each one alone, and all together."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ async def test_levels_share_the_sub_model_unless_they_have_their_own() -> None:
 
 
 class Unpriced(ScriptedModel):
-    """A model that nobody knows the price of."""
+    """A model without a known price."""
 
     def cost(self, usage: Usage) -> float | None:
         return None
@@ -334,7 +334,7 @@ async def test_200_completions_at_once_each_stay_within_their_own_limits_and_lea
     await at_once(200)
     tracemalloc.start()
     try:
-        memory = [await left_by(30) for _ in range(4)]  # the first makes what is made once
+        memory = [await left_by(30) for _ in range(4)]  # the first creates what is created once
     finally:
         tracemalloc.stop()
     grown = min(later - earlier for earlier, later in pairwise(memory))  # others than a leak come and go
@@ -355,7 +355,7 @@ async def test_jumps_of_the_wall_clock_change_nothing(tmp_path: Path, monkeypatc
 
 
 class Waiting(ScriptedModel):
-    """Answers a `slow` question when it may, and knows whether it was closed meanwhile."""
+    """Answers a `slow` question when released, and records whether it was closed before that."""
 
     def __init__(self) -> None:
         super().__init__(lambda messages: "FINAL(x)")

@@ -1,4 +1,4 @@
-"""A run that was interrupted anywhere comes to the same answer, and pays only for what is not in its journal."""
+"""A run interrupted anywhere resumes to the same answer, and pays only for calls that its journal lacks."""
 
 import json
 import random
@@ -30,7 +30,7 @@ ORDERS = random.Random(7)
 
 
 async def asks(code: str, answer: Answer | None) -> CellResult:
-    """`ask 3` asks three questions at once, each time in another order, and prints what was answered."""
+    """`ask 3` asks three questions concurrently, each time in another order, and prints the answers."""
     if not code.startswith("ask "):
         return await echo_cell(code, answer)
     assert answer is not None
@@ -54,8 +54,8 @@ async def asks(code: str, answer: Answer | None) -> CellResult:
 
 
 class Paid:
-    """Models that count what is paid, and keep a copy of the run's directory as it is before each call is answered, or
-    before call number `at`.
+    """Models that count paid calls, and copy the run's directory before each call is answered, or only before call
+    number `at`.
     """
 
     def __init__(self, root: Sequence[str], child: Sequence[str], runs: Path, *, at: int | None = None) -> None:
@@ -208,7 +208,7 @@ async def test_a_request_that_differs_ends_the_replay_of_its_node_and_below_and_
     assert done.diverged == ("0.2",)
     assert [(event.node, event.ordinal) for event in seen if isinstance(event, ReplayDiverged)] == [("0.2", 2)]
     assert again.calls == 2 + 1  # the two later turns of 0.2, and the root's that was in flight
-    assert done.usage.calls == paid.calls + 2  # what was paid for nothing counts too
+    assert done.usage.calls == paid.calls + 2  # calls paid in vain count, too
 
 
 async def test_a_failed_sub_call_fails_again_without_being_sent(tmp_path: Path) -> None:
@@ -494,7 +494,7 @@ async def test_a_run_that_changed_meanwhile_is_not_resumed_from_an_old_record(tm
 
 
 class Silent(ScriptedModel):
-    """Never answers; tells when it was asked."""
+    """Never answers; signals when it is called."""
 
     def __init__(self, name: str) -> None:
         super().__init__([], name=name)
@@ -566,7 +566,7 @@ async def test_a_resume_that_fails_early_marks_the_run_as_failed(tmp_path: Path)
 
 
 class Unpriced(ScriptedModel):
-    """Nobody knows what its calls cost."""
+    """A model whose calls have no known cost."""
 
     def cost(self, usage: Usage) -> float | None:
         return None

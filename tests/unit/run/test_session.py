@@ -1,4 +1,4 @@
-"""A session keeps sandbox, conversation and budget over its questions, and goes on after a crash without paying again."""
+"""A session keeps sandbox, conversation and budget over its questions, and resumes after a crash without paying again."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def orchestrator(root: Root, folder: Path, **options) -> Orchestrator:
 
 
 def crash(run: Path, copy: Path) -> Path:
-    """What a process that is killed between two questions leaves behind."""
+    """The directory that a process killed between two questions leaves."""
     shutil.copytree(run, copy)
     record = json.loads((copy / "run.json").read_text())
     record["state"] = "running"
@@ -241,7 +241,7 @@ async def test_with_on_limit_raise_a_limit_is_an_error_and_the_session_stays_ope
 
 
 async def test_a_question_that_the_clock_ended_is_replayed_to_the_same_place(tmp_path: Path) -> None:
-    """The cell that the clock cut off had asked a model: neither it nor its call is made again."""
+    """The clock cut off a cell that had called a model: neither is repeated."""
 
     async def asks_and_hangs(code: str, answer: Answer | None) -> CellResult:
         if code == "look":

@@ -47,10 +47,10 @@ class Play:
     limits: Limits = field(default_factory=Limits)
     turns: int = 3
     cell: str = "ask"
-    room: int | None = None  # in characters, of the root's window, which nobody knows
-    window: int | None = None  # in tokens, of the root's model, which says so
-    stop_at: int | None = None  # the turn in which a person wants the answer
-    stop_in: int | None = None  # the same, when the reply is there and on its way into the journal
+    room: int | None = None  # in characters, of the root's window, which is unknown
+    window: int | None = None  # in tokens, as the root's model reports it
+    stop_at: int | None = None  # the turn in which a person asks for the answer
+    stop_in: int | None = None  # the same, while the reply is being written to the journal
     stop_in_cell: str | None = None  # the same, while this one runs
     final: str = "FINAL(all {})"
     answer_now: Callable[[], None] = lambda: None
@@ -174,7 +174,7 @@ async def test_a_session_continues_after_a_limit_with_raised_limits(tmp_path: Pa
         assert play.paid == paid
         play.turns, play.room = 0, None
         assert (await session.aask("And then?")).stop_reason == "final"
-    paid += 1 + (end == "a person in a summary")  # which is still to be made
+    paid += 1 + (end == "a person in a summary")  # the summary is still missing
     assert play.paid == paid
     replayed = await play.orchestrator(tmp_path).areplay(whole.run_dir)
     assert (replayed.stop_reason, play.paid) == ("final", paid)
@@ -200,7 +200,7 @@ async def test_a_finished_run_is_resumed_where_the_limit_that_ended_it_is_raised
     play.behaviour = says_after_asking  # type: ignore[method-assign]
     done = await play.orchestrator(tmp_path).aresume(copy, limits=limits)
     assert (done.stop_reason, done.iterations, done.diverged) == ("final", play.turns + 1, ())
-    # What had been paid is not paid again; the answer with what there was counts too.
+    # Paid calls are not paid again; the call for the early answer counts, too.
     assert done.usage.calls == play.paid == paid + done.usage.calls - whole.usage.calls
     assert (await play.orchestrator(tmp_path).areplay(copy)).answer == done.answer
     with pytest.raises(ConfigError, match="has already finished"):

@@ -19,7 +19,7 @@ def methods(cls: type) -> dict[str, Callable[..., object]]:
 
 
 def parameters(function: Callable[..., object]) -> list[tuple[str, object, object, object]]:
-    """Without the type of `answer`, which is a coroutine function in one class only."""
+    """The signature without the type of `answer`, which is a coroutine function in one class only."""
     return [
         (each.name, each.kind, each.default, None if each.name == "answer" else each.annotation)
         for each in inspect.signature(function).parameters.values()

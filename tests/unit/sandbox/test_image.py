@@ -1,4 +1,4 @@
-"""An image belongs to exactly the sources that it was built from, wherever they are."""
+"""An image belongs to exactly the sources that it was built from, at any path."""
 
 import ast
 import shutil

@@ -690,7 +690,7 @@ async def test_a_frame_that_arrives_byte_by_byte_times_out(monkeypatch: pytest.M
 
 
 async def test_a_flood_of_queries_is_read_at_the_allowed_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rejected at once, queries are free; the limit protects the host's time."""
+    """Immediate rejections are cheap; the limit protects the host's time."""
     monkeypatch.setattr("rlm.sandbox.meter.BURST_SECONDS", 0.0)
     count = 50
 

@@ -1,4 +1,4 @@
-"""One thread writes, in order; what it said is written can be read by anyone; after a failure nothing is."""
+"""One thread writes, in order. Confirmed writes are visible to every process. After a failure nothing is written."""
 
 import asyncio
 import sqlite3

@@ -1,4 +1,4 @@
-"""Events are stamped in order, written as they are told, and shown without being interpreted."""
+"""Events are numbered in order, written as emitted, and shown without interpretation."""
 
 import io
 import json

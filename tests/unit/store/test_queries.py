@@ -1,4 +1,4 @@
-"""A query is the recorded one that asked the same, in whatever order cells ask."""
+"""A query matches the recorded one that asks the same, in any order."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def backwards(prompts: Sequence[str]) -> Sequence[str]:
 
 
 class Threads:
-    """Cells of prompts, which all are asked at once, in an order, and whose answers are printed in that of the prompts."""
+    """Cells whose prompts are all sent concurrently in some order; answers are printed in the order of the prompts."""
 
     def __init__(self, order: Order = list, *, changed: str = "") -> None:
         self.order = order
@@ -56,7 +56,7 @@ class Threads:
 
 
 class Tree:
-    """A root that runs cells and children that run one, all on models that count what they are sent."""
+    """A root that runs cells, and children that run one, on models that count their requests."""
 
     def __init__(self, cells: Sequence[str], folder: Path, *, kill_at: int | None = None) -> None:
         self.cells = cells
@@ -168,13 +168,13 @@ async def test_a_query_that_an_interrupted_cell_does_not_repeat_is_named_and_its
     assert done.diverged == ("0.1",)
     assert done.usage.calls == whole.usage.calls + 1
     assert again.asked.total() == whole.usage.calls - recorded + 1
-    # What was paid for nothing counts in later processes too.
+    # Calls paid in vain count in later processes, too.
     async with again.orchestrator(Threads(changed="a")).session(resume=tree.copy) as session:
         assert (session.completions[0].usage, session.completions[0].diverged) == (done.usage, ())
 
 
 async def test_only_the_journal_keeps_answers(tmp_path: Path) -> None:
-    """A sandbox that is lost after long answers gets them all, also failures and what was never sent."""
+    """A sandbox lost after long answers gets them all again, including failures and rejected calls."""
     died = False
 
     async def behaviour(code: str, answer: Answer | None) -> CellResult:

@@ -1,4 +1,4 @@
-"""Virtual time: hours pass at once, timers keep their order, and a deadlock is an error."""
+"""Virtual time: hours pass immediately, timers keep their order, and a deadlock is an error."""
 
 import time
 

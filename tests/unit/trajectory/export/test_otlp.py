@@ -1,4 +1,4 @@
-"""OTLP JSON holds the same spans as protobuf, whatever the texts are."""
+"""OTLP JSON holds the same spans as protobuf, for any text."""
 
 import base64
 import json

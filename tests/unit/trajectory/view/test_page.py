@@ -1,4 +1,4 @@
-"""Whatever texts a run holds, its page has the same elements, and the texts unpack from it unchanged."""
+"""A page has the same elements for any texts of a run, and the texts unpack from it unchanged."""
 
 import base64
 import gzip
