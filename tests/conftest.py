@@ -34,7 +34,7 @@ def _journals_are_closed() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where RLM_FORBID_SKIPS is set, a skipped test fails: `.ci/run` sets it once every part is installed."""
+    """With RLM_FORBID_SKIPS, a skipped test fails: `.ci/run` sets it once everything is installed."""
     report = yield
     if report.skipped and "RLM_FORBID_SKIPS" in os.environ:
         report.outcome = "failed"

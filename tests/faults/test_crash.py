@@ -114,7 +114,7 @@ def check(
 ) -> tuple[Completion, int]:
     """Resume the only run in the folder, and check its answer and paid calls. Returns the number of lost calls.
 
-    `ordered`: queries were made in the same order, so that their nodes have the same numbers.
+    `ordered`: queries are made in the same order, so their nodes have the same numbers.
     """
     (run,) = root.iterdir()
     answered = rows(run)

@@ -1,4 +1,4 @@
-"""Inspect's tasks are solved by RLMs in real containers, on Inspect's own models (its mock one), under Inspect's limits."""
+"""RLMs in real containers solve Inspect's tasks, with its mock model and under its limits."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_the_output_in_the_tutorial_is_what_its_program_prints(tmp_path: Path) -
 
 @pytest.mark.parametrize("line", commands())
 def test_a_command_runs_in_a_shell(line: str, given: Mapping[str, object], tmp_path: Path) -> None:
-    """A run that it names is one that was interrupted before its end; a folder of results is made before it is resumed."""
+    """A run in a command was interrupted; a folder of results is created before it is resumed."""
     if re.search(RUN_ID, line):
         done = Orchestrator(model="gpt-5").completion("A long text. " * 1000, "q")
         about = json.loads((done.run_dir / "run.json").read_text())

@@ -29,7 +29,7 @@ PLAN = (
     "--lengths",
     "4k",
 )
-SCORES = "## Cost and time"  # seconds come after it
+SCORES = "## Cost and time"  # columns of seconds follow it
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> dict[str, Any]:

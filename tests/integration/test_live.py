@@ -80,7 +80,7 @@ while os.WIFSTOPPED(os.waitpid(job, os.WUNTRACED)[1]):
     signal.sigwait([signal.SIGUSR1])
     os.tcsetpgrp(1, job)
     os.kill(job, signal.SIGCONT)
-"""  # as much of one as Ctrl-Z needs: without a parent that could wake it, no program is suspended
+"""  # Ctrl-Z needs a parent: a program that nothing could continue is not suspended
 
 
 class Screen:

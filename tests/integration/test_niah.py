@@ -1,4 +1,4 @@
-"""The needle is found in real containers, at several depths; the examples give right answers."""
+"""The needle is found in real containers at several depths, and the examples give correct answers."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def test_a_wrong_answer_is_a_result_and_not_a_failure(tmp_path: Path) -> None:
 
 
 def niah_local(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The script of `make niah-local`, with a server that runs already."""
+    """Run the script of `make niah-local` with a running server."""
     command = [sys.executable, str(ROOT / "scripts" / "niah_local.py")]
     keep = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "COLUMNS": "120", "OUT": "out", "TRIALS": "1"}
     return subprocess.run(

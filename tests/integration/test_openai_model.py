@@ -354,7 +354,7 @@ def bare_client(provider: FakeProvider, concurrency: int) -> tuple[openai.AsyncO
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)  # the bare client takes most of it: 13 s together with openai 3.x, 40 s with 2.x
+@pytest.mark.timeout(240)  # mostly the bare client: 13 s in total with openai 3.x, 40 s with 2.x
 async def test_1000_calls_take_at_most_1_3_times_as_long_as_with_the_bare_client() -> None:
     with FakeProvider("ok", latency=0.05) as provider:
         model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=64)
@@ -395,7 +395,7 @@ async def test_a_batch_is_answered_in_full_by_a_server_that_lets_few_requests_th
 
 
 async def test_a_call_is_retried_as_long_as_others_are_answered() -> None:
-    """It takes 6 periods of 0.2 s: longer in all than `rate_limit_seconds`, which counts from the latest reply."""
+    """It takes 6 periods of 0.2 s, longer than `rate_limit_seconds`, which counts from the latest reply."""
     behaviour = RateLimited(echo, requests=2, seconds=0.2)
     async with FakeProvider(behaviour) as provider:
         model = OpenAIModel("m", base_url=provider.base_url, max_concurrency=12, rate_limit_seconds=0.5)

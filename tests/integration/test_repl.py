@@ -1,4 +1,4 @@
-"""Cells behave like Python, and damage to its own process costs a cell at most itself."""
+"""Cells behave like Python. A cell that damages its own process affects only itself."""
 
 from __future__ import annotations
 

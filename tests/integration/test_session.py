@@ -62,7 +62,7 @@ async def test_the_answer_to_a_question_is_not_reused_for_the_next(tmp_path: Pat
 async def test_a_context_too_large_for_the_sandbox_gets_a_larger_one_with_all_variables(
     tmp_path: Path,
 ) -> None:
-    """The first container has memory for a small context; its cells run again in the next, and no call is paid again."""
+    """The first container has memory for a small context; its cells run again in the next one, and no call is paid twice."""
     root = plays(
         "import random; kept = llm_query('p'), random.random(); FINAL(kept[0])",
         "FINAL([len(context), kept[0], len(context_0)])",

@@ -130,7 +130,7 @@ async def attack(number: int, made: list[str]) -> None:
 
 @pytest.mark.parametrize("name", TAKEN)
 async def test_per_user_kernel_limits_are_not_shared_between_sandboxes(name: str) -> None:
-    """Each has its own user id. Otherwise one could take what others need to pass a value, or to start."""
+    """Each has its own user ID. Otherwise one could exhaust what others need to pass a value or to start."""
     async with Sandbox() as before, Sandbox() as attacker:
         taken = await attacker.run(dedent(TAKEN[name]))
         assert "OSError" in taken.error or "PermissionError" in taken.error

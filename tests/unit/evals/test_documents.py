@@ -1,4 +1,4 @@
-"""Multi-hop questions, long answers and questions about code: what makes each of them hard is in the text."""
+"""Multi-hop questions, long answers and questions about code contain the difficulties that they should."""
 
 from __future__ import annotations
 

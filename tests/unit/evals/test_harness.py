@@ -1,4 +1,4 @@
-"""An evaluation repeats nothing that is done, loses nothing that was written, and reports from its rows alone."""
+"""An evaluation repeats no finished instance, loses no written row, and reports from its rows alone."""
 
 import io
 import json
@@ -37,7 +37,7 @@ CONTEXT = MethodContext(models=PLAN.models())
 
 
 class Counting:
-    """A method that gives the right answer, or raises for some indices."""
+    """A method that answers correctly, or raises for some indices."""
 
     def __init__(self, *failing: int, error: Exception | None = None) -> None:
         self.failing = failing
@@ -301,7 +301,7 @@ def test_opposite_effects_on_two_methods_do_not_cancel(tmp_path: Path) -> None:
 
 
 def test_a_difference_on_one_of_many_tasks_is_judged_as_one_of_many(tmp_path: Path) -> None:
-    """Six of six would be enough alone."""
+    """On its own, six of six would be significant."""
     same = [(f"t{number}", "keyword", [0.0] * 6) for number in range(16)]
     line = str(
         next(
@@ -464,7 +464,7 @@ async def test_an_evaluation_that_was_stopped_early_has_a_report_too(tmp_path: P
 
 
 def test_a_small_models_inventions_are_discarded() -> None:
-    """The policy of `make niah-local`: a number counts only where its own piece holds it."""
+    """The policy of `make niah-local`: a number counts only if its own piece contains it."""
     import builtins
 
     from rlm.testing.policies import POLICIES

@@ -1,4 +1,4 @@
-"""Instances are pure functions of their arguments, answers are judged by a stated rule, reports come from rows alone."""
+"""Instances are pure functions of their arguments, and reports are made from rows alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OOLONG's windows, questions and pairs: the sizes, the rules for a fair question, and answers worked out by hand."""
+"""OOLONG's windows, questions and pairs: sizes, rules for fair questions, and answers counted by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With a labeller that is never wrong, the scripted programs score exactly 1 on every template; with a worse one, less."""
+"""With a perfect labeller, the scripted programs score exactly 1 on every template; with a worse one, less."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUESTIONS = built_in()
 
 
 async def answered(instance: Instance, llm: Callable[[str], str]) -> str:
-    """The answer of the scripted root model, whose cells are run here: they are ours."""
+    """The answer of the scripted root model. Its cells are our own, so they run in this process."""
     said: list[str] = []
     cell: dict[str, object] = {
         "context": instance.context,

@@ -25,7 +25,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def trec(folder: Path) -> Path:
-    """A file in the form of TREC's, with questions that are none of ours."""
+    """A file in TREC's format, with other questions than ours."""
     path = folder / "trec.label"
     path.write_text(
         "".join(f"{label}:other Is this the question {n} of {label} ?\n" for label in NAMES for n in range(40))

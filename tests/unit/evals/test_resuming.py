@@ -1,4 +1,4 @@
-"""An RLM run that was cut off anywhere is paid for once, and what failed is neither hidden nor free."""
+"""An interrupted RLM run is paid for once. Failures are neither hidden nor free."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_one_process_at_a_time_works_on_an_evaluation(tmp_path: Path) -> N
     assert (await evaluated(tmp_path, Root())).answer == "4"
 
 
-# What failed runs have paid, and calls that failed
+# The cost of failed runs, and failed calls
 
 USAGE = Usage(calls=1, input_tokens=100, output_tokens=10, cost_usd=1.0)
 
@@ -226,7 +226,7 @@ async def test_an_interrupted_retry_of_an_answer_resumes(tmp_path: Path) -> None
 
 
 async def test_a_resumed_run_keeps_its_count_of_failed_calls(tmp_path: Path) -> None:
-    """Its journal serves what it has; a call that was paid or failed is not made again."""
+    """The journal answers recorded calls; a paid or failed call is not repeated."""
     failed = await asked(tmp_path, Root(failing=3), sub_model(down=True))
     assert (failed.failed_calls, failed.cost_usd) == (2, 2.0)
     row = await asked(tmp_path, Root(), sub_model(down=False))

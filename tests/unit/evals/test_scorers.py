@@ -1,4 +1,4 @@
-"""Every scoring rule, with answers that are nearly right, right in another form, or right by a quirk of the rule."""
+"""Every scoring rule, with answers that are almost correct, in another form, or correct by a quirk of the rule."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scored(scorer: str, output: str, *answers: str) -> tuple[float, float]:
         ("It is 1234567.", ["1234567"], 1),
         ("brave-harbor", ["Brave-Harbor"], 1),
         ("1234567 and 7654321", ["1234567", "7654321", "1111111", "2222222"], 0.5),
-        ("1,234,567", ["1234567"], 0),  # RULER knows no separators
+        ("1,234,567", ["1234567"], 0),  # RULER has no separators
         ("11234567", ["1234567"], 1),  # and a part of a longer number counts
         ("", ["1234567"], 0),
     ],
@@ -51,7 +51,7 @@ def test_facts_want_each_number_beside_its_name_and_lax_counts_the_numbers() -> 
         ("numeric value", "numeric value", 1, 1),  # no colon, short: the whole output
         ("The least common is numeric value", "numeric value", 0, 1),  # no colon, long: the last word
         ("I counted them all, and it is location", "location", 1, 1),
-        ("Label: Location", "location", 0, 1),  # the case counts
+        ("Label: Location", "location", 0, 1),  # case matters
         ("Label: location.", "location", 0, 1),
         ("Label: location\nI am sure: yes", "location", 0, 1),  # the last colon
         ("User: 12345", "12345", 1, 1),
@@ -93,7 +93,7 @@ def test_a_long_oolong_comparison_is_reduced_to_its_phrase_and_a_short_one_is_no
         ("Answer: 156", "155", 0.75, 0),
         ("Answer: 145", "155", 0.0563, 0),
         ("155", "155", 1, 1),
-        ("Answer: 1,155", "1155", 0, 0),  # OOLONG knows no separators
+        ("Answer: 1,155", "1155", 0, 0),  # OOLONG has no separators
         ("Answer: 155 lines", "155", 0, 1),
         ("There are 155 of them in all 155", "155", 1, 1),
         ("Answer: 15.5", "155", 0, 0),
@@ -207,7 +207,7 @@ def test_a_phrase_of_only_an_article_or_sign_is_distinguished_from_others(output
     [
         ("1234", 1, 1),
         ("1,234", 1, 1),
-        ("Answer: 1 234", 0, 0),  # a blank parts two numbers
+        ("Answer: 1 234", 0, 0),  # a space separates two numbers
         ("There are 1234 calls.", 1, 1),
         ("There are 1234 calls in 7 files.", 0, 1),
         ("7 files\n1234", 1, 1),

@@ -1,4 +1,4 @@
-"""Intervals and tests: values that are known, the same every time, and never narrower than the scores allow."""
+"""Intervals and tests have the known values, are deterministic, and are never too narrow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Off a terminal a run is a few lines, each about one event that matters, and none can control a terminal."""
+"""Off a terminal a run is a few lines, one for each important event, and none can control a terminal."""
 
 import io
 import os

@@ -119,7 +119,7 @@ def test_the_view_follows_one_rlm_down_and_up_again() -> None:
         *(call(f"0.{number}", "?", batch=1, recursive=True) for number in (1, 2)),
         *(rlm(f"0.{number}", 1) for number in (1, 2)),
         *cell(clock, "0.2", 1, "b", ok),
-        *cell(clock, "0.1", 1, "c", ok),  # another one's does not draw the eye away
+        *cell(clock, "0.1", 1, "c", ok),  # a cell of another RLM does not change the shown one
         RLMFinished(node="0.2", answer="", stop_reason="final", iterations=1),
         answered("0.2"),
     ):

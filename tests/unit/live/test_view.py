@@ -33,7 +33,7 @@ def test_events_of_another_thread_are_in_the_next_picture() -> None:
     with ThreadPoolExecutor(1) as thread:
         applied = thread.map(view, synthetic_run())
         while "final after" not in text(view):
-            pass  # pictures are taken while events come in
+            pass  # frames are drawn while events arrive
         assert len(list(applied)) > 3_000
     assert "1,007 of 10,000" in text(view)
 

@@ -1,4 +1,4 @@
-"""What becomes of a query is a function of the query, the RLM's task and the models of the run."""
+"""The plan for a query is a function of the query, the RLM's task and the models of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run is a tree of spans by the conventions for generative AI, live or from its record; with content only if wanted."""
+"""A run is a tree of spans by the GenAI conventions, live or from its record, with content only on request."""
 
 import importlib
 import json
@@ -83,7 +83,7 @@ def traced() -> Traced:
 
 
 def tree(spans: Sequence[ReadableSpan]) -> str:
-    """The spans, each below its parent, in the order of their beginning."""
+    """The spans, each below its parent, by start time."""
 
     def lines(parent: int | None, depth: int) -> Iterator[str]:
         below = [span for span in spans if (span.parent.span_id if span.parent else None) == parent]

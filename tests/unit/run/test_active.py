@@ -1,4 +1,4 @@
-"""Trees of RLMs of any shape, in virtual time: they end within their limits, and hold nothing afterwards.
+"""Trees of RLMs of any shape, in virtual time: they end within their limits, and leave nothing open.
 
 The loop, the broker, the ledger and the slots are the real ones; models and sandboxes are not.
 """
@@ -75,7 +75,7 @@ class CountingModel(ScriptedModel):
 
 @dataclass
 class World:
-    """One tree and the limits that it runs under. `cancelled_after`: the run is cancelled at that moment."""
+    """One tree and the limits that it runs under. `cancelled_after`: seconds until the run is cancelled."""
 
     tree: Node
     depth: int

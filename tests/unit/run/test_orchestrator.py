@@ -91,7 +91,7 @@ def test_a_wrong_option_is_refused_in_one_sentence(options: dict[str, Any], sent
 
 
 def test_every_method_spells_out_all_options_with_their_types() -> None:
-    """Editors, help() and type checkers know them."""
+    """Editors, help() and type checkers need them."""
     methods: list[Callable[..., Any]] = [
         Orchestrator.__init__,
         Orchestrator.completion,
@@ -337,7 +337,7 @@ async def test_200_completions_at_once_each_stay_within_their_own_limits_and_lea
         memory = [await left_by(30) for _ in range(4)]  # the first creates what is created once
     finally:
         tracemalloc.stop()
-    grown = min(later - earlier for earlier, later in pairwise(memory))  # others than a leak come and go
+    grown = min(later - earlier for earlier, later in pairwise(memory))  # anything but a leak varies
     assert grown < 15_000, f"30 completions leave {grown:,} bytes"
     assert len(orchestrator._clients._users) == 0
 

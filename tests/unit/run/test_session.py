@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Root:
-    """Runs one cell a question, then answers with the number of messages it has read. `paid` are the calls sent."""
+    """Runs one cell a question, then answers with the number of messages read. `paid` counts the calls sent."""
 
     def __init__(self, *, cell: str = "look", fails_at: int | None = None) -> None:
         self.cell = cell
@@ -95,7 +95,7 @@ async def test_a_further_question_tells_what_the_last_cells_printed_and_what_dat
         await session.aask("first?", "text")
         await session.aask("second?", "more text")
     told = root.seen[1][-1].content
-    assert "FINAL: printed" in told  # a cell's output, which the model had not been shown
+    assert "FINAL: printed" in told  # a cell's output that the model had not seen
     assert "The next question:\nsecond?" in told
     assert "`context_1`, a str of 9 characters" in told
     assert "the first one is `context_0`" in told
@@ -269,7 +269,7 @@ async def test_a_question_that_the_clock_ended_is_replayed_to_the_same_place(tmp
 
 
 async def test_calls_cut_off_or_lost_count_in_a_resumed_session(tmp_path: Path) -> None:
-    """Of two calls of a cell one reply is lost on the way, and the clock cuts off the other."""
+    """Of a cell's two calls, one reply is lost on the way, and the clock cuts off the other."""
 
     async def asks_twice(code: str, answer: Answer | None) -> CellResult:
         if code != "look":

@@ -1,4 +1,4 @@
-"""However a run came to its end, it is replayed and resumed to the same one, unpaid; a limit that ended it can be raised."""
+"""A run replays and resumes to the same end for every stop reason, without paying again. Its limit can be raised."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def short_last_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Play:
-    """How a run ends. Its root asks a model in each turn, and answers after `turns`, or when it has to."""
+    """How a run ends. Its root calls a model in each turn, and answers after `turns`, or at its last turn."""
 
     limits: Limits = field(default_factory=Limits)
     turns: int = 3
@@ -65,7 +65,7 @@ class Play:
             return "FINAL(so far)"
         if messages[-1].content == SUMMARIZE:
             return "what there was"
-        turn = re.search(r"This is turn (\d+) of", messages[-1].content)  # older turns may have been left out
+        turn = re.search(r"This is turn (\d+) of", messages[-1].content)  # older turns may have been dropped
         taken = 0 if turn is None else int(turn[1]) - 1
         if taken + 1 == self.stop_in:
             self.answer_now()
@@ -220,7 +220,7 @@ async def test_a_failed_resume_with_a_raised_limit_can_be_retried(tmp_path: Path
 
 
 async def says_after_asking(code: str, answer: Answer | None) -> CellResult:
-    """As the behaviour of a Play, but that nothing hangs."""
+    """The behaviour of a Play without hanging."""
     assert answer is not None
     query = SandboxQuery(call=1, batch=0, prompt=code, context=None, model=None, recurse=False)
     return CellResult(outcome="ok", stdout=(await answer(query)).text)

@@ -34,7 +34,7 @@ class Threads:
 
     def __init__(self, order: Order = list, *, changed: str = "") -> None:
         self.order = order
-        self.changed = changed  # the prompt that is another one now
+        self.changed = changed  # the prompt that changes
 
     async def __call__(self, code: str, answer: Answer | None) -> CellResult:
         if answer is None or not code.startswith("ask "):
@@ -137,7 +137,7 @@ async def test_a_new_sandbox_gets_the_variables_of_cells_that_ask_in_another_ord
 
 
 async def test_a_query_that_differs_is_named_and_affects_no_other_in_any_order(tmp_path: Path) -> None:
-    """The cell had ended before the crash: which queries it makes is known."""
+    """The cell had ended before the crash, so all its queries are recorded."""
     cells = ["ask a b c d r1", "look"]
     tree = Tree(cells, tmp_path, kill_at=1 + 4 + 5 + 1)  # the root's second request is in flight
     await tree.run()

@@ -1,4 +1,4 @@
-"""What tests rely on in FakeProvider, seen by a client of plain sockets."""
+"""FakeProvider's guarantees to tests, as seen by a client of plain sockets."""
 
 from __future__ import annotations
 

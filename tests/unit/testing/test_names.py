@@ -1,4 +1,4 @@
-"""What `rlm.testing` hands on."""
+"""The names that `rlm.testing` exports."""
 
 import subprocess
 import sys
