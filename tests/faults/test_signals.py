@@ -81,8 +81,8 @@ def stopped(process: subprocess.Popen[str], *signals: signal.Signals) -> tuple[f
         for number in signals:
             process.send_signal(number)
             time.sleep(0.02)
-        _, said = process.communicate(timeout=30)
-    return time.monotonic() - asked, said
+        _, errors = process.communicate(timeout=30)
+    return time.monotonic() - asked, errors
 
 
 def check_that_it_resumes(run: Path, provider: FakeProvider, record_property: Record, *, signals: int) -> None:
@@ -115,11 +115,11 @@ def test_an_interrupted_script_stops_within_5_seconds_leaves_no_container_and_sa
     provider: FakeProvider, tmp_path: Path, how: str, record_property: Record
 ) -> None:
     process = begun([sys.executable, "-c", MAKE + how, str(tmp_path)], provider)
-    seconds, said = stopped(process, signal.SIGINT)
+    seconds, errors = stopped(process, signal.SIGINT)
     assert seconds < 5
     assert containers(f"rlm.owner.pid={process.pid}") == []
     (run,) = tmp_path.iterdir()
-    assert said.rstrip().endswith(f"KeyboardInterrupt\nTo continue this run: rlm resume {run}")
+    assert errors.rstrip().endswith(f"KeyboardInterrupt\nTo continue this run: rlm resume {run}")
     assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
     check_that_it_resumes(run, provider, record_property, signals=1)
 
@@ -147,13 +147,13 @@ def test_a_command_stops_within_5_seconds_of_a_signal_and_says_how_to_resume(
     provider: FakeProvider, tmp_path: Path, number: signal.Signals, record_property: Record
 ) -> None:
     process = begun(command(tmp_path), provider)
-    seconds, said = stopped(process, number)
+    seconds, errors = stopped(process, number)
     assert seconds < 5
     assert process.returncode == 130
     assert containers(f"rlm.owner.pid={process.pid}") == []
     run = only_run(tmp_path)
-    assert f"To continue this run: rlm resume {run}" in said
-    assert "Traceback" not in said
+    assert f"To continue this run: rlm resume {run}" in errors
+    assert "Traceback" not in errors
     check_that_it_resumes(run, provider, record_property, signals=1)
 
 
@@ -163,10 +163,10 @@ def test_a_second_signal_stops_a_command_immediately(
 ) -> None:
     process = begun(command(tmp_path), provider)
     interrupt(process)
-    seconds, said = stopped(process, second)
+    seconds, errors = stopped(process, second)
     assert seconds < 0.5
     assert process.returncode == 128 + second
-    assert "Exited immediately." in said
+    assert "Exited immediately." in errors
     wait_for_no_container(process)
     check_that_it_resumes(only_run(tmp_path), provider, record_property, signals=2)
 

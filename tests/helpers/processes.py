@@ -12,9 +12,9 @@ def interrupt(process: subprocess.Popen[str]) -> str:
     """
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
-    said = ""
-    while "Ctrl-C again" not in said:
+    errors = ""
+    while "Ctrl-C again" not in errors:
         data = os.read(process.stderr.fileno(), 4096)
-        assert data, said
-        said += data.decode()
-    return said
+        assert data, errors
+        errors += data.decode()
+    return errors

@@ -183,7 +183,7 @@ def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
             assert process.poll() is None
             time.sleep(0.001)
         began = time.monotonic()
-        said = interrupt(process)
+        before = interrupt(process)
         if times == 2:
             process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=20)
@@ -194,7 +194,7 @@ def test_ctrl_c_stops_a_run_leaves_no_container_and_the_run_can_be_resumed(
         assert time.monotonic() - began < 10
         time.sleep(0.05)
     assert containers(label) == []
-    *_, advice = (said + errors).splitlines()
+    *_, advice = (before + errors).splitlines()
     provider.latency = 0
     resume = advice.removeprefix("To continue this run: rlm ").split()
     done = rlm(environment, *resume, "-q")

@@ -105,10 +105,10 @@ def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    _, said = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=20)
     assert time.monotonic() - began < 6
     assert process.returncode == 130
-    assert "rlm eval --resume cut" in said
+    assert "rlm eval --resume cut" in errors
 
 
 def test_on_a_trec_file_the_scripted_model_with_a_perfect_labeller_scores_one(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_root_and_sub_model_have_servers_and_keys_of_their_own(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "errors"),
     [
         (["nonsense"], "Unknown task 'nonsense'"),
         (["ruler/single_1", "--method", "magic"], "Unknown method 'magic'"),
@@ -154,9 +154,9 @@ def test_root_and_sub_model_have_servers_and_keys_of_their_own(tmp_path: Path) -
         (["--data", "nowhere.jsonl", "--model", "m"], "nowhere.jsonl (No such file or directory)"),
     ],
 )
-def test_a_usage_error_is_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_a_usage_error_is_one_sentence(tmp_path: Path, arguments: list[str], errors: str) -> None:
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("rlm: ")
-    assert said in done.stderr
+    assert errors in done.stderr
     assert "Traceback" not in done.stderr

@@ -105,7 +105,7 @@ def rlm(here: Path, *arguments: str, text: str = "") -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         ([], 0, "err"),
         (["exit", "7"], 7, "err"),
@@ -116,11 +116,11 @@ def rlm(here: Path, *arguments: str, text: str = "") -> tuple[int, str, str]:
         (["die"], 137, "exit code 0"),
     ],
 )
-def test_the_exit_status_is_the_scripts_own(here: Path, arguments: list[str], status: int, said: str) -> None:
+def test_the_exit_status_is_the_scripts_own(here: Path, arguments: list[str], status: int, message: str) -> None:
     ended, out, err = rlm(here, "script.py", "--seconds", "1", "--", *arguments)
     assert ended == status
     assert out == f"out {arguments} __main__\n"
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize(("arguments", "status"), [([], 0), (["exit"], 7), (["fail"], 1)])

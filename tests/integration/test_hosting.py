@@ -302,9 +302,9 @@ async def test_cells_call_functions_of_the_host_with_checked_arguments(config: S
         help(lookup)
     """
     async with Sandbox(config, tools=TOOLS) as sandbox:
-        said = (await printed(sandbox, code)).splitlines()
-    assert said[0] == "['a', 'a'] ['ü'] done"
-    assert said[1:9] == [
+        lines = (await printed(sandbox, code)).splitlines()
+    assert lines[0] == "['a', 'a'] ['ü'] done"
+    assert lines[1:9] == [
         "lookup: name: Input should be a valid string.",
         "lookup: times: Input should be a valid integer.",
         "lookup: missing a required argument: 'name'.",
@@ -314,9 +314,9 @@ async def test_cells_call_functions_of_the_host_with_checked_arguments(config: S
         "The tool odd returned a value that is not plain data.",
         "lookup: got an unexpected keyword argument 'other'.",
     ]
-    assert said[9] == "TypeError"
-    assert "lookup(name: str, times: int = …)" in "".join(said[10:])
-    assert "secret" not in "".join(said)
+    assert lines[9] == "TypeError"
+    assert "lookup(name: str, times: int = …)" in "".join(lines[10:])
+    assert "secret" not in "".join(lines)
 
 
 async def test_many_calls_of_tools_run_at_once_and_do_not_use_up_the_cells_time(config: SandboxConfig) -> None:
@@ -383,8 +383,8 @@ async def test_rlms_have_tools_and_their_children_where_allowed(allowed: bool, b
         on_event=seen.append,
     ).acompletion("text", "question")
     assert done.answer == f"['root'] {below}"
-    told = "- lookup(name: str, times: int = …) -> list[str]: The name, repeated."
-    assert [told in prompt for prompt in prompts] == [True, allowed]
-    assert not any("Not told" in prompt for prompt in prompts)
+    description = "- lookup(name: str, times: int = …) -> list[str]: The name, repeated."
+    assert [description in prompt for prompt in prompts] == [True, allowed]
+    assert not any("not shown to the model" in prompt for prompt in prompts)
     used = [(event.node, event.arguments, event.ok) for event in seen if isinstance(event, ToolUsed)]
     assert used == [("0", "(['root'], {})", True)] + ([("0.1", "(['child'], {})", True)] if allowed else [])

@@ -102,7 +102,7 @@ def test_a_small_models_replies_count_only_if_found_in_their_piece(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "error"),
     [
         ({"LINES": "many"}, "error: Invalid LINES=many: use a number of at least 20.\n"),
         ({"LOCAL_GGUF": "gone.gguf"}, "error: gone.gguf does not exist. Set LOCAL_GGUF to the path of a GGUF file.\n"),
@@ -110,11 +110,11 @@ def test_a_small_models_replies_count_only_if_found_in_their_piece(tmp_path: Pat
     ],
 )
 def test_a_usage_error_with_a_local_model_is_one_sentence_and_leaves_no_folder(
-    tmp_path: Path, environment: dict[str, str], said: str
+    tmp_path: Path, environment: dict[str, str], error: str
 ) -> None:
     done = niah_local(tmp_path, **environment)
     assert done.returncode == 1
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(error)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

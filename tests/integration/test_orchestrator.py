@@ -259,10 +259,10 @@ async def test_one_orchestrator_serves_many_threads_and_tasks_at_once(tmp_path: 
 
 
 async def test_a_run_without_any_limit_ends_with_its_answer(tmp_path: Path) -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[-1].content)
+        received.append(messages[-1].content)
         if len(messages) == 2:
             return "```repl\nprint('x' * 50_000, llm_batch(['a', 'b'], contexts=['c', 'd']))\n```"
         return "```repl\nFINAL(len(context))\n```"
@@ -273,8 +273,8 @@ async def test_a_run_without_any_limit_ends_with_its_answer(tmp_path: Path) -> N
         depth=2, model=ScriptedModel(root), sub_model=leaf, run_root=tmp_path, limits=limits
     ).acompletion("text", "question")
     assert (done.answer, done.stop_reason, done.sandboxes) == ("4", "final", 3)
-    assert "x" * 50_000 in heard[1]
-    assert heard[1].endswith("This is turn 2.")
+    assert "x" * 50_000 in received[1]
+    assert received[1].endswith("This is turn 2.")
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.05, 0.1, 0.2])

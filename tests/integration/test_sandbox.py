@@ -73,25 +73,27 @@ async def test_state_is_kept_from_cell_to_cell_and_an_exception_is_a_result(conf
 
 
 async def test_the_same_cell_does_the_same_in_every_sandbox(config: SandboxConfig) -> None:
-    said = []
+    output = []
     for _ in range(2):
         async with Sandbox(config) as sandbox:
-            said.append(await printed(sandbox, "print(hash('a'), list({'some', 'words', 'in', 'a', 'set'}))"))
-    assert said[0] == said[1]
+            output.append(await printed(sandbox, "print(hash('a'), list({'some', 'words', 'in', 'a', 'set'}))"))
+    assert output[0] == output[1]
 
 
 async def test_output_is_told_while_the_cell_runs(config: SandboxConfig) -> None:
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
 
     async def wait_for_it(query: SandboxQuery) -> QueryReply:
         with anyio.fail_after(10):
-            while ("stdout", "before\n") not in told:
+            while ("stdout", "before\n") not in reported:
                 await anyio.sleep(0.01)
         return QueryReply(ok=True, text="seen")
 
     async with Sandbox(config, depth=1) as sandbox:
         code = "print('before', flush=True)\nprint(llm_query('?'))"
-        done = await sandbox.run(code, answer=wait_for_it, on_output=lambda stream, text: told.append((stream, text)))
+        done = await sandbox.run(
+            code, answer=wait_for_it, on_output=lambda stream, text: reported.append((stream, text))
+        )
     assert done.stdout == "before\nseen\n"
 
 
@@ -568,13 +570,13 @@ async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_w
         print(mounts["/"][1].split(",")[0], "/dev/shm" in mounts)
     """
     async with Sandbox(config) as sandbox:
-        said = (await printed(sandbox, code)).splitlines()
-    uid = said[0].split()[0]
+        output = (await printed(sandbox, code)).splitlines()
+    uid = output[0].split()[0]
     assert int(uid) in UIDS
     bound = 0xEA if is_gvisor(config.runtime) else 0  # spec.GVISOR_CAPABILITIES: the supervisor's, in gVisor's kernel
     caps = f"{{'CapInh': 0, 'CapPrm': 0, 'CapEff': 0, 'CapBnd': {bound}, 'CapAmb': 0}}"
-    assert re.fullmatch(rf"{uid} {uid} \[({uid})?\] sandbox", said[0])
-    assert said[1:4] == [caps, "1 2 True", "['lo']"]
+    assert re.fullmatch(rf"{uid} {uid} \[({uid})?\] sandbox", output[0])
+    assert output[1:4] == [caps, "1 2 True", "['lo']"]
     allowed = {
         "HOME",
         "HOSTNAME",
@@ -585,7 +587,7 @@ async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_w
         "PYTHONHASHSEED",
         "USER",
     }
-    assert set(ast.literal_eval(said[4])) <= allowed | {
+    assert set(ast.literal_eval(output[4])) <= allowed | {
         "PYTHONPATH",
         "LC_CTYPE",
         "PYTHON_VERSION",
@@ -593,7 +595,7 @@ async def test_inside_there_is_no_root_no_capability_no_network_and_nothing_to_w
         "GPG_KEY",
     }
     tmpfs = f"tmpfs {not is_gvisor(config.runtime)}"  # gVisor enforces these flags, but does not list them
-    assert said[5:] == [tmpfs, tmpfs, "ro False"]
+    assert output[5:] == [tmpfs, tmpfs, "ro False"]
 
 
 async def test_the_channel_is_out_of_reach_of_a_cell(config: SandboxConfig) -> None:
@@ -617,9 +619,9 @@ async def test_labels_say_whose_a_container_is(config: SandboxConfig) -> None:
     async with Sandbox(config, run_id="Run 7/ü", node="0.3") as sandbox:
         template = '{{index .Config.Labels "rlm.run"}}|{{index .Config.Labels "rlm.node"}}|{{.Name}}'
         command = ["docker", "inspect", "--format", template, sandbox.id]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
         assert containers(f"rlm.owner.pid={os.getpid()}") == [sandbox.id]
-    run, node, name = said.split("|")
+    run, node, name = output.split("|")
     assert (run, node) == ("Run 7/ü", "0.3")
     assert name.startswith("/rlm-Run-7--")
 
@@ -688,16 +690,16 @@ async def test_the_next_start_removes_the_sandboxes_of_a_killed_orchestrator() -
 
 
 def test_sync_sandbox_does_the_same(config: SandboxConfig) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     with SyncSandbox(config, depth=1) as sandbox:
         assert containers(f"rlm.owner.pid={os.getpid()}") == [sandbox.id]
         assert sandbox.load("context", ["a", "b"]).type == "list"
         done = sandbox.run(
             "print(len(context), llm_query('ask'))",
             answer=lambda query: QueryReply(ok=True, text=query.prompt.upper()),
-            on_output=lambda stream, text: told.append(text),
+            on_output=lambda stream, text: reported.append(text),
         )
-        assert (done.stdout, "".join(told)) == ("2 ASK\n", "2 ASK\n")
+        assert (done.stdout, "".join(reported)) == ("2 ASK\n", "2 ASK\n")
         with pytest.raises(ConfigError):
             sandbox.load("context", object())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="with"):

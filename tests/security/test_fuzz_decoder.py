@@ -111,9 +111,9 @@ def decoded(body: bytes) -> Message | None:
         return None
     again = pack(message)
     assert pack(unpack(again)) == again
-    kind, *said = msgpack.unpackb(body, unicode_errors="surrogatepass")
+    kind, *fields = msgpack.unpackb(body, unicode_errors="surrogatepass")
     assert kind == type(message).__name__
-    for name, value in zip(get_type_hints(type(message)), said, strict=True):
+    for name, value in zip(get_type_hints(type(message)), fields, strict=True):
         kept = getattr(message, name)
         if isinstance(kept, Blob):
             kept = [kept.stream, kept.size]
@@ -127,8 +127,8 @@ def test_a_body_is_a_message_that_says_the_same_or_the_declared_error(body: byte
 
 
 @given(st.lists(bodies, max_size=6), st.lists(st.integers(0, 2000), max_size=8), st.sampled_from(Role))
-def test_where_the_stream_is_split_changes_nothing(said: list[bytes], cuts: list[int], role: Role) -> None:
-    stream = b"".join(map(frame, said))
+def test_where_the_stream_is_split_changes_nothing(frames: list[bytes], cuts: list[int], role: Role) -> None:
+    stream = b"".join(map(frame, frames))
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     whole = heard(role, [stream])
     assert heard(role, [stream[start:end] for start, end in pairwise(places)]) == whole
@@ -247,14 +247,14 @@ parts = st.lists(st.tuples(st.sampled_from([0, 1, 1, 1, 2, 3]), st.binary(max_si
 
 @given(parts, st.lists(st.integers(0, 1000), max_size=8))
 def test_the_attached_stream_gives_standard_output_wherever_it_is_split(
-    said: list[tuple[int, bytes]], cuts: list[int]
+    frames: list[tuple[int, bytes]], cuts: list[int]
 ) -> None:
-    stream = b"".join(bytes([number, 0, 0, 0]) + frame(data) for number, data in said)
+    stream = b"".join(bytes([number, 0, 0, 0]) + frame(data) for number, data in frames)
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     demultiplexer = Demultiplexer()
     output = b"".join(demultiplexer.feed(stream[start:end]) for start, end in pairwise(places))
-    assert output == b"".join(data for number, data in said if number == 1)
-    rest = b"".join(data for number, data in said if number != 1)[-STDERR_TAIL_BYTES:]
+    assert output == b"".join(data for number, data in frames if number == 1)
+    rest = b"".join(data for number, data in frames if number != 1)[-STDERR_TAIL_BYTES:]
     assert demultiplexer.stderr == rest.decode("utf-8", "backslashreplace").strip()
 
 

@@ -225,21 +225,21 @@ class Conversation(RuleBasedStateMachine):
         return None
 
     @precondition(lambda self: self.phase == "executing")
-    @rule(number=st.sampled_from([0, 0, 0, 0, 0, 1, -1]), stream=st.sampled_from([1, 1, 1, 2, 2, 0, 3]), said=data)
-    def guest_prints(self, number: int, stream: int, said: bytes) -> None:
-        self.send(Output(cell=self.cell + number, stream=stream, data=said))
-        if number or stream not in (1, 2) or len(self.output[stream]) + len(said) > MOST_OUTPUT:
+    @rule(number=st.sampled_from([0, 0, 0, 0, 0, 1, -1]), stream=st.sampled_from([1, 1, 1, 2, 2, 0, 3]), payload=data)
+    def guest_prints(self, number: int, stream: int, payload: bytes) -> None:
+        self.send(Output(cell=self.cell + number, stream=stream, data=payload))
+        if number or stream not in (1, 2) or len(self.output[stream]) + len(payload) > MOST_OUTPUT:
             return self.expect_misbehaved()
-        self.output[stream] += said
+        self.output[stream] += payload
         return self.expect_going_on()
 
     @precondition(lambda self: self.phase == "executing")
-    @rule(stream=small, said=data)
-    def guest_sends_ahead(self, stream: int, said: bytes) -> None:
-        self.send(Chunk(stream=stream, data=said))
-        self.ahead[stream] = self.ahead.get(stream, b"") + said
+    @rule(stream=small, payload=data)
+    def guest_sends_ahead(self, stream: int, payload: bytes) -> None:
+        self.send(Chunk(stream=stream, data=payload))
+        self.ahead[stream] = self.ahead.get(stream, b"") + payload
         too_much = sum(map(len, self.ahead.values())) > CONFIG.max_value_bytes or len(self.ahead) > MAX_STREAMS
-        if not said or too_much:
+        if not payload or too_much:
             return self.expect_misbehaved()
         return self.expect_going_on()
 
@@ -317,14 +317,14 @@ class Conversation(RuleBasedStateMachine):
         done = self.done().result()
         assert done.outcome == outcome
         assert done.answer == (None if final is None else final.decode("utf-8", "surrogatepass"))
-        for said, total, got, cut in (
+        for payload, total, got, cut in (
             (self.output[1], counts[0], done.stdout, done.stdout_cut),
             (self.output[2], counts[1], done.stderr, done.stderr_cut),
         ):
-            if total == len(said):
-                assert (got, cut) == (said.decode("utf-8", "backslashreplace"), 0)
+            if total == len(payload):
+                assert (got, cut) == (payload.decode("utf-8", "backslashreplace"), 0)
             else:
-                assert total - len(said) <= cut <= total
+                assert total - len(payload) <= cut <= total
                 assert f"[... {cut:,} bytes left out ...]" in got
         self.phase = "idle"
         return None
@@ -386,17 +386,17 @@ class Conversation(RuleBasedStateMachine):
         self.phase = "over"
 
     @precondition(lambda self: self.phase == "executing")
-    @rule(said=st.binary(max_size=10), at=st.floats(0, 1))
-    def guest_prints_in_two_parts(self, said: bytes, at: float) -> None:
+    @rule(payload=st.binary(max_size=10), at=st.floats(0, 1))
+    def guest_prints_in_two_parts(self, payload: bytes, at: float) -> None:
         type(self).frames += 1
-        raw = frame(Output(cell=self.cell, stream=2, data=said))
+        raw = frame(Output(cell=self.cell, stream=2, data=payload))
         cut = int(at * len(raw))
         self.send_raw(raw[:cut])
         self.expect_going_on()
         self.send_raw(raw[cut:])
-        if len(self.output[2]) + len(said) > MOST_OUTPUT:
+        if len(self.output[2]) + len(payload) > MOST_OUTPUT:
             return self.expect_misbehaved()
-        self.output[2] += said
+        self.output[2] += payload
         return self.expect_going_on()
 
     @precondition(lambda self: self.phase in ("loading", "executing"))
@@ -534,11 +534,11 @@ async def talked_at(choose: random.Random, frames: int) -> str:
         await guest.send(frame(Ready(version=VERSION, digest=DIGEST, python="3")))
         await session.handshake(digest=DIGEST, depth=1, worker_memory_bytes=1)
         calls = count(1)
-        said = b"".join(said_at_random(choose, calls) for _ in range(frames))
-        while said:
+        payload = b"".join(said_at_random(choose, calls) for _ in range(frames))
+        while payload:
             size = choose.choice([1, 5, 100, 10_000])
-            await guest.send(said[:size])
-            said = said[size:]
+            await guest.send(payload[:size])
+            payload = payload[size:]
         try:
             return (await session.run("pass", seconds=5, answer=answer_late)).outcome
         except SandboxError as error:

@@ -84,11 +84,11 @@ async def test_a_planted_key_is_in_no_artefact_of_a_run(
     assert done.stop_reason == "final"
     assert any(isinstance(event, ModelReplied) for event in events)
     assert inspected
-    told = "".join(capfd.readouterr())
-    assert "the key is" in told
+    output = "".join(capfd.readouterr())
+    assert "the key is" in output
     record = everything(done.run_dir)
     assert "CellFinished" in record
-    for artefact in (record, told, caplog.text, repr(events), repr(done), *inspected):
+    for artefact in (record, output, caplog.text, repr(events), repr(done), *inspected):
         assert KEY not in artefact
         assert "planted-password" not in artefact
 

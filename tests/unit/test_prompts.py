@@ -58,8 +58,8 @@ def test_the_strategies_are_numbered_without_gaps() -> None:
 
 
 def test_the_first_message_holds_the_question_and_the_shape_of_the_context() -> None:
-    said = first_message(query="why?", context_type="list", context_size=1200, turns=5)
-    assert said == "Question:\nwhy?\n\n`context` is a list of 1,200 items.\n\nThis is turn 1 of 5."
+    message = first_message(query="why?", context_type="list", context_size=1200, turns=5)
+    assert message == "Question:\nwhy?\n\n`context` is a list of 1,200 items.\n\nThis is turn 1 of 5."
 
 
 def test_the_last_turn_is_announced() -> None:

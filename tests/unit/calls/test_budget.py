@@ -58,9 +58,9 @@ def test_dollars_of_calls_in_flight_count_until_they_are_settled() -> None:
 def test_a_refusal_says_whether_calls_in_flight_may_make_room() -> None:
     budget = Budget(Limits(max_tokens=100))
     budget.reserve(tokens(80))
-    for wanted, may_succeed_later in ((90, True), (110, False)):
+    for requested, may_succeed_later in ((90, True), (110, False)):
         with pytest.raises(BudgetExceeded) as refused:
-            budget.reserve(tokens(wanted))
+            budget.reserve(tokens(requested))
         assert refused.value.may_succeed_later is may_succeed_later
     budget.settle(tokens(80), Usage(calls=1, input_tokens=80))
     with pytest.raises(BudgetExceeded) as refused:

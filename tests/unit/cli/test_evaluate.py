@@ -67,7 +67,7 @@ def test_redo_failed_calls_needs_an_existing_evaluation(here: Path, rlm: RLM) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["multihop", "--model", "gpt-5"], "No API key found"),
         (["ruler/single_1", "--lengths", "8k,100"], "too short for"),
@@ -76,11 +76,11 @@ def test_redo_failed_calls_needs_an_existing_evaluation(here: Path, rlm: RLM) ->
         (["ruler/single_1", "--max-cost-usd", "0"], "Invalid --max-cost-usd 0.0: use a number above 0"),
     ],
 )
-def test_a_refused_evaluation_creates_no_folder(here: Path, rlm: RLM, arguments: list[str], said: str) -> None:
+def test_a_refused_evaluation_creates_no_folder(here: Path, rlm: RLM, arguments: list[str], message: str) -> None:
     (here / "empty.jsonl").touch()
     ended = rlm("eval", *arguments, "--out", "one")
     assert ended.status == 2
-    assert said in ended.err
+    assert message in ended.err
     assert not (here / "one").exists()
 
 

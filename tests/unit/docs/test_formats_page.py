@@ -35,8 +35,8 @@ def paragraph(start: str) -> str:
 
 def test_every_event_is_there_with_its_fields() -> None:
     common = {field.name for field in dataclasses.fields(Event)}
-    told = {names_in(row[0])[0]: names_in(row[1]) for row in rows("| event | fields |")}
-    assert told == {
+    documented = {names_in(row[0])[0]: names_in(row[1]) for row in rows("| event | fields |")}
+    assert documented == {
         name: [field.name for field in dataclasses.fields(kind) if field.name not in common]
         for name, kind in EVENT_TYPES.items()
     }
@@ -45,8 +45,8 @@ def test_every_event_is_there_with_its_fields() -> None:
 
 def test_usage_and_result_are_documented_with_their_fields() -> None:
     assert names_in(paragraph("`usage` is"))[1:] == [field.name for field in dataclasses.fields(Usage)]
-    said = names_in(paragraph("`result` is"))[1:]
-    assert said == ["outcome", *get_args(Outcome), *[field.name for field in dataclasses.fields(CellResult)][1:]]
+    documented = names_in(paragraph("`result` is"))[1:]
+    assert documented == ["outcome", *get_args(Outcome), *[field.name for field in dataclasses.fields(CellResult)][1:]]
 
 
 def test_every_format_of_exports_is_there() -> None:
@@ -59,8 +59,8 @@ def test_the_journals_schema_is_the_one_it_has() -> None:
 
 def test_the_files_of_a_run_directory_are_there(tmp_path: Path) -> None:
     run_dir = small_tree(run_root=tmp_path).completion("the context", "Is it the root?").run_dir
-    told = {name for row in rows("| file | holds |") for name in names_in(row[0])}
-    assert {file.name for file in run_dir.iterdir()} <= told
+    documented = {name for row in rows("| file | holds |") for name in names_in(row[0])}
+    assert {file.name for file in run_dir.iterdir()} <= documented
 
 
 def test_the_attributes_of_spans_are_those_that_are_set() -> None:

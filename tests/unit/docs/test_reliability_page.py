@@ -15,10 +15,12 @@ def rows(page: str, head: str) -> dict[str, list[str]]:
 
 
 def test_the_measured_sums_are_those_of_the_latest_run_each_with_its_command() -> None:
-    told = rows("reliability.md", "| measured |")
+    measured = rows("reliability.md", "| measured |")
     sums = rows("reliability-results.md", "| total |")
-    assert {name: figure for name, (figure, _) in told.items()} == {name: figure for name, (figure,) in sums.items()}
-    assert all("make reliability" in command or "pytest tests/faults" in command for _, command in told.values())
+    assert {name: figure for name, (figure, _) in measured.items()} == {
+        name: figure for name, (figure,) in sums.items()
+    }
+    assert all("make reliability" in command or "pytest tests/faults" in command for _, command in measured.values())
 
 
 def test_every_fault_test_passed_and_no_call_was_lost() -> None:

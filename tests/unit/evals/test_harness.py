@@ -324,7 +324,7 @@ def test_evaluations_of_other_data_are_not_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "message"),
     [
         (Plan(), "No task given"),
         (Plan(tasks=("nonsense",)), "Unknown task 'nonsense'"),
@@ -339,8 +339,8 @@ def test_evaluations_of_other_data_are_not_compared(tmp_path: Path) -> None:
         (replace(PLAN, max_iterations=0), "^Invalid --max-iterations 0"),
     ],
 )
-def test_an_invalid_plan_is_refused_before_anything_is_created(plan: Plan, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_plan_is_refused_before_anything_is_created(plan: Plan, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         plan.check()
 
 
@@ -486,7 +486,7 @@ def test_a_small_models_inventions_are_discarded() -> None:
     names = {
         "context": "\n".join(lines),
         "llm_batch": llm_batch,
-        "print": lambda *said: printed.append(" ".join(map(str, said))),
+        "print": lambda *message: printed.append(" ".join(map(str, message))),
     }
     exec(code, {"__builtins__": builtins, **names})
     assert printed[1] == "found ['4711000']"

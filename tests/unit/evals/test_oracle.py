@@ -28,16 +28,16 @@ QUESTIONS = built_in()
 
 async def answered(instance: Instance, llm: Callable[[str], str]) -> str:
     """The answer of the scripted root model. Its cells are our own, so they run in this process."""
-    said: list[str] = []
+    answers: list[str] = []
     cell: dict[str, object] = {
         "context": instance.context,
         "llm_batch": lambda prompts, recurse: [llm(prompt) for prompt in prompts],
-        "FINAL": lambda value: said.append(str(value)),
-        "FINAL_VAR": lambda name: said.append(str(cell[name])),
+        "FINAL": lambda value: answers.append(str(value)),
+        "FINAL_VAR": lambda name: answers.append(str(cell[name])),
     }
     asked = first_message(query=instance.query, context_type="str", context_size=1, turns=9)
     messages = [Message(role="system", content="-"), Message(role="user", content=asked)]
-    while not said:
+    while not answers:
         reply = (await oolong_root_model(instance.task).complete(messages)).text
         for code in re.findall(r"```repl\n(.*?)\n```", reply, re.DOTALL):
             with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -46,7 +46,7 @@ async def answered(instance: Instance, llm: Callable[[str], str]) -> str:
                 Message(role="assistant", content=reply),
                 Message(role="user", content=printed.getvalue()),
             ]
-    return said[-1]
+    return answers[-1]
 
 
 async def scores(names: Sequence[str], oracle: Oracle, *, length: int, seeds: range, count: int) -> list[float]:

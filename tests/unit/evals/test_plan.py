@@ -45,18 +45,18 @@ async def test_the_labeller_beside_the_scripted_model_knows_the_tasks_own_questi
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "message"),
     [
         (Plan(tasks=("multihop", "repo_qa")), "^The scripted model does not support the tasks `multihop`, `repo_qa`"),
         (Plan(tasks=("multihop",), model="gpt-5", sub_model="gpt-5"), "^No API key found"),
     ],
 )
-def test_a_method_without_a_model_needs_neither_a_policy_nor_a_key(plan: Plan, said: str) -> None:
+def test_a_method_without_a_model_needs_neither_a_policy_nor_a_key(plan: Plan, message: str) -> None:
     keyword = replace(plan, methods=("keyword",))
     keyword.check()
     assert keyword.models().clients == set()
     assert "no model" in keyword.model_note
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         _checked(plan)
 
 
@@ -132,7 +132,7 @@ def test_an_accuracy_is_recorded_only_with_a_labeller() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "sub_model", "said"),
+    ("model", "sub_model", "message"),
     [
         ("scripted", "scripted", "measures the system"),
         ("m", "m", "real models"),
@@ -140,5 +140,5 @@ def test_an_accuracy_is_recorded_only_with_a_labeller() -> None:
         ("m", "scripted", "a real model as root model beside a scripted sub-model"),
     ],
 )
-def test_a_report_says_which_models_it_measures(model: str, sub_model: str, said: str) -> None:
-    assert said in Plan(model=model, sub_model=sub_model).model_note
+def test_a_report_says_which_models_it_measures(model: str, sub_model: str, message: str) -> None:
+    assert message in Plan(model=model, sub_model=sub_model).model_note

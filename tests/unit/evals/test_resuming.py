@@ -212,8 +212,8 @@ async def test_a_repeated_attempt_of_unknown_cost_is_reported(tmp_path: Path) ->
 
         ctx = MethodContext(models=models)
         await run_jobs(plan.jobs(), ctx=ctx, results=results, max_concurrent=1)
-    said = "It excludes 2 of 2 repeated attempts, whose cost is unknown."
-    assert f"Total: $0. {said}\n" in markdown(Results.load(tmp_path))
+    expected = "It excludes 2 of 2 repeated attempts, whose cost is unknown."
+    assert f"Total: $0. {expected}\n" in markdown(Results.load(tmp_path))
 
 
 async def test_an_interrupted_retry_of_an_answer_resumes(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_the_picture_in_the_documentation_is_what_is_drawn() -> None:
 def test_many_rlms_at_once_fit_and_each_that_is_shown_says_what_it_does() -> None:
     clock = Clock()
     calls = [clock.after(0.1, call(f"0.{number}", "?", batch=1, recursive=True)) for number in range(1, 1_001)]
-    begun = [clock.after(0.1, rlm(f"0.{number}", 1)) for number in range(1, 17)]
-    lines = frame(tree_of(rlm("0", 0), CellStarted(cell=1, code="llm_batch(...)"), *calls, *begun), 100, 40)
+    running = [clock.after(0.1, rlm(f"0.{number}", 1)) for number in range(1, 17)]
+    lines = frame(tree_of(rlm("0", 0), CellStarted(cell=1, code="llm_batch(...)"), *calls, *running), 100, 40)
     text = "\n".join(lines)
     assert "1,000 RLMs: 1,000 running" in text
     assert "0.1 gpt-5  ready" in text

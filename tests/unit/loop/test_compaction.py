@@ -43,8 +43,8 @@ async def cell(code: str, answer: Answer | None) -> CellResult:
 
 def add_up(messages: Sequence[Message]) -> str:
     """Reads one value per turn and keeps the sum in its replies: it remembers nothing but the messages."""
-    said = " ".join(message.content for message in messages)
-    sums = [(int(turn), int(total)) for turn, total in re.findall(r"after (\d+) values the sum is (\d+)", said)]
+    conversation = " ".join(message.content for message in messages)
+    sums = [(int(turn), int(total)) for turn, total in re.findall(r"after (\d+) values the sum is (\d+)", conversation)]
     turn, total = max(sums, default=(0, 0))
     latest = re.findall(r"value = (\d+)", messages[-1].content)
     if latest:
@@ -103,17 +103,19 @@ async def test_200_turns_through_a_window_of_4000_tokens_end_with_the_right_answ
 
 @pytest.mark.anyio
 async def test_the_model_is_told_of_its_summary_its_variables_and_the_history() -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[1].content)
+        received.append(messages[1].content)
         return add_up(messages)
 
     limits = Limits(max_iterations=TURNS + 1)
     await run(services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandbox_factory=FakeSandboxes(cell)))
-    assert "history" not in heard[0]
-    message = heard[-1]
-    assert message.startswith(heard[0] + "\n\nEarlier turns are left out here. Your own summary of them:\n```\nafter ")
+    assert "history" not in received[0]
+    message = received[-1]
+    assert message.startswith(
+        received[0] + "\n\nEarlier turns are left out here. Your own summary of them:\n```\nafter "
+    )
     assert "The variables in the REPL, as SHOW_VARS() prints them:\nOutput:\n```\nkept: list (3) = [1, 2, 3]" in message
     assert "is in the REPL too, as `history`: a list of dicts" in message
 
@@ -166,17 +168,17 @@ async def test_a_sandbox_without_memory_for_the_history_does_not_end_the_run(mon
         return LoadedValue(type="str", size=value.size)
 
     monkeypatch.setattr("rlm.testing.fake_sandbox.FakeSandbox.load", load)
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[1].content)
+        received.append(messages[1].content)
         return add_up(messages)
 
     limits = Limits(max_iterations=TURNS + 1)
     shared = services(ScriptedModel(root, context_window=WINDOW), limits=limits, sandbox_factory=FakeSandboxes(cell))
     assert (await run(shared)).stop_reason == "final"
-    assert "Your own summary" in heard[-1]
-    assert "`history`" not in heard[-1]
+    assert "Your own summary" in received[-1]
+    assert "`history`" not in received[-1]
 
 
 @pytest.mark.anyio
@@ -187,10 +189,10 @@ async def test_a_question_that_is_too_long_by_itself_is_an_error() -> None:
 
 @pytest.mark.anyio
 async def test_when_the_conversation_no_longer_fits_into_the_budget_the_last_turn_is_shorter() -> None:
-    heard: list[int] = []
+    received: list[int] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(sum(len(message.content) for message in messages))
+        received.append(sum(len(message.content) for message in messages))
         return "FINAL(x)" if "have to stop" in messages[-1].content else "```repl\nlook\n```"
 
     async def long(code: str, answer: Answer | None) -> CellResult:
@@ -200,7 +202,7 @@ async def test_when_the_conversation_no_longer_fits_into_the_budget_the_last_tur
         services(ScriptedModel(root), limits=Limits(max_tokens=9_000), sandbox_factory=FakeSandboxes(long))
     )
     assert (answered.answer, answered.stop_reason) == ("x", "max_tokens")
-    assert heard[1] < heard[0] + 3_000
+    assert received[1] < received[0] + 3_000
 
 
 @pytest.mark.anyio

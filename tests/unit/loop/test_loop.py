@@ -38,31 +38,31 @@ async def test_the_answer_of_a_cell_ends_the_loop() -> None:
 
 
 async def test_the_model_reads_what_its_cell_printed() -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[-1].content)
+        received.append(messages[-1].content)
         return cell("print") if len(messages) == 2 else "FINAL(done)"
 
     await run(services(ScriptedModel(root)))
-    assert "why?" in heard[0]
-    assert "`context` is a str of 8 characters." in heard[0]
-    assert heard[1].startswith("Output:\n```\nprint\n```\n\nThis is turn 2 of 30.")
+    assert "why?" in received[0]
+    assert "`context` is a str of 8 characters." in received[0]
+    assert received[1].startswith("Output:\n```\nprint\n```\n\nThis is turn 2 of 30.")
 
 
 async def test_a_reply_cut_off_before_its_first_word_is_reported_to_the_model_and_is_no_answer() -> None:
-    heard: list[Sequence[Message]] = []
+    received: list[Sequence[Message]] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages)
-        if len(heard) == 1:
+        received.append(messages)
+        if len(received) == 1:
             raise ReplyCutOff("it has only reasoned", usage=Usage(calls=1, output_tokens=2_000))
         return "FINAL(sure)"
 
     answered = await run(services(ScriptedModel(root)))
     assert answered == RLMResult(answer="sure", stop_reason="final", iterations=2)
-    assert [message.role for message in heard[1]] == ["system", "user"]
-    assert "Your reply was cut off at its token limit" in heard[1][1].content
+    assert [message.role for message in received[1]] == ["system", "user"]
+    assert "Your reply was cut off at its token limit" in received[1][1].content
 
 
 async def test_a_model_that_only_reasons_ends_without_an_answer() -> None:
@@ -75,14 +75,14 @@ async def test_a_model_that_only_reasons_ends_without_an_answer() -> None:
 
 async def test_a_text_answer_beside_code_with_unseen_output_is_not_taken() -> None:
     replies = [cell("look") + "\nFINAL(a guess)", "FINAL(sure)"]
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[-1].content)
+        received.append(messages[-1].content)
         return replies[(len(messages) - 2) // 2]
 
     assert (await run(services(ScriptedModel(root)))).answer == "sure"
-    assert "was not taken" in heard[1]
+    assert "was not taken" in received[1]
 
 
 async def test_a_final_variable_is_read_from_the_sandbox_after_the_cells_of_its_turn() -> None:
@@ -101,25 +101,25 @@ async def test_an_undefined_final_variable_is_an_error_that_the_model_reads() ->
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         return CellResult(outcome="error", error="NameError: there is no variable 'gone'")
 
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[-1].content)
+        received.append(messages[-1].content)
         return "FINAL_VAR(gone)" if len(messages) == 2 else "FINAL(then this)"
 
     assert (await run(services(ScriptedModel(root), sandbox_factory=FakeSandboxes(behaviour)))).answer == "then this"
-    assert "NameError: there is no variable 'gone'" in heard[1]
+    assert "NameError: there is no variable 'gone'" in received[1]
 
 
 async def test_a_reply_without_code_or_answer_gets_instructions() -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[-1].content)
+        received.append(messages[-1].content)
         return "Let me think." if len(messages) == 2 else "FINAL(done)"
 
     await run(services(ScriptedModel(root)))
-    assert "held no code block" in heard[1]
+    assert "held no code block" in received[1]
 
 
 async def test_when_the_turns_are_used_the_model_answers_with_what_it_has() -> None:
@@ -170,17 +170,17 @@ async def test_a_cell_that_loses_its_sandbox_twice_is_reported_to_the_model() ->
             raise SandboxDied("it was killed")
         return await echo_cell(code, answer)
 
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[-1].content)
+        received.append(messages[-1].content)
         return cell("die") if len(messages) == 2 else "FINAL(alive)"
 
     seen: list[Event] = []
     sandboxes = FakeSandboxes(behaviour)
     answered = await run(services(ScriptedModel(root), sandbox_factory=sandboxes, seen=seen))
     assert answered.answer == "alive"
-    assert "twice (it was killed), and replaced by a new one: all variables are as they were before" in heard[1]
+    assert "twice (it was killed), and replaced by a new one: all variables are as they were before" in received[1]
     kinds = [type(event) for event in seen if isinstance(event, RLMStarted | SandboxLost)]
     assert kinds == [RLMStarted, SandboxLost, SandboxLost]
     assert sandboxes.alive == 0

@@ -78,7 +78,7 @@ def test_every_message_survives_the_wire(message: Message) -> None:
 
 @given(built(Ready), cells, st.data())
 def test_any_split_of_the_stream_gives_the_same_messages(
-    ready: Ready, said: list[tuple[list[Message], Result]], data: st.DataObject
+    ready: Ready, cells: list[tuple[list[Message], Result]], data: st.DataObject
 ) -> None:
     guest, host = Connection(Role.GUEST), Connection(Role.HOST)
     expected: list[Message] = []
@@ -91,8 +91,8 @@ def test_any_split_of_the_stream_gives_the_same_messages(
             size = data.draw(st.integers(1, len(stream)))
             host.receive_data(stream[:size])
             stream = stream[size:]
-            while (heard := host.next_message()) is not None:
-                received.append(heard)
+            while (arrived := host.next_message()) is not None:
+                received.append(arrived)
 
     def order(message: Message) -> None:
         guest.receive_data(host.send(message))
@@ -102,7 +102,7 @@ def test_any_split_of_the_stream_gives_the_same_messages(
     order(
         Start(version=1, depth=1, max_output_bytes=1, worker_memory_bytes=1, max_calls_in_flight=1, max_value_bytes=1)
     )
-    for number, (during, result) in enumerate(said):
+    for number, (during, result) in enumerate(cells):
         order(Execute(cell=number, code=b"", seconds=1.0, calls=True))
         for message in during:
             tell(message)

@@ -56,11 +56,11 @@ def when(truth: Callable[[], bool]) -> None:
 
 
 def test_events_come_in_order_up_to_the_end_and_then_the_answer(tmp_path: Path) -> None:
-    told: list[Event] = []
-    with orchestrator(tmp_path, on_event=told.append).start("text", "q") as run:
+    reported: list[Event] = []
+    with orchestrator(tmp_path, on_event=reported.append).start("text", "q") as run:
         seen = list(run)
         assert run.result().answer == "all of it"
-    assert seen == told
+    assert seen == reported
     assert isinstance(seen[0], RunStarted)
     assert isinstance(seen[-1], RunFinished)
     assert run.done

@@ -39,10 +39,10 @@ NONE = Limits(**dict.fromkeys(NAMES))
 
 @pytest.mark.parametrize("limits", [*(Limits(**{name: None}) for name in NAMES), NONE], ids=[*NAMES, "all"])
 async def test_a_run_without_a_limit_ends_with_its_answer(tmp_path: Path, limits: Limits) -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[-1].content)
+        received.append(messages[-1].content)
         return "```repl\nlook\n```" if len(messages) == 2 else "FINAL(found)"
 
     model = ScriptedModel(root)
@@ -50,18 +50,18 @@ async def test_a_run_without_a_limit_ends_with_its_answer(tmp_path: Path, limits
         model=model, depth=2, limits=limits, sandbox_factory=FakeSandboxes(), run_root=tmp_path
     ).acompletion("text", "q")
     assert (done.answer, done.stop_reason) == ("found", "final")
-    assert "None" not in "".join(heard)
+    assert "None" not in "".join(received)
     again = Orchestrator(model=model, sandbox_factory=FakeSandboxes(), run_root=tmp_path)
     assert (await again.areplay(done.run_dir)).answer == "found"  # from a record that says so
 
 
 async def test_turns_without_limit_continue_and_name_no_number(tmp_path: Path) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     seen: list[Event] = []
 
     def root(messages: Sequence[Message]) -> str:
-        heard.append(messages[-1].content)
-        return "```repl\nlook\n```" if len(heard) < 50 else "FINAL(found)"
+        received.append(messages[-1].content)
+        return "```repl\nlook\n```" if len(received) < 50 else "FINAL(found)"
 
     done = await Orchestrator(
         model=ScriptedModel(root),
@@ -71,8 +71,8 @@ async def test_turns_without_limit_continue_and_name_no_number(tmp_path: Path) -
         on_event=seen.append,
     ).acompletion("text", "q")
     assert done.iterations == 50
-    assert heard[0].endswith("\n\nThis is turn 1.")
-    assert heard[-1].endswith("\n\nThis is turn 50.")
+    assert received[0].endswith("\n\nThis is turn 1.")
+    assert received[-1].endswith("\n\nThis is turn 50.")
     assert [event.label for event in seen if isinstance(event, TurnStarted)][-1] == "turn 50"
 
 

@@ -479,8 +479,8 @@ async def test_of_concurrent_resumes_of_a_run_exactly_one_succeeds(tmp_path: Pat
     refused = [str(one) for one in ended if isinstance(one, ConfigError)]
     assert len(refused) == 7
     assert all(
-        re.search("is running, in process|was modified by another process|has already finished", said)
-        for said in refused
+        re.search("is running, in process|was modified by another process|has already finished", message)
+        for message in refused
     )
 
 

@@ -94,12 +94,12 @@ async def test_a_further_question_tells_what_the_last_cells_printed_and_what_dat
     async with orchestrator(root, tmp_path).session() as session:
         await session.aask("first?", "text")
         await session.aask("second?", "more text")
-    told = root.seen[1][-1].content
-    assert "FINAL: printed" in told  # a cell's output that the model had not seen
-    assert "The next question:\nsecond?" in told
-    assert "`context_1`, a str of 9 characters" in told
-    assert "the first one is `context_0`" in told
-    assert "This is turn 1 of 30." in told
+    prompt = root.seen[1][-1].content
+    assert "FINAL: printed" in prompt  # a cell's output that the model had not seen
+    assert "The next question:\nsecond?" in prompt
+    assert "`context_1`, a str of 9 characters" in prompt
+    assert "the first one is `context_0`" in prompt
+    assert "This is turn 1 of 30." in prompt
 
 
 async def test_the_names_of_contexts_are_bound_in_the_sandbox(tmp_path: Path) -> None:

@@ -251,9 +251,9 @@ GONE = NotFound("", response=refusal(404).response)
     ids=["removed", "gone already", "going", "going, unknown", "refused", "no engine"],
 )
 async def test_removal_never_raises(answers: dict[str, list[Any]], problem: str) -> None:
-    said = await engine(**answers).remove("x", seconds=5)
-    assert bool(said) == bool(problem)
-    assert problem in said
+    message = await engine(**answers).remove("x", seconds=5)
+    assert bool(message) == bool(problem)
+    assert problem in message
 
 
 async def test_removal_is_bounded() -> None:

@@ -18,7 +18,7 @@ def test_a_list_of_files_is_paths_and_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "listing",
     [
         *(
             [found, 0]
@@ -37,9 +37,9 @@ def test_a_list_of_files_is_paths_and_sizes() -> None:
         *([[["a", 1]], 0], [{b"a": 1}, 0], [{}], {}, [], None),
     ],
 )
-def test_an_invalid_file_list_is_misbehaviour(said: object) -> None:
+def test_an_invalid_file_list_is_misbehaviour(listing: object) -> None:
     with pytest.raises(SandboxMisbehaved):
-        read_listing(pack_plain(said))
+        read_listing(pack_plain(listing))
 
 
 @given(st.binary(max_size=100))

@@ -23,8 +23,8 @@ def test_the_sandboxes_of_a_living_process_are_not_orphans() -> None:
 
 def test_the_sandboxes_of_an_ended_process_are_orphans() -> None:
     code = "from rlm.sandbox.docker.owner import owner_labels; print(owner_labels())"
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    ended = ast.literal_eval(said)
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    ended = ast.literal_eval(output)
     assert ended["rlm.owner.pid"] != str(os.getpid())
     assert is_orphan(ended)
 

@@ -11,10 +11,10 @@ def components(version: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("version", ["1.1.5+ds1", "1.0.0-rc95", "1.2.7", "1.3.0", "1.3.2-rc.1", "0.1.1"])
 def test_a_vulnerable_runc_is_reported_with_the_version_to_upgrade_to(version: str) -> None:
-    said = known_vulnerabilities(components(version))
-    assert said is not None
-    assert version in said
-    assert "1.2.8 or 1.3.3" in said
+    warning = known_vulnerabilities(components(version))
+    assert warning is not None
+    assert version in warning
+    assert "1.2.8 or 1.3.3" in warning
 
 
 @pytest.mark.parametrize("version", ["1.2.8", "1.2.9", "1.3.3", "1.4.0", "2.0.0", "1.3.10", "unknown", ""])

@@ -33,9 +33,9 @@ def test_a_status_is_the_scripts_own(status: int) -> None:
     assert end(str(status)) == (status, "")
 
 
-@pytest.mark.parametrize("said", [None, "", "256", "999", "²", "٣", "-1", " 0", "0\n", "0x1", "1.0", "1" * 5000])
-def test_an_invalid_exit_status_is_a_failure(said: str | None) -> None:
-    assert end(said) == (1, "The script ended with an invalid exit status.")
+@pytest.mark.parametrize("status", [None, "", "256", "999", "²", "٣", "-1", " 0", "0\n", "0x1", "1.0", "1" * 5000])
+def test_an_invalid_exit_status_is_a_failure(status: str | None) -> None:
+    assert end(status) == (1, "The script ended with an invalid exit status.")
 
 
 def test_other_ends_have_the_status_that_shells_give_them() -> None:

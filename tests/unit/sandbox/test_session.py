@@ -80,24 +80,24 @@ async def test_a_guest_built_from_other_sources_is_refused_with_the_fix(ready: R
 
 async def test_the_greeting_says_what_the_sandbox_may_use() -> None:
     config = SandboxConfig(max_output_bytes=1234, max_calls_in_flight=56, max_value_bytes=78)
-    heard = []
+    received = []
 
     async def script(guest: Guest) -> None:
-        heard.append(await guest.greet())
+        received.append(await guest.greet())
 
     async with connected(script, config=config, greet=False) as session:
         await session.handshake(digest=DIGEST, depth=3, worker_memory_bytes=789)
         await anyio.wait_all_tasks_blocked()
-    start = heard[0]
+    start = received[0]
     assert (start.version, start.depth, start.max_output_bytes) == (VERSION, 3, 1234)
     assert (start.worker_memory_bytes, start.max_calls_in_flight, start.max_value_bytes) == (789, 56, 78)
 
 
-@pytest.mark.parametrize("said", [b"", b"hello, I am a shell\n", b"\xff\xff\xff\xff"])
-async def test_a_peer_that_is_not_a_guest_is_an_error(said: bytes) -> None:
+@pytest.mark.parametrize("greeting", [b"", b"hello, I am a shell\n", b"\xff\xff\xff\xff"])
+async def test_a_peer_that_is_not_a_guest_is_an_error(greeting: bytes) -> None:
     async def script(guest: Guest) -> None:
-        if said:
-            await guest.send_raw(said)
+        if greeting:
+            await guest.send_raw(greeting)
 
     async with connected(script, greet=False) as session:
         with pytest.raises(SandboxError):
@@ -159,10 +159,10 @@ async def test_an_invalid_time_limit_is_refused_without_effect(seconds: float) -
 
 
 async def test_a_cell_is_sent_verbatim_and_its_result_returned() -> None:
-    heard: list[Execute] = []
+    received: list[Execute] = []
 
     async def script(guest: Guest) -> None:
-        heard.append(await guest.start_cell())
+        received.append(await guest.start_cell())
         await guest.say(
             Output(cell=1, stream=1, data=b"said"),
             Output(cell=1, stream=2, data=b"warned"),
@@ -170,8 +170,8 @@ async def test_a_cell_is_sent_verbatim_and_its_result_returned() -> None:
         )
 
     done = await run(script, code="x = 'ü\ud800'", seconds=7)
-    assert heard[0].code == "x = 'ü\ud800'".encode("utf-8", "surrogatepass")
-    assert (heard[0].cell, heard[0].seconds, heard[0].calls) == (1, 7, False)
+    assert received[0].code == "x = 'ü\ud800'".encode("utf-8", "surrogatepass")
+    assert (received[0].cell, received[0].seconds, received[0].calls) == (1, 7, False)
     assert done == CellResult(
         outcome="error",
         stdout="said",
@@ -186,20 +186,20 @@ async def test_a_cell_is_sent_verbatim_and_its_result_returned() -> None:
 async def test_large_code_and_large_answers_arrive_whole() -> None:
     code = "#" + "y" * (2 * CHUNK_BYTES)
     answer = "ä)\n\ud800FINAL(" * 100_000
-    heard = []
+    received = []
 
     async def script(guest: Guest) -> None:
         cell = await guest.start_cell()
-        heard.append(guest.whole(cell.code))
+        received.append(guest.whole(cell.code))
         await guest.say(result(answer=await guest.send_ahead(answer.encode("utf-8", "surrogatepass"))))
 
     done = await run(script, code=code, piece_bytes=1 << 16)
-    assert heard == [code.encode()]
+    assert received == [code.encode()]
     assert done.answer == answer
 
 
 async def test_output_is_told_as_it_comes_even_when_characters_are_split() -> None:
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
     text = "Grüße, 世界 🎉".encode()
 
     async def script(guest: Guest) -> None:
@@ -210,11 +210,11 @@ async def test_output_is_told_as_it_comes_even_when_characters_are_split() -> No
         await guest.say(result(stdout_bytes=len(text), stderr_bytes=5))
 
     def note(stream: Literal["stdout", "stderr"], text: str) -> None:
-        told.append((stream, text))
+        reported.append((stream, text))
 
     done = await run(script, on_output=note, piece_bytes=3)
-    assert done.stdout == "".join(text for stream, text in told if stream == "stdout") == text.decode()
-    assert done.stderr == "".join(text for stream, text in told if stream == "stderr") == r"\xff\xed\xa0\x80\xe4"
+    assert done.stdout == "".join(text for stream, text in reported if stream == "stdout") == text.decode()
+    assert done.stderr == "".join(text for stream, text in reported if stream == "stderr") == r"\xff\xed\xa0\x80\xe4"
 
 
 async def test_long_output_keeps_head_and_tail_and_the_number_of_omitted_bytes() -> None:

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.anyio
 async def test_a_thread_is_occupied_until_its_function_ends_even_if_its_callers_gave_up() -> None:
     threads = Threads(2)
     release = threading.Event()
-    begun: list[int] = []
+    started: list[int] = []
 
     def work() -> None:
-        begun.append(1)
+        started.append(1)
         release.wait(30)
 
     try:
@@ -26,7 +26,7 @@ async def test_a_thread_is_occupied_until_its_function_ends_even_if_its_callers_
             with anyio.move_on_after(0.05):
                 async with anyio.create_task_group() as group:
                     group.start_soon(threads.run, work)
-        assert len(begun) == 2
+        assert len(started) == 2
     finally:
         release.set()
     with anyio.fail_after(5):

@@ -58,9 +58,9 @@ async def test_types_are_exact() -> None:
         ({}, "missing"),
         ({"number": 1, "other": 2}, "unexpected"),
     ):
-        said = await use(typed, **arguments)
-        assert isinstance(said, str)
-        assert place in said
+        message = await use(typed, **arguments)
+        assert isinstance(message, str)
+        assert place in message
 
 
 async def test_every_value_of_a_variable_parameter_is_checked() -> None:
@@ -331,10 +331,10 @@ async def test_tool_calls_above_the_limit_wait_undecoded() -> None:
 
 async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads_until_they_end() -> None:
     release = threading.Event()
-    begun: list[int] = []
+    started: list[int] = []
 
     def work(number: int) -> int:
-        begun.append(number)
+        started.append(number)
         release.wait(30)
         return number
 
@@ -349,19 +349,19 @@ async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads
                         )
         refused = await tools.use("quick", pack_plain([[], {}]))
         assert refused.data == b"The tool quick did not start within 0.1 seconds: 16 earlier calls are still running."
-        assert len(begun) <= MAX_CONCURRENT_TOOL_CALLS
+        assert len(started) <= MAX_CONCURRENT_TOOL_CALLS
     finally:
         release.set()
     assert (await tools.use("quick", pack_plain([[], {}]))).ok
 
 
 async def test_every_tool_call_is_reported_with_its_arguments_truncated() -> None:
-    told: list[ToolUse] = []
-    tools = Tools({"f": lambda x: x}).with_callback(told.append)
+    reported: list[ToolUse] = []
+    tools = Tools({"f": lambda x: x}).with_callback(reported.append)
     await tools.use("f", pack_plain([["x" * 10_000], {}]))
     await tools.use("nobody" * 1000, b"")
-    assert [use.ok for use in told] == [True, False]
-    assert all(len(use.arguments) + len(use.name) <= 2 * MAX_SHOWN_CHARS + 2 for use in told)
+    assert [use.ok for use in reported] == [True, False]
+    assert all(len(use.arguments) + len(use.name) <= 2 * MAX_SHOWN_CHARS + 2 for use in reported)
 
 
 def test_functions_are_inspected_once_for_all_sandboxes() -> None:

@@ -125,7 +125,7 @@ class Opaque:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (Opaque(), "Opaque"),
         ({1, 2}, "set"),
@@ -140,8 +140,8 @@ class Opaque:
         ([complex(1, 2)], "complex"),
     ],
 )
-def test_what_is_not_plain_data_is_refused_and_named(data: Any, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_is_not_plain_data_is_refused_and_named(data: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         encode(data)
 
 

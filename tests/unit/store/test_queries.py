@@ -147,8 +147,8 @@ async def test_a_query_that_differs_is_named_and_affects_no_other_in_any_order(t
     assert (again.asked["b?"], again.asked["a"], again.asked["b"]) == (1, 0, 0)
     assert again.asked.total() == 1 + 2  # and the root's two turns after that
     assert done.diverged == ("0.6", "0")
-    told = [(event.node, event.ordinal) for event in seen if isinstance(event, ReplayDiverged)]
-    assert told == [("0.6", 1), ("0", 2)]
+    diverged = [(event.node, event.ordinal) for event in seen if isinstance(event, ReplayDiverged)]
+    assert diverged == [("0.6", 1), ("0", 2)]
     assert done.usage.calls == tree.asked.total() + 1
     assert (await again.orchestrator(Threads(changed="b")).areplay(tree.copy)).answer == done.answer
     with pytest.raises(ReplayDivergedError, match=r"at node 0\.7, call 1:"):
@@ -185,22 +185,22 @@ async def test_only_the_journal_keeps_answers(tmp_path: Path) -> None:
         if code != "ask":
             return CellResult(outcome="ok", answer=code.removeprefix("FINAL: "))
         assert answer is not None
-        wanted = [("long", None, None), ("cut", None, None), ("x", "other", None), ("y", None, encode("no"))]
-        for prompt, model, context in wanted:
+        expected = [("long", None, None), ("cut", None, None), ("x", "other", None), ("y", None, encode("no"))]
+        for prompt, model, context in expected:
             query = SandboxQuery(call=1, batch=0, prompt=prompt, context=context, model=model, recurse=False)
-            heard.append((await answer(query)).text)
+            received.append((await answer(query)).text)
         return CellResult(outcome="ok")
 
-    heard: list[str] = []
+    received: list[str] = []
     root = ScriptedModel(["```repl\nask\n```", "```repl\ndie\n```"], name="root")
     sub = ScriptedModel(lambda messages: messages[-1].content * 1000, name="sub")
     shared = services(root, sub, sandbox_factory=FakeSandboxes(behaviour))
     task = RLMTask(node="0", level=0, depth=1, context=encode("text"), query="q", model=root)
     await rlm_loop(task, shared)
-    assert heard[:4] == heard[4:]
-    assert heard[0] == "long" * 1000
-    assert "There is no model 'other'" in heard[2]
-    assert "a plain call takes a prompt only" in heard[3]
+    assert received[:4] == received[4:]
+    assert received[0] == "long" * 1000
+    assert "There is no model 'other'" in received[2]
+    assert "a plain call takes a prompt only" in received[3]
 
 
 def test_equal_queries_are_matched_in_order_and_no_node_number_is_used_twice() -> None:

@@ -58,5 +58,5 @@ def test_a_call_has_its_usage_and_a_recursive_call_its_own_log(run_dir: Path) ->
 
 
 def test_a_run_that_just_started_has_only_metadata() -> None:
-    begun = build_trajectory([RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3)])
-    assert len(list(log_lines(begun, RunDetails()))) == 1
+    trajectory = build_trajectory([RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3)])
+    assert len(list(log_lines(trajectory, RunDetails()))) == 1
