@@ -96,7 +96,7 @@ async def echo(query: SandboxQuery) -> QueryReply:
     return QueryReply(ok=True, text=query.prompt)
 
 
-async def told(sandbox: Sandbox, code: str) -> CellResult | None:
+async def result_or_loss(sandbox: Sandbox, code: str) -> CellResult | None:
     """The result of a cell, or None if the sandbox was lost with a reason."""
     began = time.monotonic()
     try:
@@ -114,7 +114,7 @@ async def told(sandbox: Sandbox, code: str) -> CellResult | None:
 async def test_cells_that_once_killed_the_supervisor_cost_at_most_a_reported_sandbox(name: str) -> None:
     async with Sandbox() as sandbox:
         for code in [FOUND[name], *AFTERWARDS.get(name, []), "1", "2"]:
-            if await told(sandbox, dedent(code)) is None:
+            if await result_or_loss(sandbox, dedent(code)) is None:
                 return
 
 
@@ -132,8 +132,8 @@ async def fuzz(seed: int, seconds: float) -> None:
         async with Sandbox(CONFIG) as sandbox:
             for _ in range(CELLS):
                 cells += 1
-                result = await told(sandbox, f"SEED = {seed + cells}\n{HOSTILE}")
-                if result is None or await told(sandbox, "print('kept')") is None:
+                result = await result_or_loss(sandbox, f"SEED = {seed + cells}\n{HOSTILE}")
+                if result is None or await result_or_loss(sandbox, "print('kept')") is None:
                     lost += 1
                     break
                 outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1

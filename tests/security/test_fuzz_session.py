@@ -135,7 +135,7 @@ class Conversation(RuleBasedStateMachine):
         assert isinstance(self.done().exception(), SandboxMisbehaved)
         self.phase = "over"
 
-    def expect_going_on(self) -> None:
+    def expect_still_running(self) -> None:
         assert self.task is not None
         assert not self.task.done(), self.task
 
@@ -231,7 +231,7 @@ class Conversation(RuleBasedStateMachine):
         if number or stream not in (1, 2) or len(self.output[stream]) + len(payload) > MOST_OUTPUT:
             return self.expect_misbehaved()
         self.output[stream] += payload
-        return self.expect_going_on()
+        return self.expect_still_running()
 
     @precondition(lambda self: self.phase == "executing")
     @rule(stream=small, payload=data)
@@ -241,7 +241,7 @@ class Conversation(RuleBasedStateMachine):
         too_much = sum(map(len, self.ahead.values())) > CONFIG.max_value_bytes or len(self.ahead) > MAX_STREAMS
         if not payload or too_much:
             return self.expect_misbehaved()
-        return self.expect_going_on()
+        return self.expect_still_running()
 
     def payload(self, lie: int) -> bytes | Blob:
         """The first value sent ahead, with its true size or another; otherwise a few bytes."""
@@ -281,7 +281,7 @@ class Conversation(RuleBasedStateMachine):
         assert self.asked[-1] == self.latest + step
         self.open[call] = size, self.open[call][1]
         self.latest = call
-        return self.expect_going_on()
+        return self.expect_still_running()
 
     @precondition(lambda self: self.phase == "executing")
     @rule(times=st.integers(1, CONFIG.max_calls_in_flight + 1))
@@ -392,18 +392,18 @@ class Conversation(RuleBasedStateMachine):
         raw = frame(Output(cell=self.cell, stream=2, data=payload))
         cut = int(at * len(raw))
         self.send_raw(raw[:cut])
-        self.expect_going_on()
+        self.expect_still_running()
         self.send_raw(raw[cut:])
         if len(self.output[2]) + len(payload) > MOST_OUTPUT:
             return self.expect_misbehaved()
         self.output[2] += payload
-        return self.expect_going_on()
+        return self.expect_still_running()
 
     @precondition(lambda self: self.phase in ("loading", "executing"))
     @rule(part=st.integers(1, len(LOADED) - 1))
     def guest_stops_in_the_middle(self, part: int) -> None:
         self.send_raw(LOADED[:part])
-        self.expect_going_on()
+        self.expect_still_running()
         self.do(anyio.sleep(ALL_DEADLINES))
         self.expect_misbehaved()
 
@@ -413,7 +413,7 @@ class Conversation(RuleBasedStateMachine):
         """It times out, but never while the host itself owes an answer."""
         self.do(anyio.sleep(ALL_DEADLINES))
         if self.phase == "executing" and self.open:
-            return self.expect_going_on()
+            return self.expect_still_running()
         return self.expect_misbehaved()
 
     # Guest messages that the model does not understand
