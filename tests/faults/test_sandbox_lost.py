@@ -40,7 +40,7 @@ async def test_a_child_whose_sandbox_is_killed_in_the_middle_of_its_batch_gets_a
     count(record_property, faults=1, lost=tree.calls_lost, resent_calls=done.resent_calls)
 
 
-async def test_a_parent_whose_sandbox_is_killed_while_its_children_work_loses_only_what_was_in_flight(
+async def test_a_parent_whose_sandbox_is_killed_while_its_children_work_loses_only_calls_in_flight(
     tmp_path: Path, record_property: Record
 ) -> None:
     tree = await run_batch_tree(tmp_path, lambda: kill("0"))

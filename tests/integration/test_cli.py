@@ -121,7 +121,7 @@ def test_a_reader_that_closes_both_streams_ends_no_run_and_causes_no_error(envir
     assert only_run(environment)["state"] == "finished"
 
 
-def test_a_run_is_found_by_what_a_list_shows_of_it(environment: dict[str, str]) -> None:
+def test_a_run_is_found_by_the_id_that_a_list_shows(environment: dict[str, str]) -> None:
     question = "why " * 60
     assert rlm(environment, "run", question, "-", "-q", text="text").returncode == 0
     name = only_run(environment)["run_id"]
@@ -138,7 +138,7 @@ def test_the_command_is_a_module_too_and_says_its_version(environment: dict[str,
     assert rlm(environment, "run", "-h").stdout == rlm(environment, "run", "--help").stdout != ""
 
 
-def test_a_limit_that_ends_a_run_has_a_status_of_its_own_and_json_says_which(
+def test_a_limit_that_ends_a_run_has_its_own_status_and_json_names_it(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()

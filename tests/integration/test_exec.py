@@ -225,7 +225,7 @@ def test_no_script_can_choose_an_invalid_status(here: Path) -> None:
     assert "invalid exit status" in err
 
 
-def test_standard_input_is_what_was_given_for_children_of_the_script_too(here: Path) -> None:
+def test_a_script_and_its_children_read_the_given_standard_input(here: Path) -> None:
     assert "'' \n" in rlm(here, "script.py", "--", "input", text="not passed on")[1]
     for given, text in (("-", "one\ntwo"), ("given.txt", "")):
         (here / "given.txt").write_text("one\ntwo")

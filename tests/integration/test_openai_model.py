@@ -64,7 +64,7 @@ async def test_a_reply_has_the_text_and_the_usage_that_the_server_counted() -> N
     )
 
 
-async def test_an_unknown_cost_is_none_and_a_price_of_ones_own_makes_it_known() -> None:
+async def test_an_unknown_cost_is_none_and_a_users_price_makes_it_known() -> None:
     async with FakeProvider("ok") as provider:
         unknown = await ask(OpenAIModel("gpt-5", base_url=provider.base_url))
         known = await ask(OpenAIModel("m", base_url=provider.base_url, price=Price(input=1e6, output=2e6)))
@@ -457,7 +457,7 @@ async def test_an_endless_response_is_abandoned_before_it_fills_the_memory(monke
     assert str(error).endswith("sent more than 1 MiB in one response")
 
 
-async def test_a_reply_cut_off_before_its_first_word_is_an_error_of_its_own() -> None:
+async def test_a_reply_cut_off_before_its_first_word_is_a_separate_error() -> None:
     async with FakeProvider(in_order(Reply(text="", finish_reason="length", output_tokens=9))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))
     assert isinstance(error, ReplyCutOff)
@@ -475,7 +475,7 @@ async def test_a_limit_on_output_tokens_uses_the_name_in_the_sampling_parameters
     assert sent == [{"max_tokens": 30}, {"max_tokens": 100}]
 
 
-async def test_a_conversation_that_is_too_long_is_an_error_of_its_own() -> None:
+async def test_a_conversation_that_is_too_long_is_a_separate_error() -> None:
     words = "This model's maximum context length is 8192 tokens."
     fault = Fault(status=400, body={"error": {"message": words, "code": "context_length_exceeded"}})
     async with FakeProvider(in_order(fault)) as server:

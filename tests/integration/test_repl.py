@@ -136,7 +136,7 @@ async def test_threads_call_at_once_each_getting_its_own_answer() -> None:
     assert (await last(cell)).stdout == "True\n"
 
 
-async def test_a_batch_longer_than_the_limit_on_open_calls_goes_on_as_answers_come() -> None:
+async def test_a_batch_longer_than_the_limit_on_open_calls_continues_as_answers_arrive() -> None:
     most = open_now = 0
 
     async def count(query: SandboxQuery) -> QueryReply:

@@ -80,7 +80,7 @@ async def test_the_same_cell_does_the_same_in_every_sandbox(config: SandboxConfi
     assert output[0] == output[1]
 
 
-async def test_output_is_told_while_the_cell_runs(config: SandboxConfig) -> None:
+async def test_output_is_streamed_while_the_cell_runs(config: SandboxConfig) -> None:
     reported: list[tuple[str, str]] = []
 
     async def wait_for_it(query: SandboxQuery) -> QueryReply:
@@ -164,7 +164,7 @@ def fingerprint(value: object) -> str:
 
 
 @pytest.mark.parametrize("make", VALUES.values(), ids=VALUES.keys())
-async def test_what_arrives_equals_what_was_given(config: SandboxConfig, make: Callable[[], Any]) -> None:
+async def test_an_arriving_value_equals_the_given_one(config: SandboxConfig, make: Callable[[], Any]) -> None:
     value = make()
     async with Sandbox(config, context_bytes=50 * MIB) as sandbox:
         loaded = await sandbox.load("context", value)
@@ -347,7 +347,7 @@ async def test_a_final_answer_of_any_length_arrives_byte_for_byte(config: Sandbo
         assert done.answer == ')"\n\r\n\0 FINAL(x) ' * 200_000
 
 
-async def test_a_context_for_a_call_is_handed_over_as_it_is(config: SandboxConfig) -> None:
+async def test_a_context_of_a_call_is_passed_on_unchanged(config: SandboxConfig) -> None:
     got: list[tuple[str, bytes]] = []
 
     async def answer(query: SandboxQuery) -> QueryReply:

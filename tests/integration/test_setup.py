@@ -125,7 +125,7 @@ def test_only_the_scratch_folders_are_writable(image_files: list[tarfile.TarInfo
     assert {file.uid for file in image_files} == {0}
 
 
-def test_the_image_carries_the_digest_and_runs_as_nobody_in_particular() -> None:
+def test_the_image_carries_the_digest_and_sets_an_unprivileged_user() -> None:
     ensure_image()
     template = f'{{{{index .Config.Labels "{DIGEST_LABEL}"}}}} {{{{.Config.User}}}} {{{{.Config.WorkingDir}}}}'
     done = run("docker", "image", "inspect", "--format", template, image_name())

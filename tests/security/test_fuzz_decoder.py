@@ -127,7 +127,7 @@ def test_a_body_is_a_message_that_says_the_same_or_the_declared_error(body: byte
 
 
 @given(st.lists(bodies, max_size=6), st.lists(st.integers(0, 2000), max_size=8), st.sampled_from(Role))
-def test_where_the_stream_is_split_changes_nothing(frames: list[bytes], cuts: list[int], role: Role) -> None:
+def test_any_split_of_the_stream_changes_nothing(frames: list[bytes], cuts: list[int], role: Role) -> None:
     stream = b"".join(map(frame, frames))
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     whole = heard(role, [stream])
@@ -290,7 +290,7 @@ def pool() -> list[bytes]:
     "frames", [pytest.param(5000, id="5000"), pytest.param(FRAMES, id="all", marks=pytest.mark.long)]
 )
 @pytest.mark.timeout(300)
-def test_mutated_frames_in_number_raise_the_declared_error_and_leave_nothing(frames: int) -> None:
+def test_many_mutated_frames_raise_the_declared_error_and_leave_nothing(frames: int) -> None:
     choose = random.Random(int(os.environ.get("RLM_FUZZ_SEED", "1")))
     seeds = pool()
     kept = refused = 0

@@ -554,7 +554,7 @@ async def talked_at(choose: random.Random, frames: int) -> str:
     "frames", [pytest.param(5000, id="5000"), pytest.param(FRAMES, id="all", marks=pytest.mark.long)]
 )
 @pytest.mark.timeout(300)
-def test_frames_in_number_end_every_session_and_leave_nothing(frames: int) -> None:
+def test_many_frames_end_every_session_and_leave_nothing(frames: int) -> None:
     seed = int(os.environ.get("RLM_FUZZ_SEED", "1"))
     choose = random.Random(seed)
     ends: Counter[str] = Counter()

@@ -150,7 +150,7 @@ async def test_machine_wide_kernel_resources_are_unavailable() -> None:
         assert int(taken.read_text()) - before < AIO_AT_ONCE
 
 
-async def test_no_sandbox_makes_the_hosts_disks_work() -> None:
+async def test_no_sandbox_causes_disk_flushes_on_the_host() -> None:
     """Each call on a file of the host would flush its disk: thousands of times a second (/proc/diskstats)."""
     async with Sandbox() as sandbox:
         before = flushes()

@@ -116,7 +116,7 @@ CALL = st.tuples(
 
 
 @given(st.integers(1, 1000), st.lists(CALL))
-def test_no_order_of_calls_passes_a_limit_by_more_than_their_own_excess(
+def test_no_order_of_calls_exceeds_a_limit_by_more_than_their_own_excess(
     limit: int, calls: list[tuple[int, int, bool, str]]
 ) -> None:
     budget = Budget(Limits(max_tokens=limit, max_cost_usd=limit / 10, max_lm_calls=None))
@@ -147,12 +147,12 @@ def test_no_order_of_calls_passes_a_limit_by_more_than_their_own_excess(
     assert budget.in_flight == Estimate()
 
 
-def test_the_estimate_of_a_request_covers_its_texts_and_what_stands_between_them() -> None:
+def test_the_estimate_of_a_request_covers_its_texts_and_their_separators() -> None:
     assert estimate_input([Message(role="user", content="x" * 3000)]) == 1054
     assert estimate_input([Message(role="user", content="x" * 300)] * 10) == 1090
 
 
-def test_what_remains_excludes_calls_in_flight_and_the_reserve_of_the_last_turn() -> None:
+def test_the_remainder_excludes_calls_in_flight_and_the_reserve_of_the_last_turn() -> None:
     budget = Budget(Limits(max_tokens=100))
     budget.reserve_last_turn(tokens(10))
     budget.reserve(tokens(20))

@@ -199,7 +199,7 @@ def test_a_batch_of_long_replies_stays_within_the_limit(limits: Limits) -> None:
     prompts=st.lists(st.integers(0, 60_000).map(lambda size: "x" * size), max_size=40),
     latency=st.sampled_from([0.0, 1.0]),
 )
-def test_no_batch_passes_a_limit_where_the_model_keeps_to_what_it_is_told(
+def test_no_batch_exceeds_a_limit_if_the_model_respects_max_tokens(
     tokens: int | None,
     dollars: float | None,
     at_once: int | None,

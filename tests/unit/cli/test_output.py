@@ -83,7 +83,7 @@ def test_json_is_one_object_that_holds_every_text(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_an_answer_that_a_limit_cut_short_has_a_status_of_its_own(
+def test_an_answer_cut_short_by_a_limit_has_its_own_status(
     as_json: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
@@ -164,7 +164,7 @@ def test_a_line_counts_what_the_whole_tree_has_used(capsys: pytest.CaptureFixtur
 ROWS = [("run", "calls", "question"), ("20260101-120000-aaaaaaaa", "12", "why did it fail, 漢字?"), ("b", "1,234", "")]
 
 
-def test_a_table_cuts_its_last_column_alone_and_nothing_where_there_is_no_width() -> None:
+def test_a_table_truncates_only_its_last_column_and_nothing_without_a_width() -> None:
     assert list(aligned(ROWS, right=(1,), width=None)) == [
         "run                       calls  question",
         "20260101-120000-aaaaaaaa     12  why did it fail, 漢字?",
@@ -216,6 +216,6 @@ def test_the_shell_completes_commands_and_the_ids_of_runs(
     assert (ended.status, ended.out.split()) == (0, completed)
 
 
-def test_completion_is_silent_where_the_settings_are_wrong(here: Path) -> None:
+def test_shell_completion_is_silent_if_the_settings_are_invalid(here: Path) -> None:
     (here / "rlm.toml").write_text("wrong = 1")
     assert run_ids("") == []

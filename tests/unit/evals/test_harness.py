@@ -378,7 +378,7 @@ def means_with(root: ScriptedModel, sub: ScriptedModel | None = None, **options:
     return MethodContext(models=lambda task: (root, sub or root), **options)  # type: ignore[arg-type]
 
 
-async def test_direct_cuts_the_middle_of_what_the_window_does_not_hold_and_says_so(tmp_path: Path) -> None:
+async def test_direct_truncates_the_middle_of_a_context_too_long_for_the_window_and_says_so(tmp_path: Path) -> None:
     seen: list[str] = []
 
     def reply(messages: Sequence[Message]) -> str:

@@ -76,7 +76,7 @@ def test_lines_of_noise_are_one_sentence_group_again_and_again() -> None:
     assert (len(lines) - 1) % 25 == 0
 
 
-def test_prose_has_its_needles_between_sentences_at_depths_of_its_own() -> None:
+def test_needles_are_between_the_sentences_of_prose_at_drawn_depths() -> None:
     places = set()
     for index in range(30):
         instance = TASKS["ruler/single_2"].make(length=8192, seed=1, index=index)

@@ -130,7 +130,7 @@ def test_an_oolong_date_is_correct_in_any_format(output: str, strict: float, lax
     assert scored("oolong_date", output, "07/01/2022") == (strict, lax)
 
 
-def test_a_date_is_read_only_where_every_part_of_it_is_there() -> None:
+def test_a_date_is_read_only_if_complete() -> None:
     assert read_date("Sept 3, 2024") == read_date("3rd of September 2024") == date(2024, 9, 3)
     assert read_date("Feb 29, 2024") == date(2024, 2, 29)
     for text in ("Feb 29, 2023", "Mayor 3, 2024", "3 2024", "", "00/01/2024"):
@@ -176,7 +176,7 @@ def test_pairs_score_f1_in_whatever_order_and_both_sets_empty_is_right(
         ("", 0, 0),
     ],
 )
-def test_a_phrase_is_right_alone_and_lax_where_its_words_occur(output: str, strict: float, lax: float) -> None:
+def test_a_phrase_is_correct_alone_and_laxly_if_its_words_occur(output: str, strict: float, lax: float) -> None:
     assert scored("phrase", output, "Marden Bridge") == (strict, lax)
 
 

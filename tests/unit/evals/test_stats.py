@@ -116,7 +116,7 @@ def test_methods_are_compared_on_the_instances_that_both_have() -> None:
     assert compare(dict(enumerate(FIRST)), dict(enumerate(SECOND))).p_value == 0.0546875
 
 
-def test_a_difference_has_an_interval_only_where_pairs_differ_enough_for_one() -> None:
+def test_a_difference_has_an_interval_only_if_enough_pairs_differ() -> None:
     def found(*differences: float) -> Interval | None:
         return compare(dict(enumerate(differences)), dict.fromkeys(range(len(differences)), 0.0)).interval
 

@@ -86,13 +86,13 @@ def test_a_length_for_which_there_are_too_few_names_is_refused(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_names_itself_and_a_scorer_that_there_is(name: str) -> None:
+def test_every_task_names_itself_and_an_existing_scorer(name: str) -> None:
     instance = TASKS[name].make(length=SHORT, seed=1, index=0)
     assert (instance.task, instance.length, instance.seed, instance.index) == (name, SHORT, 1, 0)
     assert instance.scorer in SCORERS
 
 
-def test_a_digest_covers_every_field_and_where_fields_end() -> None:
+def test_a_digest_covers_every_field_and_its_end() -> None:
     one = Instance(task="t", length=1, seed=2, index=3, context="ab", query="c", answers=("d", "e"), scorer="recall")
     others = [
         dataclasses.replace(one, **change)

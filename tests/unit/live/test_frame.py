@@ -94,7 +94,7 @@ def test_the_picture_in_the_documentation_is_what_is_drawn() -> None:
     assert "\n".join(line.rstrip() for line in lines) in page
 
 
-def test_many_rlms_at_once_fit_and_each_that_is_shown_says_what_it_does() -> None:
+def test_many_concurrent_rlms_fit_and_each_shown_one_has_its_step() -> None:
     clock = Clock()
     calls = [clock.after(0.1, call(f"0.{number}", "?", batch=1, recursive=True)) for number in range(1, 1_001)]
     running = [clock.after(0.1, rlm(f"0.{number}", 1)) for number in range(1, 17)]
@@ -156,7 +156,7 @@ def test_nothing_hostile_reaches_the_terminal() -> None:
     assert "[bold red]x[/]" in shown
 
 
-def test_bars_stand_where_there_are_limits_and_plain_numbers_elsewhere() -> None:
+def test_totals_with_limits_are_bars_and_others_plain_numbers() -> None:
     tree = tree_of(*islice(synthetic_run(), BUSY))
     text = "\n".join(frame(tree, 140, 30, limits=Limits(max_cost_usd=2.66, max_lm_calls=None)))
     assert "dollars ━━━━━───── $1.33" in text

@@ -242,7 +242,7 @@ async def test_an_error_of_the_root_model_reaches_the_caller_and_leaves_no_sandb
     assert sandboxes.alive == 0
 
 
-async def test_a_sub_call_with_depth_left_is_an_rlm_in_a_sandbox_of_its_own() -> None:
+async def test_a_sub_call_with_depth_left_is_an_rlm_in_its_own_sandbox() -> None:
     async def behaviour(code: str, answer: Answer | None) -> CellResult:
         if code != "ask":
             return await echo_cell(code, answer)

@@ -63,7 +63,7 @@ def test_each_reply_allows_one_more_request_up_to_the_maximum() -> None:
     assert max(most) == 6
 
 
-def test_where_a_server_does_not_say_how_long_each_refusal_waits_longer_up_to_a_bound() -> None:
+def test_without_a_retry_time_each_refusal_waits_longer_up_to_a_limit() -> None:
     async def main() -> list[float]:
         gate, waits = Gate(1, max_pause_seconds=600), list[float]()
         for _ in range(12):
@@ -103,7 +103,7 @@ def test_a_server_that_asks_for_too_long_a_pause_delays_no_other_call() -> None:
         ({"retry-after-ms": "x", "retry-after": ""}, None),
     ],
 )
-def test_what_a_response_asks_to_wait_is_read_and_nonsense_is_nothing(
+def test_the_wait_that_a_response_asks_for_is_read_and_invalid_values_ignored(
     headers: dict[str, str], seconds: float | None
 ) -> None:
     assert retry_after(headers) == seconds

@@ -7,7 +7,7 @@ from rlm.models.redaction import Secrets
 KEY = "sk-secret/0123456789"
 
 
-def test_keys_are_replaced_as_they_are_and_as_urls_write_them() -> None:
+def test_keys_are_redacted_verbatim_and_url_encoded() -> None:
     assert Secrets(KEY).redact(f"key {KEY} at /?k=sk-secret%2F0123456789") == "key [key] at /?k=[key]"
 
 

@@ -197,7 +197,7 @@ def test_many_runs_at_once_have_a_trace_each(traced: Traced, tmp_path: Path) -> 
         assert len({span.context.trace_id for span in spans}) == 1
 
 
-def test_no_text_of_a_run_is_in_its_spans_unless_it_is_wanted(traced: Traced, tmp_path: Path) -> None:
+def test_spans_contain_no_texts_of_a_run_by_default(traced: Traced, tmp_path: Path) -> None:
     def run(content: bool | None) -> str:
         traced.kept.clear()
         tracing = Tracing(traced.provider, content)

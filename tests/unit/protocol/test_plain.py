@@ -58,12 +58,12 @@ def test_an_untagged_array_a_map_or_an_extension_is_refused(value: object) -> No
 
 
 @pytest.mark.parametrize("value", [object(), 1 << 70, {1, 2}, [[[object()]]]], ids=["object", "large", "set", "nested"])
-def test_what_is_not_plain_is_not_packed(value: object) -> None:
+def test_a_value_that_is_not_plain_data_is_not_packed(value: object) -> None:
     with pytest.raises((TypeError, ValueError, OverflowError)):
         pack_plain(value)
 
 
-def test_what_holds_itself_is_not_packed() -> None:
+def test_a_value_that_contains_itself_is_not_packed() -> None:
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises((RecursionError, ValueError)):

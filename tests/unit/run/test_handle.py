@@ -174,7 +174,7 @@ def test_a_resumed_run_is_watched_and_steered_too(tmp_path: Path) -> None:
     assert run.limits.max_seconds is None
 
 
-def test_a_resumed_run_can_be_steered_before_it_has_begun(tmp_path: Path) -> None:
+def test_a_resumed_run_can_be_steered_before_it_starts(tmp_path: Path) -> None:
     gate = Gate()
     rlm = orchestrator(tmp_path, gate)
     with rlm.start("text", "q") as first:
@@ -213,7 +213,7 @@ async def test_a_run_that_is_paused_before_it_has_a_question_uses_no_time_with_i
         assert control.seconds > 0
 
 
-async def test_leaving_the_block_cancels_what_is_not_done(tmp_path: Path) -> None:
+async def test_leaving_the_block_cancels_unfinished_work(tmp_path: Path) -> None:
     gate = Gate()
     async with orchestrator(tmp_path, gate).start("text", "q") as run:
         await anyio.to_thread.run_sync(gate.entered.wait, 10)

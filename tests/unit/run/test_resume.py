@@ -123,7 +123,7 @@ inner = st.sampled_from(["ask 2 plain", "look", "ask 1 plain"])
 
 @settings(max_examples=12)
 @given(st.lists(cells, max_size=4), st.lists(inner, max_size=3), st.integers(0, 1000))
-async def test_any_prefix_of_a_journal_leads_to_the_same_answer_and_pays_only_for_what_is_missing(
+async def test_any_prefix_of_a_journal_leads_to_the_same_answer_and_pays_only_for_missing_calls(
     tmp_path_factory: pytest.TempPathFactory, root: list[str], child: list[str], moment: int
 ) -> None:
     paid, _ = await complete(root, child, tmp_path_factory.mktemp("first"), at=0)

@@ -89,7 +89,7 @@ async def test_all_questions_share_one_sandbox_one_conversation_and_one_budget(t
     assert sum(isinstance(event, RunFinished) for event in seen) == 1
 
 
-async def test_a_further_question_tells_what_the_last_cells_printed_and_what_data_there_is(tmp_path: Path) -> None:
+async def test_a_further_question_shows_the_last_output_and_the_contexts(tmp_path: Path) -> None:
     root = Root(cell="FINAL: printed")
     async with orchestrator(root, tmp_path).session() as session:
         await session.aask("first?", "text")

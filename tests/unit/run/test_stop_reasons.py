@@ -181,9 +181,7 @@ async def test_a_session_continues_after_a_limit_with_raised_limits(tmp_path: Pa
 
 
 @by_end
-async def test_a_finished_run_is_resumed_where_the_limit_that_ended_it_is_raised_and_only_there(
-    tmp_path: Path, end: str
-) -> None:
+async def test_a_finished_run_resumes_only_if_the_limit_that_ended_it_is_raised(tmp_path: Path, end: str) -> None:
     play, whole = await ended(end, tmp_path)
     copy = Path(shutil.copytree(whole.run_dir, tmp_path / "copy" / "run"))
     paid = play.paid

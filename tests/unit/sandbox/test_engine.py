@@ -174,7 +174,7 @@ async def test_images_that_no_container_uses_are_idle_whatever_their_version() -
     assert await engine(images=[images], containers=[containers]).unused_images() == [{"Id": "a"}]
 
 
-async def test_what_an_engine_does_not_list_cannot_be_cleaned() -> None:
+async def test_containers_that_an_engine_does_not_list_cannot_be_cleaned() -> None:
     for look in (engine(containers=[refusal(500)]).orphans, engine(images=[refusal(500)]).unused_images):
         with pytest.raises(EngineUnavailable, match="somewhere"):
             await look()
@@ -192,7 +192,7 @@ async def test_a_vulnerable_runtime_is_warned_of_once(caplog: pytest.LogCaptureF
     assert [("runc 1.1.5" in record.getMessage(), record.levelname) for record in caplog.records] == [(True, "WARNING")]
 
 
-async def test_a_runtime_that_is_not_offered_is_refused_with_what_is() -> None:
+async def test_a_missing_runtime_is_refused_with_a_list_of_the_available_ones() -> None:
     some = engine(info=[{"Runtimes": {"runc": {}, "io.containerd.runc.v2": {}}}] * 2)
     with pytest.raises(
         EngineUnavailable, match=r"no runtime 'runsc', only io.containerd.runc.v2, runc; install gVisor"

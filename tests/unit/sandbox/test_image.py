@@ -93,7 +93,7 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in find_sources().files() if name.endswith(".py")])
-def test_what_runs_in_the_container_imports_the_standard_library_msgpack_and_the_protocol_only(name: str) -> None:
+def test_the_guest_imports_only_the_standard_library_msgpack_and_the_protocol(name: str) -> None:
     allowed = sys.stdlib_module_names | {"msgpack"}
     for module in imported(find_sources().files()[name]):
         assert module.split(".")[0] in allowed or module.startswith("rlm.protocol"), module

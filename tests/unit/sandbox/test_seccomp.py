@@ -55,7 +55,7 @@ def test_everything_that_is_not_named_is_refused_and_32_bit_programs_have_no_rul
     assert not set(never.split()) & actions.keys()
 
 
-def test_what_is_allowed_with_some_arguments_is_never_allowed_with_all() -> None:
+def test_a_call_allowed_with_some_arguments_is_never_allowed_with_all() -> None:
     """A rule without conditions would override all rules with conditions."""
     conditions: dict[str, list[tuple[int, str, int]]] = {}
     for rule in json.loads(seccomp_profile())["syscalls"]:

@@ -198,7 +198,7 @@ async def test_large_code_and_large_answers_arrive_whole() -> None:
     assert done.answer == answer
 
 
-async def test_output_is_told_as_it_comes_even_when_characters_are_split() -> None:
+async def test_output_is_streamed_even_if_characters_are_split() -> None:
     reported: list[tuple[str, str]] = []
     text = "Grüße, 世界 🎉".encode()
 
@@ -232,7 +232,7 @@ async def test_long_output_keeps_head_and_tail_and_the_number_of_omitted_bytes()
     assert done.stderr_cut == 0
 
 
-async def test_no_character_is_torn_where_output_is_cut() -> None:
+async def test_truncated_output_splits_no_character() -> None:
     async def script(guest: Guest) -> None:
         await guest.start_cell()
         await guest.say(Output(cell=1, stream=1, data=("€" * 40).encode()[:50]))
@@ -811,7 +811,7 @@ async def test_a_value_that_is_never_confirmed_times_out(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2, 3, 5, 1000])
-async def test_the_size_of_what_arrives_at_once_changes_nothing(piece_bytes: int) -> None:
+async def test_the_size_of_received_pieces_changes_nothing(piece_bytes: int) -> None:
     async def script(guest: Guest) -> None:
         await guest.start_cell()
         await guest.say(Output(cell=1, stream=1, data=b"one"), query(1, b"ask"))

@@ -20,7 +20,7 @@ def trees(levels: int) -> st.SearchStrategy[Tree]:
 
 @settings(max_examples=60)
 @given(st.data(), st.integers(1, 4), st.integers(0, 3))
-def test_no_tree_of_any_shape_deadlocks_or_passes_the_cap(data: st.DataObject, levels: int, spare: int) -> None:
+def test_no_tree_of_any_shape_deadlocks_or_exceeds_the_cap(data: st.DataObject, levels: int, spare: int) -> None:
     tree = data.draw(trees(levels))
     cap = levels + spare
     alive = most = done = 0

@@ -135,7 +135,7 @@ async def test_types_are_checked_however_a_function_is_made(function: Callable[.
         assert "key: Input should be a valid integer" in str(await use(function, *given, wrong))
 
 
-async def test_what_annotated_says_of_a_type_holds_and_names_within_it_are_found() -> None:
+async def test_annotated_constraints_hold_and_names_in_them_are_resolved() -> None:
     def bounded(number: Annotated[int, Field(gt=5, description="sk-note")], small: list["Small"]) -> int:  # noqa: UP037 - a name within a type
         return number
 
@@ -329,7 +329,7 @@ async def test_tool_calls_above_the_limit_wait_undecoded() -> None:
     assert 1 < most <= MAX_CONCURRENT_TOOL_CALLS
 
 
-async def test_plain_functions_that_nobody_waits_for_any_more_keep_their_threads_until_they_end() -> None:
+async def test_abandoned_plain_functions_occupy_their_threads_until_they_end() -> None:
     release = threading.Event()
     started: list[int] = []
 

@@ -54,7 +54,7 @@ def test_head_and_tail_of_a_text_have_no_broken_characters(text: str, size: int)
 
 
 @given(TEXTS)
-def test_text_arrives_as_it_is(text: str) -> None:
+def test_text_arrives_unchanged(text: str) -> None:
     assert arrived(encode(text)) == text
 
 
@@ -70,13 +70,13 @@ def test_text_arrives_as_it_is(text: str) -> None:
     ],
     ids=["empty", "line ends", "surrogates", "ascii", "wide", "wide at the end"],
 )
-def test_text_of_every_sort_arrives_as_it_is(text: str) -> None:
+def test_text_of_every_kind_arrives_unchanged(text: str) -> None:
     assert arrived(encode(text)) == text
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1])
-def test_bytes_arrive_as_they_are(kind: Callable[[bytes], bytes], size: int) -> None:
+def test_bytes_arrive_unchanged(kind: Callable[[bytes], bytes], size: int) -> None:
     data = bytes(number % 251 for number in range(size))
     value = encode(kind(data))
     assert (value.kind, arrived(value)) == ("bytes", data)
@@ -140,7 +140,7 @@ class Opaque:
         ([complex(1, 2)], "complex"),
     ],
 )
-def test_what_is_not_plain_data_is_refused_and_named(data: Any, message: str) -> None:
+def test_a_value_that_is_not_plain_data_is_refused_and_named(data: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         encode(data)
 
@@ -194,7 +194,7 @@ def test_a_large_value_is_never_held_twice(value: Any) -> None:
 # Files
 
 
-def test_a_file_arrives_as_it_is(tmp_path: Path) -> None:
+def test_a_file_arrives_unchanged(tmp_path: Path) -> None:
     content = b"\xff\0\r\n" * CHUNK_BYTES
     file = tmp_path / "file.bin"
     file.write_bytes(content)

@@ -17,7 +17,7 @@ from rlm.store.lock import ensure_unlocked, is_locked, run_lock
 UNIX_ONLY = ("fcntl", "termios", "tty", "pty", "pwd", "grp", "resource", "readline", "curses")
 
 
-def test_the_package_is_imported_where_there_are_no_modules_of_unix() -> None:
+def test_the_package_imports_without_posix_modules() -> None:
     hide = f"import sys; sys.modules.update(dict.fromkeys({UNIX_ONLY!r}))"
     names = "Orchestrator, Sandbox, SyncSandbox, Session, Run, OpenAIModel"
     subprocess.run([sys.executable, "-c", f"{hide}; from rlm import {names}; import rlm.orchestrator"], check=True)

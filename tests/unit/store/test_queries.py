@@ -95,7 +95,7 @@ CELLS = ["ask a b c a r1 r2", "look", "ask c a r1 d"]
 
 
 @pytest.mark.parametrize("kill_at", range(1, 27, 2))
-async def test_a_resumed_run_asks_in_another_order_and_pays_only_for_what_is_missing(
+async def test_a_resumed_run_asks_in_another_order_and_pays_only_for_missing_calls(
     tmp_path: Path, kill_at: int
 ) -> None:
     tree = Tree(CELLS, tmp_path, kill_at=kill_at)
