@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from rlm._util.text import dollars, printable
+from rlm.live.view import deferred_logs
 
 from .plan import format_length
 from .results import Job, JobKey, ResultRow
@@ -51,6 +53,7 @@ class Progress:
         self._live = Live(
             self.render(), console=self._console, refresh_per_second=REFRESHES_PER_SECOND, get_renderable=self.render
         )
+        self._open = ExitStack()
 
     def start(self, key: JobKey) -> None:
         """A job has started."""
@@ -96,11 +99,11 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._live.start()
+            self._open.enter_context(deferred_logs())
+            self._open.enter_context(self._live)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
+        self._open.close()

@@ -25,7 +25,9 @@ RESUME_OPTIONS = (
     "--resume keeps the original settings: it allows only --concurrency, --redo-failed-calls and a larger -n."
 )
 
-Folder = Annotated[Path, typer.Argument(help="folder of an evaluation", show_default=False, parser=nonempty_path)]
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Folder of an evaluation", show_default=False, parser=nonempty_path)
+]
 
 
 class _DefaultToRun(TyperGroup):
@@ -42,7 +44,10 @@ evaluate = typer.Typer(cls=_DefaultToRun, no_args_is_help=True)
 
 @evaluate.callback()
 def _evaluate() -> None:
-    """Evaluate methods on tasks and report scores with intervals: rlm eval TASK... --method rlm:1 -n 50."""
+    """Evaluate methods on tasks and report scores with intervals: rlm eval TASK... --method rlm:1 -n 50.
+
+    `rlm eval run -h` lists the options.
+    """
     from rlm.errors import ConfigError
 
     if not all(map(find_spec, ("matplotlib", "scipy"))):
@@ -51,52 +56,63 @@ def _evaluate() -> None:
 
 @evaluate.command(RUN)
 def run(
-    tasks: Annotated[list[str] | None, typer.Argument(help="names of tasks; `rlm eval tasks` lists them")] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="direct, map_reduce, keyword, rlm:0, rlm:1, ...; repeat for several")
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="TASK", help="Names of tasks; `rlm eval tasks` lists them")
     ] = None,
-    model: Annotated[str, typer.Option(help="root model; 'scripted' costs nothing and measures only the system")] = "",
-    sub_model: Annotated[str, typer.Option(help="model for sub-calls; default: the root model")] = "",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Method: direct, map_reduce, keyword, rlm:0, rlm:1, ... (default: rlm:1); repeat for several"
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(help="Root model; 'scripted' costs nothing (default: RLM_MODEL if a key is set, else scripted)"),
+    ] = "",
+    sub_model: Annotated[str, typer.Option(help="Model for sub-calls (default: the root model)")] = "",
     sub_base_url: Annotated[
-        str, typer.Option(help="server of the sub-model, if it has its own; default: RLM_SUB_BASE_URL")
+        str, typer.Option(help="Server of the sub-model, if it has its own (default: RLM_SUB_BASE_URL)")
     ] = "",
     n: Annotated[
-        int | None, typer.Option("-n", min=1, help="instances of each task and length", show_default="10")
+        int | None, typer.Option("-n", min=1, help="Instances of each task and length", show_default="10")
     ] = None,
-    lengths: Annotated[list[str] | None, typer.Option(help="context lengths in tokens, such as 8k,32k")] = None,
-    seed: Annotated[int | None, typer.Option(help="random seed for generating instances", show_default="7")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for the results", parser=nonempty_path)] = None,
+    lengths: Annotated[list[str] | None, typer.Option(help="Context lengths in tokens, such as 8k,32k")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed for generating instances", show_default="7")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results (default: a new one in ./runs)", parser=nonempty_path)
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="continue this evaluation; only -n can be increased", parser=nonempty_path)
+        Path | None, typer.Option(help="Continue this evaluation; only -n can be increased", parser=nonempty_path)
     ] = None,
     redo_failed_calls: Annotated[
-        bool, typer.Option("--redo-failed-calls", help="with --resume, redo answers whose sub-calls failed")
+        bool, typer.Option("--redo-failed-calls", help="With --resume, redo answers whose sub-calls failed")
     ] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="instances in progress at once")] = CONCURRENCY,
+    concurrency: Annotated[int, typer.Option(min=1, help="Instances in progress at once")] = CONCURRENCY,
     accuracy: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="of the scripted labeller, with the scripted model", show_default="1"),
+        typer.Option(min=0, max=1, help="Accuracy of the scripted labeller, with the scripted model", show_default="1"),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="context window of the root model in tokens, for direct and map_reduce")
+        int | None, typer.Option(min=1, help="Context window of the root model in tokens, for direct and map_reduce")
     ] = None,
-    max_cost_usd: Annotated[float | None, typer.Option(help="cost limit of each RLM run")] = None,
-    max_iterations: Annotated[int | None, typer.Option(min=1, help="maximum turns of each RLM")] = None,
-    trec: Annotated[Path | None, typer.Option(help="file of the TREC questions", parser=nonempty_path)] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="Cost limit of each RLM run in US dollars")] = None,
+    max_iterations: Annotated[int | None, typer.Option(min=1, help="Turns of each RLM")] = None,
+    trec: Annotated[Path | None, typer.Option(help="File of the TREC questions", parser=nonempty_path)] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="JSONL file of your own instances", parser=nonempty_path)
     ] = None,
     longbench: Annotated[
-        list[Path] | None, typer.Option(help="data.json of LongBench-v2", parser=nonempty_path)
+        list[Path] | None, typer.Option(help="File data.json of LongBench-v2", parser=nonempty_path)
     ] = None,
     oolong: Annotated[
-        list[Path] | None, typer.Option(help="rows of OOLONG-synth, as JSON or JSONL", parser=nonempty_path)
+        list[Path] | None, typer.Option(help="File of OOLONG-synth rows, as JSON or JSONL", parser=nonempty_path)
     ] = None,
 ) -> None:
     """Answer the instances of tasks with each method, and write results.jsonl, report.md and plots.
 
-    After Ctrl-C or a crash, continue with --resume DIR: finished instances are kept, failed ones are repeated, and
-    interrupted RLM runs resume where they stopped. Answers whose sub-calls failed are kept unless you set
+    After Ctrl-C or a crash, continue with --resume DIR: finished instances
+    are kept, failed ones are repeated, and interrupted RLM runs resume where
+    they stopped. Answers whose sub-calls failed are kept unless you set
     --redo-failed-calls. A larger -n adds instances.
 
     Exit status: 0 success, 1 an instance failed, 2 invalid usage, 130 interrupted.
@@ -219,10 +235,11 @@ def answer(
         f"in {results.folder}\n"
     )
     ctx = MethodContext(models=models, limits=plan.limits(), window=plan.window, verbose=verbose)
-    with Progress(jobs, done) as progress:
 
-        async def work() -> list[ResultRow]:
-            async with Clients(max_concurrent=1).connections(models.clients):  # keeps connections open between jobs
+    async def work() -> list[ResultRow]:
+        connections = Clients(max_concurrent=1).connections(models.clients)  # keeps connections open between jobs
+        with Progress(jobs, done) as progress:
+            async with connections:
                 return await run_jobs(
                     jobs,
                     ctx=ctx,
@@ -233,7 +250,7 @@ def answer(
                     redo_failed_calls=redo_failed_calls,
                 )
 
-        rows = run_until_interrupted(work, advice=lambda: f"To continue: rlm eval --resume {results.folder}\n")
+    rows = run_until_interrupted(work, advice=lambda: f"To continue: rlm eval --resume {results.folder}\n")
     if affected := sum(bool(row.failed_calls and not row.error) for row in rows):
         sys.stderr.write(
             f"rlm: answers with failed sub-calls: {affected:,}; to redo them: rlm eval --resume {results.folder} "
@@ -254,7 +271,10 @@ def list_tasks() -> None:
 
 @evaluate.command("report")
 def report(folder: Folder) -> None:
-    """Rewrite report.md and the plots of an evaluation from its rows. Exit status: 0, 2."""
+    """Rewrite report.md and the plots of an evaluation from its rows.
+
+    Exit status: 0 written, 2 invalid usage.
+    """
     for name in write_report(folder):
         typer.echo(folder / name)
 
@@ -263,9 +283,12 @@ def report(folder: Folder) -> None:
 def compare(
     first: Folder,
     second: Folder,
-    method: Annotated[str | None, typer.Option(help="compare only this method")] = None,
+    method: Annotated[str | None, typer.Option(help="Compare only this method")] = None,
 ) -> None:
-    """Test whether two evaluations differ on their shared instances. Exit status: 0, 2."""
+    """Test whether two evaluations differ on their shared instances.
+
+    Exit status: 0 compared, 2 invalid usage.
+    """
     from rlm._util.text import printable
     from rlm.evals.report.comparison import differences
     from rlm.evals.results import Results

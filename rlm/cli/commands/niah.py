@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rlm.cli.options import nonempty_path
+from rlm.cli.options import Verbose, nonempty_path
 
 from .evaluate import answer, default_models, start, write_text
 
@@ -17,20 +17,24 @@ MAX_FACTS = 12  # names that rlm.evals.tasks.niah has
 
 def niah(
     model: Annotated[
-        str, typer.Option(help="root model; 'scripted' costs nothing. Default: RLM_MODEL if a key is set")
+        str,
+        typer.Option(help="Root model; 'scripted' costs nothing (default: RLM_MODEL if a key is set, else scripted)"),
     ] = "",
-    sub_model: Annotated[str, typer.Option(help="model for sub-calls; default: the root model")] = "",
-    depth: Annotated[int, typer.Option(min=0, help="levels of calls below the root")] = 1,
-    trials: Annotated[int, typer.Option(min=1, help="trials with one needle")] = 3,
-    lines: Annotated[int, typer.Option(min=20, help="lines of the haystack")] = 1_000_000,
+    sub_model: Annotated[str, typer.Option(help="Model for sub-calls (default: the root model)")] = "",
+    depth: Annotated[int, typer.Option(min=0, help="Call levels below the root")] = 1,
+    trials: Annotated[int, typer.Option(min=1, help="Trials with one needle")] = 3,
+    lines: Annotated[int, typer.Option(min=20, help="Lines of the haystack")] = 1_000_000,
     facts: Annotated[
-        int, typer.Option(min=0, max=MAX_FACTS, help="facts of one more trial, solved with llm_batch; 0 skips it")
+        int, typer.Option(min=0, max=MAX_FACTS, help="Facts of one more trial, solved with llm_batch; 0 skips it")
     ] = 5,
-    seed: Annotated[int, typer.Option(help="random seed for generating instances")] = 7,
+    seed: Annotated[int, typer.Option(help="Random seed for generating instances")] = 7,
     out: Annotated[
-        Path | None, typer.Option(help="folder for results.jsonl, report.md and the runs", parser=nonempty_path)
+        Path | None,
+        typer.Option(
+            help="Folder for results.jsonl, report.md and the runs (default: a new one in ./runs)", parser=nonempty_path
+        ),
     ] = None,
-    verbose: Annotated[bool, typer.Option(help="show every turn")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Find a needle in a haystack: one number in a million lines of words, then several facts at once.
 

@@ -34,7 +34,7 @@ def run_ids(incomplete: str) -> list[str]:
     return sorted((path.parent.name for path in root.glob(f"{incomplete}*/run.json")), reverse=True)
 
 
-RUN_HELP = "Run id, a unique prefix of it, or the run's directory"
+RUN_HELP = "Run ID, a unique prefix of it, or the run's directory"
 Run = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=run_ids)]
 
 

@@ -1,9 +1,12 @@
 """User errors give one sentence and a status, and lose nothing."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from rlm import cli
@@ -60,3 +63,23 @@ def test_a_number_out_of_range_is_refused(wrong: list[str]) -> None:
     result = CliRunner().invoke(cli.app, ["niah", *wrong])
     assert result.exit_code == 2
     assert "Invalid value" in result.output
+
+
+def commands(command: Any, *names: str) -> Iterator[tuple[str, Any]]:
+    yield " ".join(names), command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *names, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        (name, parameter)
+        for name, command in commands(typer.main.get_command(cli.app))
+        for parameter in command.params
+        if "otel" not in (parameter.help or "")  # such a help text starts with the format it belongs to
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_help_of_an_option_is_a_phrase_with_a_capital(name: str, parameter: Any) -> None:
+    assert parameter.help[0].isupper(), f"rlm {name}: {parameter.help}"
