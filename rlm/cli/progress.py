@@ -35,9 +35,15 @@ def progress_listener(*, quiet: bool, verbose: bool) -> OnEvent | None:
 async def follow(run: Run, listener: OnEvent | None) -> Completion:
     """Await a run's answer and pass its events to the listener; on a terminal, the live view replaces lines."""
     async with run, _view(run, listener) as show:
-        async for event in run:
-            show(event)
-        return await run
+        try:
+            async with run:  # ends before the view, which then shows the end of a cancelled run, too
+                async for event in run:
+                    show(event)
+                return await run
+        finally:
+            if run.done:
+                for event in run:
+                    show(event)
 
 
 @asynccontextmanager
