@@ -152,7 +152,9 @@ def merge_layers(layers: Sequence[Layer]) -> CommandSettings:
         key = ".".join(map(str, first["loc"][:2])).lower()
         if first["type"] == "missing":
             raise ConfigError(f"{_invalid(layers, key)}: missing key {first['loc'][-1]!r}.") from None
-        reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        reason = (
+            first["msg"].removeprefix("Input should be ").removeprefix("Value error, ").partition(", unable to ")[0]
+        )
         raise ConfigError(f"{_invalid(layers, key)}: must be {reason}.") from None
     except ConfigError as error:
         for key, value in values.items():

@@ -41,7 +41,8 @@ def format_event(event: Event) -> str:
     """One line about an event, printable and without its node; empty for an event that has no line."""
     match event:
         case RunResumed():
-            return f"resumed with {quantity(event.recorded, 'recorded call')}"
+            in_flight = f", {event.in_flight:,} of them in flight" if event.in_flight else ""
+            return f"resumed with {quantity(event.recorded, 'recorded call')}{in_flight}"
         case ReplayDiverged():
             return f"call {event.ordinal} diverged from the recording; continuing with live calls"
         case AnswerReplayed():

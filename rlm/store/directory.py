@@ -19,7 +19,7 @@ def find(run: str | Path, root: Path) -> Path:
     """The directory of a run, from its path, its ID, or a unique prefix of its ID.
 
     Raises:
-        ConfigError: several runs have the prefix.
+        ConfigError: no run has the prefix, or several do.
     """
     path = Path(run)
     if path.is_absolute() or len(path.parts) > 1 or path.is_dir():
@@ -30,7 +30,9 @@ def find(run: str | Path, root: Path) -> Path:
     if len(found) > 1:
         names = ", ".join(each.name for each in found[:MAX_EXAMPLES]) + ", ..." * (len(found) > MAX_EXAMPLES)
         raise ConfigError(f"'{run}' matches {len(found):,} runs. Use a longer prefix, for example {names}.")
-    return found[0] if found else root / path
+    if not found:
+        raise ConfigError(f"No run named '{run}' in {root}. Use an ID from `rlm runs`, or the path of a run directory.")
+    return found[0]
 
 
 def default_root() -> Path:

@@ -195,7 +195,10 @@ def ensure_image(extra: str | None = None, *, force: bool = False) -> bool:
     if packages_to_build() is None:
         return False
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
-        raise EngineUnavailable("No Docker engine answers: start it (`sudo systemctl start docker`), and try again.")
+        raise EngineUnavailable(
+            "No Docker engine answers: start it (`sudo systemctl start docker`, or Docker Desktop), or set DOCKER_HOST "
+            "to a running engine."
+        )
     with one_at_a_time():
         if (packages := packages_to_build()) is None:
             return False

@@ -39,7 +39,7 @@ def is_one_sentence(ended: Any, sentence: str) -> bool:
         ),
         (
             ["why?", "context.txt", "--max-lm-calls", "some"],
-            "Invalid --max-lm-calls 'some': must be a valid integer",
+            "Invalid --max-lm-calls 'some': must be a valid integer.",
         ),
         (["why?", "context.txt", "--depth", "-1"], "Invalid --depth '-1': must be greater than or equal to 0"),
         (["why?", "context.txt", "--transport", "tcp"], "Invalid --transport 'tcp': must be 'attach' or 'unix'"),
@@ -214,7 +214,7 @@ def test_ambiguous_id_prefixes_are_one_sentence_that_names_the_ids(rlm: RLM) -> 
     for command in (["resume"], ["replay"], ["view"], ["export", "--to", "md"]):
         sentence = "'20260101' matches 2 runs. Use a longer prefix, for example 20260101-a, 20260101-b."
         assert is_one_sentence(rlm(*command, "20260101"), sentence)
-    assert is_one_sentence(rlm("export", "--to", "md", "3"), "No run named '3' in ")
+        assert is_one_sentence(rlm(*command, "3"), "No run named '3' in ")
 
 
 @pytest.mark.parametrize("command", [["runs"], ["view", "x"], ["resume", "x"], ["clean", "--older-than", "1d"]])

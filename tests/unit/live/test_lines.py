@@ -10,7 +10,7 @@ from rich.console import Console
 
 from helpers.fake_controls import FakeControls
 from helpers.synthetic_run import Clock, batch, call, rlm, synthetic_run
-from rlm.events import CellStarted, RLMFinished, SubCallFinished
+from rlm.events import CellStarted, RLMFinished, RunResumed, SubCallFinished
 from rlm.live import live_view
 from rlm.live.lines import LineView
 
@@ -59,6 +59,11 @@ def test_texts_of_models_are_one_line_and_act_on_nothing() -> None:
         "0.1  failed: \\x1b[2J[red]first[/]",
         "0  answer (final, 1 turn): \\x1b[2J[red]first[/]",
     ]
+
+
+def test_a_resumed_run_says_how_many_calls_it_has_and_how_many_lack_a_reply() -> None:
+    assert lines([RunResumed(recorded=21, in_flight=19)]) == ["0  resumed with 21 recorded calls, 19 of them in flight"]
+    assert lines([RunResumed(recorded=1, in_flight=0)]) == ["0  resumed with 1 recorded call"]
 
 
 @pytest.mark.parametrize("colours", [True, False])

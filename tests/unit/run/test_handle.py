@@ -160,7 +160,7 @@ def test_a_resumed_run_is_watched_and_steered_too(tmp_path: Path) -> None:
     rlm = orchestrator(tmp_path, gate)
     with rlm.start("text", "q") as first:
         gate.entered.wait(10)
-    with pytest.raises(ConfigError, match="No run in"):
+    with pytest.raises(ConfigError, match="No run named 'another' in"):
         rlm.start_resume("another")
     gate.entered.clear()
     with rlm.start_resume(list(first)[-1].run_id) as run:

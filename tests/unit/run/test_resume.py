@@ -353,7 +353,7 @@ async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path:
     shared = orchestrator(paid, tmp_path / "runs")
     with pytest.raises(ConfigError, match=r"has already finished\. Its answer is in"):
         await shared.aresume(whole.run_id)
-    with pytest.raises(ConfigError, match="No run in"):
+    with pytest.raises(ConfigError, match="No run named 'nothing' in"):
         await shared.aresume("nothing")
     with pytest.raises(ConfigError, match=r"has already finished\. Its answer is in"):
         await shared.aresume(whole.run_id[:-1])
