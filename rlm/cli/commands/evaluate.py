@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from rlm._util.text import quantity
 from rlm.cli.options import nonempty_path
 
 if TYPE_CHECKING:
@@ -231,8 +232,8 @@ def answer(
     plan, jobs, models, results = evaluation.plan, evaluation.jobs, evaluation.models, evaluation.results
     done = final_rows(jobs, results.rows, redo_failed_calls=redo_failed_calls).values()
     sys.stderr.write(
-        f"rlm: {len(jobs):,} answers, {len(done):,} already done; model {plan.model}, sub-model {plan.sub_model}; results "
-        f"in {results.folder}\n"
+        f"rlm: {quantity(len(jobs), 'answer')}, {len(done):,} already done; model {plan.model}, "
+        f"sub-model {plan.sub_model}; results in {results.folder}\n"
     )
     ctx = MethodContext(models=models, limits=plan.limits(), window=plan.window, verbose=verbose)
 

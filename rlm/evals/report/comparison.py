@@ -8,6 +8,7 @@ from math import ceil
 from statistics import pstdev
 from typing import Final
 
+from rlm._util.text import quantity
 from rlm.errors import ConfigError
 from rlm.evals.results import ResultRow, Results
 
@@ -46,7 +47,7 @@ class Difference:
         p_value = f"p = {self.adjusted:.2g}"
         if self.comparisons > 1:
             p_value += f" (adjusted for {self.comparisons} comparisons)"
-        numbers = f"{format_difference(result)}, {p_value}, {result.count} pairs, {result.test}"
+        numbers = f"{format_difference(result)}, {p_value}, {quantity(result.count, 'pair')}, {result.test}"
         subject = f"{self.task}, {self.method}"
         if self.adjusted < SIGNIFICANCE_LEVEL:
             return f"{subject}: the second is {'better' if result.difference > 0 else 'worse'} by {numbers}"
