@@ -9,7 +9,7 @@ import os
 
 from rlm import Orchestrator
 from rlm.evals.tasks.niah import is_correct, make_haystack
-from rlm.testing.policies import scripted_model_for
+from rlm.testing import scripted_model_for
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from rlm import Orchestrator
 from rlm.events import Event, RLMStarted, SubCallStarted
-from rlm.testing.policies import scripted_model_for
+from rlm.testing import scripted_model_for
 
 
 class Nodes:

@@ -35,7 +35,7 @@ from rlm.evals.tasks.niah import MIN_LINES, length_of
 from rlm.models.base import Model
 from rlm.prompts import default_system_prompt, worked_example_prompt
 from rlm.run.clients import Clients
-from rlm.testing.policies import scripted_model_for
+from rlm.testing import scripted_model_for
 from rlm.types import Message
 
 CACHE = Path(__file__).parents[1] / ".cache" / "local"

@@ -23,7 +23,7 @@ from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.models.scripted import ScriptedModel
 from rlm.run.clients import model_by_name
-from rlm.testing.policies import scripted_model_for
+from rlm.testing import scripted_model_for
 
 from .registry import load_tasks
 from .results import Job, JobKey, ResultRow

@@ -34,7 +34,7 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.store.event_log import EventLog
-from rlm.testing.policies import scripted_model_for
+from rlm.testing import scripted_model_for
 from rlm.trajectory.run_reader import read_run
 from rlm.trajectory.view.page import write_page
 from rlm.types import CellResult, Usage

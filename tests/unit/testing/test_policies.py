@@ -4,7 +4,7 @@ import pytest
 
 from rlm.errors import ConfigError, ModelError
 from rlm.models.scripted import ScriptedModel
-from rlm.testing.policies import scripted_model_for
+from rlm.testing import scripted_model_for
 from rlm.types import Message, Role
 
 pytestmark = pytest.mark.anyio
