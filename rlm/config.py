@@ -13,12 +13,13 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-RAISABLE: Final = ("max_lm_calls", "max_tokens", "max_cost_usd", "max_seconds")  # limits that a run under way accepts
+# These limits can be raised during a run.
+RAISABLE_LIMITS: Final = ("max_lm_calls", "max_tokens", "max_cost_usd", "max_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of a run, over its whole tree. None means no limit.
+    """Limits of a run, for the whole call tree unless documented otherwise. None means no limit.
 
     Attributes:
         max_lm_calls: model calls.
@@ -32,7 +33,7 @@ class Limits:
         max_consecutive_errors: turns in a row without a successful cell, after which an RLM gives up.
         max_concurrent_calls: model requests in flight at once.
         max_context_bytes: size of a context, as encoded for a sandbox.
-        cell_seconds: run time of a cell, without its waiting for model calls.
+        cell_seconds: run time of a cell, excluding time spent waiting for model calls.
         max_output_chars: characters of a cell's output shown to the model (head and tail).
 
     Raises:
@@ -70,7 +71,7 @@ class SandboxConfig:
 
     Attributes:
         image: name of an image with the digest of this package's guest sources. None is the image that `rlm image build`
-            makes.
+            builds.
         transport: `attach` works with every engine. `unix` is faster, but needs a local Linux engine.
         runtime: container runtime; `runsc` selects gVisor. None is the engine's default.
         memory_bytes: memory of the container, apart from its context.
@@ -87,7 +88,7 @@ class SandboxConfig:
         tool_seconds: time limit of a call to a host function.
         start_seconds: time limit for a container's start.
         stop_seconds: time limit for a container's removal.
-        lifetime_seconds: age at which a sandbox ends, even if nobody is left to remove it.
+        lifetime_seconds: age at which a sandbox ends, even if its orchestrator is gone.
 
     Raises:
         ConfigError: a value is invalid.
@@ -127,7 +128,7 @@ class SandboxConfig:
 
 
 def _numbers(config: Limits | SandboxConfig) -> Iterable[tuple[str, Any, bool]]:
-    """Its numbers other than None: name, value, and whether the annotation asks for an integer."""
+    """Yield each number that is not None: field name, value, and whether the field is an integer."""
     for field in fields(config):
         value, kind = getattr(config, field.name), str(field.type)
         if kind.startswith(("int", "float")) and not (value is None and kind.endswith("None")):
@@ -135,5 +136,5 @@ def _numbers(config: Limits | SandboxConfig) -> Iterable[tuple[str, Any, bool]]:
 
 
 def _is_number(value: object, *, whole: bool) -> bool:
-    """Whether it is a finite number, and no bool."""
+    """Whether a value is a finite number. A bool is not one."""
     return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and math.isfinite(value)

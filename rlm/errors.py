@@ -1,4 +1,4 @@
-"""All errors that rlm raises. The class tells who has to act. Imports nothing."""
+"""All errors that rlm raises. The class shows who has to act. Imports nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ToolError(RLMError):
 
 
 class JournalError(RLMError):
-    """The run directory cannot be written or read. The message says what to do."""
+    """Writing or reading the run directory failed. The message says what to do."""
 
 
 class RunCancelled(RLMError):
@@ -87,8 +87,8 @@ class ReplayDivergedError(RLMError):
     """A replay made a request that its run did not make: prompts, code or image differ.
 
     Attributes:
-        node: of the request.
-        ordinal: number of the call at its node, from 1.
+        node: the node that made the request.
+        ordinal: number of the call at that node, from 1.
     """
 
     def __init__(self, *, node: str, ordinal: int) -> None:
@@ -100,7 +100,7 @@ class ReplayDivergedError(RLMError):
 
 
 class LimitExceeded(RLMError):
-    """A limit ended the run, and the caller asked for an error (`on_limit="raise"`).
+    """A limit ended the run, and the caller set `on_limit="raise"`.
 
     Attributes:
         partial: the completion with the best answer, if the run had started.

@@ -55,11 +55,11 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed(Event):
-    """A run is resumed. The events that follow repeat its events up to the interruption.
+    """A run resumes. The events that follow repeat its events up to the interruption.
 
     Attributes:
         recorded: calls in the journal.
-        in_flight: calls of these without an outcome.
+        in_flight: recorded calls without an outcome.
     """
 
     recorded: int
@@ -68,7 +68,7 @@ class RunResumed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayDiverged(Event):
-    """A node diverged from the recording: it continues with live calls, and so do all nodes below it.
+    """A node diverged from the recording. It and all nodes below it continue with live calls.
 
     Attributes:
         ordinal: number of the first live call at the node, from 1.
@@ -79,10 +79,10 @@ class ReplayDiverged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerReplayed(Event):
-    """A recursive call is answered from the journal.
+    """The journal answers a recursive call.
 
     Attributes:
-        below: nodes of its tree that called a model.
+        below: nodes below the call that called a model.
     """
 
     below: Sequence[str]
@@ -94,7 +94,7 @@ class QuestionAsked(Event):
 
     Attributes:
         query: the question.
-        context_bytes: size of the context that comes with it; None if none does.
+        context_bytes: size of its context; None for a question without one.
     """
 
     query: str
@@ -106,7 +106,7 @@ class LimitsRaised(Event):
     """Limits of the run have changed.
 
     Attributes:
-        limits: new values of the changed ones, by name; None is no limit.
+        limits: new values of the changed limits, by name; None is no limit.
     """
 
     limits: Mapping[str, float | None]
@@ -118,11 +118,11 @@ class RLMStarted(Event):
 
     Attributes:
         level: levels below the root; 0 is the root.
-        depth: levels that it may call.
+        depth: levels that it may call below itself.
         model: name of its model.
         sandbox: ID of its container.
         context_type: Python type of the context in the sandbox.
-        context_size: its length: characters of a text, bytes, or items.
+        context_size: length of the context in characters (text), bytes or items.
         context_head: first characters of a text; empty for the root.
         context_tail: last characters of a text; empty for the root.
     """
@@ -143,9 +143,9 @@ class SandboxLost(Event):
 
     Attributes:
         sandbox: ID of the lost one.
-        reason: of the loss.
+        reason: why the sandbox was lost.
         replacement: ID of the new one.
-        restored: whether the new one has all variables, as the cells have run again.
+        restored: whether running the cells again restored all variables in the new one.
     """
 
     sandbox: str
@@ -160,7 +160,7 @@ class TurnStarted(Event):
 
     Attributes:
         turn: number of the turn, from 1.
-        of: limit on turns; None is no limit.
+        of: the RLM's limit on turns; None is no limit.
     """
 
     turn: int
@@ -181,9 +181,9 @@ class ModelReplied(Event):
         model: name of the model.
         text: the reply.
         finish_reason: the provider's word, such as `stop` or `length`.
-        usage: of the call.
-        seconds: from sending the request to the reply.
-        replayed: whether the reply is from the journal or the cache, and so not billed again.
+        usage: usage of the call.
+        seconds: time from sending the request to the reply.
+        replayed: whether the reply came from the journal or the cache, and so is not billed.
     """
 
     role: Literal["root", "sub"]
@@ -203,8 +203,8 @@ class ModelFailed(Event):
         role: `root` drives an RLM, `sub` answers a plain sub-call.
         model: name of the model.
         error: message of the error.
-        usage: what was billed all the same, if known.
-        seconds: from sending the request to the failure.
+        usage: usage that the provider bills despite the failure, if known.
+        seconds: time from sending the request to the failure.
     """
 
     role: Literal["root", "sub"]
@@ -219,7 +219,7 @@ class Compacted(Event):
     """A summary replaced the older turns in an RLM's conversation.
 
     Attributes:
-        messages: number of messages so far.
+        messages: number of messages in the whole conversation.
         summary: the model's summary.
     """
 
@@ -232,7 +232,7 @@ class CellStarted(Event):
     """A cell starts.
 
     Attributes:
-        cell: its number in the RLM, from 1.
+        cell: number of the cell in its RLM, from 1.
         code: Python code.
     """
 
@@ -242,13 +242,13 @@ class CellStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellOutput(Event):
-    """Output of a running cell, as it appears. It is not recorded, as `CellFinished` has all of it.
+    """Output of a running cell, as it appears. Not recorded, because `CellFinished` contains all output.
 
     Attributes:
         cell: number of the cell.
-        stream: of the output.
-        text: a piece of it.
-        seq: that of the last recorded event.
+        stream: the output stream.
+        text: the next piece of output.
+        seq: number of the last recorded event.
     """
 
     cell: int
@@ -275,9 +275,9 @@ class ToolUsed(Event):
 
     Attributes:
         tool: name of the function.
-        arguments: as text; long ones are cut.
+        arguments: the arguments as text, shortened if long.
         ok: whether it returned a value.
-        seconds: run time.
+        seconds: run time of the call.
     """
 
     tool: str
@@ -291,10 +291,10 @@ class SubCallStarted(Event):
     """A cell of the parent makes a sub-call.
 
     Attributes:
-        prompt: of the sub-call.
+        prompt: prompt of the sub-call.
         model: name of the model.
         recursive: whether an RLM answers, rather than a plain model call.
-        batch: number of the `llm_batch` that it belongs to; 0 is a single call.
+        batch: number of its `llm_batch`; 0 is a single call.
     """
 
     prompt: str
@@ -310,7 +310,7 @@ class SubCallFinished(Event):
     Attributes:
         ok: whether it has an answer.
         text: the answer, or what went wrong.
-        seconds: from its start.
+        seconds: time since its start.
     """
 
     ok: bool
@@ -338,10 +338,10 @@ class RunFinished(Event):
     """The run ended.
 
     Attributes:
-        stop_reason: of the last question; None if the run failed.
-        usage: of the whole run.
-        seconds: spent on questions.
-        error: set if the run failed or was cancelled.
+        stop_reason: why the last question ended; None if the run failed.
+        usage: usage of the whole run.
+        seconds: time spent on questions.
+        error: why the run failed, or `cancelled`; None if it succeeded.
     """
 
     stop_reason: StopReason | None

@@ -1,4 +1,4 @@
-"""The public entry: ask a question about a context of any length, and a tree of RLMs answers it."""
+"""The public entry point: a tree of RLMs answers a question about a context of any length. Imports run and below."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .sandbox.values import encode
 from .store.lock import ensure_unlocked
 from .types import Completion, Context
 
-# Each method spells out all options, so that editors, help() and type checkers know them; a unit test keeps them equal.
+# Each method lists all options, so that editors, help() and type checkers know them. A unit test keeps the lists equal.
 
 
 class Orchestrator:
@@ -40,7 +40,7 @@ class Orchestrator:
     As a context manager (sync or async) it keeps connections open between completions. That is optional.
 
     Args:
-        depth: levels below the root that may be called. 0: code only. 1: sub-calls are plain model calls. 2: sub-calls
+        depth: call levels below the root. 0: code only. 1: sub-calls are plain model calls. 2: sub-calls
             are RLMs, whose sub-calls are plain calls. And so on (the paper's d0, d1, ...). Default 1.
         model: drives the root RLM: a name at the OpenAI-compatible endpoint of the environment, or a `Model`. None uses
             `RLM_MODEL`, else gpt-5.
@@ -50,7 +50,7 @@ class Orchestrator:
         limits: on usage, time and size, over the whole tree of a run.
         on_limit: what to do when a limit ends a run: `answer` returns the best answer (`Completion.stop_reason` names the
             limit); `raise` raises LimitExceeded, which carries that completion.
-        prices: by model name, in dollars per million tokens. They take precedence over the provider's and the built-in
+        prices: prices by model name, in dollars per million tokens. They override the provider's and the built-in
             ones.
         sandbox: policy of the containers.
         sandbox_factory: makes the sandboxes. None makes Docker containers.
@@ -136,7 +136,7 @@ class Orchestrator:
         tools_for_children: bool = UNSET, run_root: str | Path | None = UNSET, cache: str | Path | None = UNSET,
         verbose: bool = UNSET, on_event: OnEvent | None = UNSET,
     ) -> Run:  # fmt: skip
-        """Start a `completion` in a thread of its own, and return a handle to watch and control it.
+        """Start a `completion` in a new thread, and return a handle to watch and control it.
 
         Raises:
             ConfigError: an option is invalid. The handle's `result()` raises everything else.
@@ -181,7 +181,7 @@ class Orchestrator:
         tools_for_children: bool = UNSET, run_root: str | Path | None = UNSET, cache: str | Path | None = UNSET,
         verbose: bool = UNSET, on_event: OnEvent | None = UNSET,
     ) -> Completion:  # fmt: skip
-        """Resume a run that was interrupted, or stopped by a limit that you raise now, in its own directory. Blocks.
+        """Resume a run that was interrupted, or stopped by a limit that you now raise, in its own directory. Blocks.
 
         Cells run again in new sandboxes. Recorded calls are served from the journal and not billed again. Earlier usage
         counts against the limits, except the time: `max_seconds` starts from zero.
@@ -223,7 +223,7 @@ class Orchestrator:
         tools_for_children: bool = UNSET, run_root: str | Path | None = UNSET, cache: str | Path | None = UNSET,
         verbose: bool = UNSET, on_event: OnEvent | None = UNSET,
     ) -> Run:  # fmt: skip
-        """Start a `resume` in a thread of its own; see `start`.
+        """Start a `resume` in a new thread; see `start`.
 
         Raises:
             ConfigError: the run does not exist, or an option is invalid. The handle's `result()` raises everything else.
@@ -243,15 +243,16 @@ class Orchestrator:
         tools_for_children: bool = UNSET, run_root: str | Path | None = UNSET, cache: str | Path | None = UNSET,
         verbose: bool = UNSET, on_event: OnEvent | None = UNSET,
     ) -> Completion:  # fmt: skip
-        """Run a finished run again with the replies of its journal and no model: a test of prompts and code. Blocks.
+        """Replay a finished run without a model: the journal supplies the replies. Blocks.
 
-        Compare its answer with the run's `answer.txt`. The events of the replay are in the run's `replays` directory.
+        A replay tests prompts and code: compare its answer with the run's `answer.txt`. Its events are in the run's
+        `replays` directory.
 
         Args:
             run: its ID or directory.
 
         Raises:
-            ReplayDivergedError: a request is not the recorded one. The error says where.
+            ReplayDivergedError: a request differs from the recorded one. The error names its node and number.
             RLMError: what `resume` raises.
         """
         return self._block(partial(self._replay, self._stored(run, explicit_options(locals()))))
@@ -269,7 +270,7 @@ class Orchestrator:
         """As `replay`, on the running asyncio event loop."""
         return await self._replay(self._stored(run, explicit_options(locals())))
 
-    # What they share
+    # Shared implementation
 
     async def _complete(
         self, context: Context, query: str | None, options: Options, control: RunControl | None = None
@@ -298,8 +299,8 @@ class Orchestrator:
             return wait_for(portal, make)
 
     def _start(self, make: Callable[[Options, RunControl], Awaitable[Completion]], options: Options) -> Run:
-        async def work(control: RunControl, take: Callable[[Event], None]) -> Completion:
-            return await make(replace(options, on_event=_both(take, options.on_event)), control)
+        async def work(control: RunControl, on_event: Callable[[Event], None]) -> Completion:
+            return await make(replace(options, on_event=_chained(on_event, options.on_event)), control)
 
         return Run(work, RunControl(options.limits), portal=self._borrowed_portal)
 
@@ -347,10 +348,11 @@ def _with_view(options: Options) -> Options:
         return options
     from rlm.live.verbose import VerboseView
 
-    return replace(options, on_event=_both(VerboseView(), options.on_event))
+    return replace(options, on_event=_chained(VerboseView(), options.on_event))
 
 
-def _both(first: Callable[[Event], None], second: Callable[[Event], None] | None) -> Callable[[Event], None]:
+def _chained(first: Callable[[Event], None], second: Callable[[Event], None] | None) -> Callable[[Event], None]:
+    """One listener that passes each event to both."""
     if second is None:
         return first
 

@@ -14,15 +14,15 @@ from .config import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptContext:
-    """The facts that a system prompt is made from.
+    """The facts from which a `SystemPrompt` function builds the prompt of one RLM.
 
     Attributes:
-        model: the name of the model that drives this RLM.
-        sub_model: the name of the model that answers its calls by default.
-        models: the names that a call may choose from.
-        level: of this RLM; the root is 0.
+        model: name of the model that drives this RLM.
+        sub_model: name of the model that answers its calls by default.
+        models: names of the models that a call may choose.
+        level: level of this RLM; the root is 0.
         depth: levels that this RLM may call below itself.
-        limits: of the run.
+        limits: limits of the run.
         tools: a description of each host function: its signature and docstring.
     """
 
@@ -178,7 +178,7 @@ def _limits(limits: Limits) -> str:
     return "Limits: " + "; ".join(parts) + "." if parts else ""
 
 
-MAX_QUESTION_CHARS: Final = 2_000  # of a question that is a whole prompt: enough to carry the task
+MAX_QUESTION_CHARS: Final = 2_000  # a longer prompt is shortened to this as a question: enough to state the task
 
 
 def first_message(*, query: str | None, context_type: str, context_size: int, turns: int | None) -> str:
@@ -202,11 +202,11 @@ def next_question(
 
     Args:
         query: the question.
-        name: of the variable that holds a further context; None without one.
-        context_type: of that context.
-        context_size: of that context, in characters, bytes or items.
+        name: the variable that holds a further context; None without one.
+        context_type: Python type of that context.
+        context_size: size of that context, in characters, bytes or items.
         turns: limit on turns for this question; None is no limit.
-        history: whether the conversation so far is in the REPL.
+        history: whether the REPL has the conversation so far as `history`.
         variables: whether the variables of earlier cells still exist.
     """
     if name is None:
@@ -277,10 +277,10 @@ def compaction_message(*, summary: str, variables: str, messages: int, kept: boo
     """The message that replaces older turns.
 
     Args:
-        summary: of those turns, by the model.
+        summary: the model's summary of those turns.
         variables: the output of SHOW_VARS().
-        messages: in the whole conversation.
-        kept: whether the whole conversation is in the REPL.
+        messages: number of messages in the whole conversation.
+        kept: whether the REPL has the whole conversation as `history`.
     """
     parts = [
         f"Earlier turns are left out here. Your own summary of them:\n{summary}",
@@ -295,7 +295,7 @@ def compaction_message(*, summary: str, variables: str, messages: int, kept: boo
 
 
 def last_turn_message(reason: str) -> str:
-    """The request for an answer at once. `reason` says why the RLM has to stop."""
+    """The request to answer now. `reason` says why the RLM has to stop."""
     return (
         f"You have to stop: {reason}. No further calls to models are possible. Give the best final answer that you can "
         "from what you have seen, now: FINAL(the answer) on a line of its own, or FINAL_VAR(name) for a variable."

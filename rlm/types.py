@@ -1,4 +1,4 @@
-"""Data that the rooms exchange. Imports nothing of the package."""
+"""Data types that all subpackages share. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Usage:
 
     Attributes:
         calls: number of calls.
-        input_tokens: includes `cached_tokens`.
-        output_tokens: includes `reasoning_tokens`.
+        input_tokens: input tokens, including `cached_tokens`.
+        output_tokens: output tokens, including `reasoning_tokens`.
         cached_tokens: input tokens that the provider read from its cache.
         reasoning_tokens: output tokens that the model reasoned with.
-        cost_usd: in dollars; None if the price of any call is unknown.
+        cost_usd: cost in dollars; None if the price of any call is unknown.
     """
 
     calls: int = 0
@@ -84,11 +84,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReply:
-    """A reply of a model.
+    """A model's reply.
 
     Attributes:
         text: what the model wrote.
-        usage: of this call.
+        usage: usage of this call.
         model: name of the model.
         finish_reason: the provider's word, such as `stop` or `length` (cut off at the output limit).
         request_id: the provider's ID of the request, if any.
@@ -107,15 +107,15 @@ class CellResult:
 
     Attributes:
         outcome: `ok`; `error` (an exception); `timeout`; `died` (its process); `lost` (its sandbox).
-        stdout: head and tail of the output, with a line between them that tells how many bytes are missing. Bytes that
+        stdout: head and tail of the output, with a line between them that states how many bytes are missing. Bytes that
             are not UTF-8 are escaped.
-        stderr: likewise.
+        stderr: the same for standard error.
         stdout_cut: bytes missing from `stdout`.
         stderr_cut: bytes missing from `stderr`.
         error: traceback of the exception, or how the cell's process ended.
-        answer: final answer that the cell gave, if any.
+        answer: the cell's final answer, if any.
         snapshot: whether the cell could be rolled back. False if the REPL's state is too large for a copy.
-        seconds: run time of the cell, without its waiting for queries.
+        seconds: run time of the cell, excluding time spent waiting for queries.
     """
 
     outcome: Outcome
@@ -136,17 +136,17 @@ class CellResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopPoint:
-    """Where the root was stopped before it had an answer: by the clock, a person or a limit of the run.
+    """Where the clock, a person or a limit stopped the root before it had an answer.
 
-    A replay stops at the same point. If the limit is raised, the work continues from there. All counts are over all
+    A replay stops at the same point. If the limit is raised, the work continues from there. Counts cover all
     questions of the run.
 
     Attributes:
-        reason: of the stop.
-        replies: received from the root model.
-        cells: that had run.
-        requests: sent to the root model, including one in flight.
-        queries: made by the root's cells, including those in flight.
+        reason: why the root stopped.
+        replies: replies received from the root model.
+        cells: cells run by the root.
+        requests: requests sent to the root model, including one in flight.
+        queries: queries made by the root's cells, including those in flight.
         started: whether the root had a sandbox. Without one it had no last turn.
     """
 
@@ -160,24 +160,24 @@ class StopPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The answer to a question, and what it took. `str()` of it is the answer.
+    """The answer to a question, with its usage and other counts. `str()` returns the answer.
 
     Attributes:
         answer: the answer.
         stop_reason: `final`, or the limit that ended the work (the answer is then the best one available), `stopped` (by
             `answer_now`), or `cancelled`.
-        usage: of the whole tree of calls.
-        by_model: usage by name of the model.
-        by_node: usage by node of the tree (`0`, `0.3`, `0.3.1`).
+        usage: usage of the whole call tree.
+        by_model: usage by model name.
+        by_node: usage by node of the call tree (`0`, `0.3`, `0.3.1`).
         seconds: time spent on the question.
-        iterations: turns of the root.
+        iterations: number of turns of the root.
         depth_reached: deepest level called; 0 is the root alone.
-        sub_calls: model calls below the root.
-        sandboxes: containers started.
+        sub_calls: number of model calls below the root.
+        sandboxes: number of containers started.
         run_id: ID of the run.
         run_dir: its directory.
-        unaccounted_calls: calls cut off, or whose reply was lost. Their usage is unknown: they are not in `usage`, may be
-            billed, and count against the limits as estimated.
+        unaccounted_calls: calls that were cut off or whose reply was lost. Their usage is unknown: `usage` excludes it, the
+            provider may bill it, and the estimate counts against the limits.
         replayed_calls: calls served from the journal, in a resumed run.
         resent_calls: calls sent a second time because they were in flight when the run was interrupted.
         diverged: nodes of a resumed run that did not follow its journal.

@@ -1,1 +1,1 @@
-"""Small helpers of every room: logging, text, addresses, the blocking portal. Imports nothing of the package."""
+"""Helpers that every subpackage may use: logging, text, URLs, the blocking portal. Imports nothing of the package."""

@@ -13,11 +13,11 @@ from typing import Final
 import structlog
 from structlog.contextvars import get_contextvars
 
-BOUND_FIELDS: Final = ("run", "node")  # the fields that the package binds as context variables of structlog
+BOUND_FIELDS: Final = ("run", "node")  # fields that the package binds as context variables of structlog
 
 
 class Logger:
-    """Logs events under a name. Looks up the program's setup at each event, so that a later setup counts."""
+    """Logs events under a name. Looks up the program's logging setup at each event, so a later setup applies."""
 
     def __init__(self, name: str) -> None:
         self._name = name

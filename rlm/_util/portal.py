@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from anyio.from_thread import BlockingPortal
 
-STOP_SECONDS: Final = 15.0  # for interrupted work to remove its containers
+STOP_SECONDS: Final = 15.0  # how long to wait for interrupted work to remove its containers
 
 T = TypeVar("T")
 
@@ -18,19 +18,19 @@ _notes: ContextVar[list[str]] = ContextVar("notes")
 
 
 def keep_notes(notes: list[str]) -> None:
-    """Collect in this list what `note` gets in this task and those that it starts."""
+    """Collect in this list the texts that `note` receives in this task and in tasks that it starts."""
     _notes.set(notes)
 
 
 def note(text: str) -> None:
-    """Leave a text for the code that interrupts this task: a CancelledError loses its own notes on the way."""
+    """Pass a text to the code that interrupts this task: a CancelledError would lose its own notes."""
     _notes.get([]).append(text)
 
 
 def wait_for(portal: BlockingPortal, make: Callable[[], Awaitable[T]]) -> T:
     """Run a coroutine function on the portal's event loop, and wait for its result.
 
-    A KeyboardInterrupt cancels it, and is raised again, with its notes, when it has cleaned up.
+    A KeyboardInterrupt cancels the coroutine. Once that has cleaned up, the interrupt is raised again, with its notes.
     """
     ended = threading.Event()
     notes: list[str] = []

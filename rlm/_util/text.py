@@ -24,7 +24,7 @@ def first_line(text: str, limit: int = 200) -> str:
 
 
 def longest_tick_run(text: str) -> int:
-    """The length of the longest run of backticks: marks around the text must be longer."""
+    """The length of the longest run of backticks. Delimiters around the text must be longer."""
     return max((len(run) for run in _TICKS.findall(text)), default=0)
 
 

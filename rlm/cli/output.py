@@ -13,7 +13,7 @@ import typer
 from rich.cells import cell_len, set_cell_size
 
 from rlm._util.text import dollars, printable, quantity
-from rlm.config import RAISABLE, Limits
+from rlm.config import RAISABLE_LIMITS, Limits
 from rlm.errors import RLMError
 from rlm.store.record import RunRecord
 from rlm.types import Completion
@@ -79,7 +79,7 @@ def stop_message(done: Completion, limits: Limits, *, run: str) -> str:
         return f"Stopped after {quantity(limit, 'turn')} without working code. {answer}"
     shown = dollars(limit) if reason == "max_cost_usd" else quantity(limit, LIMIT_NOUNS[reason])
     message = f"Stopped at the limit of {shown}. {answer}"
-    if reason not in RAISABLE:
+    if reason not in RAISABLE_LIMITS:
         return message
     return f"{message}\nTo continue: rlm resume {shlex.quote(run)} --{reason.replace('_', '-')} {2 * limit:.15g}"
 

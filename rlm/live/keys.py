@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol
 
-from rlm.config import RAISABLE, Limits
+from rlm.config import RAISABLE_LIMITS, Limits
 from rlm.errors import ConfigError
 
 from .meters import Meter
@@ -150,7 +150,7 @@ class Keys:
 
 def limited(meters: Sequence[Meter]) -> list[Meter]:
     """The totals whose limit can be raised, the closest to its limit first."""
-    choices = (meter for meter in meters if meter.share is not None and meter.field in RAISABLE)
+    choices = (meter for meter in meters if meter.share is not None and meter.field in RAISABLE_LIMITS)
     return sorted(choices, key=lambda meter: -(meter.share or 0.0))
 
 

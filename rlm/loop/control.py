@@ -15,7 +15,7 @@ from typing import Final
 
 import anyio
 
-from rlm.config import RAISABLE, Limits
+from rlm.config import RAISABLE_LIMITS, Limits
 from rlm.errors import ConfigError
 from rlm.types import StopReason
 
@@ -127,8 +127,8 @@ class RunControl:
             ConfigError: the limit cannot be raised, or the new value is not higher.
         """
         for name, value in limits.items():
-            if name not in RAISABLE:
-                raise ConfigError(f"{name} cannot be raised during a run: raise one of {', '.join(RAISABLE)}.")
+            if name not in RAISABLE_LIMITS:
+                raise ConfigError(f"{name} cannot be raised during a run: raise one of {', '.join(RAISABLE_LIMITS)}.")
             now = getattr(self.limits, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise ConfigError(f"{name}={value!r} is invalid: give a number, or None for no limit.")
@@ -161,5 +161,5 @@ class RunControl:
 
 def raised_limits(limits: Limits, before: Limits) -> dict[str, float | None]:
     """The raisable limits that are higher than before."""
-    pairs = {name: (getattr(limits, name), getattr(before, name)) for name in RAISABLE}
+    pairs = {name: (getattr(limits, name), getattr(before, name)) for name in RAISABLE_LIMITS}
     return {name: now for name, (now, then) in pairs.items() if then is not None and (now is None or now > then)}

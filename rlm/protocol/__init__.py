@@ -1,1 +1,1 @@
-"""Messages and framing between host and guest, without I/O; imports msgpack only, as the image carries a copy."""
+"""Messages and framing between host and guest, without I/O. Imports msgpack only, as the image contains a copy."""

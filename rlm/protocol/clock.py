@@ -1,4 +1,4 @@
-"""The time limit of a cell, measured alike at both ends. No I/O; standard library only."""
+"""The time limit of a cell, measured the same way at both ends. No I/O; standard library only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-CALL_SECONDS: Final = 0.001  # minimum charge for a call, so that a cell which only makes calls also runs out of time
+CALL_SECONDS: Final = 0.001  # minimum charge for a call, so that a cell that only makes calls also times out
 CHECK_SECONDS: Final = 0.02  # minimum interval between checks of a clock that is nearly stopped
 
 

@@ -23,13 +23,13 @@ MIB: Final = 1024 * KIB
 MAX_FRAME_BYTES: Final = MIB  # decoding takes memory in proportion to the frame, so the limit is on the frame
 CHUNK_BYTES: Final = 512 * KIB  # half a frame: fast, and a small message never waits long behind a chunk
 INLINE_BYTES: Final = 32 * KIB  # values up to this size travel inside their message
-MAX_TEXT: Final = 256 * KIB  # bytes of a text field (error texts); larger texts are payloads
-MAX_FIELDS: Final = 15  # more than any message has
+MAX_TEXT_BYTES: Final = 256 * KIB  # limit of a text field (error texts); larger texts are payloads
+MAX_FIELDS: Final = 15  # fields of a message; none has more
 MAX_NUMBER: Final = 2**63  # databases and traces store 64-bit signed integers
 
 Outcome = Literal["ok", "error", "timeout", "died"]
 Kind = Literal["text", "bytes", "data", "file", "folder", "tools"]
-ContextKind = Literal["text", "bytes", "data"]  # of a value that a cell passes to a sub-call
+ContextKind = Literal["text", "bytes", "data"]  # kinds of values that a cell can pass to a sub-call
 TypeName = Literal["", "str", "bytes", "list", "dict"]
 
 
@@ -313,7 +313,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Message:
             data,
             list_hook=_read,
             unicode_errors="surrogatepass",
-            max_str_len=MAX_TEXT,
+            max_str_len=MAX_TEXT_BYTES,
             max_bin_len=CHUNK_BYTES,
             max_array_len=1 + MAX_FIELDS,
             max_map_len=0,

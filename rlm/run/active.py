@@ -19,7 +19,7 @@ from rlm._util.portal import note
 from rlm.calls.accounting import Accounting
 from rlm.calls.cache import Cache
 from rlm.calls.gateway import Calls
-from rlm.config import RAISABLE, Limits
+from rlm.config import RAISABLE_LIMITS, Limits
 from rlm.events import Event, LimitsRaised, OnEvent, QuestionAsked, RunFinished
 from rlm.loop.control import RunControl
 from rlm.loop.rlm import RLM, open_rlm
@@ -293,7 +293,9 @@ class ActiveRun:
 
     def _raise_limits(self, limits: Limits) -> None:
         before = self._calls.accounting.budget.limits
-        new = {name: getattr(limits, name) for name in RAISABLE if getattr(limits, name) != getattr(before, name)}
+        new = {
+            name: getattr(limits, name) for name in RAISABLE_LIMITS if getattr(limits, name) != getattr(before, name)
+        }
         self._calls.accounting.set_limits(limits)
         self._writer.raise_limits(new)
         self._events.emit(LimitsRaised(limits=new))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from rlm.config import RAISABLE, Limits
+from rlm.config import RAISABLE_LIMITS, Limits
 from rlm.errors import ConfigError, LimitExceeded
 from rlm.events import RunResumed, RunStarted
 from rlm.loop.control import RunControl, raised_limits
@@ -195,7 +195,7 @@ def resumable_stop(record: RunRecord, limits: Limits, directory: Path) -> StopPo
     """
     if record.state != "finished":
         return None
-    limit = record.stop_reason if record.stop_reason in RAISABLE else None
+    limit = record.stop_reason if record.stop_reason in RAISABLE_LIMITS else None
     stop = record.stops.get(len(record.further))
     if limit is not None and stop is not None and limit in raised_limits(limits, record.limits_now):
         return stop

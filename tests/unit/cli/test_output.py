@@ -15,7 +15,7 @@ from rlm.cli.commands.run import ResumeHint
 from rlm.cli.commands.runs import run_ids
 from rlm.cli.output import aligned, print_completion, stop_message
 from rlm.cli.progress import progress_listener
-from rlm.config import RAISABLE, Limits, SandboxConfig
+from rlm.config import RAISABLE_LIMITS, Limits, SandboxConfig
 from rlm.events import Event, ModelFailed, ModelReplied, RLMStarted, RunStarted, TurnStarted
 from rlm.live.lines import LineView
 from rlm.live.verbose import VerboseView
@@ -129,7 +129,7 @@ def test_the_limit_that_stopped_a_run_and_how_to_continue_are_one_sentence_each(
     limits = Limits(max_tokens=1000, max_cost_usd=2.5)
     notice = stop_message(completion("so far", reason), limits, run="id")
     assert notice.startswith(message)
-    assert ("--" in notice) is (reason in RAISABLE)
+    assert ("--" in notice) is (reason in RAISABLE_LIMITS)
 
 
 def test_a_cost_without_a_price_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

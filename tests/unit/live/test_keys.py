@@ -4,7 +4,7 @@ import pytest
 
 from helpers.fake_controls import FakeControls
 from helpers.synthetic_run import synthetic_run
-from rlm.config import RAISABLE, Limits
+from rlm.config import RAISABLE_LIMITS, Limits
 from rlm.live.keys import Keys, limited, split
 from rlm.live.meters import Meter, meters
 from rlm.live.tree import RunState
@@ -87,7 +87,7 @@ def test_the_limits_that_the_keys_offer_are_those_that_a_run_accepts() -> None:
     controls = FakeControls(Limits(max_cost_usd=3.0, max_tokens=10**7, max_rlms=4))
     for meter in limited(totals(controls.limits)):
         assert pressed(f"l{meter.key}", controls)[1].startswith(f"The limit on {meter.name} is ")
-    assert {name for asked in controls.asked for name in asked} == set(RAISABLE)  # type: ignore[attr-defined]
+    assert {name for asked in controls.asked for name in asked} == set(RAISABLE_LIMITS)  # type: ignore[attr-defined]
 
 
 def test_a_limit_that_cannot_be_raised_is_one_sentence() -> None:
