@@ -1,1 +1,1 @@
-"""Sandboxes for model-written code; imports `rlm.config`, `rlm.errors`, `rlm.types`, `rlm.protocol` and `rlm._util`."""
+"""Sandboxes for model-written code. Imports `rlm.config`, `rlm.errors`, `rlm.types`, `rlm.protocol` and `rlm._util`."""

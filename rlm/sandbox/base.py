@@ -56,7 +56,7 @@ OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
 
 
 class SandboxProtocol(Protocol):
-    """One isolated REPL. It runs one cell at a time; after a `SandboxError` it is gone."""
+    """One isolated REPL. It runs one cell at a time. After a `SandboxError` it is unusable."""
 
     @property
     def id(self) -> str:
@@ -71,7 +71,7 @@ class SandboxProtocol(Protocol):
         """
 
     async def offer(self, tools: Tools) -> None:
-        """Let cells call these host functions, instead of those offered before.
+        """Let cells call these host functions. They replace those of an earlier call.
 
         Raises:
             SandboxError: The sandbox is gone.
@@ -110,7 +110,7 @@ class SandboxFactory(Protocol):
         Args:
             run_id: Id of the run.
             node: Place of the RLM in the call tree.
-            depth: How many levels may be called below it.
+            depth: Call levels below it.
             context_bytes: Size of its context; the sandbox's memory grows with it.
         """
 

@@ -39,7 +39,7 @@ class SyncSandbox:
         tools: Host functions that cells may call by name (see `rlm.sandbox.tools.Tools`).
         run_id: Id of the run (label `rlm.run`).
         node: Place in the call tree (label `rlm.node`).
-        depth: How many levels may be called below.
+        depth: Call levels below.
         context_bytes: Size of the context to load. The memory limit grows with it.
         engine: Docker engine. None uses the engine of the `docker` command.
 

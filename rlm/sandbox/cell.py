@@ -1,6 +1,6 @@
 """The host's state of a running cell: its clock, pending calls and output. No I/O.
 
-All of it comes from untrusted code; contradictions and excess raise `SandboxMisbehaved`.
+All input comes from untrusted code. Contradictory or excessive input raises `SandboxMisbehaved`.
 """
 
 from __future__ import annotations

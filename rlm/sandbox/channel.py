@@ -1,6 +1,6 @@
 """The host's end of a channel: messages and values over a byte stream, with limits on size, rate and time.
 
-No background task reads: whoever waits for a message reads the stream. All input is untrusted.
+No background task reads: the caller that waits for a message reads the stream. All input is untrusted.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ class Channel:
         self._values = Streams(max_bytes=config.max_value_bytes, max_streams=MAX_STREAMS)
         self._writing = anyio.Lock()
         self._last_stream = 0
-        self._closed_by: str | None = None
+        self._unusable_because: str | None = None
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Run one operation. Both ends are out of step if it does not finish, so the channel is unusable then."""
-        if self._closed_by is not None:
-            raise SandboxDied(f"The sandbox is no longer usable: {self._closed_by}")
-        self._closed_by = "another operation is in progress, or was cancelled."
+        """Run one operation. If it does not finish, both ends are out of step, and the channel becomes unusable."""
+        if self._unusable_because is not None:
+            raise SandboxDied(f"The sandbox is no longer usable: {self._unusable_because}")
+        self._unusable_because = "another operation is in progress, or was cancelled."
         try:
             yield
         except SandboxError as error:
-            self._closed_by = str(error)
+            self._unusable_because = str(error)
             raise
-        self._closed_by = None
+        self._unusable_because = None
 
     async def send(self, message: Message) -> None:
         """Send one message. Concurrent answers take turns frame by frame."""
@@ -90,7 +90,7 @@ class Channel:
         return Blob(stream=stream, size=size)
 
     async def send_bytes(self, data: bytes) -> Payload:
-        """The same for a value that is in memory."""
+        """As `send_value`, for bytes in memory."""
         return await self.send_value(opaque("bytes", data).pieces(), len(data))
 
     async def expect(self, kind: type[M]) -> M:
@@ -137,7 +137,7 @@ class Channel:
         return data
 
     def value_of(self, payload: Payload) -> bytes:
-        """The bytes of a received field, which are removed from the collected values."""
+        """Remove and return the bytes of a received field."""
         if isinstance(payload, bytes):
             return payload
         try:

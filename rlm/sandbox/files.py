@@ -11,8 +11,8 @@ from rlm.errors import ConfigError, SandboxMisbehaved
 from rlm.protocol.paths import split_path
 from rlm.protocol.plain import unpack_plain
 
-MAX_FILES: Final = 10_000  # in one list
-MAX_LISTING_BYTES: Final = 2 << 20  # of an encoded list; a hostile one takes 50 times as much memory when decoded
+MAX_FILES: Final = 10_000  # entries of one list
+MAX_LISTING_BYTES: Final = 2 << 20  # size of an encoded list; a hostile one takes 50 times as much memory when decoded
 FILE_MODE: Final = 0o644
 
 
@@ -79,7 +79,7 @@ def write_below(folder: Path, path: str, content: bytes) -> Path:
         try:
             with open(descriptor, "wb") as file:
                 file.write(content)
-        except BaseException:  # for example a full disk: never leave a part of a file
+        except BaseException:  # such as a full disk: never leave a partial file
             os.unlink(name, dir_fd=opened[-1])
             raise
     except OSError as error:

@@ -16,12 +16,12 @@ from rlm.types import CellResult
 from .base import OnOutput
 from .files import check_path, write_below
 
-FAILED: Final = 1  # Python's exit status after an exception
-TIMED_OUT: Final = 124  # as timeout(1) reports it
-KILLED: Final = 137  # 128 + SIGKILL, as shells report it
+FAILED_STATUS: Final = 1  # Python's exit status after an exception
+TIMED_OUT_STATUS: Final = 124  # as timeout(1) reports it
+KILLED_STATUS: Final = 137  # 128 + SIGKILL, as shells report it
 MAX_STATUS: Final = 255
-MAX_INPUT_BYTES: Final = 256 * MIB  # of standard input, which the sandbox keeps in memory
-ALL: Final = "*"  # every file that a script leaves, except those with a prefix below
+MAX_INPUT_BYTES: Final = 256 * MIB  # limit of standard input, which the sandbox keeps in memory
+ALL_FILES: Final = "*"  # every file that a script leaves, except those with a prefix below
 SKIPPED_PREFIXES: Final = (".", "-")  # names with a meaning for other tools: `.git/config`, `--checkpoint-action=...`
 MAX_FILE_PROBLEMS: Final = 20  # messages on single files; a script can leave thousands
 
@@ -77,7 +77,7 @@ class ScriptResult:
 
     Attributes:
         status: Exit status (124: timed out, 137: killed).
-        problem: Why the script failed, if the status does not say enough; otherwise empty.
+        problem: Why the script failed, if the status alone does not explain it; otherwise empty.
         files: Files written on the host.
         skipped: A message for each requested file that could not be fetched.
     """
@@ -142,10 +142,10 @@ async def run_script(
                     max_file_bytes=config.max_value_bytes,
                 )
     except (SandboxDied, SandboxMisbehaved) as error:
-        return ScriptResult(status=KILLED, problem=str(error))
+        return ScriptResult(status=KILLED_STATUS, problem=str(error))
     status, problem = _exit_status(result)
     if collected.missing and status == 0:
-        status = FAILED
+        status = FAILED_STATUS
     return ScriptResult(status=status, problem=problem, files=tuple(collected.files), skipped=tuple(collected.skipped))
 
 
@@ -155,13 +155,13 @@ def _exit_status(result: CellResult) -> tuple[int, str]:
         case "ok" if re.fullmatch("[0-9]{1,3}", text := result.answer or "") and int(text) <= MAX_STATUS:
             return int(text), ""
         case "ok":
-            return FAILED, "The script ended with an invalid exit status."
+            return FAILED_STATUS, "The script ended with an invalid exit status."
         case "timeout":
-            return TIMED_OUT, result.error
+            return TIMED_OUT_STATUS, result.error
         case "died":
-            return KILLED, result.error
+            return KILLED_STATUS, result.error
         case _:
-            return FAILED, result.error
+            return FAILED_STATUS, result.error
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,9 +202,9 @@ async def collect_files(
         SandboxError: The sandbox is gone.
     """
     collected = CollectedFiles()
-    paths = dict.fromkeys(output for output in outputs if output != ALL)
+    paths = dict.fromkeys(output for output in outputs if output != ALL_FILES)
     named = len(paths)
-    if ALL in outputs:
+    if ALL_FILES in outputs:
         paths |= dict.fromkeys(await _all_files(sandbox, exclude, collected))
     remaining = max_bytes
     problems = []
@@ -246,9 +246,9 @@ async def _all_files(sandbox: Sandbox, exclude: Set[str], collected: CollectedFi
 def _check_outputs(outputs: Sequence[str], out_dir: Path | None) -> None:
     """Raise ConfigError for invalid outputs before anything runs."""
     for output in outputs:
-        if output != ALL:
+        if output != ALL_FILES:
             check_path(output)
-    if ALL not in outputs:
+    if ALL_FILES not in outputs:
         return
     try:
         if out_dir is None or (out_dir.exists() and any(out_dir.iterdir())):

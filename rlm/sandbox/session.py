@@ -48,11 +48,11 @@ LOAD_SECONDS_PER_BYTE: Final = 0.2 / MIB  # ... a hundred times the measured tim
 MAX_CELL_SECONDS: Final = 1e6  # every clock involved can represent this
 GRACE_SECONDS: Final = 10.0  # how long the host waits beyond a cell's time limit, which the guest enforces
 REQUEST_SECONDS: Final = 60.0  # limit to write or read a file, or to reset
-MAX_SHOWN_CHARS: Final = 300  # of guest text in an error
+MAX_SHOWN_CHARS: Final = 300  # characters of guest text in an error message
 
 
 class Session:
-    """The host's end of one conversation. One operation at a time; none after an error or a cancellation.
+    """The host's end of one conversation. Runs one operation at a time. An error or a cancellation ends it.
 
     Args:
         stream: Connection to the guest.

@@ -27,7 +27,7 @@ class LevelSlots:
         """Set the caps. `slots=None` means no limit.
 
         Raises:
-            ConfigError: There are fewer slots than levels.
+            ConfigError: Fewer slots than levels.
         """
         if slots is not None and slots < levels:
             raise ConfigError(
@@ -43,7 +43,7 @@ class LevelSlots:
 
     @property
     def in_use(self) -> int:
-        """How many slots are in use, over all levels."""
+        """Number of slots in use, over all levels."""
         return sum(self._used)
 
     @asynccontextmanager
@@ -56,7 +56,7 @@ class LevelSlots:
         try:
             yield
         finally:
-            with anyio.CancelScope(shield=True):  # short: no task keeps this lock across a wait
+            with anyio.CancelScope(shield=True):  # short: no task holds this lock while it waits
                 async with self._freed:
                     self._used[level] -= 1
                     self._freed.notify_all()

@@ -1,4 +1,4 @@
-"""A bounded pool of threads for host functions that cannot be interrupted."""
+"""A bounded pool of threads, for host functions that nothing can interrupt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Threads:
         """Run `call` in a thread, once one is free. After a cancellation the call continues and keeps its thread."""
         while not self._free.acquire(blocking=False):  # noqa: ASYNC110 - the loop that an event would wake may be gone
             await anyio.sleep(POLL_SECONDS)
-        claim = threading.Lock()  # acquired once: by the thread when it starts, or by an earlier cancellation
+        claim = threading.Lock()  # acquired once: by the thread when it starts, or by a cancellation before that
 
         def work() -> T:
             if not claim.acquire(blocking=False):

@@ -24,9 +24,9 @@ from rlm.protocol.plain import unpack_plain
 from .signatures import HostFunction, inspect_function
 from .threads import Threads
 
-MAX_SHOWN_CHARS: Final = 500  # of an error about arguments, and of arguments in a record
-MAX_CONCURRENT_TOOL_CALLS: Final = 16  # of one sandbox; further calls wait without being decoded
-MAX_ARGUMENT_BYTES: Final = 256 << 10  # of one call; hostile ones take 50 times as much memory when decoded
+MAX_SHOWN_CHARS: Final = 500  # limit of an error about arguments, and of recorded arguments
+MAX_CONCURRENT_TOOL_CALLS: Final = 16  # per sandbox; further calls wait undecoded
+MAX_ARGUMENT_BYTES: Final = 256 << 10  # per call; hostile arguments take 50 times as much memory when decoded
 INLINE_DECODE_BYTES: Final = 4 << 10  # larger arguments are decoded in a thread, off the event loop
 
 _log = get_logger("rlm.sandbox.tools")
@@ -125,7 +125,7 @@ class Tools:
         return use
 
     async def _read(self, arguments: bytes) -> tuple[Arguments, str]:
-        """Decode arguments, and format them for records. Large ones take a tenth of a second."""
+        """Decode arguments and format them for records. Large arguments take a tenth of a second, so a thread does it."""
         if len(arguments) <= INLINE_DECODE_BYTES:
             return _read(arguments)
         return await anyio.to_thread.run_sync(_read, arguments, limiter=self._reading)

@@ -179,7 +179,7 @@ def _is_key(key: object) -> bool:
 
 
 def _find_problem(value: object, place: str, depth: int) -> str:
-    """An error message that names the part of a value that is not plain data; empty if every part is."""
+    """An error message that names the first part of a value that is not plain data; empty if all parts are."""
     if depth > MAX_DEPTH:
         return f"The context is invalid: its lists and dicts are nested more than {MAX_DEPTH} levels deep."
     match value:
@@ -236,7 +236,7 @@ def _unreadable(path: Path | str, error: OSError) -> ConfigError:
 
 
 def _read(path: Path, size: int) -> Iterator[bytes]:
-    """Read exactly `size` bytes of a file, as announced to the guest."""
+    """Read exactly `size` bytes of a file, which is the size that the guest expects."""
     try:
         with path.open("rb", buffering=0) as file:
             remaining = size

@@ -24,8 +24,8 @@ def build(
 
     Exit status: 0 up to date, 2 no Docker engine, or the build failed.
     """
-    from rlm.sandbox.docker.build import ensure_image, say
+    from rlm.sandbox.docker.build import ensure_image, print_progress
     from rlm.sandbox.docker.image import image_name
 
     built = ensure_image(extra, force=force)
-    say(f"The image {image_name()} is {'ready' if built else 'up to date'}.")
+    print_progress(f"The image {image_name()} is {'ready' if built else 'up to date'}.")

@@ -1,1 +1,1 @@
-"""The Docker engine for sandboxes; imports the modules of `rlm.sandbox` beside it and what they may import."""
+"""Sandboxes in Docker containers. Imports the other modules of `rlm.sandbox`, and what those may import."""

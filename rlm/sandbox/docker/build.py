@@ -25,15 +25,14 @@ from .image import DIGEST_LABEL, Sources, find_sources, image_name
 
 REGISTRY_BASE = "python:3.12-slim"
 LOCAL_BASE = "rlm-base"
-REGISTRY_SECONDS = 5.0  # timeout until the registry starts to answer; the download itself has none
+REGISTRY_SECONDS = 5.0  # timeout for the registry's first answer; the download itself has none
 DEBIAN_PACKAGES = "python3-minimal,libpython3-stdlib,libstdc++6,tzdata"  # libstdc++ for extra packages such as numpy
-KEEP_UNUSED = (
-    "168h"  # age at which unused images go; other checkouts and versions on this machine may need younger ones
-)
+# Age at which unused images are removed. Other checkouts and versions on this machine may need younger ones.
+UNUSED_IMAGE_AGE = "168h"
 LABELS = f'{{{{index .Config.Labels "{DIGEST_LABEL}"}}}},{{{{index .Config.Labels "rlm.extra"}}}}'
 
 
-def say(text: str) -> None:
+def print_progress(text: str) -> None:
     """Write one line of progress without buffering."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
@@ -62,7 +61,7 @@ def inspect_image(name: str, template: str) -> str | None:
 
 
 def built_from() -> tuple[str, str]:
-    """The digest and the extra packages of the existing image; both empty if there is no image."""
+    """The digest and the extra packages of the existing image. Both are empty without an image."""
     digest, _, extra = (inspect_image(image_name(), LABELS) or "").partition(",")
     return digest, extra
 
@@ -79,8 +78,8 @@ def find_base() -> str:
 
 
 def pull_base() -> bool:
-    """Pull the base image, with a timeout until the registry starts to answer. Returns whether it succeeded."""
-    say(f"Asking the registry for {REGISTRY_BASE} …")
+    """Pull the base image, with a timeout for the registry's first answer. Returns whether it succeeded."""
+    print_progress(f"Asking the registry for {REGISTRY_BASE} …")
     command = ["docker", "pull", REGISTRY_BASE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as pull:
         deadline = Timer(REGISTRY_SECONDS, pull.kill)
@@ -94,7 +93,7 @@ def pull_base() -> bool:
 
 def make_base() -> None:
     """Import a small Debian file system with Python. Packages are only unpacked: their scripts never run."""
-    say(f"No registry answers. Building the base image {LOCAL_BASE} from Debian packages …")
+    print_progress(f"No registry answers. Building the base image {LOCAL_BASE} from Debian packages …")
     as_root = [] if os.geteuid() == 0 else ["sudo"] if shutil.which("sudo") else None
     if shutil.which("mmdebstrap") is None:
         if as_root is None or shutil.which("apt-get") is None:
@@ -102,7 +101,7 @@ def make_base() -> None:
                 f"No registry answers and mmdebstrap is missing: run `docker pull {REGISTRY_BASE}` with network access, "
                 "or install mmdebstrap, and try again."
             )
-        say("Installing mmdebstrap with apt-get …")
+        print_progress("Installing mmdebstrap with apt-get …")
         run(*as_root, "apt-get", "update", "-q", failure="apt-get could not read the package lists.")
         install = ("apt-get", "install", "-qy", "--no-install-recommends", "mmdebstrap")
         run(*as_root, *install, failure="apt-get could not install mmdebstrap.")
@@ -145,7 +144,7 @@ def fetch_wheels(base: str, sources: Sources, extra: Sequence[str], folder: Path
 def build(sources: Sources, digest: str, extra: str) -> None:
     """Build the image unconditionally."""
     base = find_base()
-    say(f"Building the image {image_name()} on {base} …")
+    print_progress(f"Building the image {image_name()} on {base} …")
     with tempfile.TemporaryDirectory(prefix="rlm-image-") as name:
         context = Path(name)
         for target, source in sources.files().items():
@@ -158,13 +157,13 @@ def build(sources: Sources, digest: str, extra: str) -> None:
         run(*command, failure="The image build failed.")
     # Remove untagged leftovers of earlier builds, and images of old versions. Only our images carry the label.
     prune = ("docker", "image", "prune", "--force", "--filter=label=rlm.image")
-    for selection in ((), ("--all", f"--filter=until={KEEP_UNUSED}")):
+    for selection in ((), ("--all", f"--filter=until={UNUSED_IMAGE_AGE}")):
         run(*prune, *selection, failure="Could not remove old images.")
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Serialize builds: two at once would remove each other's stages."""
+def build_lock() -> Iterator[None]:
+    """Hold the lock of this user's builds: two at once would remove each other's stages."""
     with open(Path(tempfile.gettempdir()) / f"rlm-image-{os.getuid()}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -199,7 +198,7 @@ def ensure_image(extra: str | None = None, *, force: bool = False) -> bool:
             "No Docker engine answers: start it (`sudo systemctl start docker`, or Docker Desktop), or set DOCKER_HOST "
             "to a running engine."
         )
-    with one_at_a_time():
+    with build_lock():
         if (packages := packages_to_build()) is None:
             return False
         build(sources, digest, packages)
@@ -220,7 +219,7 @@ def main() -> None:
         built = ensure_image(arguments.extra, force=arguments.force)
     except EngineUnavailable as error:
         raise SystemExit(f"error: {error}") from error
-    say(f"The image {image_name()} is {'ready' if built else 'up to date'}.")
+    print_progress(f"The image {image_name()} is {'ready' if built else 'up to date'}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A sandbox in a Docker container. It is removed when its context ends, whatever happens."""
+"""A sandbox in a Docker container, which is removed when the sandbox's context ends, even after an error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .spec import SOCKET_NAME, UIDS, ContainerSpec, container_spec
 
 CELL_SECONDS: Final = 60.0  # default time limit of a cell
 GET_BYTES: Final = 64 * MIB  # default limit for a file: as much as a sandbox can write by default
-NAME_CHARS: Final = 40  # of a run's id in a container's name
+RUN_ID_CHARS: Final = 40  # characters of the run's ID in the container's name
 
 _log = get_logger("rlm.sandbox")
 _uids = itertools.cycle(UIDS[random.randrange(len(UIDS)) :])  # noqa: S311 - not secret; only has to differ
@@ -53,7 +53,7 @@ class Sandbox:
         tools: Host functions that cells may call by name (see `rlm.sandbox.tools.Tools`).
         run_id: Id of the run (label `rlm.run`).
         node: Place in the call tree (label `rlm.node`).
-        depth: How many levels may be called below.
+        depth: Call levels below.
         context_bytes: Size of the context to load. The memory limit grows with it.
         engine: Docker engine. None uses the engine of the `docker` command.
 
@@ -78,7 +78,7 @@ class Sandbox:
         self._image = self._config.image or image_name()
         self._tools = Tools(tools or {}, seconds=self._config.tool_seconds)
         self._labels = {"rlm.run": run_id, "rlm.node": node, **owner_labels()}
-        self._prefix = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:NAME_CHARS]}"
+        self._prefix = f"rlm-{re.sub('[^a-zA-Z0-9_.-]', '-', run_id)[:RUN_ID_CHARS]}"
         self._name = ""
         self._depth = depth
         self._context_bytes = context_bytes
@@ -97,7 +97,7 @@ class Sandbox:
         try:
             await self._start()
         except (EngineUnavailable, SandboxStartError) as error:
-            # An engine that restarts does not answer, or ends containers that it has just started.
+            # A restarting engine does not answer, or ends containers that it has just started.
             transient = isinstance(error, EngineUnavailable) or isinstance(error.__cause__, SandboxDied)
             if not transient or not await self._engine.wait_for_restart():
                 raise
@@ -105,7 +105,7 @@ class Sandbox:
         return self
 
     async def _start(self) -> None:
-        # Our own name allows removal even if the engine's answer with the id never arrives.
+        # We choose the name, so that we can remove the container even if the engine's answer with its ID never arrives.
         self._name = f"{self._prefix}-{secrets.token_hex(8)}"
         await self._engine.remove_orphans(seconds=self._config.stop_seconds)
         await self._engine.check_runtime(self._config.runtime)
@@ -142,7 +142,7 @@ class Sandbox:
             return await session.load(name, encoded)
 
     async def offer(self, tools: Tools) -> None:
-        """Let cells call these host functions, instead of those offered before.
+        """Let cells call these host functions. They replace those of an earlier call.
 
         Raises:
             SandboxError: The sandbox is gone.
@@ -236,7 +236,7 @@ class Sandbox:
 
     @asynccontextmanager
     async def _active_session(self) -> AsyncIterator[Session]:
-        """Yield the session. If it fails, remove the container at once, and raise an error with the reason."""
+        """Yield the session. If the session fails, remove the container at once and raise an error with the reason."""
         if self._session is None:
             raise ConfigError("The sandbox has not been started: use it inside `async with`.")
         try:
@@ -313,7 +313,7 @@ class Sandbox:
             _log.warning("sandbox_not_removed", container=self._name, reason=problem)
 
     async def _fail(self, error: SandboxError) -> NoReturn:
-        """Remove the container at once, and raise with the reason. An error without a cause is complete already."""
+        """Remove the container at once and raise an error with the reason. An error without a cause has its reason."""
         ended = isinstance(error, SandboxDied) and error.__cause__ is not None
         reason = await self._reason() if ended else ""
         await self._resources.aclose()

@@ -23,7 +23,7 @@ from rlm._util.logs import get_logger
 from rlm.errors import EngineUnavailable, SandboxStartError
 
 from .image import DIGEST_LABEL, IMAGE_LABEL, source_digest
-from .owner import PREFIX, is_orphan
+from .owner import LABEL_PREFIX, is_orphan
 from .runtimes import GVISOR, is_gvisor, known_vulnerabilities
 from .sockets import adopt
 from .spec import ContainerSpec
@@ -33,7 +33,7 @@ MAX_CONCURRENT_STARTS: Final = max(4, os.cpu_count() or 1)  # more at once do no
 MAX_CONCURRENT_REMOVALS: Final = 8  # separate from starts, so that removals never wait for them
 MAX_CONCURRENT_REQUESTS: Final = 4  # requests of any other kind
 GONE_POLL_SECONDS: Final = 0.02
-RESTART_SECONDS: Final = 30.0  # how long to wait for an engine that restarts
+RESTART_SECONDS: Final = 30.0  # how long to wait for a restarting engine
 RESTART_POLL_SECONDS: Final = 0.25
 HISTORY_SECONDS: Final = 2.0  # the engine learns of a container's end a moment after its streams have ended
 GVISOR_HINT: Final = (
@@ -100,7 +100,7 @@ class Engine:
         return _limits().starts
 
     async def wait_for_restart(self) -> bool:
-        """Wait until an engine that answered before answers again, for it may be restarting.
+        """Wait for an engine that answered before: it may be restarting.
 
         Returns:
             Whether it answers. False at once if it never did.
@@ -163,14 +163,14 @@ class Engine:
         self._runtimes.add(runtime)
 
     async def remove_orphans(self, *, seconds: float) -> None:
-        """Remove, once, the sandboxes of this user's processes that were killed.
+        """Remove the sandboxes that killed processes of this user left behind. Only the first call does anything.
 
         Args:
             seconds: Limit for each removal.
         """
         if self._removed_orphans:
             return
-        self._removed_orphans = True  # set before the search, during which other sandboxes may start
+        self._removed_orphans = True  # set before the search, because other sandboxes may start during it
         try:
             containers = await self._orphans()
         except APIError as error:
@@ -192,7 +192,7 @@ class Engine:
             raise self._unavailable(error) from error
 
     async def _orphans(self) -> list[dict[str, Any]]:
-        filters = {"label": f"{PREFIX}pid"}
+        filters = {"label": f"{LABEL_PREFIX}pid"}
         containers = await self._call(lambda client: client.containers(all=True, filters=filters), abandon=True)
         return [container for container in containers if is_orphan(container.get("Labels") or {})]
 
@@ -371,7 +371,7 @@ def _engine_error(error: APIError) -> SandboxStartError:
 
 
 def _last_events(client: docker.APIClient, container: str) -> Iterator[dict[str, Any]]:
-    """The events that the engine still has of a container, up to its end."""
+    """A container's events in the engine's history, up to the container's end."""
     until = f"{time.time() + HISTORY_SECONDS:.3f}"
     filters = {"container": container, "event": ["kill", "oom", "die"]}
     with closing(client.events(since=0, until=until, filters=filters, decode=True)) as events:

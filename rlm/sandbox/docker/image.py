@@ -14,7 +14,7 @@ from pathlib import Path
 from rlm.errors import EngineUnavailable
 
 REPOSITORY = "rlm-sandbox"
-TAG_CHARS = 12  # of the digest in the image's tag
+TAG_CHARS = 12  # characters of the digest in the image's tag
 DIGEST_LABEL = "rlm.digest"
 IMAGE_LABEL = "rlm.image"  # marks every image that the Dockerfile builds, including its stages
 

@@ -1,7 +1,7 @@
 """Labels that name a container's owner process, and the check whether that process is gone.
 
-A process is identified by its PID, start time, PID namespace and the boot of the machine, because the kernel reuses PIDs.
-Where one of these is unreadable (not Linux), no container counts as an orphan. A sandbox ends anyway with its
+The kernel reuses PIDs. So a process is identified by its PID, its start time, its PID namespace and the machine's boot.
+If one of these is unreadable (not Linux), no container counts as an orphan. A sandbox still ends with its
 orchestrator, or after its lifetime.
 """
 
@@ -13,23 +13,23 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-PREFIX: Final = "rlm.owner."
-SCOPE: Final = ("boot", "pidns", "uid")  # PIDs are comparable only between processes that share these
+LABEL_PREFIX: Final = "rlm.owner."
+PID_SCOPE: Final = ("boot", "pidns", "uid")  # PIDs are comparable only between processes that share these
 
 
 def owner_labels() -> dict[str, str]:
     """Labels that identify this process as the owner."""
     facts = {**_scope(), "pid": str(os.getpid()), "start": _start_time(os.getpid()) or ""}
-    return {PREFIX + name: value for name, value in facts.items()}
+    return {LABEL_PREFIX + name: value for name, value in facts.items()}
 
 
 def is_orphan(labels: Mapping[str, str]) -> bool:
     """Whether the owner was a process of this user on this machine, and is certainly gone."""
-    facts = {name.removeprefix(PREFIX): value for name, value in labels.items() if name.startswith(PREFIX)}
+    facts = {name.removeprefix(LABEL_PREFIX): value for name, value in labels.items() if name.startswith(LABEL_PREFIX)}
     ours = _scope()
-    if not ours.keys() >= set(SCOPE) or not facts.get("start") or not facts.get("pid", "").isdigit():
+    if not ours.keys() >= set(PID_SCOPE) or not facts.get("start") or not facts.get("pid", "").isdigit():
         return False
-    if any(facts.get(name) != ours[name] for name in SCOPE):
+    if any(facts.get(name) != ours[name] for name in PID_SCOPE):
         return False  # owned by another user, container or machine that shares the engine
     return _start_time(int(facts["pid"])) != facts["start"]
 

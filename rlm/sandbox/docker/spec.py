@@ -135,7 +135,7 @@ def _host_config(config: SandboxConfig, *, memory: int, seccomp: str, socket_fol
         "fsize": memory,  # all files are in memory, including those of large values
         "core": 0,
     }
-    if gvisor:  # its kernel counts per sandbox; elsewhere the kernel would count all sandboxes together
+    if gvisor:  # its kernel counts per sandbox; without it, the host's kernel would count all sandboxes together
         limits["nproc"] = config.max_processes
     host: dict[str, Any] = {
         "NetworkMode": "none",
@@ -156,7 +156,7 @@ def _host_config(config: SandboxConfig, *, memory: int, seccomp: str, socket_fol
         "Ulimits": [{"Name": name, "Soft": limit, "Hard": limit} for name, limit in limits.items()],
         "Tmpfs": {"/tmp": tmpfs, WORKDIR: tmpfs}  # noqa: S108 - the container's
         | dict.fromkeys(COVERED_PATHS, "ro,size=4k"),
-        "LogConfig": {"Type": "none", "Config": {}},  # a flood of output would fill the host's disk
+        "LogConfig": {"Type": "none", "Config": {}},  # logs could fill the host's disk
         "AutoRemove": True,
         "Init": False,  # the supervisor must be PID 1
     }
