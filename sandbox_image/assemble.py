@@ -1,7 +1,7 @@
 """Builds the image's file system in /rootfs from an explicit list, so that it contains nothing else.
 
-Runs once, in the build stage of the image, with the image's own interpreter. It copies Python and its standard library,
-the shared libraries that these load, time zones, the content of the wheels, the protocol and the guest, compiled. Shells,
+Runs once, in the build stage of the image, with the image's own interpreter. Copies Python with its standard library and
+shared libraries, time zones, the wheels' contents, the protocol and the guest, then compiles all modules. Shells,
 package managers, compilers, perl and setuid files stay out because nothing copies them. Standard library only.
 """
 

@@ -26,7 +26,7 @@ class ToolError(Exception):
 
 
 class FailedQuery(str):
-    """Replaces a missing answer of a batch: its text says why, and it is falsy."""
+    """Replaces a missing answer of a batch. It is falsy, and its text says why the call failed."""
 
     __slots__ = ()
 
@@ -55,7 +55,7 @@ Outgoing = tuple[int, Callable[[int], None]]  # the size of a call in bytes, and
 class Calls:
     """Sends calls, and delivers the supervisor's messages to the threads that wait for them.
 
-    It has no thread of its own, which a fork would lose: one of the waiting threads reads for all.
+    It starts no thread, because a fork would lose it. One of the waiting threads reads for all.
     """
 
     def __init__(self, link: Link, start: Start) -> None:
@@ -151,7 +151,7 @@ class Calls:
             )
             self._link.send(query, bundle.descriptors)
 
-    # What the model's code calls
+    # Functions that the model's code calls
 
     def llm_query(
         self, prompt: str, context: object = None, *, model: str | None = None, recurse: bool | None = None

@@ -20,7 +20,7 @@ from rlm.protocol.paths import split_path
 WORKDIR = "/workspace"
 SCRATCH = ("/tmp", WORKDIR)  # noqa: S108 - the container's
 FILE_MODE = 0o444  # files of the host are read-only
-MAX_LISTING_BYTES = 1 << 20  # of all listed names
+MAX_LISTING_BYTES = 1 << 20  # total size of the listed names
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 

@@ -11,7 +11,7 @@ import time
 
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
-KILL_ROUNDS = 2000  # checks for remaining processes, a millisecond apart
+KILL_ROUNDS = 2000  # maximum number of checks for remaining processes, a millisecond apart
 LIFETIME_EXIT_CODE = 124  # as timeout(1) reports it
 
 # When memory runs out, the kernel kills higher scores first (proc(5)): the cell, then its snapshot, then the supervisor.
@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def set_process_flag(option: int, value: int) -> None:
-    """prctl(2). Raises OSError."""
+    """Set a flag of this process with prctl(2). Raises OSError."""
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
 
@@ -125,7 +125,7 @@ def _descendants(root: int, parents: dict[int, int]) -> set[int]:
 
 
 def kill_others(keep: set[int]) -> dict[int, int]:
-    """Kill every process but this one and `keep`, however fast they fork. Returns the results of `reap`.
+    """Kill every process except this one and `keep`, however fast they fork. Returns the results of `reap`.
 
     A stopped process cannot fork, and kill(-1) from PID 1 stops all at once, so none escapes between two checks.
     """

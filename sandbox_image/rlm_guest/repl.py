@@ -1,4 +1,4 @@
-"""The REPL: runs cells in one module namespace, as Python would."""
+"""The REPL: runs cells in one module namespace, as Python's own would."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rlm.protocol.messages import Start
 from . import values
 from .calls import Calls, LLMError, ToolError
 
-MAX_ERROR_CHARS = 30_000  # of a traceback: it must fit into a packet in any encoding
-SHOWN_CHARS = 80  # of a variable's value in SHOW_VARS
+MAX_ERROR_CHARS = 30_000  # limit of a traceback, which must fit into a packet in any encoding
+SHOWN_CHARS = 80  # characters of a variable's value in SHOW_VARS
 
 # inspect.CO_COROUTINE. Rarely used modules are imported only when needed: each page costs time at every fork.
 CO_COROUTINE = 0x80
@@ -158,7 +158,7 @@ class Repl:
         values.check_size(len(encoded), self._max_answer_bytes)
         return encoded
 
-    # What the model's code calls
+    # Functions that the model's code calls
 
     def _set_final(self, value: object) -> None:
         """Give the final answer. The cell continues, and the last call counts."""
