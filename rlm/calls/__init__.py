@@ -1,1 +1,1 @@
-"""One model call: accounting, cache, and the way to the network. Imports store and what is below."""
+"""Model calls: accounting, cache, and the gateway to the network. Imports store and what is below."""

@@ -27,7 +27,7 @@ from .budget import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """What one call has reserved. `reply_tokens` bounds its reply; None if no limit counts the length of replies."""
+    """The reservation of one call. `reply_tokens` bounds its reply; None if no limit counts the length of replies."""
 
     estimate: Estimate
     reply_tokens: int | None
@@ -37,8 +37,8 @@ class Accounting:
     """Reserves, prices and counts the model calls of one run.
 
     Args:
-        limits: of the whole run.
-        prices: by model name; they override the model's own price.
+        limits: limits of the whole run.
+        prices: prices by model name; they override the model's own price.
 
     Attributes:
         budget: the ledger of the run.
@@ -51,12 +51,12 @@ class Accounting:
         self.by_model: dict[str, Usage] = {}
         self.by_node: dict[str, Usage] = {}
         self._prices = prices or {}
-        self._token_density: dict[str, float] = {}  # by model: the highest ratio of counted to estimated input tokens
+        self._token_density: dict[str, float] = {}  # highest ratio of counted to estimated input tokens, by model
         self._reserving = anyio.Lock(fast_acquire=True)  # first come, first served: no small call overtakes a large one
-        self._changed = anyio.Event()  # replaced each time it fires: a call has ended, or the limits have changed
+        self._changed = anyio.Event()  # set when a call has ended or the limits have changed, then replaced
 
     async def reserve(self, model: Model, messages: Sequence[Message], *, last: bool = False) -> Reservation:
-        """Reserve one call. Waits as long as calls in flight may free enough of their reservations.
+        """Reserve one call. Waits while calls in flight may free enough of their reservations.
 
         Raises:
             BudgetExceeded: no call in flight can free enough.
@@ -73,13 +73,13 @@ class Accounting:
                 await self._changed.wait()
 
     def settle(self, reservation: Reservation, *, model: Model, node: str, usage: Usage) -> None:
-        """Replace a reservation with what the call used: nothing if the provider refused it or a cache answered."""
+        """Replace a reservation with the call's usage: none if the provider refused it or a cache answered."""
         self.budget.settle(reservation.estimate, usage)
         self._add_usage(model=model.name, node=node, usage=usage)
         self._wake()
 
     def abandon(self, reservation: Reservation) -> None:
-        """Count a call at its estimate: it was sent, and nobody knows what it used."""
+        """Count a call at its estimate: it was sent, and its usage is unknown."""
         self.budget.abandon(reservation.estimate)
         self._wake()
 
@@ -102,7 +102,7 @@ class Accounting:
             self._add_usage(model=call.model, node=call.node, usage=usage)
 
     def update_density(self, model: Model, messages: Sequence[Message], usage: Usage) -> None:
-        """Raise later estimates to the densest text so far: hexadecimal, for example, has more tokens than prose."""
+        """Raise later estimates to the density of the densest text so far. Hexadecimal has more tokens than prose."""
         counted = usage.input_tokens / estimate_input(messages)
         self._token_density[model.name] = max(self._token_density.get(model.name, 1.0), counted)
 
@@ -112,7 +112,7 @@ class Accounting:
         self._wake()
 
     def reserve_last_turn(self, model: Model, messages: Sequence[Message]) -> None:
-        """Keep for the root's last turn as much as a call with these messages may reserve of what remains now."""
+        """Reserve for the root's last turn what a call with these messages may now reserve."""
         self.budget.reserve_last_turn(Estimate())
         self.budget.reserve_last_turn(self.estimate(model, messages))
 
@@ -127,11 +127,11 @@ class Accounting:
         return False
 
     def estimate(self, model: Model, messages: Sequence[Message], *, last: bool = False) -> Estimate:
-        """What the budget has to reserve for a call."""
+        """The estimate that the budget has to reserve for a call."""
         return self._plan(model, messages, last=last).estimate
 
     def cost(self, model: Model, usage: Usage) -> float | None:
-        """The most dollars that a call with this usage can cost; None if no price is known."""
+        """The maximum cost in dollars of a call with this usage; None if no price is known."""
         price = self._prices.get(model.name)
         return model.cost(usage) if price is None else price.cost(usage)
 
@@ -142,21 +142,21 @@ class Accounting:
 
     def _plan(self, model: Model, messages: Sequence[Message], *, last: bool) -> Reservation:
         """Bound the reply by a share of what remains (all of it for the last turn), between useful and ample."""
-        asked = Usage(
+        request_usage = Usage(
             calls=1, input_tokens=math.ceil(estimate_input(messages) * self._token_density.get(model.name, 1.0))
         )
-        longest = replace(asked, output_tokens=MAX_REPLY_TOKENS)
+        longest = replace(request_usage, output_tokens=MAX_REPLY_TOKENS)
         tokens, dollars = self.budget.remaining(last=last)
-        share = _share(tokens, asked.input_tokens, last=last)
+        share = _share(tokens, request_usage.input_tokens, last=last)
         if math.isfinite(dollars):
-            input_cost, longest_cost = self._known_cost(model, asked), self._known_cost(model, longest)
+            input_cost, longest_cost = self._known_cost(model, request_usage), self._known_cost(model, longest)
             if longest_cost > input_cost:
                 reply_cost = _share(dollars, input_cost, last=last)
                 share = min(share, reply_cost * MAX_REPLY_TOKENS / (longest_cost - input_cost))
         reply_tokens = int(min(max(share, MIN_REPLY_TOKENS), MAX_REPLY_TOKENS))
         if model.max_tokens is not None:
             reply_tokens = min(reply_tokens, model.max_tokens)
-        usage = replace(asked, output_tokens=reply_tokens)
+        usage = replace(request_usage, output_tokens=reply_tokens)
         cost = self.cost(model, usage) or 0.0  # also without a dollar limit: resuming the run may set one
         return Reservation(
             estimate=Estimate(tokens=usage.total_tokens, dollars=cost),

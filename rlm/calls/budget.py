@@ -1,4 +1,4 @@
-"""What a run may still use: every call reserves before it is sent and settles after. Pure: no clock, no I/O.
+"""The budget of a run: every call reserves before it is sent and settles after. Pure: no clock, no I/O.
 
 The host alone keeps the ledger. A sandbox influences it only through the size of its prompts.
 """
@@ -16,7 +16,7 @@ from rlm.types import Message, StopReason, Usage
 
 BYTES_PER_TOKEN: Final = 3  # English has about 4: estimates err on the high side
 TOKENS_PER_MESSAGE: Final = 4  # a provider's markers around each message
-TOKENS_PER_REQUEST: Final = 50  # what a provider may put before a conversation
+TOKENS_PER_REQUEST: Final = 50  # tokens that a provider may add before a conversation
 MIN_PARALLEL_CALLS: Final = 8  # a call reserves at most an eighth of what remains, so that eight can always run
 MIN_REPLY_TOKENS: Final = 2_000  # a reasoning model needs at least these for a useful reply
 MAX_REPLY_TOKENS: Final = 16_000  # enough for any reply: reserving more would only block other calls
@@ -26,8 +26,8 @@ class BudgetExceeded(RLMError):
     """The budget refuses a call.
 
     Attributes:
-        reason: the limit that refuses it.
-        may_succeed_later: calls in flight may free enough of what they have reserved.
+        reason: the limit that the call would exceed.
+        may_succeed_later: whether calls in flight may free enough of their reservations.
     """
 
     def __init__(self, message: str, *, reason: StopReason, may_succeed_later: bool = False) -> None:
@@ -64,13 +64,13 @@ def estimate_tokens(text: str) -> int:
 class Budget:
     """The ledger for all calls of a run.
 
-    A reserve of one call, and of the estimate for the root's last turn, is open to `last=True` alone. It pays for the
+    One call and the estimate for the root's last turn are reserved for `last=True`. This reserve pays for the
     turn in which the root answers after a limit.
 
     Attributes:
-        limits: of the run, as they are now.
-        used: usage that the providers counted.
-        unaccounted: calls of unknown usage: they were sent, and cancelled or their replies lost.
+        limits: current limits of the run.
+        used: total usage that the providers counted.
+        unaccounted: number of calls with unknown usage, because they were cancelled or their replies lost.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -78,7 +78,7 @@ class Budget:
         self._calls = 0
         self._rlms = 0
         self._open = 0
-        self._spent = Estimate()  # the counted usage, or the estimate where nobody counted
+        self._spent = Estimate()  # counted usage, or the estimate of calls that nobody counted
         self._in_flight = Estimate()
         self._last_turn = Estimate()
         self.used = Usage()
@@ -157,7 +157,7 @@ class Budget:
         self.unaccounted += 1
 
     def release(self, estimate: Estimate) -> None:
-        """Undo a reservation: a last turn refused as too long, at no cost, is retried from the same reserve."""
+        """Undo a reservation: the provider refused a last turn as too long, at no cost. A retry uses the same reserve."""
         self._close(estimate)
         self._calls -= 1
 

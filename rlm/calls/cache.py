@@ -1,6 +1,6 @@
-"""A cache of replies across runs, for callers who turn it on. The same model, parameters and messages are free.
+"""An optional cache of replies across runs. Repeating a request with the same model, parameters and messages is free.
 
-It keeps complete replies only: none that failed or was cut off. Imports models and store.
+It keeps complete replies only, neither failures nor replies that were cut off. Imports models and store.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one way to a model: journal, cache, budget, network, record. Imports accounting, store and models."""
+"""The only way to a model: journal, cache, budget, network, record. Imports store, models and what is below."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .accounting import Accounting, Reservation
 from .budget import BudgetExceeded
 from .cache import Cache
 
-HTTP_ERROR_STATUS: Final = 400  # statuses from here on say that the provider did not process the request
+HTTP_ERROR_STATUS: Final = 400  # from this status on, the provider did not process the request
 
 Role = Literal["root", "sub"]
 
@@ -69,7 +69,7 @@ class Calls:
         Args:
             model: answers the call.
             messages: the conversation.
-            node: makes the call.
+            node: the node that makes the call.
             ordinal: number of the call at its node, from 1.
             role: whether an RLM's own model or a plain sub-call asks.
             last: pay the call from the reserve for the root's last turn.
@@ -77,7 +77,7 @@ class Calls:
         Raises:
             BudgetExceeded: a limit of the run refuses the call; nothing was sent.
             ModelError: no usable reply. CallAbandoned if the recorded call was abandoned.
-            JournalError: the journal cannot be written; nothing more is sent.
+            JournalError: writing the journal failed; nothing more is sent.
             ReplayDivergedError: this is a replay, and the call is not in the record.
         """
         request = await _request(model, messages)
@@ -116,11 +116,11 @@ class Calls:
         return reply
 
     async def abandon(self, node: str, ordinal: int) -> None:
-        """Record that time ran out for an RLM's call, so that a replay does not make it either."""
+        """Record that time ran out for an RLM's call, so that a replay fails it, too."""
         await self.replay.abandon_call(node, ordinal, "time ran out for this call")
 
     async def finish_node(self, node: str) -> None:
-        """Note that an RLM has its answer: any further record of it has diverged."""
+        """Note that an RLM has its answer: its pending recorded queries have diverged."""
         self._apply(await self.replay.finish_node(node), node=node, ordinal=1)
 
     async def mark_cut_off(self, node: str, *, requests: int, queries: int) -> None:
@@ -192,7 +192,7 @@ class Calls:
     async def _record_cached(
         self, model: Model, request: Request, reply: ModelReply, *, node: str, ordinal: int, last: bool
     ) -> None:
-        """Count another run's reply as a call: the budget may refuse it, although it used nothing."""
+        """Count another run's reply as a call, which the budget may refuse, although it used no tokens."""
         reservation = await self._reserve(model, request, node=node, ordinal=ordinal, last=last)
         self.accounting.settle(reservation, model=model, node=node, usage=reply.usage)
         await self.replay.record_outcome(await self.replay.record_sent(node, ordinal, request), reply)

@@ -1,1 +1,1 @@
-"""On the disk: journal, run records, contexts, event log, locks. Imports sandbox, models, prompts and what is below."""
+"""Runs on disk: journal, run records, contexts, event log, locks. Imports sandbox, models and what is below."""

@@ -18,21 +18,21 @@ from .record import ContextRecord, RunRecord
 def store_context(
     directory: Path, value: Value, source: Path | None, stop: threading.Event, *, number: int = 0
 ) -> ContextRecord | None:
-    """Store a context in pieces. Of a `Path`, only its place and digest are recorded.
+    """Store a context in pieces. For a `Path`, only its path and digest are recorded.
 
     Args:
-        directory: of the run.
+        directory: the run directory.
         value: the context.
-        source: the path that it was given as, if any.
-        stop: when set, storing is given up.
-        number: of the question that it comes with.
+        source: the caller's path of the context, if it passed a `Path`.
+        stop: when set, storing stops.
+        number: number of the context's question, from 0.
 
     Returns:
-        The record of the context; None if storing was given up.
+        The record of the context; None if `stop` was set.
 
     Raises:
         JournalError: the disk is full or failed.
-        ConfigError: the path cannot be read.
+        ConfigError: the path is unreadable.
     """
     total = sha256()
     stored = directory / (f"context_{number}.{value.kind}" if number else f"context.{value.kind}")
@@ -59,7 +59,7 @@ def store_context(
 
 
 def is_context_file(name: str) -> bool:
-    """Whether a file name is one that `store_context` makes."""
+    """Whether `store_context` makes files of this name."""
     return re.fullmatch(r"context(_[0-9]+)?\.(text|bytes|data)", name) is not None
 
 

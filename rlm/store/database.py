@@ -1,6 +1,6 @@
-"""A SQLite file with one thread that does all work in order, so that the event loop never waits for the disk.
+"""A SQLite file with one thread that runs all statements in order, so the event loop never waits for the disk.
 
-Writes that are pending at the same time share a transaction, so that many concurrent calls cost few commits.
+Writes that are pending at the same time share a transaction, so many concurrent calls cost few commits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, TypeVar
 
 from rlm.errors import JournalError
 
-BUSY_SECONDS: Final = 30.0  # to wait for another process that writes to the same file
-BUSY_RETRY_SECONDS: Final = 0.01  # between attempts where SQLite itself does not wait
+BUSY_SECONDS: Final = 30.0  # how long to wait for another process that writes to the same file
+BUSY_RETRY_SECONDS: Final = 0.01  # pause between attempts when SQLite itself does not wait
 
 Mode = Literal["create", "open", "read"]
 Statement = tuple[str, Sequence[object]]
@@ -31,9 +31,9 @@ class Database:
     Args:
         path: the file; None keeps the database in memory.
         schema: SQL statements that create the tables.
-        version: of the schema.
-        oldest: version that can still be used.
-        mode: `create` creates a missing file; `open` and `read` need it, and `read` changes nothing.
+        version: version of the schema.
+        oldest: oldest schema version that this code can use.
+        mode: `create` creates a missing file. `open` and `read` require the file; `read` changes nothing.
 
     Raises:
         JournalError: the file is damaged, or a newer or a too old version wrote it.
@@ -56,12 +56,12 @@ class Database:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlm-database")
 
     def close(self) -> None:
-        """Close it, after pending writes: milliseconds."""
+        """Finish pending writes, which takes milliseconds, and close the file."""
         self._thread.shutdown()
         self._connection.close()
 
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Query in the calling thread: in `run`, or while no write is pending.
+        """Query in the calling thread. Call it inside `run`, or while no write is pending.
 
         Raises:
             JournalError: the file is damaged.
@@ -72,20 +72,20 @@ class Database:
             raise JournalError(f"Cannot read {self._name} ({error}): it is damaged.") from error
 
     def add(self, *statements: Statement) -> None:
-        """Write these statements in the next transaction, first."""
+        """Queue statements for the next transaction, before the statements of later writes. Does not wait."""
         with self._lock:
             self._waiting += statements
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run something in the thread of the database, in order with writes."""
+        """Run a function in the database's thread, in order with writes."""
         return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work)))
 
     async def write(self, *statements: Statement, durable: bool) -> None:
         """Write statements in one transaction, with all other pending ones. Cancelling the caller does not undo it.
 
         Args:
-            statements: with their values.
-            durable: wait until they are on the disk (fsync), not only out of this process.
+            statements: pairs of SQL and values.
+            durable: wait until they are on disk (fsync). Otherwise, a power cut can lose them, but not a crash.
 
         Raises:
             JournalError: this write or an earlier one failed.
@@ -131,7 +131,7 @@ class Database:
             self._connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {version}; COMMIT;")
 
     def _use_wal(self) -> None:
-        """Switch to WAL. SQLite does not wait for the lock of this, and another process may be creating the same file."""
+        """Switch to WAL. SQLite does not wait for the required lock, and another process may be creating the same file."""
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:

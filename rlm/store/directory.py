@@ -1,4 +1,4 @@
-"""Run directories: where they are, a new one, and one by its ID. Imports errors."""
+"""Run directories: the default root, creating one, and finding one by its ID. Imports errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def find(run: str | Path, root: Path) -> Path:
 
 
 def default_root() -> Path:
-    """The directory of run directories, unless another is configured: in the user's state directory."""
+    """The default directory of all run directories, in the user's state directory."""
     from platformdirs import user_state_path
 
     return user_state_path("rlm", appauthor=False) / "runs"

@@ -11,15 +11,15 @@ from rlm.types import ModelReply, Usage
 FILE_NAME: Final = "journal.sqlite"
 SCHEMA_VERSION: Final = 3  # 1 had no digests of queries, 2 no reserved tokens
 ROOT: Final = "0"
-TOO_LONG: Final = "context_too_long"  # reason of a failure that a replay raises as ContextTooLong
-GIVEN_BACK: Final = "given_back"  # the same, for a call that does not count, as a shorter one replaced it
+TOO_LONG: Final = "context_too_long"  # reason for a failure that a replay raises as ContextTooLong
+GIVEN_BACK: Final = "given_back"  # as TOO_LONG, for a call that does not count because a shorter one replaced it
 
 SCHEMA: Final = """
 CREATE TABLE calls (               -- each call that was sent, or that the budget refused
     id INTEGER PRIMARY KEY,
     node TEXT NOT NULL,            -- the caller: an RLM, or a plain sub-call, which is its own node
-    ordinal INTEGER NOT NULL,      -- of the call at its node, from 1
-    digest BLOB NOT NULL,          -- of model and messages
+    ordinal INTEGER NOT NULL,      -- number of the call at its node, from 1
+    digest BLOB NOT NULL,          -- SHA-256 of model and messages
     model TEXT NOT NULL,
     parameters TEXT NOT NULL,      -- JSON
     messages TEXT NOT NULL,        -- JSON: hexadecimal digests of the messages, in order; empty if refused
@@ -29,16 +29,16 @@ CREATE TABLE calls (               -- each call that was sent, or that the budge
     status INTEGER,                -- HTTP status of a failed call
     usage TEXT,                    -- JSON
     cost_usd REAL,                 -- NULL if the price is unknown
-    reserved_usd REAL,             -- counts then; 0 if nothing was reserved
-    reserved_tokens INTEGER,       -- count if the call may be billed, but its usage is unknown
+    reserved_usd REAL,             -- counts if the price is unknown; 0 if nothing was reserved
+    reserved_tokens INTEGER,       -- count if the call may be billed and its usage is unknown
     sent REAL NOT NULL, ended REAL -- seconds since the epoch
 );
-CREATE TABLE messages (            -- each text once, however many requests repeat it
+CREATE TABLE messages (            -- one row per text, even if many requests repeat it
     digest BLOB PRIMARY KEY, role TEXT NOT NULL, content NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE queries (             -- of cells; with the answer, unless it is the reply of the node's one call
+CREATE TABLE queries (             -- queries of cells; without the answer if that is the reply to the node's one call
     node TEXT PRIMARY KEY,
-    digest BLOB NOT NULL,          -- of everything that decides the answer
+    digest BLOB NOT NULL,          -- SHA-256 of everything that determines the answer
     ok INTEGER, text,
     stale INTEGER NOT NULL DEFAULT 0
 )"""
@@ -64,7 +64,7 @@ class Failure:
 class RecordedUsage:
     """The usage of a recorded call, counted once in every process that replays it.
 
-    Unless it is `settled`, the reservation counts: nobody knows what the call used.
+    Unless it is `settled`, the reservation counts, because the call's usage is unknown.
     """
 
     node: str
@@ -77,7 +77,7 @@ class RecordedUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallLookup:
-    """The journal's answer to a call. `outcome` is None if the call has to be sent; `usage` counts from now on.
+    """The journal's answer to a call. `outcome` is None if the call has to be sent. `usage` counts from now on.
 
     `diverged` are the nodes that no longer follow the record.
     """
@@ -89,7 +89,7 @@ class CallLookup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryPlacement:
-    """The node of a query. It is `diverged` if the record of its cell is complete and lacks it."""
+    """The node of a query. `diverged`: the record of its cell is complete and lacks the query."""
 
     node: str
     diverged: bool
@@ -107,7 +107,7 @@ class RecordedAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedQuery:
-    """A query's row without its answer. `ok` is None if it has none, or if that is the outcome of the node's one call."""
+    """A query's row, without the answer's text. `ok` is None without an answer, or if the node's one call holds it."""
 
     node: str
     digest: bytes
@@ -117,7 +117,7 @@ class RecordedQuery:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Call:
-    """A call that has a row. It is `counted` once its usage counts in this process."""
+    """A call that has a row. `counted`: its usage counts in this process."""
 
     id: int
     node: str

@@ -20,9 +20,9 @@ class EventLog:
 
     Args:
         run_id: ID of the run.
-        file: one JSON object per line.
+        file: receives one JSON object per line.
         listeners: called with every event.
-        redact: removes secrets from a text. It is applied to everything that is written or passed on.
+        redact: removes secrets from a text. Applied to everything that is written or passed on.
         seq: number of the last event in the file.
     """
 
@@ -42,7 +42,7 @@ class EventLog:
         self._seq = seq
 
     def emit(self, event: Event) -> None:
-        """Record an event. An exception of a listener ends the run, as it is a bug of the caller.
+        """Record an event. A listener's exception ends the run: it is a bug of the caller.
 
         Raises:
             JournalError: the disk is full or failed.
@@ -89,7 +89,7 @@ def _plain(value: Any) -> dict[str, object]:
 
 @contextmanager
 def open_for_append(path: Path) -> Iterator[TextIO]:
-    """A file for `EventLog`. Raises JournalError if it cannot be opened."""
+    """Open a file for `EventLog`. Raises JournalError if that fails."""
     try:
         file = path.open("a", encoding="ascii")
     except OSError as error:
@@ -97,12 +97,12 @@ def open_for_append(path: Path) -> Iterator[TextIO]:
     try:
         yield file
     finally:
-        with contextlib.suppress(OSError):  # a full disk: writing to it has raised already
+        with contextlib.suppress(OSError):  # such as a full disk; `emit` has raised that already
             file.close()
 
 
 def truncate_partial_line(path: Path) -> int:
-    """Remove a last line that a crash cut off, and return the number of lines. Raises JournalError."""
+    """Remove an incomplete last line, which a crash may leave. Returns the number of lines. Raises JournalError."""
     lines = size = 0
     if not path.exists():
         return 0

@@ -1,7 +1,7 @@
-"""The rows of `journal.sqlite`: a run's model calls and queries. What a resumed run makes of them is in `replay.py`.
+"""The rows of `journal.sqlite`: a run's model calls and queries. `replay.py` decides which of them a resumed run reuses.
 
-A reply is on the disk before anyone sees it. A query, and a call about to be sent, are written first but without fsync:
-they survive the process, not a power cut, after which the number of resent calls may come out too low.
+A reply is on disk before the run uses it. Queries, and calls about to be sent, are written first, but without fsync. They
+survive a crash of the process, but not a power cut. After one, the number of resent calls may be too low.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Journal:
 
     Args:
         path: the file; None keeps the journal in memory.
-        mode: how to open the file. With `read`, every write is ignored, so that a replay leaves no trace.
+        mode: how to open the file. With `read`, writes are ignored, so a replay leaves no trace.
 
     Raises:
         JournalError: the file is damaged, or a newer or a too old version wrote it.
@@ -58,10 +58,10 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.database.close()
 
-    # Read: the first three before any write
+    # Reads. Call the first three only before any write.
 
     def calls(self) -> Iterator[Call]:
-        """All calls that are not stale, oldest first. One place may have several: the last one counts."""
+        """All calls that are not stale, oldest first. If a place has several, the last one counts."""
         for number, node, ordinal, digest, parameters, state in self.database.rows(_SELECT_CALLS):
             yield Call(
                 id=number,
@@ -73,12 +73,12 @@ class Journal:
             )
 
     def queries(self) -> Iterator[RecordedQuery]:
-        """All queries, also the stale ones."""
+        """All queries, including stale ones."""
         for node, digest, ok, stale in self.database.rows("SELECT node, digest, ok, stale FROM queries"):
             yield RecordedQuery(node=node, digest=digest, ok=None if ok is None else bool(ok), stale=bool(stale))
 
     def usage_of_stale(self) -> list[RecordedUsage]:
-        """The usage of calls that an earlier replay has discarded."""
+        """The usage of calls that an earlier replay discarded."""
         return self._usage("stale")
 
     def usage_of(self, ids: Iterable[int]) -> list[RecordedUsage]:
@@ -86,7 +86,7 @@ class Journal:
         return [usage for number in ids for usage in self._usage("id = ?", (number,))]
 
     async def read_usage(self, calls: Iterable[Call]) -> list[RecordedUsage]:
-        """As `usage_of`, at any time."""
+        """The usage of these calls. Allowed at any time."""
         ids = [call.id for call in calls]
         return await self.database.run(lambda: self.usage_of(ids)) if ids else []
 
@@ -132,7 +132,7 @@ class Journal:
             for node, model, usage, state, tokens, dollars in rows
         ]
 
-    # Write: cancelling the caller does not undo it
+    # Writes. Cancelling the caller does not undo them.
 
     def new_call(self, node: str, ordinal: int, request: Request) -> Call:
         """A call that has no row yet."""
@@ -148,7 +148,7 @@ class Journal:
         )
 
     async def record_sent(self, call: Call, request: Request, *, reserved_tokens: int, reserved_usd: float) -> None:
-        """Write the call before it is sent, with its messages and what is reserved for it."""
+        """Write a call before it is sent, with its messages and its reservation."""
         texts: list[Statement] = [
             ("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (part, message.role, message.content))
             for part, message in zip(request.parts, request.messages, strict=True)
@@ -170,7 +170,7 @@ class Journal:
         await self._write(("UPDATE calls SET state = ? WHERE id = ?", (call.state, call.id)), durable=True)
 
     def add_query(self, node: str, digest: bytes) -> None:
-        """Write a query before anything that is written later, in the same transaction."""
+        """Queue a query, so that the next write includes it first."""
         if not self.read_only:
             self.database.add(("INSERT INTO queries (node, digest) VALUES (?, ?)", (node, digest)))
 
@@ -179,7 +179,7 @@ class Journal:
         await self._write(_answer(node, ok, text), durable=True)
 
     async def record_abandoned(self, calls: Iterable[Call], queries: Iterable[str], text: str) -> None:
-        """Write that nobody waits for these calls and queries: `text` is their outcome."""
+        """Mark these calls and queries as abandoned, with `text` as their outcome."""
         abandoned = Failure(state="abandoned", text=text)
         await self._write(
             *(_outcome(call, abandoned) for call in calls),

@@ -1,6 +1,6 @@
-"""The lock of a run: one process at a time works on it, and holds a lock on a file of the run directory.
+"""The lock of a run: the one process that works on it holds a lock on a file in the run directory.
 
-The system releases the lock when the process ends, however it ends. So a run that nobody locks can be taken over.
+The operating system releases the lock when the process ends, even after a crash. So an unlocked run can be taken over.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 from rlm.errors import ConfigError, JournalError
 
 FILE_NAME: Final = "lock"
-TAKE_SECONDS: Final = 0.1  # to take a lock: whoever looks whether it is free holds it for microseconds
-LOOK_SECONDS: Final = 0.02  # to look whether it is free: another process may be looking, too
+ACQUIRE_SECONDS: Final = 0.1  # timeout: a process that checks the lock holds it for microseconds
+CHECK_SECONDS: Final = 0.02  # timeout of a check, because another process may be checking, too
 RETRY_SECONDS: Final = 0.005
 
 
@@ -34,10 +34,10 @@ def run_lock(directory: Path) -> Iterator[None]:
         raise _unusable(directory, error) from error
     try:
         try:
-            if not _lock(file, seconds=TAKE_SECONDS):
+            if not _lock(file, seconds=ACQUIRE_SECONDS):
                 raise _running(directory)
             os.ftruncate(file, 0)
-            os.write(file, f"\n{os.getpid()}".encode())  # for the error that others raise
+            os.write(file, f"\n{os.getpid()}".encode())  # for the error message of other processes
         except OSError as error:
             raise _unusable(directory, error) from error
         yield
@@ -46,13 +46,13 @@ def run_lock(directory: Path) -> Iterator[None]:
 
 
 def ensure_unlocked(directory: Path) -> None:
-    """Raises ConfigError if a process works on the run."""
+    """Raise ConfigError if a process works on the run."""
     if is_locked(directory):
         raise _running(directory)
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process works on the run. Changes nothing. Raises JournalError if the lock cannot be read."""
+    """Whether a process works on the run. Changes nothing. Raises JournalError if the lock is unreadable."""
     path = directory / FILE_NAME
     access = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY  # NFS locks only what is open for writing
     try:
@@ -62,7 +62,7 @@ def is_locked(directory: Path) -> bool:
     except OSError as error:
         raise _unreadable(directory, error) from error
     try:
-        return not _lock(file, seconds=LOOK_SECONDS)
+        return not _lock(file, seconds=CHECK_SECONDS)
     except OSError as error:
         raise _unreadable(directory, error) from error
     finally:
@@ -70,7 +70,7 @@ def is_locked(directory: Path) -> bool:
 
 
 def _lock(file: int, *, seconds: float) -> bool:
-    """Lock an open file, until it is closed; False if another process holds it all the time."""
+    """Lock an open file until it is closed. Returns False if another process holds the lock for `seconds`."""
     from filelock import lock_descriptor
 
     deadline = time.monotonic() + seconds
@@ -83,7 +83,7 @@ def _lock(file: int, *, seconds: float) -> bool:
 
 def _running(directory: Path) -> ConfigError:
     with open(directory / FILE_NAME, "rb") as file:
-        file.seek(1)  # Windows lets nobody read the byte that is locked
+        file.seek(1)  # Windows does not allow reading the locked byte
         process = file.read().decode("ascii", "replace")
     return ConfigError(f"Run {directory.name} is running, in process {process}: wait for it, or stop it.")
 

@@ -1,7 +1,7 @@
-"""The queries that the cells of a run have made, and which of them are pending: recorded, but not made again yet. Pure.
+"""The queries of a run's cells, and which of them are pending: recorded, but not made again yet. Pure.
 
-A query is known by its RLM and by what it asks, because threads of a cell ask in another order each time. Of several that
-ask the same, the first pending one is taken.
+A query is identified by its RLM and its digest, because a cell's threads ask in a different order each time. Among queries
+with equal digests, the first pending one is taken.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Queries:
         self._pending: dict[str, dict[bytes, list[int]]] = {}  # by RLM
 
     def latest(self, rlm: str) -> int:
-        """The highest number that a query of this RLM has."""
+        """The highest number of this RLM's queries; 0 without any."""
         return self._latest.get(rlm, 0)
 
     def record(self, node: str, digest: bytes, *, stale: bool = False) -> None:
-        """Add a query of the record, as pending. Of a stale one only the number is kept."""
+        """Add a recorded query as pending. For a stale one, only the number is kept."""
         rlm, number = _place(node)
         self._latest[rlm] = max(self.latest(rlm), number)
         if not stale:
@@ -31,13 +31,13 @@ class Queries:
             self._mark_pending(rlm, number)
 
     def begin(self, rlm: str) -> None:
-        """An RLM begins its work, perhaps again: all its queries become pending."""
+        """Make all queries of an RLM pending, because it begins its work, perhaps again."""
         self._pending.pop(rlm, None)
         for number in self._digests.get(rlm, ()):
             self._mark_pending(rlm, number)
 
     def take(self, rlm: str, digest: bytes) -> str | None:
-        """The first pending query that asks this; it is no longer pending."""
+        """Return the first pending query with this digest, which is no longer pending; None without one."""
         pending = self._pending.get(rlm, {})
         numbers = pending.get(digest)
         if not numbers:
@@ -74,7 +74,7 @@ class Queries:
         return discarded
 
     def digest(self, node: str) -> bytes:
-        """The digest of what a query asks."""
+        """The digest of a query."""
         rlm, number = _place(node)
         return self._digests[rlm][number]
 

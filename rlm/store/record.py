@@ -1,4 +1,4 @@
-"""The record of a run, `run.json`: all that a resumed run needs, besides its context and journal."""
+"""The record of a run, `run.json`: everything that a resumed run needs beside its context and journal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlm.types import StopPoint, StopReason
 
 from .directory import FILE_NAME, private
 
-FORMAT: Final = 1  # of run.json
+FORMAT_VERSION: Final = 1  # version of run.json
 
 State = Literal["running", "finished", "failed", "interrupted"]
 
@@ -30,9 +30,9 @@ class ModelRecord:
     """The model of a level.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         server: its base URL; None if the caller passed an object rather than a name.
-        context_window: in tokens, if known. A replay shortens conversations and output for the same window.
+        context_window: window in tokens, if known. A replay shortens conversations and output for the same window.
     """
 
     name: str
@@ -42,14 +42,14 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextRecord:
-    """The place of a context: `file` in the run directory, or `path` if it was given as a `Path`.
+    """Where a context is stored: `file` in the run directory, or the caller's `path`.
 
     Attributes:
-        kind: of its encoding.
-        size: of its encoding, in bytes.
+        kind: kind of its encoding (see `rlm.protocol.messages.Load`).
+        size: size of its encoding, in bytes.
         digest: SHA-256 of its encoding, in hexadecimal.
-        file: name of the file.
-        path: absolute path.
+        file: name of the file; None for a path.
+        path: absolute path, if the caller passed a `Path`.
     """
 
     kind: Kind
@@ -76,21 +76,21 @@ class RunRecord:
         state: a `running` run whose lock is free (lock.py) was interrupted.
         query: the first question; None if the context contains it.
         depth: levels below the root that may be called.
-        models: by level.
-        limits: those that the run started with.
+        models: models by level.
+        limits: limits at the start of the run.
         sandbox: policy of the containers.
-        context: that of the first question; None until it is stored, which is before the first call.
+        context: context of the first question; None until it is stored, which is before the first call.
         further: questions of a session after the first.
         answered: number of questions with an answer.
-        stops: where the work on a question was stopped, by its number from 0.
+        stops: where the work on a question stopped, by the question's number from 0.
         raised: limits raised during the run, or when it was resumed.
-        prices: given by the caller.
-        digests: of the root's system prompt, and of the sources of the sandbox image.
-        versions: of rlm and Python.
-        attempts: processes that have worked on the run.
+        prices: prices that the caller set, by model name.
+        digests: digests of the root's system prompt (`prompt`) and of the sandbox image's sources (`image`).
+        versions: versions of rlm and Python.
+        attempts: number of processes that have worked on the run.
         started: time of the start.
-        ended: time of the end, if it has ended.
-        stop_reason: of the last answer.
+        ended: time of the end; None before that.
+        stop_reason: why the work on the last answer ended.
     """
 
     run_id: str
@@ -119,7 +119,7 @@ class RunRecord:
         return replace(self.limits, **self.raised)  # type: ignore[arg-type]
 
     def save(self, directory: Path) -> None:
-        """Write the file in one step: readers see the old or the new one.
+        """Replace the file atomically: readers see the old or the new one.
 
         Raises:
             JournalError: the disk is full or failed.
@@ -127,7 +127,7 @@ class RunRecord:
         new = directory / f"{FILE_NAME}.new"
         try:
             with open(new, "w", encoding="ascii", opener=private) as file:
-                json.dump({"v": FORMAT} | asdict(self), file, indent=1)
+                json.dump({"v": FORMAT_VERSION} | asdict(self), file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(directory / FILE_NAME)
@@ -146,12 +146,12 @@ class RunRecord:
         """
         try:
             found: dict[str, Any] = json.loads((directory / FILE_NAME).read_bytes())
-            written = found.pop("v")
+            format_version = found.pop("v")
         except FileNotFoundError:
             raise ConfigError(f"No run in {directory}. Use `rlm runs` to list all runs.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} cannot be read.") from error
-        if written != FORMAT:
+        if format_version != FORMAT_VERSION:
             raise JournalError(f"The run in {directory} was written by another version of rlm: use that version.")
         try:
             context, further = found.pop("context"), found.pop("further", ())
@@ -187,7 +187,7 @@ class RunRecord:
             raise ConfigError(f"Run {self.run_id} was modified by another process: re-check with `rlm runs`.")
 
     def take_over(self, directory: Path, **changes: Any) -> Self:
-        """Save and return the record of a run that this process, which holds the lock, resumes."""
+        """Save and return the record of a run that this process resumes. The caller holds the lock."""
         versions = {"rlm": version("rlm"), "python": _python()}
         taken = replace(
             self,

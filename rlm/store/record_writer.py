@@ -31,14 +31,14 @@ class RecordWriter:
     A change that could not be saved fails all later ones, and `flush`.
 
     Args:
-        record: as saved last.
+        record: the record as last saved.
         directory: of the run.
-        read_only: keep the changes in memory, for a replay.
+        read_only: only keep changes in memory, for a replay.
 
     Attributes:
-        record: with all changes saved so far.
+        record: the record with all changes saved so far.
         directory: of the run.
-        read_only: whether `run.json` stays as it is.
+        read_only: whether `run.json` stays unchanged.
     """
 
     def __init__(self, record: RunRecord, directory: Path, *, read_only: bool = False) -> None:
@@ -52,7 +52,7 @@ class RecordWriter:
     def begin(self, digests: Mapping[str, str], context: Value | None, source: Path | None) -> None:
         """Save the digests, and store the first question's context unless it is None, in the background.
 
-        `flush` before anything that costs money.
+        Call `flush` before anything that costs money.
         """
         self._submit(partial(self._begin, digests, context, source))
 
@@ -65,7 +65,7 @@ class RecordWriter:
 
         Raises:
             JournalError: the disk is full or failed.
-            ConfigError: the path of the context cannot be read.
+            ConfigError: the path of the context is unreadable.
         """
         await self._wait_for(lambda: None)
 
@@ -82,10 +82,10 @@ class RecordWriter:
         await self._wait_for(partial(self._record_answer, answer, number, stop_reason, stop))
 
     async def close(self, state: State) -> None:
-        """Save how the run ended, and stop. A context that is still being stored is given up.
+        """Save how the run ended, and stop. Does not finish storing a context.
 
-        A failure is logged, not raised: the record then claims that the run is running, but nobody holds its lock, so it
-        counts as interrupted and can be resumed.
+        A failure is logged, not raised. The record then still says `running`, but the lock is free. So the run counts as
+        interrupted and can be resumed.
         """
         self._closing.set()
         end = asyncio.wrap_future(self._thread.submit(self._end, state))
@@ -95,7 +95,7 @@ class RecordWriter:
         finally:
             self._thread.shutdown()  # nothing may be written once the lock is free
 
-    # The thread's side
+    # In the thread
 
     def _submit(self, change: Callable[[], None]) -> Future[None]:
         return self._thread.submit(self._apply, change)

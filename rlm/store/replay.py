@@ -1,7 +1,7 @@
-"""What a journal still answers: which calls and queries are served from it, and which have to be made.
+"""Decides which calls and queries a journal serves, and which have to be made. Imports models and types.
 
-A call is known by its place: its node and its ordinal there. Its digest tells whether the request is the recorded one.
-A query is known by what it asks (queries.py).
+A call is identified by its node and its ordinal there. Its digest shows whether the request is the recorded one.
+A query is identified by its digest (queries.py).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class Replay:
     """The index of one run's journal. Calls and queries are looked up and recorded through it.
 
     Args:
-        journal: the run's; nothing may have been written to it yet.
-        ended: the run came to its end, so that a failure of the root's last call is served, too.
+        journal: the run's journal, before any write.
+        ended: whether the run had ended. Then a failure of the root's last call is served, too.
 
     Attributes:
-        journal: where calls and queries are recorded.
-        queries: those that cells have made.
-        in_flight: calls without an outcome when the journal was opened.
-        replayed: calls served from the journal since.
-        resent_calls: calls sent again because their outcome is unknown.
-        diverged: nodes whose requests or queries are not the recorded ones.
+        journal: records calls and queries.
+        queries: queries of cells.
+        in_flight: number of calls without an outcome when the journal was opened.
+        replayed: number of calls served from the journal since then.
+        resent_calls: number of calls sent again because their outcome is unknown.
+        diverged: nodes whose requests or queries differ from the recorded ones.
     """
 
     def __init__(self, journal: Journal, *, ended: bool = False) -> None:
@@ -39,9 +39,9 @@ class Replay:
         self.resent_calls = 0
         self.diverged: list[str] = []
         self.queries = Queries()
-        self._answers: dict[str, bool] = {}  # by query: whether it succeeded
+        self._answers: dict[str, bool] = {}  # whether the answer is a success, by query
         self._calls: dict[tuple[str, int], Call] = {}
-        self._reached: dict[str, int] = {}  # by node: the ordinal looked up last
+        self._reached: dict[str, int] = {}  # ordinal of the latest look-up, by node
         self._replaced: list[int] = []  # ids of calls that were sent again
         for call in journal.calls():
             before = self._calls.get((call.node, call.ordinal))
@@ -57,7 +57,7 @@ class Replay:
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing is recorded, and nothing may be sent: a replay of a finished run."""
+        """Whether this is a replay of a finished run: nothing is recorded, and nothing may be sent."""
         return self.journal.read_only
 
     @property
@@ -66,7 +66,7 @@ class Replay:
         return len(self._calls)
 
     def usage_of_stale_calls(self) -> Sequence[RecordedUsage]:
-        """The usage of calls that an earlier replay discarded or sent again. Call it first."""
+        """The usage of calls that an earlier replay discarded or sent again. Call it before any write."""
         return [*self.journal.usage_of_stale(), *self.journal.usage_of(self._replaced)]
 
     # Calls
@@ -74,8 +74,8 @@ class Replay:
     async def find_call(self, node: str, ordinal: int, request: Request) -> CallLookup:
         """The outcome of a recorded call, if it can be served.
 
-        A request that is not the recorded one ends the replay of its node and of all nodes below it. The root's last call
-        is made again if it failed and the run has not ended: nothing acted on that failure.
+        A request that differs from the recorded one ends the replay of its node and of all nodes below. The root's last call
+        is made again if it failed and the run had not ended, because nothing acted on that failure.
         """
         self._reached[node] = ordinal
         call = self._calls.get((node, ordinal))
@@ -101,14 +101,14 @@ class Replay:
             return CallLookup()
         discarded = set(self.queries.discard(node))
         calls = [call for call in self._calls.values() if call.node in discarded]
-        # Whether a cell makes a call that it does not wait for is chance: that is no divergence.
+        # It is chance whether a cell makes a call that it does not wait for, so a missing one is no divergence.
         awaited = {call.node[len(node) + 1 :].partition(".")[0] for call in calls if call.state != "abandoned"}
         diverged = [query for query in pending if query[len(node) + 1 :] in awaited]
         self.diverged += diverged
         return CallLookup(usage=await self._discard(calls, discarded), diverged=diverged)
 
     async def mark_cut_off(self, node: str, *, requests: int, queries: int) -> Sequence[RecordedUsage]:
-        """Count an RLM's calls up to these numbers. Queries still pending among them were cut off and do not run again."""
+        """Count an RLM's calls up to these numbers. Pending queries among them were cut off, and do not run again."""
         cut_off = set(self.queries.discard(node, until=queries))
         return await self._count(
             call
@@ -117,7 +117,7 @@ class Replay:
         )
 
     async def rewind_to(self, requests: int) -> None:
-        """Drop the root's requests after this number, which made its last turn: its work continues. Call it first."""
+        """Drop the root's requests after this number, so that its work continues there. Call it before any look-up."""
         dropped = [call for call in self._below(ROOT) if call.node == ROOT and call.ordinal > requests]
         for call in dropped:
             del self._calls[call.node, call.ordinal]
@@ -132,7 +132,7 @@ class Replay:
         reserved_tokens: int = 0,
         reserved_usd: float = 0.0,
     ) -> Call:
-        """Record a call before it is sent, with what the budget reserved for it."""
+        """Record a call before it is sent, with its reservation."""
         call = self._calls[node, ordinal] = self.journal.new_call(node, ordinal, request)
         await self.journal.record_sent(call, request, reserved_tokens=reserved_tokens, reserved_usd=reserved_usd)
         return call
@@ -143,11 +143,11 @@ class Replay:
         await self.journal.record_refusal(call, request, failure)
 
     async def record_outcome(self, call: Call, outcome: ModelReply | Failure) -> None:
-        """Record how a call ended; also if the caller is cancelled meanwhile."""
+        """Record how a call ended, even if the caller is cancelled."""
         await self.journal.record_outcome(call, outcome)
 
     async def abandon_call(self, node: str, ordinal: int, text: str) -> None:
-        """Record that the time for a call ran out, before its reply or after: a replay fails it with `text`."""
+        """Record that time ran out for a call, before or after its reply. A replay fails it with `text`."""
         call = self._calls.get((node, ordinal))
         if call is None:
             return
@@ -160,7 +160,7 @@ class Replay:
     # Queries
 
     def place_query(self, rlm: str, digest: bytes) -> QueryPlacement:
-        """The node of a query: that of a recorded query of this RLM that asked the same, else a new one."""
+        """The node of a query: that of this RLM's recorded query with the same digest, else a new one."""
         node = self.queries.take(rlm, digest)
         if node is not None:
             return QueryPlacement(node=node, diverged=False)
@@ -172,9 +172,9 @@ class Replay:
         return QueryPlacement(node=node, diverged=diverged)
 
     async def lookup_answer(self, node: str) -> RecordedAnswer | None:
-        """The recorded answer to a query, if it can be served: its RLM need not run again.
+        """The recorded answer to a query, if it can be served without running its RLM again.
 
-        A read-only replay serves failures alone, whose reasons may lie outside of the run: it does everything else again.
+        A read-only replay repeats everything except failures, whose causes may lie outside the run.
         """
         if node not in self._answers or (self.read_only and self._answers[node]):
             return None
@@ -187,7 +187,7 @@ class Replay:
         return RecordedAnswer(ok=self._answers[node], text=text, usage=usage, rlms=rlms)
 
     async def served_answer(self, node: str) -> RecordedAnswer | ModelReply | Failure:
-        """The answer that this process has given to a query before; of a plain query the outcome of its call."""
+        """The answer that this process gave to a query before. For a plain query, this is the outcome of its call."""
         if node in self._answers:
             return RecordedAnswer(ok=self._answers[node], text=await self.journal.read_answer(node))
         return await self.journal.read_outcome(self._calls[node, 1])
@@ -199,7 +199,7 @@ class Replay:
             await self.journal.record_answer(node, ok=ok, text=text)
 
     async def abandon_queries(self, queries: Mapping[str, bool], text: str) -> None:
-        """Record queries (and whether they are recursive) whose cell ended before their answer: a replay fails them with
+        """Record queries (with whether they are recursive) whose cell ended before their answer. A replay fails them with
         `text`, and makes no call.
         """
         calls: list[Call] = []
@@ -222,12 +222,12 @@ class Replay:
         return (node, self._reached.get(node, 0) + 1) in self._calls
 
     async def _diverge(self, node: str) -> Sequence[RecordedUsage]:
-        """Discard a node and all below it, as it made another request than the recorded one."""
+        """Discard a node and all nodes below it, because it made a request that differs from the recorded one."""
         self.diverged.append(node)
         return await self._discard(self._below(node), self.queries.discard(node))
 
     async def _discard(self, calls: Iterable[Call], queries: Iterable[str]) -> Sequence[RecordedUsage]:
-        """Discard the calls that this process has not used. They are paid for, so they count."""
+        """Discard calls that this process has not used. They count, because they are paid for."""
         unused = [call for call in calls if call.state == "sent" or not call.counted]
         for call in unused:
             del self._calls[call.node, call.ordinal]

@@ -1,4 +1,4 @@
-"""Lists the runs on the disk, with their questions, states and costs."""
+"""Lists the runs on disk, with their questions, states and costs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CALLS = "SELECT node, state, finish_reason, usage, stale FROM calls ORDER BY id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """A run on the disk.
+    """A run on disk.
 
     Attributes:
-        run_id: name of its directory.
-        directory: of the run.
-        state: that of its record; `interrupted` if its process is gone; `damaged` if its files cannot be read.
+        run_id: ID of the run, which is the name of its directory.
+        directory: the run directory.
+        state: state of its record; `interrupted` if its process is gone; `damaged` if its files are unreadable.
         query: the question, if known.
-        calls: answered model calls; None if damaged.
-        cost_usd: of these calls, in dollars; None if a price is unknown.
+        calls: number of answered model calls; None if damaged.
+        cost_usd: cost of these calls, in dollars; None if a price is unknown.
         ended: time of its end, in seconds since the epoch.
-        by_name: whether all its models were given by name, so that the command line can resume it.
+        by_name: whether the caller passed all models by name, so that the command line can resume it.
     """
 
     run_id: str
@@ -51,8 +51,8 @@ class RunUsage:
 
     Attributes:
         by_node: usage by node.
-        failed: calls below the root that got no reply after the client's retries. Prompts that exceed the model's window
-            do not count, as another attempt would fail, too.
+        failed: number of calls below the root without a reply after the client's retries. Prompts that exceed the window
+            do not count, because another attempt would fail, too.
     """
 
     by_node: Mapping[str, Usage]
