@@ -1,1 +1,1 @@
-"""One RLM: its turns, replies, transcript and the queries of its cells. Imports calls and what is below."""
+"""One RLM: its turns, replies, transcript, and its cells' queries. Imports calls and what is below."""

@@ -1,6 +1,6 @@
-"""Serves the queries of cells, by a plain model call or another RLM. Imports calls and what is below.
+"""Serves the queries of cells with a plain model call or another RLM. Imports calls and what is below.
 
-A cell that runs again, in a new sandbox or in a resumed run, gets the same answers from the journal, free.
+A cell that runs again, in a new sandbox or in a resumed run, gets the same answers from the journal at no cost.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rlm.types import ModelReply, StopReason
 from .plan import ChildRLM, PlainCall, Plan, Rejected, plan
 from .task import RLMResult, RLMTask
 
-MAX_UNSENT_CHARS: Final = 300  # recorded of a prompt that is not sent: it costs a cell nothing and could fill the disk
+MAX_UNSENT_CHARS: Final = 300  # recorded of a prompt that is not sent: such prompts are free, and could fill the disk
 CELL_ENDED: Final = "The cell ended before this call was answered."
 _CUT: Final = "\n[This reply was cut off at the model's token limit.]"
 _PARTIAL: Final = "\n[This answer is what there was when the work on it was stopped: {why}.]"
@@ -42,7 +42,7 @@ _STOPPED: Final[Mapping[StopReason, str]] = {
 
 
 class NotRecorded(Exception):
-    """A cell that runs again makes a query that it has not made before."""
+    """A cell that runs again makes a query that it did not make before."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,11 +57,11 @@ class Broker:
     """Serves the queries of one RLM's cells.
 
     Args:
-        task: of the RLM whose cells ask.
-        below: the default model of the level below.
-        by_name: the models that a query may name.
-        calls: the way to a model.
-        child: runs an RLM. The only recursion, passed in so that nothing imports upwards.
+        task: task of the RLM whose cells ask.
+        sub_model: default model of the level below.
+        by_name: models that a query may name.
+        calls: makes model calls.
+        child: runs an RLM. The only recursion; passed in, so that no module imports upwards.
         events: receives the start and end of each sub-call.
     """
 
@@ -69,25 +69,25 @@ class Broker:
         self,
         *,
         task: RLMTask,
-        below: Model,
+        sub_model: Model,
         by_name: Mapping[str, Model],
         calls: Calls,
         child: Callable[[RLMTask], Awaitable[RLMResult]],
         events: EventLog,
     ) -> None:
         self._task = task
-        self._below = below
+        self._sub_model = sub_model
         self._by_name = by_name
         self._calls = calls
         self._child = child
         self._events = events
         self._replay = calls.replay
         self._replay.queries.begin(task.node)
-        self._open: dict[str, _OpenQuery] = {}  # by node: the queries of the current cell
-        self._earlier: dict[str, _OpenQuery] = {}  # by node: those of the same cell in the sandbox that was lost
+        self._open: dict[str, _OpenQuery] = {}  # queries of the current cell, by node
+        self._earlier: dict[str, _OpenQuery] = {}  # the same cell's queries in the lost sandbox, by node
 
     def begin_cell(self) -> None:
-        """Begin another cell. Queries of a cell that was stopped from outside stay open."""
+        """Begin another cell. If a stop from outside ended the last cell, its open queries stay open."""
         self._open, self._earlier = {}, {}
 
     def restart_cell(self) -> None:
@@ -96,7 +96,7 @@ class Broker:
         self._open, self._earlier = {}, self._open
 
     async def end_cell(self) -> Sequence[str]:
-        """Return the nodes of the cell's queries. Open ones stay unanswered, also in a replay."""
+        """Return the nodes of the cell's queries. Open queries stay unanswered, in a replay too."""
         unanswered = {node: query.recursive for node, query in self._open.items() if not query.answered}
         await self._replay.abandon_queries(unanswered, CELL_ENDED)
         return tuple(self._open)
@@ -116,10 +116,10 @@ class Broker:
         return answer
 
     async def answer(self, query: SandboxQuery) -> QueryReply:
-        """Answer a query, or say why it has no answer. A query can cause no error but ReplayDivergedError."""
+        """Answer a query, or say why it has no answer. The only error that a query can cause is ReplayDivergedError."""
         placement = self._replay.place_query(self._task.node, await self._digest(query))
         node = placement.node
-        planned = plan(query, task=self._task, node=node, below=self._below, by_name=self._by_name)
+        planned = plan(query, task=self._task, node=node, sub_model=self._sub_model, by_name=self._by_name)
         self._open[node] = current = _OpenQuery(recursive=isinstance(planned, ChildRLM))
         if placement.diverged:
             self._events.emit(ReplayDiverged(node=node, ordinal=1))
@@ -135,7 +135,7 @@ class Broker:
         return reply
 
     async def _lookup_answer(self, node: str) -> QueryReply:
-        """The answer that this process has given before. Answers may be long: only the journal keeps them."""
+        """The answer that this process gave before. Only the journal keeps answers, because they may be long."""
         match await self._replay.served_answer(node):
             case RecordedAnswer() as answer:
                 return QueryReply(ok=answer.ok, text=answer.text)
@@ -180,7 +180,7 @@ class Broker:
                 return not accounting.would_refuse(planned.model, [], recursive=True)
 
     def _apply(self, recorded: RecordedAnswer, node: str) -> QueryReply:
-        """Count an RLM that finished in an earlier process, with all below it."""
+        """Count an RLM that finished in an earlier process, and all nodes below it."""
         self._calls.accounting.add_recorded_usage(recorded.usage)
         self._calls.accounting.budget.add_rlms(recorded.rlms)
         below = {usage.node for usage in recorded.usage} - {node}
@@ -203,12 +203,12 @@ class Broker:
             return _error_reply(error)
 
     async def _digest(self, query: SandboxQuery) -> bytes:
-        """Digest everything that decides about the answer."""
+        """Digest everything that determines the answer."""
         task, context = self._task, query.context
 
         def digest() -> bytes:
             pieces = () if context is None else (context.kind, *context.pieces())
-            decisive = f"{task.depth} {query.model} {query.recurse} {self._below.name}"
+            decisive = f"{task.depth} {query.model} {query.recurse} {self._sub_model.name}"
             return digest_of(query.prompt, decisive, *pieces)
 
         if len(query.prompt) + (0 if context is None else context.size) <= INLINE_HASH_CHARS:

@@ -11,23 +11,26 @@ from rlm.types import Usage
 
 from .transcript import Transcript
 
-COMPACT_AT: Final = 0.65  # of the window; the rest is for the reply (gpt-5 reserves 32 % for it) and estimation error
+COMPACT_AT: Final = 0.65  # share of the window; the rest covers the reply (gpt-5 reserves 32 %) and estimation errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextWindow:
-    """The size of a model's window, None if unknown, and how much its latest reply has filled. Both in tokens."""
+    """A model's window (None if unknown), and how much of it the conversation fills. Both in tokens."""
 
     window: int | None
     filled: int = 0
 
     @property
     def section_chars(self) -> int:
-        """Characters that each kept section may have: summary, newest exchanges, a cell's output. About an eighth."""
+        """Maximum characters of each kept section: summary, newest exchanges, a cell's output. About an eighth."""
         return max(1, (self.window or self.filled) // 2)
 
     def after(self, usage: Usage, transcript: Transcript) -> ContextWindow:
-        """After a reply: by the provider's count, or an estimate if a cache replied. Reasoning is not sent again."""
+        """The window after a reply, from the provider's count, or from an estimate if a cache replied.
+
+        Excludes reasoning, which is not sent again.
+        """
         counted = usage.input_tokens + usage.output_tokens - usage.reasoning_tokens
         return replace(self, filled=counted or estimate_input(transcript.messages))
 
@@ -39,16 +42,16 @@ class ContextWindow:
         return expected > COMPACT_AT * self.window and self.worth_compacting(transcript)
 
     def worth_compacting(self, transcript: Transcript) -> bool:
-        """Whether compacting would shorten the conversation clearly. Otherwise every turn would compact again."""
+        """Whether compacting would clearly shorten the conversation. Otherwise every turn would compact again."""
         return transcript.exchanged_chars > 2 * self.section_chars
 
     def after_overflow(self) -> ContextWindow:
-        """After the model refused a request as too long: only the size of the latest accepted one is certain."""
+        """The window after a request was too long: only the size of the latest accepted request is certain."""
         return replace(self, window=self.filled)
 
 
 def limits_for_window(limits: Limits, window: int | None) -> Limits:
-    """The limits of an RLM whose model has this window: in a small one, cells may show less output."""
+    """The limits of an RLM whose model has this window. A small window reduces the output that the model sees."""
     if window is None:
         return limits
     fits = ContextWindow(window=window).section_chars

@@ -1,4 +1,4 @@
-"""Controls a run in progress: raises its limits, pauses it, or asks it to answer now. Imports config and types.
+"""Controls a run in progress: raises its limits, pauses it, or asks it to answer now. Imports config, errors and types.
 
 For use on the run's event loop only. `Run` is the thread-safe handle.
 """
@@ -19,16 +19,16 @@ from rlm.config import RAISABLE_LIMITS, Limits
 from rlm.errors import ConfigError
 from rlm.types import StopReason
 
-LAST_TURN_SECONDS: Final = 60.0  # at most, for the answer after a limit
-MIN_LAST_TURN_SECONDS: Final = 5.0  # less is too short for any model's reply
-LAST_TURN_SHARE: Final = 0.1  # of `max_seconds`, so that the last turn of a short run stays short
+MAX_LAST_TURN_SECONDS: Final = 60.0  # limit for the answer after a limit has ended the work
+MIN_LAST_TURN_SECONDS: Final = 5.0  # any less is too short for a model's reply
+LAST_TURN_SHARE: Final = 0.1  # share of `max_seconds`, so that the last turn of a short run stays short
 
 
 class RunControl:
     """The clock of a run, and its controls.
 
     Args:
-        limits: that the run starts with.
+        limits: limits at the start of the run.
 
     Attributes:
         limits: the current limits.
@@ -52,21 +52,21 @@ class RunControl:
 
     @property
     def reason(self) -> StopReason:
-        """Why work stops, if it is stopped from outside."""
+        """The reason for a stop from outside, if one happens now."""
         return "stopped" if self._answer_requested and not self._replaying else "max_seconds"
 
     @property
     def last_turn_seconds(self) -> float:
         """Seconds that an RLM's last turn may take, beyond `max_seconds`."""
         share = math.inf if self.limits.max_seconds is None else LAST_TURN_SHARE * self.limits.max_seconds
-        return min(LAST_TURN_SECONDS, max(MIN_LAST_TURN_SECONDS, share))
+        return min(MAX_LAST_TURN_SECONDS, max(MIN_LAST_TURN_SECONDS, share))
 
     @contextmanager
     def question_clock(self, *, replaying: bool = False) -> Iterator[None]:
         """Run the clock while a question is answered.
 
         Args:
-            replaying: the question has a recorded answer. A request to answer now waits for the first one without.
+            replaying: the question has a recorded answer. A request to answer now waits for the first question without.
         """
         self._replaying = replaying
         if not self.paused:
@@ -99,7 +99,7 @@ class RunControl:
             await self._resumed.wait()
 
     def pause(self) -> None:
-        """Let no RLM begin another turn."""
+        """Keep RLMs from beginning another turn, and stop the clock."""
         if not self.paused:
             self.paused = True
             self._resumed = anyio.Event()
@@ -107,7 +107,7 @@ class RunControl:
             self._reschedule()
 
     def unpause(self) -> None:
-        """Let RLMs begin turns again."""
+        """Let RLMs begin turns again, and start the clock."""
         if self.paused:
             self.paused = False
             self._resumed.set()
@@ -124,7 +124,7 @@ class RunControl:
         """Raise limits of the run. None removes a limit.
 
         Raises:
-            ConfigError: the limit cannot be raised, or the new value is not higher.
+            ConfigError: not a raisable limit, or the new value is not higher.
         """
         for name, value in limits.items():
             if name not in RAISABLE_LIMITS:

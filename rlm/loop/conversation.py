@@ -1,4 +1,4 @@
-"""The conversation of one RLM with its model: asks for replies, and compacts what no longer fits into the window.
+"""The conversation of one RLM with its model: requests replies, and compacts turns that no longer fit into the window.
 
 Imports calls and what is below.
 """
@@ -24,8 +24,8 @@ from .steps import Steps
 from .task import RLMTask
 from .transcript import Transcript
 
-LAST_TURN_CHARS: Final = 1_000  # of the newest exchange, if the whole conversation exceeds window or budget
-LAST_TURN_REQUEST: Final = Message(role="user", content=" " * 5_000)  # as large as that exchange and the request
+LAST_TURN_CHARS: Final = 1_000  # kept of the newest exchange if the conversation exceeds the window or the budget
+LAST_TURN_REQUEST: Final = Message(role="user", content=" " * 5_000)  # stands for that exchange and the request
 
 
 class Conversation:
@@ -40,9 +40,9 @@ class Conversation:
         self._window = ContextWindow(window=task.model.context_window)
         self._transcript = transcript
 
-    def say(self, text: str) -> None:
-        """Tell the model something with the next request."""
-        self._transcript = self._transcript.say(text)
+    def add_message(self, text: str) -> None:
+        """Add a message to the next request."""
+        self._transcript = self._transcript.add_message(text)
 
     def ask(self, unseen: str, question: str) -> None:
         """Put a further question, after the output that the model has not seen yet."""
@@ -57,11 +57,11 @@ class Conversation:
         """The model's next turn, and whether its reply was cut off.
 
         Args:
-            last: pay the request from the reserve for the root's last turn.
+            last: whether the reserve for the root's last turn pays for the request.
 
         Raises:
             Stop: a replay stops here.
-            BudgetExceeded: the run may not make the call.
+            BudgetExceeded: a limit of the run refuses the call.
             ModelError: no usable reply. ContextTooLong if even a compacted conversation is too long.
         """
         if self._is_root:
@@ -82,10 +82,10 @@ class Conversation:
         return parse(reply.text, cut_off=cut_off), cut_off
 
     async def last_turn(self, reason: str) -> Turn:
-        """The model's answer from what it has seen. The root's is paid from the reserve. Raises as `next_turn` does."""
+        """Ask the model to answer now. The reserve pays for the root's call. Raises as `next_turn` does."""
         request = prompts.last_turn_message(reason)
-        whole = self._transcript.say(request)
-        shortened = self._transcript.compact(prompts.LEFT_OUT, keep_chars=LAST_TURN_CHARS).say(request)
+        whole = self._transcript.add_message(request)
+        shortened = self._transcript.compact(prompts.LEFT_OUT, keep_chars=LAST_TURN_CHARS).add_message(request)
         try:
             self._transcript = whole
             turn, _ = await self.next_turn(last=self._is_root)
@@ -100,10 +100,10 @@ class Conversation:
         return await self._repl.load("history", encode(messages)) is not None
 
     async def _compact(self, window: ContextWindow) -> None:
-        """Replace the older turns with the model's own summary. All of them stay readable in the REPL."""
+        """Replace the older turns with the model's own summary. The REPL keeps all turns as `history`."""
         chars = window.section_chars
         try:
-            reply = await self._steps.request(self._transcript.older(chars).say(prompts.SUMMARIZE).messages)
+            reply = await self._steps.request(self._transcript.older(chars).add_message(prompts.SUMMARIZE).messages)
             summary = fenced(clip(reply.text, chars)) if reply.text else prompts.NO_SUMMARY
         except ContextTooLong:
             summary = prompts.NO_SUMMARY

@@ -1,4 +1,4 @@
-"""What the model sees of its cells' results. Pure. Imports types and text helpers."""
+"""Formats the results of cells for the model. Pure. Imports types and text helpers."""
 
 from __future__ import annotations
 

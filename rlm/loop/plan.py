@@ -1,4 +1,4 @@
-"""Decides what becomes of a query. The host alone knows depth, models and identity. Pure. Imports models, prompts."""
+"""Decides how to serve a query. Only the host knows depth, models and identity. Pure. Imports models, sandbox, prompts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlm.types import Message
 
 from .task import RLMTask
 
-MAX_NAME_CHARS: Final = 300  # of an unknown model's name in a rejection: a cell chooses its length
+MAX_NAME_CHARS: Final = 300  # shown of an unknown model's name: a cell chooses its length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """The query gets no call. `text` says why; `model` is the requested one, None if that is unavailable."""
+    """The query gets no call. `text` says why. `model` is the requested model; None if it is unavailable."""
 
     text: str
     model: Model | None = None
@@ -47,19 +47,19 @@ class ChildRLM:
 Plan = Rejected | PlainCall | ChildRLM
 
 
-def plan(query: SandboxQuery, *, task: RLMTask, node: str, below: Model, by_name: Mapping[str, Model]) -> Plan:
-    """Decide what becomes of a query.
+def plan(query: SandboxQuery, *, task: RLMTask, node: str, sub_model: Model, by_name: Mapping[str, Model]) -> Plan:
+    """Decide how to serve a query.
 
     Args:
-        query: of a cell.
-        task: of the RLM whose cell asks.
-        node: of the query.
-        below: the default model of the level below.
-        by_name: the models that a query may name.
+        query: query of a cell.
+        task: task of the RLM whose cell asks.
+        node: node of the query.
+        sub_model: default model of the level below.
+        by_name: models that a query may name.
     """
     if task.depth == 0:
         return Rejected(text="No calls to models are allowed at this depth: work with code alone.")
-    model = below if query.model is None else by_name.get(query.model)
+    model = sub_model if query.model is None else by_name.get(query.model)
     if model is None:
         names = ", ".join(by_name)
         named = repr(str(query.model)[:MAX_NAME_CHARS])

@@ -1,4 +1,4 @@
-"""The REPL of one RLM. A lost sandbox is replaced, and its variables restored by running the cells again.
+"""The REPL of one RLM. Replaces a lost sandbox, and runs the cells again to restore its variables.
 
 Imports sandbox, store and what is below.
 """
@@ -23,7 +23,7 @@ from rlm.types import CellResult, Outcome
 from .broker import Broker, NotRecorded
 from .task import RLMTask
 
-MAX_LOSSES: Final = 3  # sandboxes that one RLM may lose: more are no accident
+MAX_LOSSES: Final = 3  # sandboxes that one RLM may lose: further losses are unlikely to be accidents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class _ReplayableCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HostBinding:
-    """A variable that the host has bound to a value, or to the value of an expression."""
+    """A variable that the host bound to a value, or to the value of an expression (a str)."""
 
     name: str
     value: Value | str
@@ -48,14 +48,14 @@ class Repl:
     """Runs the cells of one RLM; an async context manager.
 
     A cell that loses its sandbox runs once more in a new one. All earlier cells run again there first, with the same
-    answers to their queries. If the new sandbox is lost too, or an earlier cell ends differently, the model is told.
+    answers to their queries. If the new sandbox is lost too, or an earlier cell ends differently, the result says so.
 
     Args:
-        task: of the RLM.
+        task: task of the RLM.
         broker: serves the cells' queries.
-        tools: functions of the host that cells may call.
+        tools: host functions that cells may call.
         sandbox_factory: makes the sandboxes.
-        run_id: of the run, for the sandboxes.
+        run_id: ID of the run, for the sandboxes.
         cell_seconds: time limit of each cell; None is no limit.
         events: receives cells and losses.
 
@@ -85,7 +85,7 @@ class Repl:
         self._stack = AsyncExitStack()
         self._cells = 0
         self._losses = 0
-        self._bytes = task.context.size  # of the values that the sandbox's memory must hold
+        self._value_bytes = task.context.size  # total size of the values that the sandbox's memory must hold
         self._history: list[_ReplayableCell | _HostBinding] = []
         self._sandbox: SandboxProtocol
         self.context: LoadedValue
@@ -109,8 +109,8 @@ class Repl:
         """Bind a variable to a value, also in later sandboxes. Returns None if the sandbox has no memory for it.
 
         Args:
-            name: of the variable.
-            value: to bind.
+            name: name of the variable.
+            value: value to bind.
             grow: replace a sandbox that is too small with a larger one, and run the cells again there.
 
         Raises:
@@ -124,7 +124,7 @@ class Repl:
         except ConfigError:
             if not grow:
                 return None
-            self._bytes += value.size
+            self._value_bytes += value.size
             self.restored = await self._renew()
             return await self.load(name, value)
         self._history.append(_HostBinding(name=name, value=value))
@@ -144,7 +144,7 @@ class Repl:
         """Run a cell. If its second sandbox is lost too, the result says so.
 
         Args:
-            code: of the cell.
+            code: Python source of the cell.
             calls: whether the cell may make queries.
 
         Raises:
@@ -165,7 +165,7 @@ class Repl:
         return result
 
     async def _open(self) -> None:
-        """Start a sandbox with the context. One that dies on the way has run nothing, so a second one is started."""
+        """Start a sandbox with the context. If it dies before it has run anything, start a second one."""
         try:
             await self._start()
         except SandboxDied:
@@ -178,7 +178,7 @@ class Repl:
                     run_id=self._run_id,
                     node=self._task.node,
                     depth=self._task.depth,
-                    context_bytes=self._bytes,
+                    context_bytes=self._value_bytes,
                 )
             )
             if self._tools:
@@ -230,7 +230,7 @@ class Repl:
         return self.restored
 
     async def _renew(self) -> bool:
-        """Replace the sandbox. Returns whether the new one has all variables; else it has the host's bindings alone."""
+        """Replace the sandbox. Returns whether the new one has all variables; if not, it has only the host's bindings."""
         await self._stack.aclose()
         await self._open()
         restored = await self._restore()
@@ -242,7 +242,7 @@ class Repl:
         return restored
 
     async def _restore(self) -> bool:
-        """Repeat the history, without paying for any call. Returns whether every step ended as before."""
+        """Repeat the history without new calls. Returns whether every step ended as before."""
         for step in self._history:
             try:
                 match step:

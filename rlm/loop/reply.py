@@ -79,7 +79,7 @@ def _cell(info: str, lines: list[str]) -> list[str]:
 
 
 def _final(prose: str) -> FinalAnswer | None:
-    """The latest final answer. Takes time linear in the length of any text."""
+    """The latest final answer. Runs in time linear in the length of the text."""
     found = None
     position = 0
     unterminated: dict[str, int] | None = dict.fromkeys(_STRINGS, 0)
@@ -101,8 +101,8 @@ def _final(prose: str) -> FinalAnswer | None:
 def _closing(text: str, start: int, first: int | None) -> int | None:
     """The position that closes the parenthesis before `start`; `first` is that position without string literals.
 
-    Answers may contain unpaired closing brackets (a smiley, `1)`). Of those before the next blank line, the first one
-    that ends a line and is no smiley closes the answer, else the first of all.
+    Answers may contain unpaired closing brackets (a smiley, `1)`). Only those before the next blank line count. The first
+    of them that ends a line and is no smiley closes the answer, otherwise the first one.
     """
     following = _FINAL.search(text, start if first is None else first)
     limit = following.start() if following else len(text)
@@ -138,7 +138,7 @@ def _unpaired(text: str, start: int, limit: int, *, unterminated: dict[str, int]
 
 
 def _after_string(text: str, start: int, unterminated: dict[str, int]) -> int:
-    """The end of the string literal at `start`, or the position after the quote if there is no literal."""
+    """The end of the string literal at `start`, or the position after the quote if no literal starts here."""
     for quote, pattern in _STRINGS.items():
         if start >= unterminated[quote] and (literal := pattern.match(text, start)):
             if literal["end"]:
@@ -148,7 +148,7 @@ def _after_string(text: str, start: int, unterminated: dict[str, int]) -> int:
 
 
 def _unquoted(argument: str) -> str:
-    """The value of a single string literal; any other argument as it is."""
+    """The value of a single string literal. Any other argument stays unchanged."""
     literals = (pattern.match(argument) for pattern in _STRINGS.values())
     if not any(literal and literal["end"] and literal.end() == len(argument) for literal in literals):
         return argument

@@ -1,4 +1,4 @@
-"""One RLM: ask the root model, run its cells, show it what they did, until it answers.
+"""One RLM: asks its model, runs the cells of the reply, and shows the model their results, until it answers.
 
 The only module that knows the order of a turn. Imports calls and what is below; the orchestrator passes in the rest.
 """
@@ -35,14 +35,14 @@ from .task import RLMResult, RLMTask
 from .transcript import Transcript
 
 NO_ANSWER: Final = "{'content': '', 'ready': False}"  # the initial value of `answer` in the REPL
-CONTEXT_END_CHARS: Final = 200  # of a child's context in its event: enough to find their place in the root's context
+CONTEXT_END_CHARS: Final = 200  # head and tail of a child's context in its event: enough to locate it in the root's
 
 
 async def rlm_loop(task: RLMTask, services: Services) -> RLMResult:
     """Run one RLM to its answer.
 
     Raises:
-        BudgetExceeded: the run may start no further RLM.
+        BudgetExceeded: the run has reached its limit on RLMs.
         ModelError: the root model gives no usable reply.
         SandboxError: sandboxes do not start, or were lost too often.
         ConfigError: the sandbox has no memory for the context.
@@ -54,13 +54,13 @@ async def rlm_loop(task: RLMTask, services: Services) -> RLMResult:
 
 @asynccontextmanager
 async def open_rlm(task: RLMTask, services: Services) -> AsyncIterator[RLM]:
-    """Open one RLM with its sandbox. It answers its task, then further questions. Raises what `rlm_loop` does."""
+    """Open one RLM with its sandbox. It answers its task, then further questions. Raises as `rlm_loop` does."""
     services.calls.accounting.budget.start_rlm()
     child = partial(rlm_loop, services=services)
     services = replace(services, limits=limits_for_window(services.limits, task.model.context_window))
     broker = Broker(
         task=task,
-        below=services.model_at(task.level + 1),
+        sub_model=services.model_at(task.level + 1),
         by_name=services.by_name,
         calls=services.calls,
         child=child,
@@ -106,7 +106,7 @@ async def _open_repl(task: RLMTask, services: Services, broker: Broker) -> Async
 
 
 class RLM:
-    """One RLM: takes turns until it has an answer, for one question after the other."""
+    """One RLM: takes turns until it has an answer, one question after another."""
 
     def __init__(self, task: RLMTask, services: Services, repl: Repl, transcript: Transcript) -> None:
         self._task = task
@@ -115,12 +115,12 @@ class RLM:
         self._repl = repl
         self._steps = Steps(task, services.calls, repl)
         self._conversation = Conversation(task, services, steps=self._steps, repl=repl, transcript=transcript)
-        self._turns = 0  # of the current question
+        self._turns = 0  # turns taken for the current question
         self._contexts = 1
-        self._unseen: list[CellResult] = []  # results of the cells that gave the answer: the model has not seen them
+        self._unseen: list[CellResult] = []  # results of the cells that gave the answer, which the model has not seen
 
     async def answer(self, stop_at: StopPoint | None = None) -> RLMResult:
-        """Take turns until the latest question has an answer. Raises what `rlm_loop` does.
+        """Take turns until the latest question has an answer. Raises as `rlm_loop` does.
 
         Args:
             stop_at: in a replay, where the work on this question stopped.
@@ -148,14 +148,14 @@ class RLM:
         return result
 
     async def number_context(self) -> None:
-        """Bind the first context to `context_0`, too: its name among several."""
+        """Also bind the first context to `context_0`, its name among several contexts."""
         await self._repl.bind("context_0", "context")
 
     async def ask(self, query: str, context: Value | None) -> None:
-        """Put a further question, with a further context or none. `answer` then answers it.
+        """Ask a further question, with or without a further context. `answer` then answers it.
 
         Raises:
-            ConfigError: the sandbox has no memory for the context; nothing has been asked.
+            ConfigError: the sandbox has no memory for the context. The question was not asked.
             SandboxError: sandboxes do not start, or were lost too often.
         """
         name = f"context_{self._contexts}"
@@ -214,7 +214,7 @@ class RLM:
         raise Stop("max_iterations", f"all {limits.max_iterations} turns are used")
 
     async def _last_turn(self, stop: Stop) -> str:
-        """Ask for one more reply. Without a final answer in it, its text is the answer."""
+        """Ask for one more reply. If it has no final answer, its text is the answer."""
         self._emit_turn_started()
         try:
             turn = await self._conversation.last_turn(str(stop))
@@ -232,7 +232,7 @@ class RLM:
         return turn.final.value if turn.final is not None else turn.prose
 
     async def _final_answer(self, turn: Turn, results: list[CellResult]) -> str | None:
-        """The answer that a turn gave in a cell, or in its text if no unseen output stands beside it."""
+        """The answer that a turn gave: in a cell, as a variable, or as text if no cell's output is unseen."""
         for result in reversed(results):
             if result.answer is not None:
                 return result.answer
@@ -255,7 +255,7 @@ class RLM:
             parts.append(prompts.CUT_OFF)
         if limits.max_iterations is None or self._turns < limits.max_iterations:
             parts.append(prompts.turn_line(self._turns + 1, limits.max_iterations))
-        self._conversation.say("\n\n".join(parts))
+        self._conversation.add_message("\n\n".join(parts))
 
     def _emit_turn_started(self) -> None:
         turn = TurnStarted(node=self._task.node, turn=self._turns, of=self._limits.max_iterations)

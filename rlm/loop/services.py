@@ -24,17 +24,17 @@ class Services:
     """The services that the RLMs of a run share.
 
     Attributes:
-        limits: of the run.
-        calls: the way to a model.
+        limits: limits of the run.
+        calls: makes model calls.
         events: the run's event log.
         slots: admit RLMs to sandboxes, by level.
         sandbox_factory: makes sandboxes.
-        run_id: of the run.
+        run_id: ID of the run.
         system_prompt: makes the system prompt of each RLM.
-        model_at: the model of a level.
-        by_name: the models that a query may name.
-        control: decides when the run stops and answers with what it has.
-        tools: the host's functions that cells may call.
+        model_at: returns the model of a level.
+        by_name: models that a query may name.
+        control: decides when RLMs pause, or stop and answer.
+        tools: host functions that cells may call.
         tools_for_children: whether RLMs below the root get the tools, too.
     """
 

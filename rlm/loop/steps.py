@@ -1,4 +1,4 @@
-"""The steps of one RLM: requests to its model and cells, counted so that a replay stops where the run did.
+"""The steps of one RLM, which are requests to its model and cells. Counted, so that a replay stops where the run did.
 
 Imports calls and what is below.
 """
@@ -21,7 +21,7 @@ OUTSIDE_REASONS: Final[Mapping[StopReason, str]] = {  # stops that no step cause
 
 
 class Stop(Exception):
-    """The work of an RLM ends before its answer; its last turn follows. `at` is set if the work can continue."""
+    """The work of an RLM stops before it has an answer. Its last turn follows. `at` is set if the work can continue."""
 
     def __init__(self, reason: StopReason, sentence: str, *, at: StopPoint | None = None) -> None:
         super().__init__(sentence)
@@ -30,7 +30,7 @@ class Stop(Exception):
 
 
 class Steps:
-    """Takes the steps of one RLM, and knows the point that it has reached."""
+    """Takes the steps of one RLM, and counts them."""
 
     def __init__(self, task: RLMTask, calls: Calls, repl: Repl) -> None:
         self._task = task
@@ -44,7 +44,7 @@ class Steps:
         self._stop_at = point if point is not None and point.reason in OUTSIDE_REASONS else None
 
     async def request(self, messages: Sequence[Message], *, last: bool = False) -> ModelReply:
-        """Get a reply of the RLM's model. Raises Stop, and what `Calls.complete` does."""
+        """Get a reply of the RLM's model. Raises Stop, and the errors of `Calls.complete`."""
         await self._replay_stop()
         self._requests += 1
         reply = await self._calls.complete(
@@ -58,18 +58,18 @@ class Steps:
         await self._calls.abandon(self._task.node, self._requests)
 
     async def run_cell(self, code: str, *, calls: bool = True) -> CellResult:
-        """Run a cell, which may make queries if `calls` is set. Raises Stop, and what `Repl.run` does."""
+        """Run a cell, which may make queries if `calls` is set. Raises Stop, and the errors of `Repl.run`."""
         await self._replay_stop()
         result = await self._repl.run(code, calls=calls)
         self._cells += 1
         return result
 
     def stop(self, reason: StopReason) -> Stop:
-        """A stop from outside, here."""
+        """A stop from outside, at the current point."""
         return Stop(reason, OUTSIDE_REASONS[reason], at=self._stop_point(reason, requests=self._requests))
 
     def refusal(self, reason: StopReason, sentence: str) -> Stop:
-        """The stop that the budget's refusal of the latest request causes: before that request."""
+        """The stop for a request that the budget refused, at the point before that request."""
         return Stop(reason, sentence, at=self._stop_point(reason, requests=self._requests - 1))
 
     def _stop_point(self, reason: StopReason, *, requests: int) -> StopPoint:

@@ -15,9 +15,9 @@ class RLMTask:
 
     Attributes:
         node: its place in the call tree.
-        level: counts from the root, which is 0.
+        level: levels below the root; 0 is the root.
         depth: levels that it may call below itself.
-        context: the data.
+        context: the encoded context.
         query: the question; None if the context contains it.
         model: drives the RLM.
     """

@@ -15,8 +15,8 @@ class Transcript:
     It begins with the system prompt and the question. Each reply and the message after it make an exchange.
 
     Attributes:
-        messages: what is sent; shorter than `history` after compaction.
-        history: everything that was said.
+        messages: the messages of the next request; fewer than in `history` after compaction.
+        history: all messages since the beginning.
         question: the text of the latest question.
     """
 
@@ -40,17 +40,17 @@ class Transcript:
         message = Message(role="assistant", content=text)
         return replace(self, messages=(*self.messages, message), history=(*self.history, message))
 
-    def say(self, text: str) -> Transcript:
-        """Add a message to the model. Roles have to alternate, so it joins a preceding message to the model."""
+    def add_message(self, text: str) -> Transcript:
+        """Add a message to the model. Roles must alternate, so the text joins a preceding message to the model."""
         return replace(self, messages=_append(self.messages, text), history=_append(self.history, text))
 
     def ask(self, unseen: str, question: str) -> Transcript:
         """Add a further question, after the output that the model has not seen yet."""
         text = f"{unseen}\n\n{question}" if unseen else question
-        return replace(self.say(text), question=question)
+        return replace(self.add_message(text), question=question)
 
     def older(self, keep_chars: int) -> Transcript:
-        """Drop the newest exchanges: those that fit into `keep_chars`, and the very newest in any case."""
+        """Drop the newest exchanges: as many as fit into `keep_chars`, and at least one."""
         return replace(self, messages=self.messages[: self._cut(keep_chars)])
 
     def compact(self, note: str, *, keep_chars: int) -> Transcript:
@@ -79,7 +79,7 @@ def _append(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
 
 
 def _clipped(message: Message, limit: int) -> Message:
-    """Clip a message. One to the model is fenced as a whole, because the cut may open the fences of its output."""
+    """Clip a message. A message to the model is fenced as a whole, because the cut may leave its fences unclosed."""
     short = clip(message.content, limit)
     if short == message.content or message.role == "assistant":
         return replace(message, content=short)

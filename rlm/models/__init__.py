@@ -1,1 +1,1 @@
-"""Models: the seam to providers (`base`), a real one (`openai`), a deterministic one (`scripted`). Imports config."""
+"""Models: the interface (`base`), OpenAI-compatible servers, a scripted model. Imports config and what is below."""

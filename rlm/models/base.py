@@ -1,4 +1,4 @@
-"""The seam between the loop and a language model. Imports types only."""
+"""The interface between an RLM and a language model. Imports types only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Model(ABC):
 
     Attributes:
         name: identifies the model in usage reports and price lists.
-        context_window: tokens that a conversation and its reply may have together. None: unknown.
-        max_tokens: limit on output tokens that every request carries. None: no limit.
-        parameters: what every request carries beside its messages: plain data without secrets. The journal and the cache
-            serve a request only if these are the same.
-        base_url: URL of the server, without credentials. The cache keeps servers apart by it.
+        context_window: maximum tokens of a conversation and its reply together. None: unknown.
+        max_tokens: limit on output tokens in every request. None: no limit.
+        parameters: other parameters of every request, as plain data without secrets. The journal and the cache
+            serve a request only if these are equal.
+        base_url: URL of the server, without credentials. The cache distinguishes servers by it.
     """
 
     name: str
@@ -30,11 +30,11 @@ class Model(ABC):
     base_url: str = ""
 
     def cost(self, usage: Usage) -> float | None:
-        """The most dollars that a call with this usage can cost; None is unknown, the default."""
+        """The maximum cost in dollars of a call with this usage. None: unknown, the default."""
         return None
 
     def redact(self, text: str) -> str:
-        """The text without the secrets of this model, for everything that a run records. Default: unchanged."""
+        """The text without this model's secrets. Applied to everything that a run records. Default: unchanged."""
         return text
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Model(ABC):
 
         Args:
             messages: the conversation, oldest message first.
-            max_tokens: of the reply; None is no limit.
+            max_tokens: limit on the reply's tokens; None is no limit.
 
         Raises:
             ContextTooLong: the conversation exceeds the model's window.
@@ -51,5 +51,5 @@ class Model(ABC):
         """
 
     async def aclose(self) -> None:
-        """Release what the running event loop's calls have opened. The next call may reopen it. Default: nothing."""
+        """Release the running event loop's connections. The next call may open new ones. Default: does nothing."""
         return

@@ -27,8 +27,8 @@ class UnusableResponse(Exception):
     first, then clip it (half a key is a leak, too).
 
     Attributes:
-        usage: what the provider counted, if it did.
-        cut_off: the output token limit was reached before any text.
+        usage: the provider's count, if any.
+        cut_off: whether the output token limit was reached before any text.
     """
 
     def __init__(self, message: str, *, usage: Usage | None = None, cut_off: bool = False) -> None:
@@ -58,16 +58,16 @@ def request_body(
 
 
 def read_reply(
-    body: bytes, *, asked: Sequence[Message], model: str, pricing: Pricing, request_id: str | None
+    body: bytes, *, messages: Sequence[Message], model: str, pricing: Pricing, request_id: str | None
 ) -> ModelReply:
     """Read the reply from a response body.
 
     Args:
-        body: of the response.
-        asked: the messages of the request, to estimate the usage if the server does not count it.
-        model: that the request named.
+        body: body of the response.
+        messages: messages of the request, to estimate the usage if the server does not count it.
+        model: the model that the request named.
         pricing: prices the usage if the server does not.
-        request_id: of the response, if the server sent one.
+        request_id: ID in the response, if the server sent one.
 
     Raises:
         UnusableResponse: the body is not JSON, not of this format, empty, filtered or a refusal.
@@ -87,7 +87,7 @@ def read_reply(
         raise UnusableResponse(str(error), usage=usage, cut_off=error.cut_off) from None
     return ModelReply(
         text=text,
-        usage=_estimated(asked, text) if usage is None else usage,
+        usage=_estimated(messages, text) if usage is None else usage,
         model=names[0],
         finish_reason=finish_reason,
         request_id=request_id,
@@ -177,9 +177,9 @@ def _usage(response: Mapping[str, object], *, names: Sequence[str], pricing: Pri
     return replace(usage, cost_usd=pricing.cost(usage, names=names, tier=tier if isinstance(tier, str) else None))
 
 
-def _estimated(asked: Sequence[Message], text: str) -> Usage:
+def _estimated(messages: Sequence[Message], text: str) -> Usage:
     """The usage on a server that does not count: four characters per token, unknown cost."""
-    input_tokens = sum(_estimate(message.content) for message in asked)
+    input_tokens = sum(_estimate(message.content) for message in messages)
     return Usage(calls=1, input_tokens=input_tokens, output_tokens=_estimate(text), cost_usd=None)
 
 

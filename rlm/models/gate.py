@@ -1,4 +1,4 @@
-"""Limits the requests to a server, and slows down once it reports too many. No HTTP. Imports nothing of the package."""
+"""Limits concurrent requests to a server, and slows down after a rate limit. No HTTP. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Final
 import anyio
 
 FIRST_PAUSE_SECONDS: Final = 0.5  # if the server does not say how long; doubles until it replies again
-MAX_PAUSE_SECONDS: Final = 30.0  # of such a pause: a server that recovers is found soon enough
+MAX_PAUSE_SECONDS: Final = 30.0  # longest pause of this kind, so that a recovered server is noticed soon
 
 
 class Gate:
     """Admits one event loop's requests to one model.
 
-    After a rate limit, all requests pause for as long as the server asks. Then half as many may be in flight, and one
-    more with each reply, so that they do not all return at once (AIMD, as in TCP).
+    After a rate limit, all requests pause for as long as the server asks. Then half as many may be in flight. Each reply
+    allows one more, so that they do not all return at once (AIMD, as in TCP).
 
     Args:
-        max_requests: in flight at once; None is no limit.
+        max_requests: requests in flight at once; None is no limit.
         max_pause_seconds: the longest pause for all requests. If the server asks for more, the others do not pause.
     """
 

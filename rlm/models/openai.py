@@ -34,14 +34,14 @@ from .redaction import Secrets
 from .settings import Settings
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
-CONNECT_SECONDS: Final = 10.0  # for one connection: a reachable server accepts it within a few round trips
+CONNECT_SECONDS: Final = 10.0  # timeout of one connection: a reachable server accepts it within a few round trips
 KEEP_ALIVE_SECONDS: Final = 60.0  # turns are seconds apart, and a new TLS connection costs two round trips
 MAX_TOKENS_FIELDS: Final = (
     "max_completion_tokens",
     "max_tokens",
 )  # the names of this limit in OpenAI's API, newest first
 RESERVED_FIELDS: Final = frozenset({"messages", "model", "n", "stream", "stream_options", "timeout"})
-MAX_ERROR_CHARS: Final = 400  # of a server's error message, which may be a whole page
+MAX_ERROR_CHARS: Final = 400  # shown of a server's error message, which may be a whole page
 MAX_RESPONSE_BYTES: Final = 64 * MIB  # a thousand times the longest reply; an endless one would fill the memory
 TOO_MANY_REQUESTS: Final = 429
 UNAVAILABLE: Final = 503
@@ -66,8 +66,8 @@ class OpenAIModel(Model):
 
     Args:
         name: the server's name of the model.
-        base_url: of the server. Default: `OPENAI_BASE_URL`, else OpenAI.
-        api_key: default: `OPENAI_API_KEY`. Optional with a base URL. Put keys here or in
+        base_url: URL of the server. Default: `OPENAI_BASE_URL`, else OpenAI.
+        api_key: key of the server. Default: `OPENAI_API_KEY`. Optional with a base URL. Put keys here or in
             `sampling["extra_headers"]`, not in URLs, which HTTP libraries log.
         max_concurrency: requests in flight, and connections, per event loop. Further calls queue. None is no limit.
         timeout: seconds for one attempt, from connecting to the last byte.
@@ -136,7 +136,7 @@ class OpenAIModel(Model):
 
         Args:
             messages: the conversation, oldest message first.
-            max_tokens: of the reply. A smaller limit in `sampling` applies instead.
+            max_tokens: limit on the reply's tokens. A smaller limit in `sampling` applies instead.
 
         Raises:
             ContextTooLong: the conversation exceeds the model's window.
@@ -160,7 +160,7 @@ class OpenAIModel(Model):
         request_id = response.headers.get("x-request-id")
         try:
             reply = read_reply(
-                response.content, asked=messages, model=self.name, pricing=self._pricing, request_id=request_id
+                response.content, messages=messages, model=self.name, pricing=self._pricing, request_id=request_id
             )
         except UnusableResponse as error:
             kind = ReplyCutOff if error.cut_off else ModelError
@@ -173,7 +173,7 @@ class OpenAIModel(Model):
         return replace(reply, text=self.redact(reply.text))  # the text goes into containers and records
 
     async def reach(self) -> None:
-        """Check that the server can be reached, by listing its models. Free of charge.
+        """Check that the server is reachable, by listing its models. Free of charge.
 
         Raises:
             ModelError: as from `complete`. Many servers with working completions answer 404 or 405 here.

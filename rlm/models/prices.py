@@ -26,9 +26,9 @@ class Price:
     """A custom price, in dollars per million tokens.
 
     Attributes:
-        input: for input tokens.
-        output: for output tokens.
-        cached: for cached input tokens; None is the price of other input.
+        input: price of input tokens.
+        output: price of output tokens.
+        cached: price of cached input tokens; None is the price of other input.
 
     Raises:
         ConfigError: a price is not a finite number, 0 or more.
@@ -71,7 +71,7 @@ def listed_cost(usage: Usage, *, model: str, base_url: str, tier: str | None = N
     """Dollars for a call by the list; None if the server, the model or its price is not listed.
 
     Args:
-        usage: of the call.
+        usage: usage of the call.
         model: the provider's name of the model.
         base_url: identifies the provider: prices differ between providers, and private servers have none.
         tier: the service tier that the provider reports.
@@ -93,7 +93,7 @@ def listed_cost(usage: Usage, *, model: str, base_url: str, tier: str | None = N
 
 @lru_cache(maxsize=1024)  # bounded, because a server may choose the names
 def _is_listed(model: str, base_url: str) -> bool:
-    """Whether the list has a price: a model without one is not free."""
+    """Whether the list has a price. A model without one is not free."""
     try:
         entry = genai_prices.calc_price(genai_prices.Usage(), model, provider_api_url=base_url).model_price
     except LookupError:

@@ -1,4 +1,4 @@
-"""Removes secrets from texts and errors: servers and libraries echo what they were sent. Pure. No package imports."""
+"""Removes secrets from texts and errors, because servers and libraries may echo them. Pure. No package imports."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from rlm.types import Message
 
-INLINE_HASH_CHARS: Final = 1 << 20  # hashing more than this takes milliseconds: callers do it in a thread
+INLINE_HASH_CHARS: Final = 1 << 20  # hashing more takes milliseconds, so callers do it in a thread
 
 
 class Request:
@@ -18,9 +18,9 @@ class Request:
     Attributes:
         model: the model's name.
         messages: the conversation.
-        parameters: what the model sends beside the messages, as JSON.
+        parameters: the model's other parameters, as JSON.
         parts: a digest of each message.
-        digest: of the model and all messages.
+        digest: digest of the model's name and all messages.
     """
 
     def __init__(self, model: str, messages: Sequence[Message], parameters: Mapping[str, object]) -> None:
@@ -32,7 +32,7 @@ class Request:
 
 
 def digest_of(*parts: str | bytes | memoryview) -> bytes:
-    """SHA-256 over parts, each with its length: different lists of parts never share their input."""
+    """SHA-256 over parts. Each part includes its length, so that different lists of parts have different digests."""
     total = sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part

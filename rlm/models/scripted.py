@@ -43,7 +43,7 @@ class ScriptedModel(Model):
         return 0.0
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
-        """The scripted reply. Raises ModelError when a list of replies is used up, and whatever the function raises."""
+        """The scripted reply. Raises ModelError after the last reply of a list, and whatever the function raises."""
         await anyio.sleep(self._latency)
         tokens = sum(_tokens(message.content) for message in messages)
         if self.context_window is not None and tokens > self.context_window:

@@ -18,10 +18,10 @@ DOTENV: Final = ".env"
 
 @contextmanager
 def reading_dotenv() -> Iterator[None]:
-    """Translate the errors of code that reads `.env`.
+    """Turn errors of the block, which reads `.env`, into ConfigError.
 
     Raises:
-        ConfigError: the file cannot be read, is not text, or has a line that is not NAME=VALUE.
+        ConfigError: the file is unreadable or not text, or a line is not NAME=VALUE.
     """
     try:
         _require_valid_lines(Path(DOTENV))
@@ -33,7 +33,7 @@ def reading_dotenv() -> Iterator[None]:
 
 
 def _require_valid_lines(file: Path) -> None:
-    """The parser would skip invalid lines with a warning that does not name the file."""
+    """Raise ConfigError for an invalid line. The parser would skip it, with a warning that does not name the file."""
     if not file.is_file():
         return
     with file.open(encoding="utf-8") as stream:
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         sub_api_key: `RLM_SUB_API_KEY`: the key of that server. No other key is ever sent there.
 
     Raises:
-        ConfigError: `.env` cannot be read.
+        ConfigError: `.env` is unreadable or invalid.
     """
 
     model_config = SettingsConfigDict(

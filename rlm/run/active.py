@@ -1,4 +1,4 @@
-"""One run in one process: puts question after question to the root RLM. Imports loop and what is below."""
+"""One run in one process: asks the root RLM its questions, one by one. Imports loop and what is below."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class RunQuestion:
 
     Attributes:
         query: the question; None if the first question's context contains it.
-        context: None only for further questions, which need none.
-        source: the path that the context was given as.
+        context: the encoded context; None for a further question without one.
+        source: the caller's path of the context, if it passed a `Path`.
     """
 
     query: str | None
@@ -62,16 +62,16 @@ class RunQuestion:
 
 
 class ActiveRun:
-    """The questions of one run, and what its RLMs share. An async context manager: leaving it ends the run.
+    """The questions of one run, and the services of its RLMs. An async context manager: leaving it ends the run.
 
     Args:
-        options: of the run.
-        models: by level, from the root (0) to the level of plain calls.
+        options: options of the run.
+        models: models by level, from the root (0) to the level of plain calls.
         writer: keeps the run's record.
-        replay: serves what the run's journal has.
+        replay: serves calls from the run's journal.
         first_event: emitted before the first question.
         control: changes limits, pauses or stops the run.
-        numbered: contexts get numbers, as further questions may come.
+        numbered: number the contexts, because further questions may follow.
 
     Attributes:
         completions: the answers so far.
@@ -167,8 +167,8 @@ class ActiveRun:
         """Answer the first or a further question.
 
         Args:
-            question: to be answered.
-            recorded: the question is in the record, and a part of its calls in the journal.
+            question: the question.
+            recorded: whether the record has the question, and the journal some of its calls.
         """
         record, number, began = self._writer.record, len(self.completions), time.perf_counter()
         stop = record.stops.get(number) if recorded else None
@@ -189,7 +189,7 @@ class ActiveRun:
         return self.completions[-1]
 
     async def ask_recorded(self, contexts: Iterable[Value | None]) -> None:
-        """Answer all questions of the record once more, from the journal as far as it goes."""
+        """Answer all recorded questions again, from the journal as far as possible."""
         record = self._writer.record
         queries = [record.query, *(question.query for question in record.further)]
         for query, context in zip(queries, contexts, strict=True):
@@ -217,7 +217,7 @@ class ActiveRun:
         self._open_root = partial(open_rlm, task, services)
 
     async def _root_rlm(self) -> RLM | None:
-        """The root RLM, opened by the first question. None if the time of the run ends first: its start counts."""
+        """The root RLM, which the first question opens. None if the run's time, which includes this start, ends first."""
         if self._rlm is None:
             with self._control.cancellable():
                 async with AsyncExitStack() as opening:
@@ -228,7 +228,7 @@ class ActiveRun:
         return self._rlm
 
     async def _ask_further(self, rlm: RLM | None, question: RunQuestion, *, store: bool) -> None:
-        """Put a further question to the RLM. The record has it before it costs anything."""
+        """Ask the RLM a further question. It is recorded before it costs anything."""
         assert question.query is not None
         if rlm is not None:
             await rlm.ask(question.query, question.context)
@@ -287,7 +287,7 @@ class ActiveRun:
         )
 
     def _system_prompt(self, facts: PromptContext) -> str:
-        """The prompt with the limits that the run began with, as a replay has to send the same one."""
+        """The prompt, with the limits at the start of the run, because a replay has to send the same prompt."""
         limits = replace(self._writer.record.limits, max_output_chars=facts.limits.max_output_chars)
         return self._options.system_prompt(replace(facts, limits=limits))
 
@@ -304,7 +304,7 @@ class ActiveRun:
         return bound_contextvars(run=self._writer.record.run_id, node="0")
 
     def _is_resumable(self, error: BaseException) -> bool:
-        """Whether a resumed run would keep something, as far as this process knows."""
+        """Whether resuming the run would save anything, as far as this process knows."""
         stored = self._writer.record.context is not None and not self._writer.read_only
         return stored and (self.usage.calls > 0 or not isinstance(error, Exception))
 
@@ -331,7 +331,7 @@ class ActiveRun:
 
 
 def tools_of(options: Options) -> Tools:
-    """The host functions of a run. Raises ConfigError if one is not usable as a tool."""
+    """The host functions of a run. Raises ConfigError if one is not a valid tool."""
     return Tools(options.tools, seconds=options.sandbox.tool_seconds)
 
 
@@ -347,7 +347,7 @@ def _state(error: BaseException | None) -> State:
 
 
 def _expired_result(stop: StopPoint | None, reason: StopReason) -> RLMResult:
-    """The result of a question that was stopped before the root RLM could start. `stop` is from the record, if any."""
+    """The result of a question that stopped before the root RLM could start. `stop` is the recorded stop, if any."""
     stop = stop or StopPoint(reason=reason, replies=0, cells=0, requests=0, queries=0, started=False)
     return RLMResult(answer="", stop_reason=stop.reason, iterations=0, stop=stop)
 

@@ -21,12 +21,12 @@ from rlm.store.record import ModelRecord
 
 from .options import Options, slots_of
 
-CLOSE_SECONDS: Final = 5.0  # to close the connections to a provider
+CLOSE_SECONDS: Final = 5.0  # timeout for closing the connections to a provider
 
 
 @dataclass(slots=True)
 class _Users:
-    """Of one event loop: the number of users of its connections, and the models that hold them."""
+    """The number of users of one event loop's connections, and the models that hold the connections."""
 
     count: int = 0
     models: set[Model] = field(default_factory=set)
@@ -84,7 +84,7 @@ class Clients:
         }
 
     def restore_model(self, level: int, model: ModelRecord, options: Options) -> Model:
-        """The model that a level of a run had: the caller's object of that name, or a new client for the name.
+        """The recorded model of a level: the caller's object of that name, or a new client for the name.
 
         Raises:
             ConfigError: the options name another model, or an object is missing.
@@ -131,7 +131,7 @@ class Clients:
                 if unused:
                     del self._users[loop]
             for model in users.models if unused else ():
-                if _release(loop, model):  # without an await until `aclose`, so that nobody takes it in between
+                if _release(loop, model):  # no await before `aclose`, so that no task starts to use it in between
                     with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                         await model.aclose()
 
@@ -149,7 +149,7 @@ class Clients:
 
 
 def _release(loop: asyncio.AbstractEventLoop, model: Model) -> bool:
-    """One orchestrator no longer uses a model on this loop. Returns whether none does."""
+    """Remove one orchestrator from the users of a model on this loop. Returns whether no user is left."""
     with _lock:
         used = _used[loop]
         used[model] -= 1

@@ -39,7 +39,7 @@ class RunCounts:
 
 
 def _since(now: Mapping[str, Usage], before: Mapping[str, Usage]) -> dict[str, Usage]:
-    """The usage added by name, without names that added none."""
+    """The added usage by name, without unchanged names."""
     return {name: usage.since(before.get(name, Usage())) for name, usage in now.items() if usage != before.get(name)}
 
 

@@ -1,4 +1,4 @@
-"""The handle of a run that has been started: its events, its answer, and its controls."""
+"""The handle of a started run: its events, its answer, and its controls."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from rlm.events import Event
 from rlm.loop.control import RunControl
 from rlm.types import Completion
 
-MAX_QUEUED_EVENTS: Final = 100_000  # nobody has read; older ones are dropped here, but stay in events.jsonl
+MAX_QUEUED_EVENTS: Final = 100_000  # unread events; older ones leave the queue, but stay in events.jsonl
 
 Work = Callable[[RunControl, Callable[[Event], None]], Awaitable[Completion]]
 
 
 class Run:
-    """A run in a thread of its own; from `Orchestrator.start()`:
+    """A run in a separate thread, from `Orchestrator.start()`:
 
         with orchestrator.start(context, query) as run:
             for event in run:
@@ -62,7 +62,7 @@ class Run:
         finally:
             self._ended.set()
             self._wake()
-            # A portal cannot be closed from its own event loop, so a thread does it.
+            # An event loop cannot close its own portal, so a thread does it.
             threading.Thread(target=self._resources.close, name="rlm-run-ends").start()
 
     # Events
@@ -73,7 +73,7 @@ class Run:
 
     def _wake(self) -> None:
         while self._wakers:
-            with contextlib.suppress(RuntimeError):  # that event loop is closed: nobody waits there
+            with contextlib.suppress(RuntimeError):  # that event loop is closed, so nothing waits there
                 self._wakers.popleft()()
 
     def __iter__(self) -> Iterator[Event]:
@@ -106,14 +106,14 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended, in whatever way."""
+        """Whether the run has ended, successfully or not."""
         return self._ended.is_set()
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the answer.
 
         Args:
-            timeout: in seconds; None waits for ever.
+            timeout: seconds to wait; None waits for ever.
 
         Raises:
             TimeoutError: the run has not ended yet.
@@ -153,7 +153,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """The time used of `max_seconds`, without pauses."""
+        """Seconds used of `max_seconds`, without pauses."""
         return self._control.seconds
 
     @property
@@ -162,7 +162,7 @@ class Run:
         return self._control.paused
 
     def pause(self) -> None:
-        """Let no RLM begin another turn until `unpause`. Turns under way finish; the clock of `max_seconds` stops."""
+        """Keep RLMs from beginning another turn until `unpause`. Running turns finish. The clock of `max_seconds` stops."""
         self._control_in_loop(self._control.pause)
 
     def unpause(self) -> None:
@@ -170,14 +170,14 @@ class Run:
         self._control_in_loop(self._control.unpause)
 
     def answer_now(self) -> None:
-        """Stop the work: the root answers with what it has, in one last turn. `stop_reason` is `stopped`."""
+        """Stop the work, and let the root answer in one last turn. `stop_reason` becomes `stopped`."""
         self._control_in_loop(self._control.answer_now)
 
     def raise_limit(self, **limits: float | None) -> None:
         """Raise `max_lm_calls`, `max_tokens`, `max_cost_usd` or `max_seconds`; None removes the limit.
 
         Raises:
-            ConfigError: another limit, or a value that is not a higher number.
+            ConfigError: not one of these limits, or the new value is not higher.
         """
         self._control_in_loop(partial(self._control.raise_limit, **limits))
 

@@ -1,4 +1,4 @@
-"""The ways into a run: start a new one, resume one from its directory, or replay a finished one without a model."""
+"""Starts a new run, resumes a run from its directory, or replays a finished run without a model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .options import Options, OptionsDict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run on the disk, with the options to reopen it: those it was started with, and overrides."""
+    """A run on disk, with the options to reopen it: its original options, and overrides."""
 
     directory: Path
     record: RunRecord
@@ -45,7 +45,7 @@ class StoredRun:
         """Load a run by its ID or directory.
 
         Raises:
-            ConfigError: the run does not exist, or `overrides` changes what a run has to keep.
+            ConfigError: the run does not exist, or `overrides` changes a fixed option.
             JournalError: its record is damaged.
         """
         directory = find(run, Options().changed(overrides).run_root or default_root())
@@ -53,7 +53,7 @@ class StoredRun:
         limits = overrides.get("limits", record.limits_now)
         for name, before, now in (
             ("depth", record.depth, overrides.get("depth", record.depth)),
-            # The model has read these two in its prompts.
+            # The prompts of the run contain these two.
             ("max_iterations", record.limits.max_iterations, limits.max_iterations),
             ("max_output_chars", record.limits.max_output_chars, limits.max_output_chars),
         ):
@@ -84,17 +84,17 @@ async def start_run(
     """Start a new run.
 
     Args:
-        options: of the run.
-        clients: make the models.
-        question: the first one, with a context. It is not asked yet.
+        options: options of the run.
+        clients: creates the models.
+        question: the first question, with its context. The caller asks it.
         control: changes limits, pauses or stops the run.
-        numbered: contexts get numbers, as further questions may come.
+        numbered: number the contexts, because further questions may follow.
 
     Raises what `Orchestrator.completion` does.
     """
     assert question.context is not None
     models = clients.models(options)
-    # Before there is a directory:
+    # Invalid options fail before the run directory exists.
     require_known_prices(options, models)
     tools_of(options)
     run_id, directory = new_directory(options.run_root)
@@ -124,13 +124,13 @@ async def start_run(
 async def resume_run(
     stored: StoredRun, clients: Clients, *, control: RunControl | None = None, session: bool = False
 ) -> AsyncIterator[ActiveRun]:
-    """Resume a run: answer its questions again from its journal, and the last one beyond that if it was interrupted.
+    """Resume a run: answer its questions from its journal, and finish the last one if it was interrupted.
 
     Args:
         stored: the run.
-        clients: make its models again.
+        clients: creates its models again.
         control: changes limits, pauses or stops the run.
-        session: further questions may come, so that a finished run is valid too.
+        session: further questions may follow, so a finished run is valid, too.
 
     Raises what `Orchestrator.resume` does.
     """
@@ -145,7 +145,7 @@ async def resume_run(
         with run_lock(directory), Journal(directory / JOURNAL, mode="open") as journal:
             record.ensure_unchanged(directory)
             replay = Replay(journal, ended=ended)
-            if stop is not None:  # while the record has it: a start that fails after this can be tried again
+            if stop is not None:  # before the record drops the stop, so that a failed start can be repeated
                 await replay.rewind_to(stop.requests)
             record = record.take_over(
                 directory,
@@ -164,7 +164,7 @@ async def resume_run(
 
 @asynccontextmanager
 async def replay_run(stored: StoredRun) -> AsyncIterator[ActiveRun]:
-    """Run a finished run again without a model. Its directory changes only in that the replay's own appears inside.
+    """Replay a finished run without a model. The only change to its directory is a new one below `replays`.
 
     Raises what `Orchestrator.replay` does.
     """
@@ -188,7 +188,7 @@ async def replay_run(stored: StoredRun) -> AsyncIterator[ActiveRun]:
 
 
 def resumable_stop(record: RunRecord, limits: Limits, directory: Path) -> StopPoint | None:
-    """Where a limit ended the run, if that limit is raised now; None for a run that has not finished.
+    """Where a limit ended the run, if `limits` raises that limit; None for a run that has not finished.
 
     Raises:
         ConfigError: the run has finished.
@@ -207,14 +207,14 @@ def resumable_stop(record: RunRecord, limits: Limits, directory: Path) -> StopPo
 
 
 def raise_if_limited(completion: Completion, options: Options) -> Completion:
-    """Return the completion. Raises LimitExceeded if a limit ended it and the caller asked for an error."""
+    """Return the completion. Raises LimitExceeded if a limit ended it and the option `on_limit` is `raise`."""
     if options.on_limit == "raise" and completion.stop_reason != "final":
         raise LimitExceeded(f"The run was stopped by a limit: {completion.stop_reason}.", partial=completion)
     return completion
 
 
 def require_known_prices(options: Options, models: Mapping[int, Model]) -> None:
-    """Raises ConfigError if dollars are limited, but a model's price is unknown: the limit could not be enforced."""
+    """Raise ConfigError if the cost is limited and a model's price is unknown: that limit would be unenforceable."""
     if options.limits.max_cost_usd is None:
         return
     for model in models.values():
@@ -227,7 +227,7 @@ def require_known_prices(options: Options, models: Mapping[int, Model]) -> None:
 
 
 def _model_record(model: Model, options: Options) -> ModelRecord:
-    """The record of a model. One passed by name can be made again, so its server is recorded."""
+    """The record of a model. For a model passed by name, it includes the server, to create the model again."""
     passed = [options.model, options.sub_model, *options.level_models.values()]
     by_name = not any(model is each for each in passed)
     server = model.base_url if by_name and isinstance(model, OpenAIModel) else None

@@ -25,7 +25,7 @@ class _Unset:
         return "<unset>"
 
 
-UNSET: Final[Any] = _Unset()  # default of an option in a signature: the caller did not pass it
+UNSET: Final[Any] = _Unset()  # default of an option in a signature; means that the caller did not pass it
 
 
 class OptionsDict(TypedDict, total=False):

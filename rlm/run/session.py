@@ -29,9 +29,9 @@ class Session:
             session.ask("How many contracts are there?", Path("contracts"))
             session.ask("Which of them end this year?")
 
-    The sandbox with its variables lasts for all questions, and so does the conversation, which cells find as `history`.
-    A context that comes with a question is `context` from then on; all of them stay as `context_0`, `context_1`, ...
-    All questions share one budget and one run directory. The clock of `max_seconds` runs only while one is answered.
+    All questions share the sandbox with its variables, and the conversation, which cells can read as `history`.
+    A question's context is `context` from then on. All contexts stay available as `context_0`, `context_1`, ...
+    All questions share one budget and one run directory. The clock of `max_seconds` runs only during questions.
     After a crash, continue with `Orchestrator.session(resume=...)`.
 
     A context manager, sync or async. Any error closes it, except a `ConfigError` about a further question.
@@ -76,7 +76,7 @@ class Session:
 
         Args:
             query: the question.
-            context: the long input that comes with it; the first question needs one. See `Orchestrator.completion`.
+            context: the long input; the first question requires one. See `Orchestrator.completion`.
 
         Raises:
             ConfigError: the session is closed or busy, or an argument is invalid.

@@ -46,7 +46,9 @@ def broker(
         return answered or RLMResult(answer=f"rlm {task.node}", stop_reason="final", iterations=1)
 
     task = RLMTask(node="0.2", level=1, depth=depth, context=encode(""), query=None, model=shared.model_at(0))
-    return Broker(task=task, below=sub, by_name=shared.by_name, calls=shared.calls, child=child, events=shared.events)
+    return Broker(
+        task=task, sub_model=sub, by_name=shared.by_name, calls=shared.calls, child=child, events=shared.events
+    )
 
 
 async def test_depth_0_refuses_calls_with_a_reason() -> None:

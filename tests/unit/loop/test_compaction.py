@@ -230,7 +230,7 @@ def test_a_shorter_conversation_keeps_its_form_its_newest_exchange_and_all_its_h
 ) -> None:
     transcript = Transcript.begin("system", "question")
     for reply, text in exchanges:
-        transcript = transcript.reply(reply).say(text)
+        transcript = transcript.reply(reply).add_message(text)
     shorter = transcript.compact("NOTE", keep_chars=keep_chars)
     assert shorter.history == transcript.history
     assert shorter.messages[1].content == "question\n\nNOTE"
@@ -244,7 +244,7 @@ def test_a_shorter_conversation_keeps_its_form_its_newest_exchange_and_all_its_h
 
 
 def test_an_unknown_window_is_never_short_and_small_ones_show_less_output() -> None:
-    transcript = Transcript.begin("s", "q").reply("x" * 10**6).say("y" * 10**6)
+    transcript = Transcript.begin("s", "q").reply("x" * 10**6).add_message("y" * 10**6)
     assert not ContextWindow(window=None).after(Usage(input_tokens=10**6), transcript).nearly_full(transcript)
     assert ContextWindow(window=10**5).after(Usage(input_tokens=10**5), transcript).nearly_full(transcript)
     assert limits_for_window(Limits(), None) == limits_for_window(Limits(), 400_000) == Limits()

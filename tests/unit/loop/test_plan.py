@@ -21,7 +21,7 @@ TEXT = encode("a text")
 
 def planned(query: SandboxQuery, *, depth: int) -> Plan:
     task = RLMTask(node="0.2", level=1, depth=depth, context=encode(""), query=None, model=ROOT)
-    return plan(query, task=task, node="0.2.7", below=SUB, by_name={"root": ROOT, "sub": SUB})
+    return plan(query, task=task, node="0.2.7", sub_model=SUB, by_name={"root": ROOT, "sub": SUB})
 
 
 @pytest.mark.parametrize("query", [ASK, replace(ASK, model="root"), replace(ASK, context=TEXT, recurse=True)])

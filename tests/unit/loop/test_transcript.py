@@ -214,7 +214,9 @@ def test_no_reply_breaks_the_parser(reply: str) -> None:
 
 
 def test_a_transcript_always_alternates_roles() -> None:
-    transcript = Transcript.begin("be good", "question").say("more").reply("answer").say("a").say("b")
+    transcript = (
+        Transcript.begin("be good", "question").add_message("more").reply("answer").add_message("a").add_message("b")
+    )
     assert [message.role for message in transcript.messages] == ["system", "user", "assistant", "user"]
     assert transcript.messages[-1].content == "a\n\nb"
 
@@ -268,9 +270,9 @@ def test_output_stays_within_its_fence_when_the_conversation_is_made_shorter(
     outputs: list[list[str]], keep_chars: int
 ) -> None:
     results = [CellResult(outcome="ok", stdout="\n".join(lines), stderr="DATA") for lines in outputs]
-    transcript = Transcript.begin("system", "question").reply("reply").say(observation(results, limit=None))
+    transcript = Transcript.begin("system", "question").reply("reply").add_message(observation(results, limit=None))
     shorter = transcript.compact("note", keep_chars=keep_chars).compact("note", keep_chars=keep_chars // 2)
-    last = shorter.say("You have to stop.").messages[-1].content
+    last = shorter.add_message("You have to stop.").messages[-1].content
     assert "DATA" not in outside_of_fences(last)
     assert last.endswith("\n\nYou have to stop.")
     assert outside_of_fences(last).endswith("\n\nYou have to stop.")

@@ -26,7 +26,7 @@ def body(
 
 
 def read(data: bytes, pricing: Pricing = PRICED) -> ModelReply:
-    return read_reply(data, asked=ASKED, model="m", pricing=pricing, request_id="req-1")
+    return read_reply(data, messages=ASKED, model="m", pricing=pricing, request_id="req-1")
 
 
 def usage_of(**counts: object) -> Usage:

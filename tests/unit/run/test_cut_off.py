@@ -27,7 +27,7 @@ LOOK = "```repl\nlook\n```"
 
 @pytest.fixture(autouse=True)
 def _short_last_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "LAST_TURN_SECONDS", 0.5)
+    monkeypatch.setattr(control, "MAX_LAST_TURN_SECONDS", 0.5)
 
 
 class Root(ScriptedModel):

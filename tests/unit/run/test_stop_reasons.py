@@ -37,7 +37,7 @@ class Silent(ScriptedModel):
 
 @pytest.fixture(autouse=True)
 def short_last_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "LAST_TURN_SECONDS", 0.5)
+    monkeypatch.setattr(control, "MAX_LAST_TURN_SECONDS", 0.5)
 
 
 @dataclass
