@@ -1,4 +1,4 @@
-"""Runs as OpenTelemetry spans, by the semantic conventions for generative AI. Imports loop and below.
+"""Runs as OpenTelemetry spans, by the semantic conventions for generative AI. Imports loop and what is below.
 
 The extra `rlm[otel]` brings the dependencies.
 

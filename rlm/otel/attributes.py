@@ -9,7 +9,7 @@ from typing import Final
 from rlm._util.text import clip
 from rlm.types import Message, Usage
 
-MAX_TEXT_CHARS: Final = 8_000  # of one text: receivers accept batches of a few megabytes
+MAX_TEXT_CHARS: Final = 8_000  # limit of each text: receivers accept batches of a few megabytes
 
 Value = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, Value]

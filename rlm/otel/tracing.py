@@ -51,9 +51,9 @@ try:
 except ImportError as missing:
     raise ConfigError("OpenTelemetry is not installed: pip install 'rlm[otel]'.") from missing
 
-CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+CAPTURE_VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 CAPTURE_VALUES: Final = ("true", "span_only", "span_and_event")  # values that put content into spans
-MAX_NAME_CHARS: Final = 100  # of a model-chosen name in a span name
+MAX_NAME_CHARS: Final = 100  # limit of a span's name that a model chose
 
 SentMessages = Callable[[str, str], Sequence[Message]]
 
@@ -67,7 +67,7 @@ class _Node:
     model: str = ""
     prompt: str | None = None
     turn: int = 0
-    has_chat: bool = False  # a model call of the node has a span
+    has_chat: bool = False  # whether a model call of the node has a span
     used: Usage = field(default_factory=Usage)
 
     @property
@@ -116,7 +116,7 @@ class Tracing:
         sent: SentMessages = lambda node, reply: (),
     ) -> None:
         self._tracer = get_tracer("rlm", version("rlm"), tracer_provider)
-        self._content = os.environ.get(CAPTURE, "").lower() in CAPTURE_VALUES if content is None else content
+        self._content = os.environ.get(CAPTURE_VARIABLE, "").lower() in CAPTURE_VALUES if content is None else content
         self._provider = provider
         self._sent = sent
         self._runs: dict[str, _Run] = {}
@@ -319,7 +319,7 @@ class Tracing:
         return common if operation == "execute_tool" else common | {"gen_ai.provider.name": self._provider}
 
     def _start(self, name: str, kind: SpanKind, attributes: Attributes, parent: Span | None, ts: float) -> Span:
-        """Without a parent, the current span is the parent."""
+        """Start a span. Without a parent, the current span is the parent."""
         context = None if parent is None else set_span_in_context(parent)
         return self._tracer.start_span(name, context, kind, attributes, start_time=_ns(ts))
 

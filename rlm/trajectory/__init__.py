@@ -1,1 +1,1 @@
-"""A run read back from its directory: its trajectory, its page and its exports. Imports otel and what is below."""
+"""Stored runs: their trajectory, page and exports, read from the run directory. Imports otel and what is below."""

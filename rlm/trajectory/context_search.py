@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-ANCHOR_CHARS: Final = 24  # of a prompt, searched for in the context: shorter strings match by chance
+ANCHOR_CHARS: Final = 24  # length of the parts of a prompt to search for: shorter strings match by chance
 LONG_ANCHOR_CHARS: Final = 96  # second try for an anchor that occurs often, as in the lines of a log
-MIN_DISTINCT_CHARS: Final = 6  # of an anchor: rulers and blanks match everywhere
-MAX_ANCHORS: Final = 31  # a prompt, evenly spread: finds any slice longer than a thirtieth of the prompt
-MIN_GAP_CHARS: Final = 200  # between slices: shorter gaps are the caller's own words, and searching them is wasted work
-MAX_OCCURRENCES: Final = 9  # of one anchor: one that occurs more often identifies nothing
-MAX_SLICES: Final = 8  # a prompt
+MIN_DISTINCT_CHARS: Final = 6  # different characters of an anchor: rulers and blanks match everywhere
+MAX_ANCHORS: Final = 31  # per prompt, evenly spread: they find any slice longer than a thirtieth of the prompt
+MIN_GAP_CHARS: Final = 200  # gaps between slices to search: shorter ones are the caller's own words
+MAX_OCCURRENCES: Final = 9  # compared per anchor: an anchor that occurs more often identifies nothing
+MAX_SLICES: Final = 8  # per prompt
 MAX_PIECE_OFFSETS: Final = 3  # enough to show that a piece is ambiguous
-MAX_SEARCHED_CHARS: Final = 2 * 10**9  # by all searches of a run together: a few seconds
-NEAR_CHARS: Final = 1024**2  # behind the latest match, searched first: calls walk through a context in order
+MAX_SEARCHED_CHARS: Final = 2 * 10**9  # total of all searches in a run, which take a few seconds
+NEAR_CHARS: Final = 1024**2  # searched first, after the latest match: calls walk through a context in order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class ContextSlice:
 
     Attributes:
         start: Offset of the first character in the context.
-        end: Offset behind the last character in the context.
+        end: Offset after the last character in the context.
         offset: Offset of the slice in the prompt, or -1 if it is the context of a recursive call.
     """
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-MAX_LINE_CHARS: Final = 200  # longer strings start on a line of their own, so that searches match them verbatim
+MAX_LINE_CHARS: Final = 200  # longer strings start on a new line, so that searches match them verbatim
 
 
 def flatten(value: object, path: str = "context") -> str:

@@ -1,4 +1,4 @@
-"""What a run directory holds beside the events: limits, prompts as sent, the context. All optional."""
+"""The details of a run that its events lack: limits, prompts as sent, the context. All optional."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MAX_CONTEXT_BYTES: Final = 128 * 1024**2  # browsers slow down on larger pages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDetails:
-    """What is known of a run beside its events.
+    """The details of a run that its events lack.
 
     Attributes:
-        context: The context as text, or None where it is missing, changed or too large.
+        context: The context as text, or None if it is missing, changed or too large.
         limits: Limits of the run by name.
         sent: For each node, the text of every reply with the messages that it answers.
         version: Version of rlm that made the run.
@@ -75,7 +75,7 @@ def read_details(directory: Path, context_file: Path | None = None, *, with_cont
 
 
 def _run_record(directory: Path, notes: list[str]) -> dict[str, Any]:
-    """The content of `run.json`, in plain form: a foreign or damaged file still shows what it can."""
+    """The content of `run.json`, unvalidated, so that a foreign or damaged file still shows its readable parts."""
     try:
         record = json.loads((directory / "run.json").read_bytes())
         return record if isinstance(record, dict) else {}

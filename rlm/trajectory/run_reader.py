@@ -44,7 +44,7 @@ def read_run(
 
     Args:
         directory: The run's directory.
-        context: File or folder that was the run's context, where the directory neither stores nor names it.
+        context: File or folder that was the run's context, if the directory neither stores nor names it.
         with_context: False to skip the context.
 
     Raises:

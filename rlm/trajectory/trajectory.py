@@ -1,6 +1,6 @@
 """A run as a tree, built from its events: nodes, their turns, and the replies and cells of each turn. Pure.
 
-A node is an RLM or a plain call. Any prefix of a run's events gives a trajectory; what is still open has no end time.
+A node is an RLM or a plain call. Any prefix of a run's events gives a trajectory. Open parts have no end time.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class TrajectoryTurn:
     Attributes:
         number: Counts from 1. Turn 0 holds what happened outside any turn, such as the reply of a plain call.
         limit: The limit on turns, or None without one.
-        is_final: A limit ended the RLM, and the model answers with what it has.
+        is_final: Whether this is the last turn after a limit or a stop.
         started: Start time, in seconds since the epoch.
         entries: Replies, failures, cells and other events, in order.
     """
@@ -99,7 +99,7 @@ class TrajectoryNode:
         id: Place in the call tree, such as `0.3.1`.
         parent: ID of the caller, or None for the root.
         recursive: True for an RLM, false for a plain call.
-        started: When the caller asked for it.
+        started: When the caller made the call.
         prompt: The query, or the prompt of a plain call.
         model: Name of the model.
         batch: Number of the `llm_batch` that the call belongs to, or 0 for a single call.
@@ -111,8 +111,8 @@ class TrajectoryNode:
         context_ends: First and last characters of the context.
         context_size: Length of the context in that type's units.
         ok: Whether the node answered, or None while it is open.
-        answer: What the caller got: the answer, or the reason for the failure where `ok` is false.
-        from_journal: The answer came from the journal, and the RLM did not run again.
+        answer: The answer, or the reason for the failure if `ok` is false.
+        from_journal: Whether the journal answered, so that the RLM did not run again.
         stop_reason: Why the RLM stopped.
         own_usage: Usage of the node's own model calls.
         total_usage: Usage of the node and all nodes below it.
@@ -167,7 +167,7 @@ class Trajectory:
 
     Attributes:
         run_id: ID of the run.
-        query: The question, or None where the context holds it.
+        query: The question, or None if the context contains it.
         depth: Levels below the root.
         models: Model names by level.
         context_bytes: Size of the context.

@@ -1,6 +1,6 @@
 """A run as an ATIF trajectory (Agent Trajectory Interchange Format, RFC 0001 of Harbor). Pure.
 
-Each RLM and each plain call is a trajectory of its own, nested in its caller's and referenced by the calling cell. An
+Each RLM and each plain call has its own trajectory, nested in its caller's and referenced by the calling cell. An
 agent step is one reply of the model; its cells are calls of the tool `python`.
 """
 
@@ -126,7 +126,7 @@ class _StepBuilder:
                 self._cell(entry)
 
     def _cell(self, cell: TrajectoryCell) -> None:
-        if self.steps[-1]["source"] != "agent":  # replayed without a reply, or behind a system step
+        if self.steps[-1]["source"] != "agent":  # replayed without a reply, or after a system step
             self._add("agent", "", cell.started)["llm_call_count"] = 0
         step = self.steps[-1]
         name = f"{self._node.id}/cell-{cell.number}"

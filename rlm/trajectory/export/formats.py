@@ -18,7 +18,7 @@ from .rlms import log_lines
 
 
 class ExportFormat(StrEnum):
-    """What a run can be exported as; see docs/events-and-formats.md."""
+    """The formats of exported runs; see docs/events-and-formats.md."""
 
     atif = "atif"
     rlms = "rlms"
@@ -61,7 +61,7 @@ def export_run(
                 raise ConfigError("OpenTelemetry is not installed: pip install 'rlm[otel]'.") from error
             spans = spans_of(read_run_events(directory), details, content=content)
             if endpoint is not None and out is None:
-                logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # our own error says it in one sentence
+                logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # our own error is one sentence
                 send_spans(spans, endpoint)
                 return f"Sent {len(spans):,} spans to {endpoint}."
             text = otlp_json(spans)

@@ -26,9 +26,9 @@ from rlm.types import Usage
 
 from .atif import iso
 
-MAX_TEXT_CHARS: Final = 10_000  # of one text: forges do not render files of a megabyte
-MAX_LINE_CHARS: Final = 160  # of a text inside a line
-MAX_ITEMS: Final = 50  # calls listed for each cell: beyond that, readers want the page
+MAX_TEXT_CHARS: Final = 10_000  # limit of each text: code forges do not render files of a megabyte
+MAX_LINE_CHARS: Final = 160  # limit of a text inside a line
+MAX_ITEMS: Final = 50  # calls listed per cell; `rlm view` shows all
 
 
 def markdown(trajectory: Trajectory, details: RunDetails) -> str:

@@ -80,7 +80,7 @@ def send_spans(spans: Sequence[ReadableSpan], endpoint: str) -> None:
 
 
 def _with_path(endpoint: str) -> str:
-    """Append the path of traces to a base URL, as OTEL_EXPORTER_OTLP_ENDPOINT has it. Raises ConfigError."""
+    """Append the path of traces to a base URL, such as OTEL_EXPORTER_OTLP_ENDPOINT. Raises ConfigError."""
     parts = http_url(endpoint)
     if parts is None:
         raise ConfigError(f"Invalid endpoint {endpoint!r}: use an HTTP URL such as http://127.0.0.1:4318.")

@@ -1,4 +1,4 @@
-"""A run as a log of the reference implementation (package `rlms`): one line of metadata, then one a turn. Pure.
+"""A run as a log of the reference implementation (package `rlms`): one line of metadata, then one line per turn. Pure.
 
 A recursive call holds its own log, in the same form, as `metadata`.
 """

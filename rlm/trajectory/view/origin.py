@@ -1,4 +1,4 @@
-"""Where an answer came from: the cell or reply that gave it, and where its words first appeared. Pure.
+"""Finds the origin of an answer: the cell or reply that gave it, and where its words first appeared. Pure.
 
 Equal words are a hint, not proof of a cause. The page says so.
 """
@@ -14,9 +14,9 @@ from rlm.events import ModelReplied
 from rlm.trajectory.context_search import ContextSlice, SearchableContext
 from rlm.trajectory.trajectory import Trajectory, TrajectoryCell, TrajectoryNode
 
-MAX_PIECES: Final = 12  # of an answer: a table of more rows is not read
+MAX_PIECES: Final = 12  # pieces per answer: nobody reads a table with more rows
 MAX_WHOLE_CHARS: Final = 60  # a longer answer rarely appears verbatim before the model gives it
-MAX_ANSWER_CHARS: Final = 10_000  # searched for pieces
+MAX_ANSWER_CHARS: Final = 10_000  # start of an answer that is split into pieces
 
 _WORD: Final = re.compile(r"[^\s,;:=(){}\[\]\"'`]{3,}")
 
@@ -78,7 +78,7 @@ def find_origin(trajectory: Trajectory, node: TrajectoryNode, context: Searchabl
 
 
 def pieces_of(answer: str) -> list[str]:
-    """What to search for: a short answer as a whole, then its words, distinctive ones (with digits, long) first."""
+    """The pieces to search for: a short answer as a whole, then its words, distinctive ones (with digits, long) first."""
     words = dict.fromkeys(_WORD.findall(answer[:MAX_ANSWER_CHARS]))
     distinctive_first = sorted(words, key=lambda word: (not any(map(str.isdigit, word)), -len(word)))
     whole = answer.strip()
@@ -117,7 +117,7 @@ def _first_source(
 
 
 def _texts_seen(trajectory: Trajectory, node: TrajectoryNode) -> Iterator[tuple[str | None, int, str]]:
-    """What the RLM's code and model could read, in order: answers of a cell's calls, then the cell's output."""
+    """The texts that the RLM's code and model could read, in order: answers to a cell's calls, then the cell's output."""
     for cell in node.cells:
         for name in cell.calls:
             called = trajectory.nodes[name]

@@ -1,7 +1,7 @@
 """The page of one or two runs: their data, embedded in the built viewer (sources: `viewer/` of the repository).
 
 Texts of models, sandboxes and contexts never become markup. All of them are base64, in elements that browsers do not
-run, and the page's policy allows only the one script and the one style that this module embeds.
+run. The page's policy allows only the one script and the one style that this module embeds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rlm.trajectory.trajectory import Trajectory
 from .page_data import run_data
 from .text_store import TextStore, pack
 
-DATA_VERSION: Final = 1  # of the data that the viewer reads
+DATA_VERSION: Final = 1  # version of the data that the viewer reads
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">

@@ -30,8 +30,8 @@ from rlm.types import Usage
 from .origin import find_origin, slices_for
 from .text_store import TextRef, TextStore
 
-LABEL_CHARS: Final = 120  # of a prompt in a row of the tree: more never fits
-CONTEXT_PART_CHARS: Final = 64 * 1024  # equal parts, so that an offset names its part
+LABEL_CHARS: Final = 120  # start of a prompt in a row of the tree: more never fits
+CONTEXT_PART_CHARS: Final = 64 * 1024  # parts have equal size, so that an offset determines its part
 
 Data = dict[str, object]
 

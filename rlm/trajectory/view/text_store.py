@@ -11,7 +11,7 @@ from typing import Final
 PIECE_CHARS: Final = 256 * 1024  # a piece unpacks in a few milliseconds
 
 TextRef = tuple[int, int, int]
-"""Where a text is: number of its piece, index in the piece, and length as a browser counts it (UTF-16 units)."""
+"""The place of a text: number of its piece, index in the piece, and length as a browser counts it (UTF-16 units)."""
 
 
 class TextStore:

@@ -37,7 +37,7 @@ from rlm.events import (
     TurnStarted,
 )
 from rlm.otel import Tracing
-from rlm.otel.tracing import CAPTURE
+from rlm.otel.tracing import CAPTURE_VARIABLE
 from rlm.trajectory.export.otlp import spans_of
 from rlm.trajectory.run_details import RunDetails
 from rlm.trajectory.run_reader import read_run_events
@@ -215,7 +215,7 @@ def test_spans_contain_no_texts_of_a_run_by_default(traced: Traced, tmp_path: Pa
 def test_the_standard_variable_includes_content_unless_the_argument_overrides_it(
     value: str, captured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(CAPTURE, value)
+    monkeypatch.setenv(CAPTURE_VARIABLE, value)
     start = RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3, run_id="r", ts=1.0)
     for content, included in ((None, captured), (not captured, not captured)):
         (span,) = spans_of([start], RunDetails(), content=content)
