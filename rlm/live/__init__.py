@@ -1,4 +1,4 @@
-"""Runs on a terminal: a live tree with keys, or lines. Imports loop and below."""
+"""Shows runs on a terminal: a live tree with keys, or lines. Imports loop and what is below."""
 
 from .keys import Controls
 from .view import live_view

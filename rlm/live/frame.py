@@ -31,7 +31,7 @@ Footer = Sequence[Sequence[Styled]]
 MIN_CELL_LINES: Final = 5  # two titles, code and output; a smaller cell is useless
 METER_WIDTH: Final = 33  # columns for a name, a bar and `1,234 of 10,000`
 NAME_WIDTH: Final = 8  # columns for a meter's name
-CODE_WIDTH: Final = 400  # characters of a line that are highlighted: wider than any screen
+CODE_WIDTH: Final = 400  # characters of a line to highlight: wider than any screen
 MARKS: Final[dict[State, Styled]] = {"open": ("●", "cyan"), "done": ("✓", "green"), "failed": ("✗", "red")}
 
 

@@ -24,7 +24,7 @@ HELP: Final = (
 
 
 class Controls(Protocol):
-    """A run under way; all methods may be called from any thread."""
+    """A run in progress. All methods may be called from any thread."""
 
     @property
     def limits(self) -> Limits:
@@ -42,7 +42,7 @@ class Controls(Protocol):
         ...
 
     def pause(self) -> None:
-        """Start no further turn of any RLM until `unpause`."""
+        """Keep RLMs from beginning another turn until `unpause`."""
         ...
 
     def unpause(self) -> None:
@@ -50,7 +50,7 @@ class Controls(Protocol):
         ...
 
     def answer_now(self) -> None:
-        """Let the root model take its last turn with what it has."""
+        """Let the root model answer now, in one last turn."""
         ...
 
     def raise_limit(self, **limits: float | int | None) -> None:
@@ -167,7 +167,7 @@ def _hints(*hints: Styled) -> list[Styled]:
 
 
 def split(data: bytes) -> list[str]:
-    """The keys in a terminal's input, one a character. Escape sequences, such as those of arrows, are ignored."""
+    """The keys in a terminal's input, one per character. Ignores escape sequences, such as those of arrow keys."""
     text = data.decode("utf-8", "ignore")
     if text.startswith(ESCAPE) and len(text) > 1:
         return []

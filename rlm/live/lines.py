@@ -1,4 +1,4 @@
-"""Events as lines: `format_event` gives every line its wording, `LineView` prints the ones that a log or a pipe needs."""
+"""Events as lines: `format_event` words every line, and `LineView` prints those that a log or a pipe needs."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from .nodes import Group
 from .rows import group_summary
 from .tree import RunState
 
-PROGRESS_SECONDS: Final = 10.0  # between two lines about the same batch
-SANDBOX_CHARS: Final = 12  # of a container's id: what `docker ps` shows
+PROGRESS_SECONDS: Final = 10.0  # minimum time between two lines about the same batch
+SANDBOX_CHARS: Final = 12  # start of a container's ID, as `docker ps` shows it
 
 
 def format_event(event: Event) -> str:
@@ -140,7 +140,7 @@ class LineView:
         return _totals(seconds, used.calls, used.tokens, cost)
 
     def _cell(self, event: CellFinished) -> str:
-        """Its batches and its failure; nothing about a cell that just succeeded."""
+        """A cell's batches and failure; empty for a cell that just succeeded."""
         node = self._state.find(event.node)
         groups = {} if node is None or node.loop is None else node.loop.groups
         batches = [group_summary(group) for (cell, batch), group in groups.items() if batch and cell == event.cell]

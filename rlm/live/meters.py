@@ -12,15 +12,15 @@ from .tree import RunState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
-    """One total.
+    """One total of a run, with its limit.
 
     Attributes:
-        name: as shown.
-        field: its limit's name in `Limits`.
+        name: name to show.
+        field: name of its limit in `Limits`.
         key: the key that selects it when a limit is raised.
         used: the total so far.
         limit: None means no limit.
-        unknown: some calls have no known price, so `used` is a lower bound.
+        unknown: whether the price of some calls is unknown, so that `used` is a lower bound.
     """
 
     name: str

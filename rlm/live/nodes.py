@@ -1,6 +1,6 @@
 """The nodes of a run: open nodes, the newest finished ones, and counts of the rest. Pure.
 
-Texts are stored unescaped; whoever shows them escapes them.
+Texts are stored unescaped. Code that shows them must escape them.
 """
 
 from __future__ import annotations

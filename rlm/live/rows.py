@@ -15,9 +15,9 @@ from rlm._util.text import first_line, printable, quantity
 from .nodes import Cell, Group, Loop, Node, State, Used
 from .tree import RunState
 
-MAX_NODES: Final = 15  # of a group; fewer if the tree would not fit
-MAX_PLAIN_CALLS: Final = 5  # of a group: more show nothing new
-MAX_FAILED: Final = 3  # of a group
+MAX_NODES: Final = 15  # rows per group; fewer if the tree would not fit
+MAX_PLAIN_CALLS: Final = 5  # rows per group: more show nothing new
+MAX_FAILED: Final = 3  # rows per group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,11 +25,11 @@ from .frame import Line
 from .keys import split
 
 TTY: Final = "/dev/tty"  # the controlling terminal: works with standard input from a pipe
-MIN_FRAME_SECONDS: Final = 0.2  # between two frames; a key is answered at once
-MAX_FRAME_SECONDS: Final = 1.0  # between two frames, even after a slow one (highlighting a new cell)
-FRAME_SHARE: Final = 0.008  # of one core for drawing: a slow frame delays the next
-BACKGROUND_SECONDS: Final = 0.5  # between two checks for the return to the foreground
-REPAINT_SECONDS: Final = 2.0  # between full repaints: another program may have written to the terminal
+MIN_FRAME_SECONDS: Final = 0.2  # minimum time between two frames; a key redraws at once
+MAX_FRAME_SECONDS: Final = 1.0  # maximum time between two frames, even after a slow one (highlighting a new cell)
+FRAME_SHARE: Final = 0.008  # share of one core for drawing: a slow frame delays the next
+BACKGROUND_SECONDS: Final = 0.5  # time between two checks for the return to the foreground
+REPAINT_SECONDS: Final = 2.0  # time between full repaints: another program may have written to the terminal
 RESTORE_SCREEN: Final = b"\x1b[?1049l\x1b[?25h"  # leave the alternate screen, show the cursor
 
 _WAKE, _SUSPEND, _CONTINUED = b"w", b"z", b"c"
@@ -62,9 +62,9 @@ class Terminal:
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         self._stopping = False
-        self._acquired = False  # in our modes; must be restored
-        self._modes_current = False  # no other program can have changed the modes since
-        self._suspending = False  # restored; SIGTSTP is about to stop this process
+        self._acquired = False  # whether the terminal is in our modes, and so must be restored
+        self._modes_current = False  # whether no other program can have changed the modes since then
+        self._suspending = False  # whether the terminal is restored and SIGTSTP is about to stop this process
         self._signals = False
         self._painted: list[Line] = []
         self._size = (0, 0)

@@ -73,7 +73,7 @@ class RunState:
         return self._open.get(name)
 
     def __call__(self, event: Event) -> None:
-        """Apply the next event. Events that change nothing here, or arrive late, are ignored."""
+        """Apply the next event. Ignores events that change nothing here or arrive late."""
         self.latest = event.ts
         if self.started is None:
             self.started = self.root.started = event.ts
@@ -214,7 +214,7 @@ class RunState:
             group.failures.append(node)
 
     def _move_focus(self, node: Node) -> None:
-        """Show the cells of one RLM until it finishes or one below it runs a cell: a jumping view is unreadable."""
+        """Show the cells of one RLM until it finishes, or one below it runs a cell. A jumping view is unreadable."""
         if self.focus is None or node.name.startswith(f"{self.focus.name}."):
             self.focus = node
 

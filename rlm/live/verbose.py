@@ -38,14 +38,14 @@ from rlm.loop.observation import describe
 
 from .lines import format_event
 
-MAX_PANEL_CHARS: Final = 2_000  # of an output or answer: enough to follow a run; events.jsonl holds all
+MAX_PANEL_CHARS: Final = 2_000  # limit of code, output and answers: enough to follow a run; events.jsonl holds all
 
 
 class VerboseView:
     """Shows every event; a listener of events.
 
     Args:
-        console: where to; None is standard error.
+        console: the console to print on; None is standard error.
     """
 
     def __init__(self, console: Console | None = None) -> None:

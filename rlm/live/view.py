@@ -29,7 +29,7 @@ from .lines import LineView
 from .meters import Meter, meters
 from .tree import RunState
 
-SUMMARY_ROWS: Final = 20  # of the tree, left on the terminal after the run
+SUMMARY_ROWS: Final = 20  # rows of the tree that stay on the terminal after the run
 EVENT_BATCH: Final = 1_000  # events queued for the next frame: bounds the queue while no frame is drawn
 
 
@@ -94,7 +94,7 @@ class LiveView:
             snapshot = take_snapshot(
                 self._state, totals, now=self._clock(), height=SUMMARY_ROWS + 6, footer=0, with_cell=False
             )
-        with suppress(OSError):  # the terminal is gone, and so is its reader
+        with suppress(OSError):  # the terminal is gone, so nobody reads it
             for line in summary(snapshot, self._console.width):
                 self._console.print(Segments([*line, Segment.line()]), end="")
 
@@ -135,7 +135,7 @@ async def live_view(controls: Controls, *, console: Console | None = None) -> As
 
 @contextmanager
 def deferred_logs() -> Iterator[None]:
-    """Log records for the terminal wait until the view has closed: the view would draw over them."""
+    """Hold back log records for the terminal until the view has closed, because it would draw over them."""
     deferred = io.StringIO()
     handlers = [
         (handler, handler.stream)
