@@ -1,4 +1,4 @@
-"""The command line: answers and tables on standard output, progress on standard error. Imports every room.
+"""The command line: answers and tables on standard output, progress on standard error. May import everything.
 
 `commands` has one module per command or group. A command imports what it needs when it runs, so that help and shell
 completion are instant.
@@ -96,7 +96,7 @@ def _exit_message(error: RLMError) -> tuple[str, int]:
 
 
 def _exit_message_of_os_error(error: OSError) -> tuple[str, int]:
-    """The same for an OSError; without a file name, its number tells the cause."""
+    """The same for an OSError. Without a file name, its number shows the cause."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.filename is not None:
         return f"{error.filename}: {reason}.", 1

@@ -20,8 +20,8 @@ from rlm.errors import RunCancelled
 
 from .streams import write_stderr_now
 
-STOP_SECONDS: Final = 4.5  # for a clean stop; containers still alive then end by themselves once this process is gone
-INTERRUPTED: Final = 130  # 128 + SIGINT: the shells' convention
+STOP_SECONDS: Final = 4.5  # timeout of a clean stop; remaining containers end by themselves after this process
+INTERRUPTED_STATUS: Final = 130  # 128 + SIGINT: the shells' convention
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
     """
     restore_terminal = terminal_restorer()
 
-    def exit_now(status: int = INTERRUPTED) -> NoReturn:
+    def exit_now(status: int = INTERRUPTED_STATUS) -> NoReturn:
         restore_terminal()
         # An orderly exit would wait for the engine or a thread. Containers end with their streams.
         write_stderr_now(f"Exited immediately. The containers end by themselves.\n{advice()}")
@@ -64,7 +64,7 @@ def run_until_interrupted(work: Callable[[], Awaitable[T]], *, advice: Callable[
             write_stderr_now("Stopping ... Press Ctrl-C again to exit immediately.\n")
             loop.call_soon_threadsafe(stop.cancel)
 
-        # Not through the event loop's own handlers: they wait for the loop, which a large folder can keep busy.
+        # Not the event loop's own handlers: they wait for the loop, which a large folder can keep busy.
         previous = {number: signal.signal(number, interrupt) for number in _handled_signals()}
         try:
             with stop, suppress(RunCancelled):

@@ -20,7 +20,7 @@ from rlm.types import Completion
 
 from .streams import silence
 
-LIMITED: Final = 3  # exit status: the run was stopped, so its answer may be incomplete
+LIMITED_STATUS: Final = 3  # exit status of a run that stopped early: its answer may be incomplete
 LIMIT_NOUNS: Final = {
     "max_lm_calls": "model call",
     "max_tokens": "token",
@@ -35,13 +35,13 @@ def print_completion(done: Completion, *, run: str, as_json: bool, quiet: bool) 
 
     Args:
         done: the completion.
-        run: the run as `rlm resume` takes it: an id or a directory.
+        run: the ID or directory for `rlm resume`.
         as_json: print one JSON object in place of the answer.
-        quiet: print no notices but that of a run that was stopped.
+        quiet: print no notices except that of a stopped run.
 
     Raises:
-        RLMError: standard output cannot be written.
-        typer.Exit: the run was stopped; status 3.
+        RLMError: writing to standard output failed.
+        typer.Exit: the run stopped early; status 3.
     """
     try:
         if as_json:
@@ -64,7 +64,7 @@ def print_completion(done: Completion, *, run: str, as_json: bool, quiet: bool) 
     if done.stop_reason != "final":
         limits = RunRecord.load(done.run_dir).limits_now
         sys.stderr.write(f"{stop_message(done, limits, run=run)}\n")
-        raise typer.Exit(LIMITED)
+        raise typer.Exit(LIMITED_STATUS)
 
 
 def stop_message(done: Completion, limits: Limits, *, run: str) -> str:

@@ -33,12 +33,12 @@ from rlm.store.directory import default_root
 FILE: Final = "rlm.toml"
 TABLES: Final = ("limits", "sandbox", "prices")
 NO_LIMIT: Final = "none"  # the spelling of None in TOML, flags and variables
-PRIVATE: Final = {
+PRIVATE: Final = {  # never read from rlm.toml, because such files are shared
     "openai_api_key": "OPENAI_API_KEY",
     "openai_base_url": "OPENAI_BASE_URL",
     "sub_api_key": "RLM_SUB_API_KEY",
     "sub_base_url": "RLM_SUB_BASE_URL",
-}  # never read from rlm.toml: such files are shared
+}
 FLAGS: Final = {"run_root": "--runs"}  # flags that are not named after their setting
 
 
@@ -196,7 +196,7 @@ def _is_invalid(key: str, value: object) -> bool:
 
 
 def _keys() -> list[str]:
-    """All keys but those of prices and private settings."""
+    """All keys except those of prices and private settings."""
     limits = [f"limits.{field.name}" for field in fields(Limits)]
     sandbox = [f"sandbox.{field.name}" for field in fields(SandboxConfig)]
     return [*(name for name in CommandSettings.model_fields if name not in (*TABLES, *PRIVATE)), *limits, *sandbox]
@@ -228,7 +228,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of our settings: other programs may use variables with our prefix."""
+    """The values of our settings only: other programs may use variables with our prefix."""
     return {
         name: value for name, value in values.items() if name in CommandSettings.model_fields or name.lower() in PRIVATE
     }

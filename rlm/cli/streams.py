@@ -62,7 +62,7 @@ class BestEffortStream:
 
 
 class SentenceFormatter(logging.Formatter):
-    """Shows only the advice of a record that has one; a program would log the event and its fields."""
+    """Shows a record's advice, if it has one, instead of the event and its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         advice = getattr(record, "fields", {}).get("advice")

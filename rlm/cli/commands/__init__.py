@@ -1,1 +1,1 @@
-"""The commands, one module each. Imports every room below cli."""
+"""The commands, one module per command or group. May import everything."""

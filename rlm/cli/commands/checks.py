@@ -27,8 +27,8 @@ from rlm.sandbox.docker.runtimes import GVISOR, known_vulnerabilities
 LOW_DISK_BYTES: Final = 1 * GIB  # less free space is a problem: contexts and journals can be large
 SHOWN_KEY_CHARS: Final = 4  # the end of a key: enough to recognize it
 SERVER_SECONDS: Final = 5.0  # timeout for a model server's list of models
-UNAUTHORIZED: Final = (401, 403)
-NO_MODEL_LIST: Final = (404, 405)  # from servers that only complete chats
+UNAUTHORIZED: Final = (401, 403)  # HTTP statuses of a rejected key
+NO_MODEL_LIST: Final = (404, 405)  # HTTP statuses of servers without a list of models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

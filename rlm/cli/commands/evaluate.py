@@ -184,7 +184,7 @@ def start(plan: Plan, folder: Path | None, *, prefix: str, extra: Mapping[str, o
     Args:
         plan: the evaluation.
         folder: where results go; by default a new folder below `runs`.
-        prefix: of the new folder's name.
+        prefix: start of the new folder's name.
         extra: further settings to record.
 
     Raises:

@@ -35,8 +35,8 @@ class RemovableItem:
     """A container, run or image that may be removed.
 
     Attributes:
-        kind: which of them.
-        target: the engine's id, or the directory.
+        kind: kind of the item.
+        target: the engine's ID, or the path of the directory.
         text: its description.
         size: bytes of disk space that the removal frees.
     """
@@ -52,7 +52,7 @@ async def engine_leftovers(engine: Engine, *, older_than: float | None) -> list[
 
     Args:
         engine: the engine to search.
-        older_than: the least age of images, in seconds; None is a week.
+        older_than: minimum age of images, in seconds; None is a week.
 
     Raises:
         EngineUnavailable: the engine does not answer.
@@ -76,7 +76,7 @@ def old_runs(root: Path, *, older_than: float) -> tuple[list[RemovableItem], lis
     A run inside another one is removed with it and not listed.
 
     Returns:
-        The runs; and a sentence on each folder that is skipped, as it is unreadable or may not be a run.
+        The runs; and a sentence for each skipped folder, which is unreadable or may not be a run.
     """
     items, skipped = [], []
     for run in list_runs(root):
@@ -156,7 +156,7 @@ def _written_and_size(directory: Path) -> tuple[float, int]:
 
 
 def _is_a_run(directory: Path) -> bool:
-    """Whether two of the three files of every run are valid: a single one may be a copy or another program's."""
+    """Whether two of a run's three files are valid: a single one may be a copy or another program's file."""
     signs = (
         _has_record(directory),
         _head(directory / JOURNAL) == b"SQLite format 3\0",

@@ -1,4 +1,4 @@
-"""`rlm niah`: the needle in a haystack, a preset of `rlm eval` with a table of its own."""
+"""`rlm niah`: the needle in a haystack, a preset of `rlm eval` with a special table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlm.cli.options import Verbose, nonempty_path
 
 from .evaluate import answer, default_models, start, write_text
 
-MAX_FACTS = 12  # names that rlm.evals.tasks.niah has
+MAX_FACTS = 12  # number of names in rlm.evals.tasks.niah
 
 
 def niah(

@@ -154,13 +154,13 @@ def _piped(data: bytes, name: str, max_bytes: int | None) -> str | bytes:
 
 
 class ResumeHint:
-    """Learns from the events of a run how it can be resumed; a listener.
+    """A listener that learns from a run's events how to resume it.
 
     Args:
         folder: the folder of the run, unless `rlm resume` finds it by its settings.
 
     Attributes:
-        run: the run as `rlm resume` takes it; empty before the run has started.
+        run: the ID or directory for `rlm resume`; empty before the run has started.
     """
 
     def __init__(self, folder: Path | None) -> None:
