@@ -1,1 +1,1 @@
-"""rlm in other frameworks. Each module needs its own extra and imports orchestrator."""
+"""rlm in other frameworks. Each module requires its own extra. Imports orchestrator and what is below."""

@@ -30,7 +30,7 @@ from rlm.orchestrator import Orchestrator
 from rlm.run.options import OptionsDict
 from rlm.types import Completion, Context, Message, ModelReply, Usage
 
-CONTEXT_KEY: Final = "context"  # in a sample's metadata
+CONTEXT_KEY: Final = "context"  # key of the context in a sample's metadata
 SUB_ROLE: Final = "sub"  # Inspect's model role for sub-calls
 FINISH_REASONS: Final = {"max_tokens": "length", "model_length": "length"}  # Inspect's stop reasons as OpenAI's
 
@@ -39,7 +39,7 @@ class InspectModel(Model):
     """Adapts a model of Inspect to rlm's `Model`.
 
     Args:
-        model: from `inspect_ai.model.get_model`.
+        model: a model from `inspect_ai.model.get_model`.
     """
 
     def __init__(self, model: Any) -> None:

@@ -1,8 +1,8 @@
-"""Fakes for tests of programs that use rlm: no Docker, no network, no cost. Imports sandbox, models and below.
+"""Fakes for testing programs that use rlm: no Docker, no network, no cost. Imports sandbox, models and what is below.
 
     from rlm.testing import FakeSandboxes, ScriptedModel
 
-Importing it is cheap: each name is loaded when it is first used.
+Importing the package is cheap: a name is loaded when it is first used.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback: its replies, and its faults, are a function of the conversation.
+"""An OpenAI-compatible server on loopback. Its replies and faults are a function of the conversation.
 
 Imports nothing of rlm: real clients talk to it over HTTP.
 """
@@ -17,9 +17,9 @@ from typing import Any, Final, Literal, Self
 
 from anyio.from_thread import start_blocking_portal
 
-TRICKLE_SECONDS: Final = 0.02  # between the blanks of a response that never ends: well below a client's read timeout
-TRICKLE_BYTES: Final = 1_000_000  # announced as the rest of such a response: more than a test waits for
-MAX_HEAD_BYTES: Final = 64 * 1024  # request line and headers: as much as other servers take
+TRICKLE_SECONDS: Final = 0.02  # pause between the blanks of an endless response: far below a client's read timeout
+TRICKLE_BYTES: Final = 1_000_000  # announced rest of an endless response: more than a test waits for
+MAX_HEAD_BYTES: Final = 64 * 1024  # limit of request line and headers, as in other servers
 BACKLOG: Final = 4096  # pending connections: a test may open thousands at once
 CHARS_PER_TOKEN: Final = 4  # a rough estimate for English
 
@@ -29,14 +29,14 @@ class Reply:
     """A successful response.
 
     Attributes:
-        text: the message's content; None for a message without any.
-        finish_reason: as the API names it: `stop`, `length`, `content_filter`, ...
+        text: the message's content; None for a message without content.
+        finish_reason: the API's word: `stop`, `length`, `content_filter`, ...
         refusal: the message's refusal.
-        input_tokens, output_tokens: reported usage; None estimates it at four characters a token. A lower
+        input_tokens, output_tokens: reported usage; None estimates it at four characters per token. A lower
             `max_completion_tokens` or `max_tokens` of the request cuts the reply off.
         cached_tokens, reasoning_tokens: reported as details of the usage.
         cost: dollars, as OpenRouter reports them; None reports none.
-        usage: False leaves all usage out.
+        usage: whether to report usage at all.
     """
 
     text: str | None
@@ -57,7 +57,7 @@ class Fault:
     Attributes:
         status: the HTTP status.
         headers: further headers.
-        body: bytes as they are; anything else is sent as JSON.
+        body: bytes are sent unchanged; anything else as JSON.
         sent: how much of the response is sent.
         then: what happens to the connection afterwards. `trickle` leaves it hanging like `hang`, but sends a blank now
             and then, as providers do to keep connections open.
@@ -72,11 +72,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a client sent.
+    """A request that the server received.
 
     Attributes:
-        path: of the URL, such as `/v1/chat/completions`.
-        headers: by their names in lower case.
+        path: path of the URL, such as `/v1/chat/completions`.
+        headers: header values by name in lower case.
         body: the decoded JSON.
     """
 
@@ -86,7 +86,7 @@ class Request:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation, as the API has it."""
+        """The conversation, in the API's format."""
         messages: list[dict[str, Any]] = self.body["messages"]
         return messages
 
@@ -95,7 +95,7 @@ Responder = Callable[[Sequence[Mapping[str, Any]], str], str | Reply | Fault]
 
 
 def in_order(*responses: str | Reply | Fault) -> Responder:
-    """One response after the other, whatever is asked; the last one repeats."""
+    """Responses in this order, whatever the request. The last one repeats."""
     numbers = count()
     return lambda messages, model: responses[min(next(numbers), len(responses) - 1)]
 
@@ -105,9 +105,9 @@ class RateLimited:
 
     Args:
         respond: answers the requests within the limit.
-        requests: most requests in a period.
+        requests: maximum requests per period.
         seconds: length of the period.
-        send_retry_after: whether a refusal says how long to wait.
+        send_retry_after: whether a 429 response says how long to wait.
     """
 
     def __init__(self, respond: Responder, *, requests: int, seconds: float, send_retry_after: bool = True) -> None:
@@ -139,16 +139,16 @@ class FakeProvider:
     `GET /v1/models` returns an empty list.
 
     Args:
-        respond: the response to the messages and the name of the model; or one text for every conversation. A text is
-            short for `Reply(text=...)`.
+        respond: a function of the messages and the model's name that returns the response; or one text for every
+            conversation. A text is short for `Reply(text=...)`.
         latency: seconds that each response takes.
 
     Attributes:
-        base_url: for the client, such as `http://127.0.0.1:41234/v1`. Empty before the server has started.
+        base_url: URL for the client, such as `http://127.0.0.1:41234/v1`. Empty before the server has started.
         requests: received requests, in order. A test may clear the list.
         input_tokens, output_tokens: total usage that replies have reported.
-        max_concurrent: most requests in flight at once.
-        connections: connections accepted.
+        max_concurrent: maximum number of requests in flight at once.
+        connections: number of accepted connections.
     """
 
     def __init__(self, respond: Responder | str = "ok", *, latency: float = 0.0) -> None:
@@ -199,7 +199,7 @@ class FakeProvider:
             writer.close()
 
     async def _serve_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; whether to keep the connection."""
+        """Answer one request. Returns whether to keep the connection."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
         if head[0].startswith("GET "):

@@ -1,4 +1,4 @@
-"""Sandboxes in memory: a cell is a call of your function. Imports the sandbox's interface alone."""
+"""Sandboxes in memory: each cell calls your function. Imports the sandbox's interface only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FakeSandbox:
     """One sandbox of `FakeSandboxes`. It runs no code, and calls no tool.
 
     Attributes:
-        id: stands for the container's id.
+        id: stands for the container's ID.
         run_cell: called for each cell with its code, and with the function that serves its queries.
         loaded: the variables that were bound, by name, still encoded.
         tools: the tools that cells may call; None until some are offered.
@@ -67,15 +67,15 @@ class FakeSandboxes:
     """A sandbox factory without Docker: `Orchestrator(sandbox_factory=FakeSandboxes())`.
 
     Args:
-        run_cell: an async function of a cell's code, and of the function that serves its queries (None if it may ask
-            none). It returns a `CellResult`; to play a sandbox that is lost, raise `SandboxDied`.
+        run_cell: an async function of a cell's code and the function that serves its queries (None if it may make
+            none). Returns a `CellResult`. To play a lost sandbox, raise `SandboxDied`.
         latency: seconds that each start takes.
 
     Attributes:
         started: node and depth of every sandbox, in the order of their starts.
-        created: every sandbox that came up, in order, whether or not it is still alive.
-        alive: sandboxes at this moment.
-        peak_alive: most sandboxes alive at once.
+        created: every sandbox that started, in order, whether or not it is still alive.
+        alive: number of sandboxes alive now.
+        peak_alive: maximum number of sandboxes alive at once.
     """
 
     def __init__(self, run_cell: RunCell = echo_cell, *, latency: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Deterministic policies for `ScriptedModel`, each of which plays the root model and the sub-model of one task.
+"""Deterministic policies for `ScriptedModel`. Each plays the root model and the sub-model of one task. Imports models.
 
 As root model, a policy writes real code and reads its output before the next turn. As sub-model, it reads only its prompt.
 No policy sees an expected answer, so answers come from the context. A run with them measures the system, not intelligence.

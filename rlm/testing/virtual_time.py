@@ -21,7 +21,7 @@ class Deadlock(Exception):
 
 
 class _Selector(selectors.SelectSelector):
-    """Advances the clock by the timeout in place of waiting."""
+    """Advances the clock by the timeout instead of waiting."""
 
     now = 0.0
 
@@ -37,7 +37,7 @@ class _Selector(selectors.SelectSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Sleeps take no real time.
 
-    It does not wait for threads, sockets or processes: use it for code that has none.
+    The loop does not wait for threads, sockets or processes: use it for code without them.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._clock_resolution = CLOCK_RESOLUTION_SECONDS
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Virtual seconds since the loop was created."""
         return self._virtual.now
 
 
@@ -57,6 +57,6 @@ def run_virtually(main: Callable[[], Awaitable[T]]) -> T:
         main: an async function without parameters, which uses no thread, socket or process.
 
     Raises:
-        Deadlock: it never ends: every task waits for another one.
+        Deadlock: every task waits, and no timer is left to wake one.
     """
     return anyio.run(main, backend_options={"loop_factory": VirtualLoop})
