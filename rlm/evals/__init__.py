@@ -1,4 +1,4 @@
-"""Evaluations: tasks, methods, the harness and its reports. May import everything below the command line."""
+"""Evaluations: tasks, methods, the harness and its reports. Imports orchestrator and what is below."""
 
 import lazy_loader
 

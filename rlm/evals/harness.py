@@ -22,7 +22,7 @@ from .scorers import score
 from .task import Instance
 
 RUNS_FOLDER: Final = "runs"
-RETRY_SUFFIX: Final = "-retry"  # of a folder whose runs must not resume the earlier ones
+RETRY_SUFFIX: Final = "-retry"  # suffix of a folder whose runs must not resume the earlier ones
 
 OnRow = Callable[[ResultRow], None]
 OnStart = Callable[[JobKey], None]
@@ -41,11 +41,11 @@ async def run_jobs(
     """Run the jobs that have no final row yet.
 
     A failure becomes a row with an error, and the other jobs continue; a resumed evaluation repeats it. An instance that
-    cannot be made fails alone. Once the engine is unavailable, no further job starts.
+    cannot be generated fails alone. Once the engine is unavailable, no further job starts.
 
     Args:
         jobs: the whole evaluation, finished jobs included.
-        ctx: what the methods need.
+        ctx: the models, limits and other settings of the methods.
         results: the folder that receives the rows.
         max_concurrent: jobs in progress at once.
         on_row: called after a row is on disk.

@@ -54,7 +54,7 @@ class Plan:
     Attributes:
         tasks: names in the registry.
         methods: see `rlm.evals.methods.lookup`.
-        lengths: of the generated contexts, in estimated tokens.
+        lengths: lengths of the generated contexts, in estimated tokens.
         n: instances of each task and length, and of each file.
         indices: instances of single tasks, in place of the first `n`.
         seed: random seed of the instances.
@@ -176,7 +176,7 @@ class Plan:
         """The jobs in running order: all methods of an instance follow one another.
 
         Raises:
-            ConfigError: a file cannot be read, or two files have instances of the same name.
+            ConfigError: a file is unreadable, or two files have instances of the same name.
         """
         known = self._tasks()
         for name in self.tasks:
@@ -254,7 +254,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskModels:
-    """Calling it with a task's name gives the root model and the sub-model for that task.
+    """A function of a task's name that returns the task's root model and sub-model.
 
     Attributes:
         plan: the evaluation.
@@ -293,7 +293,7 @@ class TaskModels:
 
 
 def environment_info() -> dict[str, str]:
-    """What a score is cited with beside the plan: versions, machine, date."""
+    """The facts to cite with a score, beside the plan: versions, machine, date."""
     return {
         "rlm": version("rlm"),
         "python": platform.python_version(),

@@ -56,11 +56,11 @@ class Progress:
         self._open = ExitStack()
 
     def start(self, key: JobKey) -> None:
-        """A job has started."""
+        """Count a job that has started."""
         self._group(key).running += 1
 
     def row(self, row: ResultRow) -> None:
-        """A job has finished."""
+        """Count a finished job. Off a terminal, also print its line."""
         self._group(row.key).running -= 1
         self._add(row)
         if not self._console.is_terminal:

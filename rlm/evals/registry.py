@@ -23,7 +23,7 @@ def load_tasks(*, trec: Path | None = None, facts: int | None = None) -> dict[st
         facts: names that an instance of `seed_niah/facts` asks for; 5 by default.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file is unreadable.
     """
     tasks: list[Task] = [
         *ruler.VARIANTS,

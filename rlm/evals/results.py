@@ -58,15 +58,15 @@ class ResultRow:
         read: the part of the output that the strict rule scored.
         strict, lax: scores from 0 to 1; None if the method failed.
         stop_reason, note, iterations, sub_calls, depth, sandboxes: see `MethodOutcome`.
-        seconds: wall time of the method. If `resumed`, that of the last process only.
-        calls, input_tokens, output_tokens: usage; None if a method failed that keeps no record.
-        failed_calls: sub-calls without a reply from their provider; the answer was made without them.
+        seconds: wall time of the method. If `resumed`, only the time of the last process.
+        calls, input_tokens, output_tokens: usage; None if the method failed and keeps no record.
+        failed_calls: number of sub-calls without a reply from their provider. The answer had to do without them.
         cost_usd: None if a price or the usage is unknown.
         by_node: (calls, input tokens, output tokens, dollars) of each node.
         run_dir: the run's directory, relative to the folder of the results; empty if the method keeps none.
-        resumed: an earlier process started the run.
+        resumed: whether an earlier process started the run.
         error: why the method failed; empty if it did not.
-        settings: those of the evaluation, so that the rows alone make a report.
+        settings: settings of the evaluation, so that the rows suffice for a report.
     """
 
     task: str
@@ -168,7 +168,7 @@ class Results:
     def load(cls, folder: Path) -> Self:
         """Read a folder. The last row of a job wins.
 
-        Settings come from `eval.json`, or from the rows if it is missing: a larger n is in the file before any row has it.
+        Settings come from `eval.json`, or from the rows if it is missing. A larger n is in the file before it is in a row.
 
         Raises:
             ConfigError: the folder holds no readable evaluation.

@@ -1,6 +1,6 @@
 """Scoring rules for answers. Each gives a strict and a lax score, and reports show both.
 
-*Strict* is the published rule of a benchmark, quirks included, or an exact rule for our own tasks. *Lax* ignores form: it
+*Strict* is the published rule of a benchmark, quirks included, or an exact rule for our own tasks. *Lax* ignores form. It
 shows what a model knew even if it wrote more than requested. Either can be the higher one. docs/evals.md lists all rules.
 """
 
@@ -28,7 +28,7 @@ class Score:
     """The scores of an output.
 
     Attributes:
-        strict, lax: from 0 to 1.
+        strict, lax: scores from 0 to 1.
         read: the part of the output that the strict rule scored.
     """
 

@@ -1,4 +1,4 @@
-"""What every evaluation consists of: instances, and the tasks that make them.
+"""The instances of an evaluation, and the tasks that generate them. Imports errors.
 
 An instance is a pure function of the task's name, a length, a seed and an index. Its bytes are the same on every machine.
 """
@@ -24,7 +24,7 @@ class Instance:
         index: position among the instances of this task, length and seed, from 0.
         context: a text, or the files of a folder by path.
         query: the question, which states the form of the answer.
-        answers: the correct answer; several if the scorer's rule takes several.
+        answers: the correct answer, or several if the scorer's rule takes several.
         scorer: a name in `rlm.evals.scorers.SCORERS`.
     """
 

@@ -37,7 +37,7 @@ def read_jsonl(path: Path) -> Iterator[Instance]:
 
     - `query`: the question.
     - `answer`: a text, a number, or a list of them.
-    - `context` (a text, or texts by path), or `context_path` (a file or folder, relative to the folder of `path`). Of a
+    - `context` (a text, or texts by path), or `context_path` (a file or folder, relative to the folder of `path`). In a
       folder, files that are not UTF-8 text are skipped.
     - `scorer`, optional: a name in `rlm.evals.scorers.SCORERS`; `phrase` by default.
 

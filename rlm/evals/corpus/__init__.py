@@ -1,1 +1,1 @@
-"""Sources that tasks generate their texts from. Pure: a seed gives the same bytes everywhere."""
+"""Sources from which tasks generate their texts. Pure: a seed gives the same bytes everywhere. Imports errors."""

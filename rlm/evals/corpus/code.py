@@ -14,7 +14,7 @@ class Definition:
 
     Attributes:
         name: `Class.method` for a method.
-        path: of its file.
+        path: path of its file.
         calls: how often its body calls each plain name.
         defaults: integer defaults by parameter.
     """
@@ -30,7 +30,7 @@ class Code:
     """A package.
 
     Attributes:
-        definitions: by name, in the order of files and lines.
+        definitions: definitions by name, in the order of files and lines.
         imports: names that each file imports, by path.
     """
 

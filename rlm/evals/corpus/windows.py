@@ -19,7 +19,7 @@ from .questions import LABELS, Questions
 from .seeded_random import SeededRandom
 
 FILL_SHARE, FIXED_TOKENS, LINE_TOKENS = 0.95, 450, 39  # lines = (0.95 length - 450) / 39: 188 at 2^13, 787 at 2^15
-FIRST_DAY, DAYS = date(2022, 2, 1), 1216  # to 31 May 2025
+FIRST_DAY, DAYS = date(2022, 2, 1), 1216  # the last day is 31 May 2025
 FREQUENT_USER_SHARE, FREQUENT_LINE_SHARE = 0.2, 0.8  # a fifth of the users write four fifths of the lines
 LINES_PER_USER, MIN_USERS, MAX_USERS = 8, 4, 500  # our choice: MAX_USERS bounds the pairs of `oolong_pairs`
 MIN_LINES: Final = 8
@@ -51,7 +51,7 @@ def line_count(length: int) -> int:
     """How many lines a window of `length` tokens has.
 
     Raises:
-        ConfigError: too few to ask about.
+        ConfigError: too few lines to ask about.
     """
     count = round((FILL_SHARE * length - FIXED_TOKENS) / LINE_TOKENS)
     if count < MIN_LINES:

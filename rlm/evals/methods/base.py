@@ -1,4 +1,4 @@
-"""What a method receives and returns."""
+"""The context and the outcome of a method."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rlm.types import Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodOutcome:
-    """A method's answer to an instance, and what it took.
+    """A method's answer to an instance, with its usage and other counts.
 
     Attributes:
         answer: the output to score.
-        usage: of all model calls.
+        usage: usage of all model calls.
         by_node: usage of each node of the call tree.
         stop_reason: `final`, the limit that ended the run, or `length` for a truncated reply.
-        iterations: turns of the root RLM.
-        sub_calls: model calls below the root.
-        depth: deepest level that was called.
-        sandboxes: containers that were started.
+        iterations: number of turns of the root RLM.
+        sub_calls: number of model calls below the root.
+        depth: deepest level called.
+        sandboxes: number of containers started.
         run_dir: the run's directory; None if the method keeps no record.
-        resumed: an earlier process started the run.
-        note: what a reader of the score should know, such as a truncated context.
+        resumed: whether an earlier process started the run.
+        note: a caveat for readers of the score, such as a truncated context.
     """
 
     answer: str
@@ -47,16 +47,16 @@ class MethodOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodContext:
-    """What methods need beside the instance.
+    """The models, limits and other settings of methods.
 
     Attributes:
-        models: gives the root model and the sub-model of a task, by its name.
-        limits: of each RLM run.
+        models: returns the root model and the sub-model of a task, given its name.
+        limits: limits of each RLM run.
         sandbox: configuration of the containers.
         sandbox_factory: makes sandboxes other than containers, for tests.
         window: context window of the root model in tokens; overrides what the model reports.
-        system_prompt: of RLMs.
-        verbose: print every turn of RLMs.
+        system_prompt: makes the system prompt of RLMs.
+        verbose: whether to print every turn of RLMs.
     """
 
     models: Callable[[str], tuple[str | Model, str | Model]]

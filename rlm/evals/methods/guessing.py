@@ -34,10 +34,10 @@ class _Guesses(Mapping[str, str]):
         return NAMES[next((label for label, pattern in _RULES if pattern.search(question)), ENTY)]
 
     def __iter__(self) -> Iterator[str]:
-        raise TypeError("Every text has a label: labels cannot be listed.")
+        raise TypeError("Labels are not listable: every text has one.")
 
     def __len__(self) -> int:
-        raise TypeError("Every text has a label: labels cannot be counted.")
+        raise TypeError("Labels are not countable: every text has one.")
 
 
 GUESSES: Final = Questions(by_label={}, label_of=_Guesses())

@@ -15,7 +15,7 @@ from rlm.evals.task import Instance
 from .base import MethodContext, MethodOutcome
 from .guessing import guess_answer
 
-MAX_SENTENCES: Final = 20  # in an answer, if many match equally well
+MAX_SENTENCES: Final = 20  # limit for an answer if many sentences match equally well
 _WORD: Final = re.compile(r"[\w-]+")
 _SENTENCE: Final = re.compile(r"[^\n]+?(?:[.?!](?=\s)|$)", re.MULTILINE)
 _VALUE_PATTERNS: Final = {  # by the word in a question that asks for such a value
@@ -44,18 +44,20 @@ def _answer(instance: Instance) -> MethodOutcome:
     if (guess := guess_answer(instance)) is not None:
         return MethodOutcome(answer=guess)
     query = instance.query.casefold()
-    wanted = {word for word in _WORD.findall(query) if len(word) > 2} - _STOP_WORDS
+    query_words = {word for word in _WORD.findall(query) if len(word) > 2} - _STOP_WORDS
     best: list[str] = []
     most_shared = 0
     for sentence in _sentences(instance):
-        shared = len(wanted.intersection(_WORD.findall(sentence.casefold())))
+        shared = len(query_words.intersection(_WORD.findall(sentence.casefold())))
         if shared > most_shared:
             best, most_shared = [sentence], shared
         elif shared == most_shared and most_shared and len(best) < MAX_SENTENCES:
             best.append(sentence)
     pattern = next((pattern for name, pattern in _VALUE_PATTERNS.items() if name in query), None)
     if pattern is not None:
-        best = [value for sentence in best for value in pattern.findall(sentence) if value.casefold() not in wanted]
+        best = [
+            value for sentence in best for value in pattern.findall(sentence) if value.casefold() not in query_words
+        ]
     return MethodOutcome(answer=", ".join(Counter(best)))
 
 

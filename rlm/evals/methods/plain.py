@@ -16,11 +16,11 @@ from rlm.types import Message, ModelReply, Usage
 
 from .base import MethodContext, MethodOutcome
 
-MAX_PIECE_TOKENS: Final = 32_000  # of a piece for map_reduce, if the windows allow it
+MAX_PIECE_TOKENS: Final = 32_000  # limit of a piece for map_reduce, if the windows allow it
 REPLY_TOKENS: Final = 2_000  # reserved in a window for the reply
-ESTIMATE_SHARE: Final = 0.85  # of a window that an estimate may fill: estimates are up to 17 % short
-MAX_CONCURRENT_CALLS: Final = 16  # of one map_reduce
-SHRINK_FACTOR: Final = 0.6  # of the context that is kept when a model rejects a prompt as too long
+ESTIMATE_SHARE: Final = 0.85  # share of a window that an estimate may fill: estimates are up to 17 % short
+MAX_CONCURRENT_CALLS: Final = 16  # per map_reduce
+SHRINK_FACTOR: Final = 0.6  # share of the context that a retry keeps when a model rejects a prompt as too long
 MAX_ATTEMPTS: Final = 8  # the last one sends a thirty-sixth of the context
 _DIRECT_PROMPT: Final = "{context}\n\n{query}"
 _MAP_PROMPT: Final = """{piece}
@@ -124,7 +124,7 @@ def _plain_models(instance: Instance, ctx: MethodContext, method: str) -> tuple[
 
 
 def _context_tokens(window: int, instance: Instance) -> int:
-    """Tokens of context that a window holds beside the question and the reply."""
+    """The maximum number of context tokens in a window that also holds the question and the reply."""
     return int((window - REPLY_TOKENS) * ESTIMATE_SHARE) - tokens(instance.query)
 
 

@@ -41,7 +41,7 @@ def rlm_of_depth(depth: int) -> Method:
 
 
 async def _resume(orchestrator: Orchestrator, run: RunSummary, limits: Limits) -> Completion | None:
-    """Complete an earlier run; None if it has nothing worth resuming or cannot be resumed."""
+    """Complete an earlier run. None if it has nothing worth resuming, or resuming fails."""
     try:
         match run.state:
             case "finished":  # the process ended before it wrote the row; the journal has every reply

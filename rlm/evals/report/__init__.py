@@ -1,1 +1,1 @@
-"""Reports on results: tables, statistics, plots, comparisons."""
+"""Reports on results: tables, statistics, plots, comparisons. Imports the plan and the results."""

@@ -32,7 +32,7 @@ class Difference:
         result: second minus first.
         spread: standard deviation of the differences.
         adjusted: the p-value, adjusted for all comparisons (Holm).
-        comparisons: how many there are.
+        comparisons: number of comparisons.
     """
 
     task: str
@@ -58,7 +58,7 @@ class Difference:
 
 
 def differences(first: Results, second: Results, *, method: str | None = None) -> Iterator[Difference]:
-    """Compare two evaluations: a line for each method and task, and one for all tasks of a method that has several.
+    """Compare two evaluations by method and task, and by all tasks together if a method has several.
 
     Rows of a method are compared with rows of the same method. If each evaluation has only one, those two are compared.
 
@@ -82,7 +82,7 @@ def differences(first: Results, second: Results, *, method: str | None = None) -
 
 
 def _pairs_by_method(first: Results, second: Results, method: str | None) -> Mapping[str, list[_Pair]]:
-    """The rows that both evaluations have of an instance."""
+    """Pairs of rows of the same instance, one from each evaluation, by method."""
     a, b = _rows_by_method(first, method), _rows_by_method(second, method)
     if len(a) == 1 == len(b) and a.keys() != b.keys():
         (one, rows), (other, other_rows) = *a.items(), *b.items()

@@ -18,8 +18,8 @@ from .stats import interval
 CURVES_FILE = "score-by-length.png"
 MAP_FILE = "score-map.png"
 WIDTH_INCHES = 7.2  # the text width of a page
-MAX_COLUMNS = 3  # plots in a row
-METHOD_SPREAD = 0.7  # of the distance between two lengths: methods stand side by side, so that none hides another
+MAX_COLUMNS = 3  # plots per row
+METHOD_SPREAD = 0.7  # share of the distance between two lengths over which methods spread, so that none hides another
 
 
 def draw(rows: Sequence[ResultRow], folder: Path) -> list[str]:

@@ -29,7 +29,7 @@ COST_HEADINGS: Final = (
     "task", "method", "length", "cost", "cost p50", "cost p95", "s p50", "s p95", "tokens", "calls", "sub-calls", "depth",
     "failed calls", "stopped by a limit",
 )  # fmt: skip
-SIGNIFICANCE_LEVEL: Final = 0.05  # of adjusted p-values
+SIGNIFICANCE_LEVEL: Final = 0.05  # for adjusted p-values
 LIMITS: Final = frozenset(  # stop reasons that say that a limit ended the run, or truncated a plain reply
     ("max_iterations", "max_lm_calls", "max_tokens", "max_cost_usd", "max_seconds", "max_consecutive_errors", "length")
 )
@@ -144,7 +144,7 @@ def _cost_table(rows: Sequence[ResultRow]) -> str:
 
 
 def _aggregate(values: Sequence[float | None], function: Callable[[list[float]], float], template: str) -> str:
-    """A function of the known values; `unknown` if there are none."""
+    """A function of the known values, formatted; `unknown` if no value is known."""
     known = [value for value in values if value is not None]
     return template.format(function(known)) if known else "unknown"
 
@@ -154,7 +154,7 @@ _p95 = partial(percentile, share=0.95)
 
 
 def _notes(rows: Sequence[ResultRow]) -> list[str]:
-    """What a reader of the scores should know. Notes that differ only in numbers become one with ranges."""
+    """Caveats for readers of the scores. Notes that differ only in numbers become one note with ranges."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[list[str]]] = {}
     for row in rows:
         texts = [row.note] if row.note else []

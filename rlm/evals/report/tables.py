@@ -8,7 +8,7 @@ from rlm._util.text import printable
 
 
 def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; every line has one cell a heading."""
+    """A Markdown table. Every line has one cell per heading."""
     rows = [headings, ["---"] * len(headings), *lines]
     return "\n".join("| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows)
 

@@ -1,4 +1,4 @@
-"""The trials of `rlm niah` as a table for the terminal and as `report.md`. Needs no statistics, and so no extra."""
+"""The trials of `rlm niah` as a table for the terminal and as `report.md`. Needs no statistics, so no extra."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEADINGS: Final = (
     "trial", "expected", "answer", "right?", "turns", "sub-calls", "sand-boxes", "seconds", "tokens", "cost",
 )  # fmt: skip
 NUMERIC_HEADINGS: Final = frozenset({"trial", "turns", "sub-calls", "sand-boxes", "seconds", "tokens", "cost"})
-MAX_ANSWER_CHARS: Final = 120  # in a table; results.jsonl has the whole answer
+MAX_ANSWER_CHARS: Final = 120  # limit in a table; results.jsonl has the whole answer
 
 
 def terminal_table(rows: Sequence[ResultRow], *, title: str) -> Table:

@@ -1,1 +1,1 @@
-"""Scripted models that play tasks without a provider."""
+"""Scripted models that play tasks without a provider. Imports the corpus, tasks and models."""

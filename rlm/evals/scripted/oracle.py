@@ -1,6 +1,6 @@
 """A model that labels questions with a chosen accuracy. It separates the labeller's mistakes from the program's.
 
-It answers prompts with one question a line, as a sub-model would. With an accuracy of 1, an error-free program scores
+It answers prompts with one question per line, as a sub-model would. With an accuracy of 1, an error-free program scores
 exactly 1, and the program or the system loses every point below that. The oracle runs as a model in this process, or as a
 server with the OpenAI chat API on loopback, for real root models.
 """
@@ -19,8 +19,8 @@ from rlm.evals.corpus.seeded_random import SeededRandom
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
 
-MAX_HEAD_BYTES: Final = 64 * 1024  # of a request line and its headers
-CHARS_PER_TOKEN: Final = 4  # in the usage that the server reports
+MAX_HEAD_BYTES: Final = 64 * 1024  # limit of the request line and the headers
+CHARS_PER_TOKEN: Final = 4  # for the usage that the server reports
 
 _NUMBERED: Final = re.compile(r"\s*(\d+)[:.)] (.+)")
 _INSTANCE: Final = re.compile(r".*\|\| Instance: (.+)")

@@ -1,7 +1,7 @@
 """Scripted root models for RULER, OOLONG and OOLONG-Pairs: label chunks by sub-calls, then aggregate in code.
 
 They read the question and write the code that a careful model would. They never see a label or an answer. Their code is a
-second implementation of every template: with a perfect labeller (`oracle`), a score of 1 shows that tasks, scorers, loop
+second implementation of every template. With a perfect labeller (`oracle`), a score of 1 shows that tasks, scorers, loop
 and sandbox agree. With a weaker labeller, only its mistakes cost points.
 """
 
@@ -19,7 +19,7 @@ from rlm.evals.tasks.pairs import CONDITIONS, Both, OneAndOther, query_of
 from rlm.models.scripted import ScriptedModel
 from rlm.types import Message
 
-CHUNK_LINES: Final = 50  # of a prompt for the labeller
+CHUNK_LINES: Final = 50  # lines of a prompt for the labeller
 
 _LOOK: Final = """First I look at what there is.
 

@@ -1,1 +1,1 @@
-"""The tasks, one file each."""
+"""The tasks, one file each. Imports the corpus and `rlm.evals.task`."""

@@ -21,9 +21,9 @@ Item = TypeVar("Item")
 
 MIN_LINES: Final = 8
 LINE_NUMBERS: Final = range(100_000, 1_000_000)
-ORDERS_PER_CUSTOMER: Final = 4  # on average
+ORDERS_PER_CUSTOMER: Final = 4  # the average
 MIN_LINE_TOKENS: Final = 8
-MAX_LINE_TOKENS: Final = 24  # a table may leave so much of a length unused
+MAX_LINE_TOKENS: Final = 24  # a table may leave this many tokens of a length unused
 _QUERIES: Final[Mapping[Variant, str]] = {
     "sort": (
         "Write down all parcels, the heaviest first, and of two equally heavy ones that with the lower number first. One "

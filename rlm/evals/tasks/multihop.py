@@ -53,7 +53,7 @@ Facts = dict[tuple[str, str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multihop:
-    """Instances ask for 2, 3 and 4 hops in turn, each in a world of its own."""
+    """Instances ask for 2, 3 and 4 hops in turn, each in a separate world."""
 
     name: str = "multihop"
 

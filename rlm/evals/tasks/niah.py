@@ -1,4 +1,4 @@
-"""Needle in a haystack, the field's first test: a few facts among up to a million lines of random words.
+"""Needle in a haystack: a few facts among up to a million lines of random words.
 
 A haystack is a pure function of its number, lines, facts and seed. Its answers can be read from its text.
 """
@@ -34,8 +34,8 @@ west whisper willow window winter wonder woven yellow zephyr
 NAMES: Final = ("ada", "ben", "chen", "dora", "emil", "finn", "greg", "hana", "ivan", "jomo", "kai", "lucy")
 
 FACTS: Final = 5  # names that an instance of `seed_niah/facts` asks for by default
-MIN_LINES: Final = 20  # of a haystack whose middle fifth has room for the facts
-MIN_WORDS, MAX_WORDS = 3, 8  # of a line
+MIN_LINES: Final = 20  # the middle fifth of a smaller haystack has no room for the facts
+MIN_WORDS, MAX_WORDS = 3, 8  # words per line
 FIRST_PLACE, LAST_PLACE = 0.4, 0.6  # the facts hide between these shares of the lines
 POOL_LINES: Final = 20_000  # distinct random lines to draw from: drawing every word would take ten seconds
 

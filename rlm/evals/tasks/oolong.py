@@ -18,7 +18,7 @@ from rlm.evals.task import Instance
 from .oolong_forms import TEMPLATES, Lines, in_scope
 
 QUESTIONS_PER_WINDOW: Final = 25
-MAX_SCOPE_USERS: Final = 20  # named in a question
+MAX_SCOPE_USERS: Final = 20  # users that a question names
 MAX_ATTEMPTS: Final = 10  # draws of a question's parts until it has a single answer
 
 
@@ -83,7 +83,7 @@ class Oolong:
     """Instances 0 to 24 ask about one window, 25 to 49 about the next, and so on.
 
     Attributes:
-        name: in the registry.
+        name: name in the registry.
         questions: makes the labelled questions on first use, because that takes a moment.
     """
 

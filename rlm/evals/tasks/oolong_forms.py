@@ -16,7 +16,7 @@ from rlm.evals.corpus.dates import MONTHS, read_date
 from rlm.evals.corpus.questions import LABELS
 from rlm.evals.corpus.windows import WindowLine
 
-MIN_FAIR_DIFFERENCE: Final = 0.02  # of two shares; a smaller difference that is not 0 is too close to ask about
+MIN_FAIR_DIFFERENCE: Final = 0.02  # difference of two shares; smaller ones, except 0, are too close to ask about
 
 Lines = Sequence[WindowLine]
 Parts = Mapping[str, str]
@@ -24,12 +24,12 @@ Parts = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OolongForm:
-    """What a question asks.
+    """One kind of question.
 
     Attributes:
-        name: of the form.
+        name: name of the form.
         asks: template of the query.
-        answer: takes the lines and the parts of the query; None if there is no single fair answer.
+        answer: takes the lines and the parts of the query; returns None without a single fair answer.
         scorer: a name in `rlm.evals.scorers.SCORERS`.
         scopes: names in `SCOPES` that the form combines with.
     """

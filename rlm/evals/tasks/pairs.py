@@ -1,7 +1,7 @@
 """OOLONG-Pairs (RLM paper, arXiv 2512.24601): all pairs of users whose lines fulfil a condition.
 
 The windows are those of `oolong`, the twenty conditions those of the paper. The answer grows with the square of the number
-of users, so a model has to compute it in code, from labels that it finds by reading.
+of users. So a model has to compute it in code, from labels that it finds by reading.
 """
 
 from __future__ import annotations

@@ -26,13 +26,13 @@ VERBS: Final = listed(
 )
 ENDINGS: Final = ("", "_all", "_once", "s")  # names that differ only in their ending
 PACKAGES: Final = listed("core data store views tasks tools")
-FUNCTIONS, MAX_METHODS = 6, 3  # of a file, and of its class
-MAX_CALLS: Final = 3  # in a function
+FUNCTIONS, MAX_METHODS = 6, 3  # functions of each file, and methods of its class
+MAX_CALLS: Final = 3  # calls per function
 MAX_FUNCTIONS: Final = len(VERBS) * len(NOUNS) * len(ENDINGS)  # distinct names
 RECENT_FUNCTIONS: Final = 40  # a function calls only those defined shortly before it
 MIN_FILES: Final = 2
 MIN_FILE_TOKENS: Final = 600
-HEAD_TOKENS: Final = 12  # of a file's heading when the folder becomes one text
+HEAD_TOKENS: Final = 12  # tokens of a file's heading when the folder becomes one text
 
 _NAMES: Final = "Answer with the {what}, separated by commas, or with 'none'."
 _NUMBER: Final = "Answer with the number alone."
@@ -113,7 +113,7 @@ FORMS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepoQA:
-    """Instances ask the kinds of questions in turn, each about a package of its own."""
+    """Instances ask the kinds of questions in turn, each about a separate package."""
 
     name: str = "repo_qa"
 

@@ -24,8 +24,8 @@ Kind = Literal["words", "numbers", "uuids"]
 NOISE: Final = "The lamp is lit. The road is long. The well is deep. On we go. Home and away again."
 NEEDLE: Final = "One of the special magic {kind} for {key} is: {value}."
 DEPTHS: Final = tuple(round(place * 100 / 39) for place in range(40))  # 40 whole percentages, evenly spaced
-ANSWER_TOKENS: Final = 128  # of a length, reserved for the answer
-WORD_STEP, LINE_STEP = 500, 25  # the size of a haystack is a multiple
+ANSWER_TOKENS: Final = 128  # part of each length that is reserved for the answer
+WORD_STEP, LINE_STEP = 500, 25  # the size of a haystack is a multiple of these words or lines
 SHORT_STEP, SHORT_TOKENS = 5, 4096  # the step of lengths below 4,096 tokens
 
 _FOUND: Final = re.compile(r"One of the special magic \w+ for ([\w-]+) is: ([\w-]+)\.")
