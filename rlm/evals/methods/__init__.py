@@ -1,1 +1,1 @@
-"""Ways to answer an instance: RLMs, plain models, and baselines without a model. Imports corpus, tasks, and `rlm.orchestrator` and what is below."""
+"""Ways to answer an instance: RLMs, plain models, and baselines. Imports corpus, tasks, orchestrator and below."""
