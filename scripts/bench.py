@@ -1,6 +1,6 @@
-"""Measure what rlm adds, as ratios within one run: start, turns, loading, batches. Needs the engine and the image.
+"""Measures the overhead of rlm: start, turns, loading, batches. Needs the engine and the image.
 
-make bench prints the table; `--quick` repeats less.
+`make bench` prints the table. Ratios compare measurements of the same run. `--quick` takes fewer samples.
 """
 
 from __future__ import annotations
@@ -29,18 +29,17 @@ from rlm.events import CellFinished, CellStarted, Event, TurnStarted
 from rlm.sandbox.docker.image import find_sources, image_name
 from rlm.sandbox.docker.spec import container_spec
 from rlm.sandbox.values import encode
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from rlm.testing import FakeProvider
 
 MB: Final = 1_000_000
+# The goal for loading 100 MB, in seconds, by transport.
 LOADS: Final[tuple[tuple[Literal["attach", "unix"], float], ...]] = (("attach", 0.5), ("unix", 0.2))
-CONCURRENCY: Final = 200
+CONCURRENCY: Final = 200  # model calls in flight at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure: what was measured, against what, and the goal for it."""
+    """One line of the table: a measurement, its baseline, the result and the goal."""
 
     what: str
     measured: str
@@ -51,7 +50,7 @@ class Row:
 
 
 async def turn_seconds(context: str, turns: int, run_root: Path) -> float:
-    """Median time of a turn with a trivial cell, from one request to the model to the next."""
+    """Median seconds of a turn with a trivial cell, from one model request to the next."""
     replies = ["```repl\npass\n```"] * turns + ["FINAL(done)"]
     starts: list[float] = []
 
@@ -83,7 +82,7 @@ async def turns(repeat: int, run_root: Path) -> list[Row]:
 
 
 async def start(repeat: int) -> Row:
-    """From nothing to the result of a first cell, against `docker run` of the same image with the same flags."""
+    """Time from nothing to the result of a first cell, against `docker run` of the same image with the same flags."""
     ours: list[float] = []
     theirs: list[float] = []
     command = docker_run()
@@ -99,7 +98,7 @@ async def start(repeat: int) -> Row:
 
 
 def docker_run() -> list[str]:
-    """The command that starts the same container; at the end of its input it ends by itself."""
+    """The command that starts the same container, which ends by itself at the end of its input."""
     labels = {"rlm.run": "bench"}
     arguments = container_spec(
         SandboxConfig(), name="", image=image_name(), uid=20_000, labels=labels, seccomp=""
@@ -171,7 +170,7 @@ FINAL(sum(a == f"say {{i}}" for i, a in enumerate(answers)))
 
 
 async def batch(repeat: int, run_root: Path) -> Row:
-    """1,000 prompts through `llm_batch`, against the bare client with the same concurrency; the model takes 50 ms."""
+    """Time for 1,000 prompts through `llm_batch`, against the bare client with equal concurrency. Replies take 50 ms."""
     count = 1000
     ours: list[float] = []
     theirs: list[float] = []
@@ -185,7 +184,7 @@ async def batch(repeat: int, run_root: Path) -> Row:
                 cells: list[float] = []
                 done = await orchestrator.acompletion("", "go", on_event=cell_timer(cells))
                 if done.answer != str(count):
-                    raise SystemExit(f"only {done.answer} of {count} answers were right")
+                    raise SystemExit(f"error: only {done.answer} of {count} answers were right")
                 ours.append(cells[0])
     return ratio_row(f"llm_batch of {count:,}, {CONCURRENCY} at once", "bare AsyncOpenAI", ours, theirs, goal=1.3)
 
@@ -220,13 +219,13 @@ async def bare_client(url: str, count: int) -> float:
         answers = await asyncio.gather(*(one(number) for number in range(count)))
         seconds = time.perf_counter() - began
     if answers != [f"say {number}" for number in range(count)]:
-        raise SystemExit("the server did not answer as it should")
+        raise SystemExit("error: the server gave wrong answers")
     return seconds
 
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The test server in a process of its own, so that it does not share an interpreter with what is measured."""
+    """Run the test server in a separate process, so that it does not slow down the measured one. Yields its URL."""
     with subprocess.Popen(
         [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:
@@ -254,13 +253,13 @@ async def measure(repeat: int) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="repeat less")
+    parser.add_argument("--quick", action="store_true", help="take fewer samples")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         anyio.run(serve)
         return
-    table = Table(title="What rlm adds (medians of this run)")
+    table = Table(title="Overhead of rlm (medians of this run)")
     for heading in ("what", "measured", "against", "result", "goal", "met"):
         table.add_column(heading)
     for row in anyio.run(measure, 1 if arguments.quick else 3):

@@ -1,6 +1,6 @@
-"""Measure what the live view takes of a run's time: 5,000 events a second for some seconds, drawn on a pseudo-terminal.
+"""Measures the processor time of the live view at 5,000 events per second, drawn on a pseudo-terminal.
 
-The goal is at most 2 %, of one core.
+The goal is at most 2 % of one core.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from helpers.fake_controls import FakeControls
 from helpers.synthetic_run import BATCH, Clock, ask, batch, synthetic_run
 
 EVENTS_PER_SECOND: Final = 5_000
-TICK: Final = 0.01  # events come in bursts, as they do from a batch
-SIZE: Final = (140, 45)
-GOAL: Final = 0.02
+BURST_SECONDS: Final = 0.01  # time between bursts of events, which a batch causes
+SIZE: Final = (140, 45)  # columns and lines of the terminal
+MAX_SHARE: Final = 0.02  # the goal, as a share of one core
 
 
-def per_event(listener: Callable[[Event], None], events: list[Event]) -> float:
-    """Seconds of this thread that one event takes, the best of some rounds."""
+def seconds_per_event(listener: Callable[[Event], None], events: list[Event]) -> float:
+    """Processor seconds of this thread per event, the best of five rounds."""
     best = float("inf")
     for _ in range(5):
         began = time.thread_time()
@@ -52,18 +52,18 @@ def per_event(listener: Callable[[Event], None], events: list[Event]) -> float:
     return best
 
 
-def a_view(console: Console | None = None) -> LiveView:
+def new_view(console: Console | None = None) -> LiveView:
     console = console or Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
     return LiveView(FakeControls(Limits(max_cost_usd=3.0)), console=console)
 
 
 def costs() -> tuple[float, float, float]:
-    """Seconds of an event in the view, of an event in the log that every run has, and of a picture."""
+    """Processor seconds per event in the view, per event in the run's log, and per frame."""
     events = list(synthetic_run())
-    view = a_view()
-    in_view = per_event(lambda event: view(event), events)
-    in_log = per_event(EventLog("run", io.StringIO(), []).emit, events)
-    busy = a_view()
+    view = new_view()
+    in_view = seconds_per_event(lambda event: view(event), events)
+    in_log = seconds_per_event(EventLog("run", io.StringIO(), []).emit, events)
+    busy = new_view()
     for event in events[: len(events) * 7 // 10]:
         busy(event)
     busy.paint(*SIZE)  # the first one loads the highlighter
@@ -73,8 +73,8 @@ def costs() -> tuple[float, float, float]:
     return in_view, in_log, (time.thread_time() - began) / 20
 
 
-def endless() -> Iterator[Event]:
-    """A run that goes on with one large batch after the other."""
+def endless_events() -> Iterator[Event]:
+    """The events of a run that makes one large batch after another, without end."""
     clock = Clock()
     yield from ask(clock, ROOT, 1)
     for number in itertools.count(1):
@@ -83,26 +83,26 @@ def endless() -> Iterator[Event]:
         yield clock.after(0, CellFinished(node=ROOT, cell=number, result=CellResult(outcome="ok")))
 
 
-def paced(listener: Callable[[Event], None], seconds: float) -> float:
-    """Hand events over at their rate; gives the processor time that the listener took in this thread, in seconds."""
-    source = endless()
+def feed(listener: Callable[[Event], None], seconds: float) -> float:
+    """Pass events to the listener at their rate. Returns the listener's processor seconds in this thread."""
+    source = endless_events()
     began = time.perf_counter()
-    told, used = 0, 0.0
-    while (gone := time.perf_counter() - began) < seconds:
-        due = int(gone * EVENTS_PER_SECOND) - told
+    sent, used = 0, 0.0
+    while (elapsed := time.perf_counter() - began) < seconds:
+        due = int(elapsed * EVENTS_PER_SECOND) - sent
         burst = [dataclasses.replace(event, ts=time.time()) for event in itertools.islice(source, due)]
         before = time.thread_time()
         for event in burst:
             listener(event)
         used += time.thread_time() - before
-        told += due
-        time.sleep(TICK)
+        sent += due
+        time.sleep(BURST_SECONDS)
     return used
 
 
 @contextmanager
-def a_terminal() -> Iterator[tuple[Console, str]]:
-    """A pseudo-terminal, and its path; what is drawn is read in another process, as a terminal does."""
+def pseudo_terminal() -> Iterator[tuple[Console, str]]:
+    """A console on a pseudo-terminal, and the terminal's path. Another process reads the output, as a terminal does."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (SIZE[1], SIZE[0]))
     with subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL) as reader:
@@ -113,7 +113,7 @@ def a_terminal() -> Iterator[tuple[Console, str]]:
 
 
 def shares_of_time(seconds: float) -> tuple[float, float]:
-    """The processor time of the view, in the thread of the events and in its own, as shares of the time gone by."""
+    """The view's processor time, as shares of the elapsed time: in the thread of the events, and in the drawing thread."""
     drawing = 0.0
 
     def draw() -> None:
@@ -122,30 +122,30 @@ def shares_of_time(seconds: float) -> tuple[float, float]:
         terminal.run(view)
         drawing = time.thread_time() - before
 
-    with a_terminal() as (console, path):
+    with pseudo_terminal() as (console, path):
         terminal = Terminal(console, path=path)
-        view = a_view(console)
+        view = new_view(console)
         thread = threading.Thread(target=draw)
         thread.start()
-        told = paced(view, seconds)
+        listening = feed(view, seconds)
         terminal.stop()
         thread.join()
         terminal.close()
-    return told / seconds, drawing / seconds
+    return listening / seconds, drawing / seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0)
     seconds = parser.parse_args().seconds
-    in_view, in_log, picture = costs()
-    print(f"an event: {in_view * 1e6:.2f} µs in the view, {in_log * 1e6:.2f} µs in the run's own log")
-    print(f"a picture of {SIZE[0]} x {SIZE[1]}: {picture * 1e3:.1f} ms, one every {pause_after(picture):.2f} s")
-    told, drawing = shares_of_time(seconds)
-    share = told + drawing
-    print(f"of the time: {told:.2%} in the thread of the events, {drawing:.2%} in the view's own")
-    met = "met" if share <= GOAL else "not met"
-    print(f"at {EVENTS_PER_SECOND:,} events a second: {share:.2%} of the time (goal: {GOAL:.0%}, {met})")
+    in_view, in_log, frame = costs()
+    print(f"per event: {in_view * 1e6:.2f} µs in the view, {in_log * 1e6:.2f} µs in the run's log")
+    print(f"per frame of {SIZE[0]} x {SIZE[1]}: {frame * 1e3:.1f} ms, one every {pause_after(frame):.2f} s")
+    listening, drawing = shares_of_time(seconds)
+    share = listening + drawing
+    print(f"share of one core: {listening:.2%} in the thread of the events, {drawing:.2%} in the drawing thread")
+    met = "met" if share <= MAX_SHARE else "not met"
+    print(f"at {EVENTS_PER_SECOND:,} events per second: {share:.2%} of one core (goal: {MAX_SHARE:.0%}, {met})")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Remove what set-up, tests and runs made: the environment, caches, and the containers and images of rlm.
+# Remove the environment, caches, and rlm's containers and images. Keeps run directories.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if docker info >/dev/null 2>&1; then

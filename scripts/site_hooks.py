@@ -22,14 +22,14 @@ _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]+)(?P<anchor>
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that stand at the root, where a forge looks for them."""
+    """Add the pages in the repository's root, where code forges look for them."""
     for source, page in FROM_ROOT.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links lead to pages of the site; a link to a source file, which has none, becomes its name."""
+    """Point links to pages of the site. A link to a source file, which has no page, becomes plain text."""
     source = next((name for name, made in FROM_ROOT.items() if made == page.file.src_uri), None)
     folder = "" if source else posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 

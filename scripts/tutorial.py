@@ -17,7 +17,7 @@ from rlm.events import CellFinished, CellStarted, Event, TurnStarted
 QUESTION: Final = "Which product gets the most complaints about being charged twice, and how many?"
 
 PRODUCTS: Final = ("Atlas", "Borealis", "Cumulus", "Delta")
-SHARES: Final = {"2026-Q1": 0.15, "2026-Q2": 0.35, "2026-Q3": 0.1, "2026-Q4": 0.4}  # of all tickets
+SHARES: Final = {"2026-Q1": 0.15, "2026-Q2": 0.35, "2026-Q3": 0.1, "2026-Q4": 0.4}  # share of all tickets, by quarter
 CHARGED_TWICE: Final = (
     "My card shows the fee for {} two times.",
     "You took the money for {} although I had already paid.",
@@ -102,7 +102,7 @@ def reply_to_ticket(messages: Sequence[Message]) -> str:
 
 
 def orchestrator(*, latency: float = 0.0) -> Orchestrator:
-    """At depth 2: the root and its RLMs talk to one model, plain calls go to another. Prices are examples."""
+    """An orchestrator of depth 2: RLMs use one model, plain calls another. Prices are examples."""
     root = ScriptedModel(reply_as_root, name="scripted-large", latency=latency)
     sub = ScriptedModel(reply_to_ticket, name="scripted-small", latency=latency)
     prices = {"scripted-large": Price(input=5, output=25), "scripted-small": Price(input=2, output=8)}
@@ -110,7 +110,7 @@ def orchestrator(*, latency: float = 0.0) -> Orchestrator:
 
 
 def show(event: Event) -> None:
-    """A listener: prints the root's cells and what they printed."""
+    """A listener that prints the root's cells and their output."""
     match event:
         case TurnStarted(node="0"):
             print(f"--- turn {event.turn}")
