@@ -44,6 +44,7 @@ class BestEffortStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write and flush a text. Never raises OSError."""
         try:
             self._stream.write(text)
             self._stream.flush()
@@ -52,6 +53,7 @@ class BestEffortStream:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
+        """Write lines, as `write` does."""
         self.write("".join(lines))
 
     def flush(self) -> None:

@@ -100,6 +100,7 @@ class ResultRow:
 
     @property
     def key(self) -> JobKey:
+        """The key of the row's job."""
         return JobKey(self.task, self.length, self.seed, self.index, self.method)
 
     @property

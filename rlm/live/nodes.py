@@ -28,6 +28,7 @@ class Used:
     unknown: bool = False
 
     def add(self, usage: Usage) -> None:
+        """Add the usage of a call."""
         self.calls += usage.calls
         self.tokens += usage.input_tokens + usage.output_tokens
         if usage.cost_usd is None:
@@ -36,6 +37,7 @@ class Used:
             self.dollars += usage.cost_usd
 
     def merge(self, other: Used) -> None:
+        """Add the usage of several calls."""
         self.calls += other.calls
         self.tokens += other.tokens
         self.dollars += other.dollars
@@ -55,6 +57,7 @@ class Cell:
     error: str = ""
 
     def write(self, text: str) -> None:
+        """Append output, of which only the end is kept."""
         self.output = (self.output + text[-OUTPUT_CHARS:])[-OUTPUT_CHARS:]
 
 
@@ -107,6 +110,7 @@ class Loop:
 
     @property
     def calls_open(self) -> int:
+        """The number of open calls."""
         return sum(len(group.open) for group in self.groups.values())
 
 

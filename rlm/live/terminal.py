@@ -72,6 +72,7 @@ class Terminal:
 
     @property
     def has_keys(self) -> bool:
+        """Whether keys can be read: a controlling terminal exists."""
         return self._fd is not None
 
     def run(self, view: View) -> None:

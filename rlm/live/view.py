@@ -65,6 +65,7 @@ class LiveView:
                 self._state(self._queue.popleft())
 
     def press(self, key: str) -> None:
+        """Act on a key."""
         self._keys.press(key, self._totals())
 
     def paint(self, width: int, height: int) -> list[Line]:

@@ -131,7 +131,7 @@ class RunControl:
                 raise ConfigError(f"{name} cannot be raised during a run: raise one of {', '.join(RAISABLE_LIMITS)}.")
             now = getattr(self.limits, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise ConfigError(f"{name}={value!r} is invalid: give a number, or None for no limit.")
+                raise ConfigError(f"{name}={value!r} is invalid: use a number, or None for no limit.")
             if value is not None and (now is None or not value > now):
                 current = "unlimited" if now is None else f"{now:,}"
                 raise ConfigError(f"{name}={value:,} does not raise the limit: it is {current} now.")

@@ -41,6 +41,7 @@ class ChildRLM:
 
     @property
     def model(self) -> Model:
+        """The model that drives the RLM."""
         return self.task.model
 
 

@@ -101,13 +101,13 @@ class OpenAIModel(Model):
         max_tokens_field: str = "max_completion_tokens",
     ) -> None:
         if not name:
-            raise ConfigError("The model's name is empty: give the server's name of the model.")
+            raise ConfigError("The model's name is empty: use the server's name of the model.")
         if (max_concurrency is not None and max_concurrency < 1) or not timeout > 0 or max_retries < 0:
             raise ConfigError("OpenAIModel requires max_concurrency >= 1, timeout > 0 and max_retries >= 0.")
         if not rate_limit_seconds >= 0:
-            raise ConfigError(f"rate_limit_seconds={rate_limit_seconds} is invalid: give seconds, 0 or more.")
+            raise ConfigError(f"rate_limit_seconds={rate_limit_seconds} is invalid: use seconds, 0 or more.")
         if context_window is not None and context_window < 1:
-            raise ConfigError(f"context_window={context_window} is invalid: give tokens, 1 or more, or None.")
+            raise ConfigError(f"context_window={context_window} is invalid: use tokens, 1 or more, or None.")
         self.name = name
         self.base_url, self._api_key = _server_and_key(base_url, api_key)
         self._server = urlsplit(self.base_url).netloc
@@ -378,7 +378,7 @@ def _split(sampling: Mapping[str, object]) -> tuple[dict[str, object], dict[str,
     for key in ("extra_body", "extra_headers", "extra_query"):
         value = sampling.get(key) or {}
         if not isinstance(value, Mapping):
-            raise ConfigError(f"sampling[{key!r}] is invalid: give a mapping.")
+            raise ConfigError(f"sampling[{key!r}] is invalid: use a mapping.")
         extra[key] = dict(value)
     if not all(isinstance(value, str) and _is_header_value(value) for value in extra["extra_headers"].values()):
         raise ConfigError("sampling['extra_headers'] is invalid: map names to printable ASCII text.")

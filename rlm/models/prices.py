@@ -40,7 +40,7 @@ class Price:
 
     def __post_init__(self) -> None:
         if not all(isinstance(rate, int | float) and 0 <= rate < math.inf for rate in self._rates()):
-            raise ConfigError(f"{self!r} is invalid: give dollars per million tokens, 0 or more.")
+            raise ConfigError(f"{self!r} is invalid: use dollars per million tokens, 0 or more.")
 
     def cost(self, usage: Usage) -> float:
         """Dollars for this usage."""

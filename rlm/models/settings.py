@@ -29,7 +29,7 @@ def reading_dotenv() -> Iterator[None]:
     except UnicodeDecodeError:
         raise ConfigError(".env is not UTF-8 text: recreate or delete it.") from None
     except OSError as error:
-        raise ConfigError(f".env cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"Cannot read .env: {error.strerror}.") from error
 
 
 def _require_valid_lines(file: Path) -> None:

@@ -209,7 +209,7 @@ def resumable_stop(record: RunRecord, limits: Limits, directory: Path) -> StopPo
 def raise_if_limited(completion: Completion, options: Options) -> Completion:
     """Return the completion. Raises LimitExceeded if a limit ended it and the option `on_limit` is `raise`."""
     if options.on_limit == "raise" and completion.stop_reason != "final":
-        raise LimitExceeded(f"The run was stopped by a limit: {completion.stop_reason}.", partial=completion)
+        raise LimitExceeded(f"A limit stopped the run: {completion.stop_reason}.", partial=completion)
     return completion
 
 

@@ -83,7 +83,7 @@ def write_below(folder: Path, path: str, content: bytes) -> Path:
             os.unlink(name, dir_fd=opened[-1])
             raise
     except OSError as error:
-        raise ConfigError(f"Could not write {path!r} to {folder} ({error.strerror}): choose another folder.") from error
+        raise ConfigError(f"Cannot write {path!r} to {folder} ({error.strerror}): choose another folder.") from error
     finally:
         for descriptor in opened:
             os.close(descriptor)

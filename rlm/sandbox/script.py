@@ -257,4 +257,4 @@ def _check_outputs(outputs: Sequence[str], out_dir: Path | None) -> None:
                 "set --out-dir to a new or empty folder."
             )
     except OSError as error:
-        raise ConfigError(f"Could not write to {out_dir} ({error.strerror}): choose another folder.") from error
+        raise ConfigError(f"Cannot write to {out_dir} ({error.strerror}): choose another folder.") from error

@@ -177,7 +177,7 @@ class Session:
     ) -> CellResult:
         """Run one cell; see `SandboxProtocol.run`."""
         if not 0 < seconds <= MAX_CELL_SECONDS:
-            raise ConfigError(f"seconds={seconds!r} is invalid: must be above 0 and at most {MAX_CELL_SECONDS:g}.")
+            raise ConfigError(f"seconds={seconds!r} is invalid: use a number above 0, at most {MAX_CELL_SECONDS:g}.")
         with self._channel.exclusive():
             self._cells += 1
             payload = await self._channel.send_bytes(code.encode("utf-8", "surrogatepass"))

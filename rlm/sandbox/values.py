@@ -124,9 +124,7 @@ def _pack(value: object) -> Iterator[Piece]:
         yield from _walk(packer, value, 0)
         yield packer.bytes()
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            _find_problem(value, "the context", 0) or f"Could not encode the context: {error}."
-        ) from error
+        raise ConfigError(_find_problem(value, "the context", 0) or f"Cannot encode the context: {error}.") from error
 
 
 def _as_plain(item: object) -> object:
@@ -232,7 +230,7 @@ def _file(path: Path) -> Value:
 
 
 def _unreadable(path: Path | str, error: OSError) -> ConfigError:
-    return ConfigError(f"Could not read the context {path}: {error.strerror}.")
+    return ConfigError(f"Cannot read the context {path}: {error.strerror}.")
 
 
 def _read(path: Path, size: int) -> Iterator[bytes]:

@@ -150,7 +150,7 @@ class RunRecord:
         except FileNotFoundError:
             raise ConfigError(f"No run in {directory}. Use `rlm runs` to list all runs.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} cannot be read.") from error
+            raise JournalError(f"The run in {directory} is damaged: {FILE_NAME} is unreadable.") from error
         if format_version != FORMAT_VERSION:
             raise JournalError(f"The run in {directory} was written by another version of rlm: use that version.")
         try:

@@ -36,6 +36,7 @@ class ContextSlice:
 
     @property
     def offset_end(self) -> int:
+        """Offset after the slice in the prompt."""
         return self.offset + self.end - self.start
 
 

@@ -195,6 +195,7 @@ class Trajectory:
 
     @property
     def root(self) -> TrajectoryNode:
+        """The node of the root RLM."""
         return self.nodes[ROOT]
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-CONFIDENCE: Final = 0.95
+CONFIDENCE: Final = 0.95  # level of all intervals
 RESAMPLES: Final = 10_000  # a permutation test of up to 13 differing pairs tries all signs instead
 BATCH_SIZE: Final = 1_000  # resamples held in memory
-SEED: Final = 1927
+SEED: Final = 1927  # of the resampling; any number will do
 MIN_DISTINCT: Final = 10  # values that must differ from the most common one: with fewer, a bootstrap is too narrow
 
 

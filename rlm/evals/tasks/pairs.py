@@ -36,6 +36,7 @@ class Both:
     day: date = date.min
 
     def holds(self, user: UserLines) -> bool:
+        """Whether one user's lines fulfil the condition."""
         if not any(user.counts[NAMES[label]] for label in self.either):
             return False
         days = user.days.get(NAMES.get(self.dated, ""), [])

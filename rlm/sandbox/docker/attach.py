@@ -77,6 +77,7 @@ class AttachedStream:
         self._demultiplexer = Demultiplexer()
 
     async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
+        """Return the next bytes of standard output; see `rlm.sandbox.channel.Stream`."""
         data = b""
         while not data:
             received = await self._raw.receive(max_bytes)
@@ -87,6 +88,7 @@ class AttachedStream:
         return data
 
     async def send(self, item: bytes) -> None:
+        """Send bytes to standard input."""
         await self._raw.send(item)
 
     async def drain(self) -> None:
@@ -98,8 +100,10 @@ class AttachedStream:
             return
 
     async def aclose(self) -> None:
+        """Close the connection without waiting."""
         await anyio.aclose_forcefully(self._raw)
 
     @property
     def stderr(self) -> str:
+        """The last text on standard error."""
         return self._demultiplexer.stderr

@@ -158,7 +158,7 @@ def build(sources: Sources, digest: str, extra: str) -> None:
     # Remove untagged leftovers of earlier builds, and images of old versions. Only our images carry the label.
     prune = ("docker", "image", "prune", "--force", "--filter=label=rlm.image")
     for selection in ((), ("--all", f"--filter=until={UNUSED_IMAGE_AGE}")):
-        run(*prune, *selection, failure="Could not remove old images.")
+        run(*prune, *selection, failure="Docker could not remove old images.")
 
 
 @contextmanager

@@ -289,7 +289,7 @@ class Sandbox:
         try:
             listener = await anyio.create_unix_listener(path, mode=0o666)
         except OSError as error:
-            raise SandboxStartError(f"Could not create the sandbox socket {path}: {error.strerror}.") from error
+            raise SandboxStartError(f"Cannot create the sandbox socket {path}: {error.strerror}.") from error
         async with listener:
             await self._engine.start(self._name)
 

@@ -26,8 +26,8 @@ GVISOR_PROCESSES: Final = 512  # gVisor counts its own threads in the container'
 # Under gVisor, users and capabilities exist only in its own kernel. That kernel lets a process of the same user open the
 # descriptors of PID 1 and kill it. So the supervisor is root with these capabilities, and the worker is not.
 GVISOR_CAPABILITIES: Final = ["DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
-OPEN_FILES: Final = 1024
-TMPFS_INODES: Final = 16_384
+MAX_OPEN_FILES: Final = 1024  # per process
+TMPFS_INODES: Final = 16_384  # files and folders of each writable tmpfs
 # Covered by a read-only tmpfs. Terminals are counted machine-wide: one sandbox could take them all.
 COVERED_PATHS: Final = ["/dev/pts", "/dev/mqueue"]
 # Empty in a sandbox: the engine's default list, which any explicit list replaces, and files that describe the host (boot
@@ -131,7 +131,7 @@ def _host_config(config: SandboxConfig, *, memory: int, seccomp: str, socket_fol
     gvisor = is_gvisor(config.runtime)
     tmpfs = f"rw,noexec,nosuid,nodev,size={config.tmp_bytes},nr_inodes={TMPFS_INODES},mode=1777"
     limits = {
-        "nofile": OPEN_FILES,
+        "nofile": MAX_OPEN_FILES,
         "fsize": memory,  # all files are in memory, including those of large values
         "core": 0,
     }

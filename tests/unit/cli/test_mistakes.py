@@ -204,7 +204,7 @@ def test_a_dotenv_that_cannot_be_read_is_one_sentence_whatever_the_command(
 
     (here / ".env").write_text("A=b")
     monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", refuse)
-    assert is_one_sentence(rlm(*command), ".env cannot be read: Permission denied.")
+    assert is_one_sentence(rlm(*command), "Cannot read .env: Permission denied.")
 
 
 def test_ambiguous_id_prefixes_are_one_sentence_that_names_the_ids(rlm: RLM) -> None:

@@ -114,7 +114,7 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
         ("[prices.m]\ninput = 1", "Invalid prices.m {'input': 1} in rlm.toml: missing key 'output'."),
         (
             "[prices.m]\ninput = -1\noutput = 1",
-            "Invalid prices.m {'input': -1, 'output': 1} in rlm.toml: give",
+            "Invalid prices.m {'input': -1, 'output': 1} in rlm.toml: use",
         ),
         (
             "[prices.m]\ninput = 1\noutput = 1\nimput = 2",

@@ -57,5 +57,5 @@ def test_the_name_that_the_server_gives_is_tried_before_the_name_that_was_asked_
 
 @pytest.mark.parametrize("wrong", [{"input": -1}, {"output": float("nan")}, {"cached": float("inf")}, {"input": "1"}])
 def test_an_invalid_price_is_refused_in_one_sentence(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^Price\(.*\) is invalid: give dollars per million tokens, 0 or more\.$"):
+    with pytest.raises(ConfigError, match=r"^Price\(.*\) is invalid: use dollars per million tokens, 0 or more\.$"):
         Price(**{"input": 1.0, "output": 1.0, **wrong})

@@ -127,7 +127,7 @@ def test_a_limit_can_be_raised_and_the_record_knows(tmp_path: Path) -> None:
                 run.raise_limit(**wrong)
         wrong_types: tuple[Any, ...] = ("x", True, [2])
         for no_number in wrong_types:
-            with pytest.raises(ConfigError, match=r"max_lm_calls=.* is invalid: give a number, or None for no limit"):
+            with pytest.raises(ConfigError, match=r"max_lm_calls=.* is invalid: use a number, or None for no limit"):
                 run.raise_limit(max_lm_calls=no_number)
         gate.open.set()
         assert run.result(10).stop_reason == "final"

@@ -392,7 +392,7 @@ async def test_runs_that_cannot_be_resumed_are_refused_in_one_sentence(tmp_path:
     with pytest.raises(JournalError, match="is damaged: it is empty"):
         await shared.aresume(paid.copies[9])
     (paid.copies[8] / "context.text").unlink()
-    with pytest.raises(JournalError, match="is damaged: Could not read the context"):
+    with pytest.raises(JournalError, match="is damaged: Cannot read the context"):
         await shared.aresume(paid.copies[8])
     assert paid.calls == whole.usage.calls
 
