@@ -17,7 +17,7 @@ T = TypeVar("T")
 _notes: ContextVar[list[str]] = ContextVar("notes")
 
 
-def keep_notes(notes: list[str]) -> None:
+def collect_notes(notes: list[str]) -> None:
     """Collect in this list the texts that `note` receives in this task and in tasks that it starts."""
     _notes.set(notes)
 
@@ -36,7 +36,7 @@ def wait_for(portal: BlockingPortal, make: Callable[[], Awaitable[T]]) -> T:
     notes: list[str] = []
 
     async def work() -> T:
-        keep_notes(notes)
+        collect_notes(notes)
         try:
             return await make()
         finally:

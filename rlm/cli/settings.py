@@ -27,7 +27,7 @@ from pydantic_settings import (
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.models.prices import Price
-from rlm.models.settings import Settings, reading_dotenv
+from rlm.models.settings import Settings, translate_dotenv_errors
 from rlm.store.directory import default_root
 
 FILE: Final = "rlm.toml"
@@ -120,7 +120,7 @@ def read_layers(flags: Mapping[str, Any]) -> list[Layer]:
         ConfigError: a source is unreadable or has an unknown key.
     """
     try:
-        with reading_dotenv():
+        with translate_dotenv_errors():
             dotenv = DotEnvSettingsSource(CommandSettings)
         environment = EnvSettingsSource(CommandSettings)
         layers = [

@@ -201,13 +201,15 @@ class Repl:
 
     async def _retry(self, code: str, error: SandboxError, *, calls: bool) -> CellResult:
         if not await self._replace_lost(error):
-            return _lost(f"The sandbox was lost during this cell ({error}) and replaced by a new one", kept=False)
+            return _lost_result(
+                f"The sandbox was lost during this cell ({error}) and replaced by a new one", kept=False
+            )
         self._broker.restart_cell()
         try:
             return await self._execute(code, calls=calls)
         except SandboxError as second:
             kept = await self._replace_lost(second)
-            return _lost(
+            return _lost_result(
                 f"The sandbox was lost during this cell, twice ({second}), and replaced by a new one", kept=kept
             )
 
@@ -266,6 +268,6 @@ class Repl:
             await self._sandbox.load(binding.name, binding.value)
 
 
-def _lost(sentence: str, *, kept: bool) -> CellResult:
+def _lost_result(sentence: str, *, kept: bool) -> CellResult:
     rest = "all variables are as they were before this cell" if kept else "only `context` is kept"
     return CellResult(outcome="lost", error=f"{sentence}: {rest}.")

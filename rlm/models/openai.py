@@ -172,7 +172,7 @@ class OpenAIModel(Model):
             ) from None
         return replace(reply, text=self.redact(reply.text))  # the text goes into containers and records
 
-    async def reach(self) -> None:
+    async def check_reachable(self) -> None:
         """Check that the server is reachable, by listing its models. Free of charge.
 
         Raises:

@@ -17,7 +17,7 @@ DOTENV: Final = ".env"
 
 
 @contextmanager
-def reading_dotenv() -> Iterator[None]:
+def translate_dotenv_errors() -> Iterator[None]:
     """Turn errors of the block, which reads `.env`, into ConfigError.
 
     Raises:
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     sub_api_key: SecretStr | None = None
 
     def __init__(self, **values: Any) -> None:
-        with reading_dotenv():
+        with translate_dotenv_errors():
             super().__init__(**values)
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
-from rlm._util.portal import STOP_SECONDS, keep_notes
+from rlm._util.portal import STOP_SECONDS, collect_notes
 from rlm.config import Limits
 from rlm.errors import RunCancelled
 from rlm.events import Event
@@ -56,9 +56,9 @@ class Run:
 
     async def _work(self, work: Work) -> Completion:
         self._thread = threading.get_ident()
-        keep_notes(self._notes)
+        collect_notes(self._notes)
         try:
-            return await work(self._control, self._take)
+            return await work(self._control, self._queue_event)
         finally:
             self._ended.set()
             self._wake()
@@ -67,7 +67,7 @@ class Run:
 
     # Events
 
-    def _take(self, event: Event) -> None:
+    def _queue_event(self, event: Event) -> None:
         self._events.append(event)
         self._wake()
 
@@ -79,28 +79,28 @@ class Run:
     def __iter__(self) -> Iterator[Event]:
         """Iterate over the events, from the start to the end of the run."""
         while True:
-            news = threading.Event()
-            self._wakers.append(news.set)
+            wakeup = threading.Event()
+            self._wakers.append(wakeup.set)
             done = self._ended.is_set()
             while self._events:
                 yield self._events.popleft()
             if done:
                 return
             if not self._ended.is_set():
-                news.wait()
+                wakeup.wait()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """As `__iter__`, on an event loop."""
         while True:
-            news = asyncio.Event()
-            self._wakers.append(partial(asyncio.get_running_loop().call_soon_threadsafe, news.set))
+            wakeup = asyncio.Event()
+            self._wakers.append(partial(asyncio.get_running_loop().call_soon_threadsafe, wakeup.set))
             done = self._ended.is_set()
             while self._events:
                 yield self._events.popleft()
             if done:
                 return
             if not self._ended.is_set():
-                await news.wait()
+                await wakeup.wait()
 
     # Result
 

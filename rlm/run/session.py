@@ -101,7 +101,7 @@ class Session:
         question = RunQuestion(query=query, context=value, source=context if isinstance(context, Path) else None)
         self._busy = True
         try:
-            run = await self._run_for(question)
+            run = await self._ensure_run(question)
             completion = await run.ask(question)
         except BaseException as error:
             if not (isinstance(error, ConfigError) and self.completions):
@@ -111,7 +111,7 @@ class Session:
             self._busy = False
         return raise_if_limited(completion, self._options)
 
-    async def _run_for(self, question: RunQuestion) -> ActiveRun:
+    async def _ensure_run(self, question: RunQuestion) -> ActiveRun:
         if self._run is None:
             starting = start_run(self._options, self._clients, question, numbered=True)
             self._run = await self._resources.enter_async_context(starting)

@@ -145,7 +145,7 @@ async def _server(
     except ConfigError as error:
         return Finding(part=part, state="problem", text=str(error))
     try:
-        await model.reach()
+        await model.check_reachable()
     except ModelError as error:
         if error.status in NO_MODEL_LIST:
             return Finding(part=part, state="note", text=f"{text}; no model list, so the key is unverified")

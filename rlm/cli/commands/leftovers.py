@@ -83,11 +83,11 @@ def old_runs(root: Path, *, older_than: float) -> tuple[list[RemovableItem], lis
         try:
             if not _is_ours_and_idle(run.directory):
                 continue
-            written, size = _written_and_size(run.directory)
+            written, size = _last_write_and_size(run.directory)
             age = time.time() - written
             if age <= older_than:
                 continue
-            if _is_a_run(run.directory):
+            if _is_run(run.directory):
                 items.append(
                     RemovableItem(kind="run", target=str(run.directory), text=_description(run, age), size=size)
                 )
@@ -141,7 +141,7 @@ def _is_ours_and_idle(directory: Path) -> bool:
     return not any(is_locked(lock.parent) for lock in directory.rglob(LOCK))  # includes runs inside
 
 
-def _written_and_size(directory: Path) -> tuple[float, int]:
+def _last_write_and_size(directory: Path) -> tuple[float, int]:
     """The time of a run's last write, in seconds since the epoch, and its size in bytes.
 
     Reading a journal, as `rlm runs` does, changes its directory and SQLite's side files: their times are ignored.
@@ -155,7 +155,7 @@ def _written_and_size(directory: Path) -> tuple[float, int]:
     return max(written, default=0), sum(status.st_size for status in files.values())
 
 
-def _is_a_run(directory: Path) -> bool:
+def _is_run(directory: Path) -> bool:
     """Whether two of a run's three files are valid: a single one may be a copy or another program's file."""
     signs = (
         _has_record(directory),

@@ -125,12 +125,12 @@ def read_context(source: str, *, max_bytes: int | None) -> str | bytes | Path:
         raise ConfigError(f"Cannot read the context {source}: {error.strerror}.") from error
     if stat.S_ISREG(mode) and path.stat().st_size == 0:
         raise ConfigError(f"The file {source} is empty.")
-    if stat.S_ISDIR(mode) and not _contains_a_file(path):
+    if stat.S_ISDIR(mode) and not _contains_files(path):
         raise ConfigError(f"The folder {source} contains no files.")
     return path
 
 
-def _contains_a_file(folder: Path) -> bool:
+def _contains_files(folder: Path) -> bool:
     """Whether a folder contains a regular file. Raises ConfigError if it is unreadable."""
 
     def fail(error: OSError) -> None:

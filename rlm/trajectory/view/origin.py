@@ -107,7 +107,7 @@ def _answering_place(node: TrajectoryNode, answer: str) -> tuple[int, int] | Non
 def _first_source(
     trajectory: Trajectory, node: TrajectoryNode, piece: str, context: SearchableContext | None
 ) -> PieceSource | None:
-    for source, cell, text in _texts_seen(trajectory, node):
+    for source, cell, text in _readable_texts(trajectory, node):
         offset = text.find(piece)
         if offset >= 0:
             slices = () if source is None or context is None else slices_for(trajectory.nodes[source], context)
@@ -116,7 +116,7 @@ def _first_source(
     return None
 
 
-def _texts_seen(trajectory: Trajectory, node: TrajectoryNode) -> Iterator[tuple[str | None, int, str]]:
+def _readable_texts(trajectory: Trajectory, node: TrajectoryNode) -> Iterator[tuple[str | None, int, str]]:
     """The texts that the RLM's code and model could read, in order: answers to a cell's calls, then the cell's output."""
     for cell in node.cells:
         for name in cell.calls:
