@@ -3,8 +3,8 @@
 `commands` has one module per command or group. A command imports what it needs when it runs, so that help and shell
 completion are instant.
 
-Exit status: 0 success (a wrong answer of a model is a result), 1 failure, 2 usage or environment error (an invalid option
-or setting; a missing key, model or Docker). Some commands define more: see their help.
+Exit status: 0 success, 1 failure, 2 usage or environment error (an invalid option or setting; a missing key, model or
+Docker). A model's wrong answer is a success. Some commands define more: see their help.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """RLMs in Inspect AI (extra `inspect`): a solver and an agent that use Inspect's models, limits, logs and providers.
 
-from rlm.integrations.inspect_ai import rlm_solver
+    from rlm.integrations.inspect_ai import rlm_solver
 
-Task(dataset=[Sample(input="Which ...?", metadata={"context": long_text})], solver=rlm_solver(depth=1), scorer=match())
+    samples = [Sample(input="Which ...?", metadata={"context": long_text})]
+    Task(dataset=samples, solver=rlm_solver(depth=1), scorer=match())
+
+Imports orchestrator and what is below.
 """
 
 from __future__ import annotations

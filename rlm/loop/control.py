@@ -32,7 +32,7 @@ class RunControl:
 
     Attributes:
         limits: the current limits.
-        paused: whether RLMs wait before their next turn. Meanwhile the clock of `max_seconds` stands still.
+        paused: whether RLMs wait before their next turn. A pause also stops the clock of `max_seconds`.
         on_limits: called with the new limits whenever they change.
     """
 

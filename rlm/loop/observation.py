@@ -20,7 +20,7 @@ def observation(results: Sequence[CellResult], *, limit: int | None) -> str:
 def describe(result: CellResult, *, limit: int | None) -> str:
     """Describe one cell: its output, its error, and whether its variables persist. `limit` is as in `observation`.
 
-    Text that the cell controls stands between fences that it cannot close, so that forged instructions read as data.
+    Text that the cell controls is between fences that it cannot close, so that forged instructions read as data.
     """
     parts = []
     if result.stdout:

@@ -57,7 +57,7 @@ def read_details(directory: Path, context_file: Path | None = None, *, with_cont
     Args:
         directory: The run's directory.
         context_file: File or folder that was the run's context; None to look in the directory.
-        with_context: False to skip the context.
+        with_context: Whether to read the context.
 
     Raises:
         ConfigError: `context_file` is unreadable, or is not the run's context.

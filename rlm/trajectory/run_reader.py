@@ -45,7 +45,7 @@ def read_run(
     Args:
         directory: The run's directory.
         context: File or folder that was the run's context, if the directory neither stores nor names it.
-        with_context: False to skip the context.
+        with_context: Whether to read the context.
 
     Raises:
         ConfigError: The events or `context` are unreadable, or `context` is not the run's.

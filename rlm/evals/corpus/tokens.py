@@ -2,7 +2,7 @@
 
 The rule imitates how byte-pair tokenizers split text before they merge. A word takes one token for every `WORD_LETTERS`
 letters or part of them, and includes the space before it. Digits form groups of three. A run of other characters is one
-token with the line ends after it, and so is a run of line ends or an indentation. docs/evals.md states the error against a
+token with the line ends after it. So is a run of line ends or an indentation. docs/evals.md states the error against a
 real tokenizer.
 """
 

@@ -1,6 +1,6 @@
 """A run as one Markdown file, to read on a code forge or in a chat. Pure.
 
-All texts are untrusted: each stands inside a fence or code span that it cannot close, with control characters escaped.
+All texts are untrusted: each is inside a fence or code span that it cannot close, with control characters escaped.
 """
 
 from __future__ import annotations
