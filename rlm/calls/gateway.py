@@ -206,7 +206,7 @@ class Calls:
 
 
 def _empty_reply(model: Model, usage: Usage, request_id: str | None) -> ModelReply:
-    """What a root gets when the token limit left no text: it may try again."""
+    """An empty reply for a root whose token limit left no text, so that it may try again."""
     return ModelReply(text="", usage=usage, model=model.name, finish_reason="length", request_id=request_id)
 
 

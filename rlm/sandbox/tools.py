@@ -92,7 +92,7 @@ class Tools:
         return bool(self._tools)
 
     def with_callback(self, on_use: OnUse) -> Tools:
-        """The same functions for another sandbox, with another `on_use`. Inspecting them again would take milliseconds."""
+        """Tools with the same functions and another `on_use`. Reuses the inspected signatures, which saves milliseconds."""
         tools = Tools({}, seconds=self._seconds, on_use=on_use)
         tools._tools = self._tools
         return tools

@@ -54,7 +54,7 @@ def ensure_unlocked(directory: Path) -> None:
 def is_locked(directory: Path) -> bool:
     """Whether a process works on the run. Changes nothing. Raises JournalError if the lock is unreadable."""
     path = directory / FILE_NAME
-    access = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY  # NFS locks only what is open for writing
+    access = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY  # NFS locks only files that are open for writing
     try:
         file = os.open(path, access | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:

@@ -70,10 +70,10 @@ class RecordWriter:
         await self._wait_for(lambda: None)
 
     async def add_question(self, query: str, context: Value | None, source: Path | None) -> None:
-        """Store a further question, which has been put to the RLM, and its context.
+        """Store a further question, which the RLM already has, and its context.
 
         Raises:
-            JournalError: the disk is full or failed, or the path of the context cannot be read any more.
+            JournalError: the disk is full or failed, or the path of the context became unreadable.
         """
         await self._wait_for(partial(self._add_question, query, context, source))
 
