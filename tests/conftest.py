@@ -34,9 +34,9 @@ def _journals_are_closed() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With RLM_FORBID_SKIPS, a skipped test fails: `.ci/run` sets it once everything is installed."""
+    """With FORBID_SKIPS, a skipped test fails: `.ci/run` sets it once everything is installed."""
     report = yield
-    if report.skipped and "RLM_FORBID_SKIPS" in os.environ:
+    if report.skipped and "FORBID_SKIPS" in os.environ:
         report.outcome = "failed"
         report.longrepr = f"skipped although every part is installed: {report.longrepr}"
     return report
