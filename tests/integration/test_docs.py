@@ -169,7 +169,7 @@ def test_a_command_runs_in_a_shell(line: str, given: Mapping[str, object], tmp_p
         line = re.sub(RUN_ID, done.run_id, line)
     if "runs/" in line and "--out" not in line:
         for name in ("first", "second"):
-            shell(f"rlm eval ruler/multikey_2 --method direct --model gpt-5 -n 1 --lengths 1k --out runs/{name}")
+            shell(f"rlm eval ruler/multikey_2 --method rlm:1 --model gpt-5 -n 1 --lengths 1k --out runs/{name}")
     ended = shell(line.replace("-n 50", "-n 1").replace("8k,32k", "1k"))
     assert ended.returncode == (2 if "--max-seconds 0" in line else 0), ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
