@@ -45,11 +45,50 @@ class ModelError(RLMError):
 
 
 class ContextTooLong(ModelError):
-    """The conversation or prompt exceeds the model's context window."""
+    """The conversation or prompt exceeds the model's context window.
+
+    Attributes:
+        window: tokens of that window, if the server stated them.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        usage: Usage | None = None,
+        window: int | None = None,
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id, usage=usage)
+        self.window = window
 
 
-class ReplyCutOff(ModelError):
-    """The model reached its output limit before any text, for example by reasoning."""
+class EmptyReply(ModelError):
+    """A reply without usable text. An RLM's own model is asked again, a cell that called gets the error.
+
+    Attributes:
+        finish_reason: the provider's word: `length` (the output limit was reached first), `tool_calls`, `content_filter`,
+            `stop`. `refusal` if the model refused in a separate field.
+        text: what stood in place of text, for the model's own conversation: a tool call, a refusal. Often empty.
+        thinking: reasoning that came with the reply.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        usage: Usage | None = None,
+        finish_reason: str = "stop",
+        text: str = "",
+        thinking: str = "",
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id, usage=usage)
+        self.finish_reason = finish_reason
+        self.text = text
+        self.thinking = thinking
 
 
 class SandboxError(RLMError):

@@ -87,11 +87,12 @@ class ModelReply:
     """A model's reply.
 
     Attributes:
-        text: what the model wrote.
+        text: what the model wrote, without its thinking.
         usage: usage of this call.
         model: name of the model.
         finish_reason: the provider's word, such as `stop` or `length` (cut off at the output limit).
         request_id: the provider's ID of the request, if any.
+        thinking: reasoning that came with the reply. Recorded, but never run, answered or sent again.
     """
 
     text: str
@@ -99,6 +100,7 @@ class ModelReply:
     model: str
     finish_reason: str = "stop"
     request_id: str | None = None
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,21 +7,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import anyio
 
-from rlm.errors import ContextTooLong, ModelError, ReplayDivergedError, ReplyCutOff
+from rlm.errors import ContextTooLong, EmptyReply, ModelError, ReplayDivergedError
 from rlm.events import ModelFailed, ModelReplied, ReplayDiverged
 from rlm.models.base import Model
 from rlm.models.request import INLINE_HASH_CHARS, Request
+from rlm.models.thinking import split_thinking
 from rlm.store.entries import GIVEN_BACK, TOO_LONG, CallLookup, Failure
 from rlm.store.event_log import EventLog
 from rlm.store.replay import Replay
 from rlm.types import Message, ModelReply, StopReason, Usage
 
 from .accounting import Accounting, Reservation
-from .budget import BudgetExceeded
+from .budget import BudgetExceeded, estimate_input
 from .cache import Cache
 
 HTTP_ERROR_STATUS: Final = 400  # from this status on, the provider did not process the request
@@ -143,10 +144,10 @@ class Calls:
                 node, ordinal, request, reserved_tokens=estimate.tokens, reserved_usd=estimate.dollars
             )
             limit = {} if reservation.reply_tokens is None else {"max_tokens": reservation.reply_tokens}
-            reply = await model.complete(request.messages, **limit)
+            reply = _spoken(await model.complete(request.messages, **limit))
         except ModelError as error:
-            if role == "root" and isinstance(error, ReplyCutOff) and error.usage is not None:
-                reply = _empty_reply(model, error.usage, error.request_id)
+            if role == "root" and isinstance(error, EmptyReply):
+                reply = _without_text(model, request, error, reservation)
             else:
                 failure = self._count_failure(reservation, model, error, node=node, last=last)
                 await self.replay.record_outcome(call, failure)
@@ -159,7 +160,7 @@ class Calls:
         self.accounting.settle(reservation, model=model, node=node, usage=reply.usage)
         self.accounting.update_density(model, request.messages, reply.usage)
         await self.replay.record_outcome(call, reply)
-        if self._cache is not None and reply.finish_reason != "length":  # a run with more budget gets a longer reply
+        if self._cache is not None and reply.text:
             await self._cache.put(model.base_url, request, reply)
         return reply
 
@@ -205,9 +206,37 @@ class Calls:
         )
 
 
-def _empty_reply(model: Model, usage: Usage, request_id: str | None) -> ModelReply:
-    """An empty reply for a root whose token limit left no text, so that it may try again."""
-    return ModelReply(text="", usage=usage, model=model.name, finish_reason="length", request_id=request_id)
+def _spoken(reply: ModelReply) -> ModelReply:
+    """The reply with the thinking that its text begins with set apart. Raises EmptyReply if nothing else is left."""
+    inside, text = split_thinking(reply.text)
+    thinking = "\n\n".join(filter(None, [reply.thinking, inside]))
+    if not text.strip():
+        raise EmptyReply(
+            f"The model {reply.model} sent {'only thinking' if inside else 'an empty reply'}.",
+            request_id=reply.request_id,
+            usage=reply.usage,
+            finish_reason=reply.finish_reason,
+            thinking=thinking,
+        )
+    return replace(reply, text=text, thinking=thinking) if inside else reply
+
+
+def _without_text(model: Model, request: Request, error: EmptyReply, reservation: Reservation) -> ModelReply:
+    """A reply without usable text, so that an RLM's model may try again. An uncounted one used what it could."""
+    estimate = Usage(
+        calls=1,
+        input_tokens=estimate_input(request.messages),
+        output_tokens=reservation.reply_tokens or 0,
+        cost_usd=None,
+    )
+    return ModelReply(
+        text=error.text,
+        usage=error.usage or estimate,
+        model=model.name,
+        finish_reason=error.finish_reason,
+        request_id=error.request_id,
+        thinking=error.thinking,
+    )
 
 
 async def _request(model: Model, messages: Sequence[Message]) -> Request:
@@ -226,6 +255,7 @@ def _as_failure(error: ModelError, usage: Usage | None) -> Failure:
         status=error.status,
         request_id=error.request_id,
         usage=usage,
+        window=error.window if isinstance(error, ContextTooLong) else None,
     )
 
 
@@ -233,9 +263,7 @@ def error_from(failure: Failure) -> ModelError | BudgetExceeded:
     """The error that the recorded call raised."""
     if failure.state == "refused":
         return BudgetExceeded(failure.text, reason=cast("StopReason", failure.reason))
-    kind: type[ModelError] = ModelError
+    common: dict[str, Any] = {"status": failure.status, "request_id": failure.request_id, "usage": failure.usage}
     if failure.reason in (TOO_LONG, GIVEN_BACK):
-        kind = ContextTooLong
-    elif failure.state == "abandoned":
-        kind = CallAbandoned
-    return kind(failure.text, status=failure.status, request_id=failure.request_id, usage=failure.usage)
+        return ContextTooLong(failure.text, window=failure.window, **common)
+    return (CallAbandoned if failure.state == "abandoned" else ModelError)(failure.text, **common)

@@ -28,13 +28,25 @@ class UnusableResponse(Exception):
 
     Attributes:
         usage: the provider's count, if any.
-        cut_off: whether the output token limit was reached before any text.
+        finish_reason: the provider's word, or `refusal`, if the response is a reply without usable text. Else None.
+        text: what stood in place of text: a tool call, a refusal.
+        thinking: reasoning that came with the reply.
     """
 
-    def __init__(self, message: str, *, usage: Usage | None = None, cut_off: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        usage: Usage | None = None,
+        finish_reason: str | None = None,
+        text: str = "",
+        thinking: str = "",
+    ) -> None:
         super().__init__(message)
         self.usage = usage
-        self.cut_off = cut_off
+        self.finish_reason = finish_reason
+        self.text = text
+        self.thinking = thinking
 
 
 def request_body(
@@ -84,7 +96,8 @@ def read_reply(
     try:
         text, finish_reason = _answer(response)
     except UnusableResponse as error:
-        raise UnusableResponse(str(error), usage=usage, cut_off=error.cut_off) from None
+        error.usage = usage
+        raise
     return ModelReply(
         text=text,
         usage=_estimated(messages, text) if usage is None else usage,
@@ -140,18 +153,20 @@ def _answer(response: Mapping[str, object]) -> tuple[str, str]:
     finish_reason = reason if isinstance(reason, str) else "unknown"
     content, refusal = message.get("content"), message.get("refusal")
     if finish_reason == "content_filter":
-        raise UnusableResponse("withheld the reply: its content filter blocked it")
+        raise UnusableResponse("withheld the reply: its content filter blocked it", finish_reason=finish_reason)
     if isinstance(content, str) and content.strip():
         return utf8_safe(content), finish_reason
     if isinstance(refusal, str) and refusal:
-        raise UnusableResponse(f"reported the model's refusal: {' '.join(refusal.split())}")
+        said = f"reported the model's refusal: {' '.join(refusal.split())}"
+        raise UnusableResponse(said, finish_reason="refusal", text=utf8_safe(refusal))
     if finish_reason == "length":
         text = "sent an empty reply: the output token limit was reached first, perhaps by reasoning"
-        raise UnusableResponse(text, cut_off=True)
+        raise UnusableResponse(text, finish_reason=finish_reason)
     if message.get("tool_calls"):
-        raise UnusableResponse("sent a tool call instead of text, although the request offered no tools")
+        said = "sent a tool call instead of text, although the request offered no tools"
+        raise UnusableResponse(said, finish_reason="tool_calls")
     if content is None or isinstance(content, str):
-        raise UnusableResponse(f"sent an empty reply (finish reason: {finish_reason})")
+        raise UnusableResponse(f"sent an empty reply (finish reason: {finish_reason})", finish_reason=finish_reason)
     raise UnusableResponse(f"sent a reply with content of type {type(content).__name__} instead of text")
 
 

@@ -23,7 +23,7 @@ import openai
 
 from rlm._util.urls import http_url
 from rlm.config import MIB
-from rlm.errors import ConfigError, ContextTooLong, ModelError, ReplyCutOff
+from rlm.errors import ConfigError, ContextTooLong, EmptyReply, ModelError
 from rlm.types import Message, ModelReply, Usage
 
 from .base import Model
@@ -140,7 +140,7 @@ class OpenAIModel(Model):
 
         Raises:
             ContextTooLong: the conversation exceeds the model's window.
-            ReplyCutOff: the output token limit was reached before any text.
+            EmptyReply: a reply without usable text.
             ModelError: no usable reply after all retries. Neither its message nor that of its causes contains a key.
         """
         body = request_body(
@@ -163,14 +163,20 @@ class OpenAIModel(Model):
                 response.content, messages=messages, model=self.name, pricing=self._pricing, request_id=request_id
             )
         except UnusableResponse as error:
-            kind = ReplyCutOff if error.cut_off else ModelError
-            raise kind(
-                self._message(str(error)),
-                status=response.status_code,
+            message, status = self._message(str(error)), response.status_code
+            if error.finish_reason is None:
+                raise ModelError(message, status=status, request_id=request_id, usage=error.usage) from None
+            raise EmptyReply(
+                message,
+                status=status,
                 request_id=request_id,
                 usage=error.usage,
+                finish_reason=error.finish_reason,
+                text=self.redact(error.text),
+                thinking=self.redact(error.thinking),
             ) from None
-        return replace(reply, text=self.redact(reply.text))  # the text goes into containers and records
+        # Texts go into containers and records.
+        return replace(reply, text=self.redact(reply.text), thinking=self.redact(reply.thinking))
 
     async def check_reachable(self) -> None:
         """Check that the server is reachable, by listing its models. Free of charge.

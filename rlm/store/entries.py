@@ -9,7 +9,7 @@ from typing import Final, Literal
 from rlm.types import ModelReply, Usage
 
 FILE_NAME: Final = "journal.sqlite"
-SCHEMA_VERSION: Final = 3  # 1 had no digests of queries, 2 no reserved tokens
+SCHEMA_VERSION: Final = 4  # 1 had no digests of queries, 2 no reserved tokens, 3 no thinking
 ROOT: Final = "0"
 TOO_LONG: Final = "context_too_long"  # reason for a failure that a replay raises as ContextTooLong
 GIVEN_BACK: Final = "given_back"  # as TOO_LONG, for a call that does not count because a shorter one replaced it
@@ -25,7 +25,8 @@ CREATE TABLE calls (               -- each call that was sent, or that the budge
     messages TEXT NOT NULL,        -- JSON: hexadecimal digests of the messages, in order; empty if refused
     state TEXT NOT NULL,           -- sent | answered | failed | lost | refused | abandoned
     stale INTEGER NOT NULL DEFAULT 0,  -- 1: a later replay took another path
-    text, finish_reason, reply_model, request_id,
+    text, finish_reason, reply_model, request_id, thinking,
+    window INTEGER,                -- tokens of the model's window, if a refusal stated them
     status INTEGER,                -- HTTP status of a failed call
     usage TEXT,                    -- JSON
     cost_usd REAL,                 -- NULL if the price is unknown
@@ -49,7 +50,8 @@ class Failure:
     """How a call ended without a reply.
 
     `reason` is the limit that refused it, or the kind of failure; `status` the HTTP status; `usage` what the provider
-    billed all the same. A `lost` call may be billed, too: its reply, if any, did not arrive.
+    billed all the same; `window` the tokens of the model's window that a refusal stated. A `lost` call may be billed,
+    too: its reply, if any, did not arrive.
     """
 
     state: Literal["failed", "lost", "refused", "abandoned"]
@@ -58,6 +60,7 @@ class Failure:
     status: int | None = None
     request_id: str | None = None
     usage: Usage | None = None
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,9 @@ from .database import Database, Mode, Statement, text_of
 from .entries import GIVEN_BACK, SCHEMA, SCHEMA_VERSION, Call, Failure, RecordedQuery, RecordedUsage
 
 _SELECT_CALLS = "SELECT id, node, ordinal, digest, parameters, state FROM calls WHERE NOT stale ORDER BY id"
-_SELECT_OUTCOME = "SELECT text, finish_reason, reply_model, request_id, status, usage FROM calls WHERE id = ?"
+_SELECT_OUTCOME = (
+    "SELECT text, finish_reason, reply_model, request_id, status, usage, thinking, window FROM calls WHERE id = ?"
+)
 _SELECT_USAGE = (
     "SELECT node, model, usage, state, reserved_tokens, reserved_usd FROM calls"
     " WHERE state != 'refused' AND finish_reason IS NOT ? AND "
@@ -32,7 +34,7 @@ _INSERT_CALL = (
 )
 _UPDATE_OUTCOME = (
     "UPDATE calls SET state = ?, text = ?, finish_reason = ?, reply_model = ?, request_id = ?, status = ?, usage = ?,"
-    " cost_usd = ?, ended = ? WHERE id = ?"
+    " cost_usd = ?, thinking = ?, window = ?, ended = ? WHERE id = ?"
 )
 
 
@@ -93,7 +95,7 @@ class Journal:
     async def read_outcome(self, call: Call) -> ModelReply | Failure:
         """How a call ended."""
         row = (await self.database.run(lambda: self.database.rows(_SELECT_OUTCOME, (call.id,))))[0]
-        text, finish_reason, model, request_id, status, usage = row
+        text, finish_reason, model, request_id, status, usage, thinking, window = row
         if call.state == "answered":
             return ModelReply(
                 text=text_of(text),
@@ -101,6 +103,7 @@ class Journal:
                 model=model,
                 finish_reason=finish_reason,
                 request_id=request_id,
+                thinking=text_of(thinking),
             )
         assert call.state != "sent"
         return Failure(
@@ -110,6 +113,7 @@ class Journal:
             status=status,
             request_id=request_id,
             usage=Usage(**json.loads(usage)) if usage else None,
+            window=window,
         )
 
     async def read_answer(self, node: str) -> str:
@@ -215,12 +219,12 @@ def _outcome(call: Call, outcome: ModelReply | Failure) -> Statement:
         case ModelReply(text=text, usage=usage):
             call.state = "answered"
             row = (text, outcome.finish_reason, outcome.model, outcome.request_id, None)
-            row = (*row, json.dumps(asdict(usage)), usage.cost_usd)
+            row = (*row, json.dumps(asdict(usage)), usage.cost_usd, outcome.thinking, None)
         case Failure(text=text):
             call.state = outcome.state
             row = (text, outcome.reason, None, outcome.request_id, outcome.status)
             billed = outcome.usage
-            row = (*row, billed and json.dumps(asdict(billed)), billed and billed.cost_usd)
+            row = (*row, billed and json.dumps(asdict(billed)), billed and billed.cost_usd, None, outcome.window)
     return _UPDATE_OUTCOME, (call.state, *row, time.time(), call.id)
 
 

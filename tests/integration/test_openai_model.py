@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from rlm.config import MIB
-from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
+from rlm.errors import ContextTooLong, EmptyReply, ModelError
 from rlm.models.openai import OpenAIModel
 from rlm.models.prices import Price
 from rlm.testing import FakeProvider, Fault, RateLimited, Reply, in_order
@@ -460,7 +460,7 @@ async def test_an_endless_response_is_abandoned_before_it_fills_the_memory(monke
 async def test_a_reply_cut_off_before_its_first_word_is_a_separate_error() -> None:
     async with FakeProvider(in_order(Reply(text="", finish_reason="length", output_tokens=9))) as provider:
         error = await failure(OpenAIModel("m", base_url=provider.base_url))
-    assert isinstance(error, ReplyCutOff)
+    assert isinstance(error, EmptyReply)
     assert error.usage is not None
     assert error.usage.output_tokens == 9
 

@@ -20,7 +20,7 @@ from rlm.calls.accounting import Accounting
 from rlm.calls.budget import BudgetExceeded, Estimate
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
-from rlm.errors import ContextTooLong, ModelError, ReplyCutOff
+from rlm.errors import ContextTooLong, EmptyReply, ModelError
 from rlm.events import Event, ModelFailed
 from rlm.models.base import Model
 from rlm.models.prices import Price
@@ -277,13 +277,15 @@ async def test_a_text_with_more_tokens_than_others_teaches_the_estimate() -> Non
 
 async def test_a_reply_cut_off_before_its_first_word_is_a_reply_for_a_root_and_an_error_for_a_cell() -> None:
     def reply(messages: Sequence[Message]) -> str:
-        raise ReplyCutOff("it has thought of nothing else", usage=Usage(calls=1, output_tokens=2_000))
+        raise EmptyReply(
+            "it has thought of nothing else", finish_reason="length", usage=Usage(calls=1, output_tokens=2_000)
+        )
 
     calls = calls_within(Limits(max_tokens=100_000))
     model = ScriptedModel(reply, name="m")
     got = await calls.complete(model, ASK, node="0", ordinal=1, role="root")
     assert (got.text, got.finish_reason, got.usage.output_tokens) == ("", "length", 2_000)
-    with pytest.raises(ReplyCutOff):
+    with pytest.raises(EmptyReply):
         await calls.complete(model, ASK, node="0.1", ordinal=1, role="sub")
     assert calls.accounting.budget.used.output_tokens == 4_000
 

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.fakes import services
 from rlm.config import Limits
-from rlm.errors import ModelError, ReplyCutOff, SandboxDied
+from rlm.errors import EmptyReply, ModelError, SandboxDied
 from rlm.events import CellFinished, Event, RLMStarted, SandboxLost, TurnStarted
 from rlm.loop.rlm import rlm_loop
 from rlm.loop.services import Services
@@ -56,7 +56,7 @@ async def test_a_reply_cut_off_before_its_first_word_is_reported_to_the_model_an
     def root(messages: Sequence[Message]) -> str:
         received.append(messages)
         if len(received) == 1:
-            raise ReplyCutOff("it has only reasoned", usage=Usage(calls=1, output_tokens=2_000))
+            raise EmptyReply("it has only reasoned", finish_reason="length", usage=Usage(calls=1, output_tokens=2_000))
         return "FINAL(sure)"
 
     answered = await run(services(ScriptedModel(root)))
@@ -67,7 +67,7 @@ async def test_a_reply_cut_off_before_its_first_word_is_reported_to_the_model_an
 
 async def test_a_model_that_only_reasons_ends_without_an_answer() -> None:
     def root(messages: Sequence[Message]) -> str:
-        raise ReplyCutOff("it has only reasoned", usage=Usage(calls=1, output_tokens=2_000))
+        raise EmptyReply("it has only reasoned", finish_reason="length", usage=Usage(calls=1, output_tokens=2_000))
 
     answered = await run(services(ScriptedModel(root), limits=Limits(max_consecutive_errors=3)))
     assert answered == RLMResult(answer="", stop_reason="max_consecutive_errors", iterations=3)
