@@ -178,6 +178,7 @@ def _limits(limits: Limits) -> str:
     return "Limits: " + "; ".join(parts) + "." if parts else ""
 
 
+MAX_SHOWN_CHARS: Final = 200  # of an answer that is asked about: enough to recognise it
 MAX_QUESTION_CHARS: Final = 2_000  # a longer prompt is shortened to this as a question: enough to state the task
 
 
@@ -250,6 +251,44 @@ NOTHING_TO_DO: Final = (
     "Your reply held no code block marked ```repl and no final answer. Write code, or give the final answer: FINAL(the "
     "answer) on a line of its own, or FINAL_VAR(name)."
 )
+
+_CODE_FORM: Final = """\
+Code runs in exactly this form, with each fence on a line of its own:
+
+```repl
+print(context[:500])
+```"""
+
+NOT_READ: Final = {  # why a reply was neither run nor taken as an answer, by `Turn.problem`
+    "bare_code": "Your reply holds Python code outside a block marked ```repl, so nothing ran and no answer was taken. "
+    + _CODE_FORM,
+    "fence": "Your reply has a code block that could not be read with certainty, so nothing ran. " + _CODE_FORM,
+    "tool_call": "Your reply holds a tool call, and there are no tools here: nothing ran. " + _CODE_FORM,
+    "plan": (
+        "The FINAL(...) in your reply was taken as part of a plan, not as the answer. If it is the answer, write it again "
+        "on a line of its own, with nothing else on the line."
+    ),
+}
+
+
+def answer_is_code(value: str) -> str:
+    """The question to a model that gave an answer in text which may be meant as code."""
+    shown = value if len(value) <= MAX_SHOWN_CHARS else value[:MAX_SHOWN_CHARS] + " ..."
+    return (
+        f"No answer was taken: `{shown}` looks like code, and outside a block no code is evaluated. To give its value, call "
+        f"`FINAL({shown})` in a ```repl block. To give exactly this text, put it in quotes: FINAL({shown!r})."
+    )
+
+
+def answer_is_placeholder(value: str) -> str:
+    """The question to a model that repeated the instructions instead of giving an answer."""
+    if not value:
+        return "No answer was taken: FINAL() holds none. Give the answer itself between the parentheses."
+    return (
+        f"No answer was taken: `{value}` only stands for an answer in the instructions. Give the answer itself. If it is "
+        f"exactly this text, put it in quotes: FINAL({value!r})."
+    )
+
 
 FINAL_BESIDE_CODE: Final = (
     "The FINAL(...) in that reply was not taken, because it stands beside code whose output you had not seen. If it is "

@@ -18,7 +18,7 @@ from rlm.types import Message
 from .compaction import ContextWindow
 from .observation import describe
 from .repl import Repl
-from .reply import Turn, parse
+from .reply import Turn, parse_speech
 from .services import Services
 from .steps import Steps
 from .task import RLMTask
@@ -79,7 +79,7 @@ class Conversation:
             self._transcript = self._transcript.reply(reply.text)
         self._window = self._window.after(reply.usage, self._transcript)
         cut_off = reply.finish_reason == "length"
-        return parse(reply.text, cut_off=cut_off), cut_off
+        return parse_speech(reply.text, cut_off=cut_off), cut_off
 
     async def last_turn(self, reason: str) -> Turn:
         """Ask the model to answer now. The reserve pays for the root's call. Raises as `next_turn` does."""

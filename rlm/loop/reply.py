@@ -1,159 +1,148 @@
-"""Parses a reply: its cells, and a final answer in its text. Pure. Imports nothing of the package."""
+"""Parses a reply: its thinking, its cells, and a final answer in its text. Pure. Imports models.thinking.
+
+A reply is read from its beginning to its end: thinking, then blocks, then answers in the text around them. An answer
+keeps the blocks within it. What cannot be read with certainty neither runs nor is an answer; `problem` names it.
+"""
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3"})
-_FENCE: Final = re.compile(r"^(?P<indent> {0,3})(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<info>[^`\n]*+)$")
-_FINAL: Final = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(", re.MULTILINE)
-_BRACKET: Final = re.compile(  # matches list labels and sad smileys as a whole, so that they do not count as brackets
-    r"""^[ \t]*+(?:\d{1,3}|[A-Za-z])\)(?=[ \t])|(?<!\S):-?\((?=[\s)])|[()"']""", re.MULTILINE
+from rlm.models.thinking import split_thinking
+
+from .answers import FinalAnswer, boxed_answer, find_answers
+from .blocks import Block, content_of, find_blocks, mask, without
+
+# What looks like code, and is none that runs
+_LOOKS_LIKE_CODE: Final = re.compile(
+    r"^[ \t]*+(?:import [\w.]+(?: as \w+)?|from [\w.]+ import [\w, *]+|(?:print|SHOW_VARS|llm_query\w*|llm_batch|"
+    r"rlm_query\w*)\(.*\)|\w+ = [\w.]+\(.*\)|for \w+ in .+:)[ \t\r]*$",
+    re.MULTILINE,
 )
-_ENDS_LINE: Final = re.compile(r"(?<![:;=])(?<![:;=]-)\)(?=[ \t\r]*+$)", re.MULTILINE)  # excludes smileys
-_BLANK_LINE: Final = re.compile(r"\n[ \t\r]*+\n")
-_STRINGS: Final = {  # longer quotes first; `end` is empty if the string is unterminated
-    quote: re.compile(rf"{quote}(?:(?!{quote})[^\\{excluded}]|\\.)*(?P<end>{quote}|)", re.DOTALL)
-    for quote, excluded in (('"""', ""), ("'''", ""), ('"', r"\n"), ("'", r"\n"))
-}
+_TOOL_MARKS: Final = re.compile(
+    r"(?<![`'\"\w])(?:<\|(?:channel|python_tag|START_ACTION)\|>|\[TOOL_CALLS\]|<[|\uff5c]\w*[|\uff5c]?tool)"
+    r"|^[ \t]*+<(?:\w+:)?(?:tool_calls?>|function_calls?>|function=|invoke\b)",
+    re.MULTILINE,
+)
+_CELL_FENCE: Final = re.compile(
+    r"^(?![ ]{0,3}>)(?:[^`\n]*`{3,}(?:repl|python3?|py)[ \t\r]*$|[ \t]*`{3,}(?:repl|python3?|py)\b)",
+    re.MULTILINE | re.IGNORECASE,
+)
 
+_INTENT: Final = re.compile(
+    r"\b(?:I(?:'ll| will| need| am going| have to| should| want)|let(?:'s| me| us)|next step)\b", re.IGNORECASE
+)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinalAnswer:
-    """A final answer in a reply's text: the text itself, or the name of a variable."""
+_LINE_ANSWER: Final = re.compile(  # "FINAL: 42", "Final answer: 42", "FINAL(42" without its end
+    r"[*_#\s]*FINAL(?:(?:[ _]ANSWER)?[*_]{0,3}\s*[:=][*_\s]*|\()(?P<value>[^\s*_].*?)[*_\s]*", re.DOTALL | re.IGNORECASE
+)
 
-    kind: Literal["text", "variable"]
-    value: str
+Problem = Literal["bare_code", "tool_call", "fence", "plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A parsed reply. `prose` is its text outside code blocks."""
+    """A parsed reply.
 
-    cells: tuple[str, ...]
-    final: FinalAnswer | None
-    prose: str
+    Attributes:
+        cells: the code to run, in order.
+        final: the final answer in the text.
+        prose: the text without the blocks of the cells.
+        said: the whole text, without the thinking.
+        thinking: what the model thought first.
+        problem: why something that may be code or an answer is taken for neither.
+    """
+
+    cells: tuple[str, ...] = ()
+    final: FinalAnswer | None = None
+    prose: str = ""
+    said: str = ""
+    thinking: str = ""
+    problem: Problem | None = None
 
 
 def parse(reply: str, *, cut_off: bool = False) -> Turn:
-    """Find the cells of a reply (fenced blocks marked `repl` or `python`) and its final answer (outside any block).
+    """Parse a whole reply, thinking included. See `parse_speech`."""
+    thinking, speech = split_thinking(reply)
+    turn = parse_speech(speech, cut_off=cut_off)
+    return replace(turn, thinking=thinking) if thinking else turn
 
-    Fences follow CommonMark: a block ends at a line with at least as many of the same marks, or at the end of the text.
-    Its lines lose the indentation of its fence.
+
+def parse_speech(text: str, *, cut_off: bool = False) -> Turn:
+    """Find the cells of a reply and its final answer.
+
+    Cells are fenced blocks marked `repl` or `python`, and blocks in the forms that other systems taught models: `<code>`,
+    `<tool_call>`. Fences follow CommonMark. In addition, a fence in a string of a cell does not end it, and a fence may
+    stand behind text.
 
     Args:
-        reply: the model's text.
+        text: what the model said.
         cut_off: the reply ended at the token limit. An unterminated block is dropped: half a cell is worse than none.
     """
-    cells: list[str] = []
-    prose: list[str] = []
-    fence = info = ""
-    indent = 0
-    block: list[str] = []
-    for line in reply.split("\n"):
-        match = _FENCE.match(line.rstrip("\r"))
-        if not fence:
-            if match:
-                fence, info, indent, block = match["fence"], match["info"], len(match["indent"]), []
-            else:
-                prose.append(line)
-        elif match and not match["info"].strip() and match["fence"].startswith(fence):
-            cells += _cell(info, block)
-            prose.append("")
-            fence = ""
-        else:
-            block.append(line[:indent].lstrip(" ") + line[indent:])
-    if fence and not cut_off:
-        cells += _cell(info, block)
-    text = "\n".join(prose)
-    return Turn(cells=tuple(cells), final=_final(text), prose=text.strip())
+    blocks = list(find_blocks(text))
+    masked = mask(text, blocks)
+    answers, planned = find_answers(text, masked)
+    blocks = [block for block in blocks if not any(start <= block.start < end for start, end, _ in answers)]
+    ran = [block for block in blocks if block.cells and (block.closed or not cut_off)]
+    cells = tuple(cell for block in ran for cell in block.cells)
+    rest = mask(masked, [Block(start=start, end=end) for start, end, _ in answers])
+    problem = _problem(rest, blocks)
+    final = answers[-1][2] if answers else None
+    if problem is not None and not cells:
+        final = None
+    elif final is None and not cells and not planned:
+        final = boxed_answer(rest)
+    if problem is None:
+        problem = "plan" if planned else _unmarked(text, blocks)
+    return Turn(
+        cells=cells,
+        final=final,
+        prose=without(text, ran),
+        said=text.strip(),
+        problem=None if cells or final else problem,
+    )
 
 
-def _cell(info: str, lines: list[str]) -> list[str]:
-    language = info.split()[0].lower() if info.strip() else ""
-    return ["\n".join(lines)] if language in CELL_LANGUAGES and any(line.strip() for line in lines) else []
+def last_answer(turn: Turn, outputs: Sequence[str]) -> str:
+    """What a last reply without a final answer says. Empty only if it says nothing.
 
-
-def _final(prose: str) -> FinalAnswer | None:
-    """The latest final answer. Runs in time linear in the length of the text."""
-    found = None
-    position = 0
-    unterminated: dict[str, int] | None = dict.fromkeys(_STRINGS, 0)
-    while match := _FINAL.search(prose, position):
-        first = None
-        if unterminated is not None:
-            first = next(_unpaired(prose, match.end(), len(prose), unterminated=unterminated), None)
-            if first is None:  # its quotes are apostrophes; trying again for each answer would take quadratic time
-                unterminated = None
-        end = _closing(prose, match.end(), first)
-        if end is None:
-            return found
-        value = _unquoted(prose[match.end() : end].strip())
-        found = FinalAnswer(kind="variable" if match["name"] == "FINAL_VAR" else "text", value=value)
-        position = end
-    return found
-
-
-def _closing(text: str, start: int, first: int | None) -> int | None:
-    """The position that closes the parenthesis before `start`; `first` is that position without string literals.
-
-    Answers may contain unpaired closing brackets (a smiley, `1)`). Only those before the next blank line count. The first
-    of them that ends a line and is no smiley closes the answer, otherwise the first one.
+    Args:
+        turn: the reply.
+        outputs: the output of its cells.
     """
-    following = _FINAL.search(text, start if first is None else first)
-    limit = following.start() if following else len(text)
-    if first is None:
-        first = next(_unpaired(text, start, limit), None)
-    if first is None:  # an opening bracket is unpaired
-        last = _ENDS_LINE.search(text, start, limit)
-        return last.start() if last else None
-    blank = _BLANK_LINE.search(text, first, limit)
-    closing = _unpaired(text, first, blank.start() if blank else limit)
-    return next((position for position in closing if _ENDS_LINE.match(text, position)), first)
+    text = turn.prose
+    blocks = list(find_blocks(text))
+    if len(blocks) == 1 and not without(text, blocks):
+        text = content_of(text, blocks[0])
+        if (final := parse_speech(text).final) is not None and final.kind == "text":
+            return final.value
+    elif line := _LINE_ANSWER.fullmatch(text):
+        text = line["value"].strip()
+    printed = next((output.strip() for output in reversed(outputs) if output.strip()), "")
+    if printed and (not text or _INTENT.search(text)):
+        return printed
+    return text or turn.said
 
 
-def _unpaired(text: str, start: int, limit: int, *, unterminated: dict[str, int] | None = None) -> Iterator[int]:
-    """The positions of closing parentheses that were not opened after `start`. List labels do not count.
-
-    With `unterminated`, parentheses in string literals do not count either. It maps each kind of quote to the position
-    before which none is terminated.
-    """
-    depth = 0
-    position = start
-    while bracket := _BRACKET.search(text, position, limit):
-        position = bracket.end()
-        match bracket[0]:
-            case "(":
-                depth += 1
-            case ")" if depth:
-                depth -= 1
-            case ")":
-                yield bracket.start()
-            case '"' | "'" if unterminated is not None:
-                position = _after_string(text, bracket.start(), unterminated)
+def _unmarked(text: str, blocks: Sequence[Block]) -> Problem | None:
+    """Whether a block that does not run looks like Python."""
+    return "bare_code" if any(_LOOKS_LIKE_CODE.search(content_of(text, block)) for block in blocks) else None
 
 
-def _after_string(text: str, start: int, unterminated: dict[str, int]) -> int:
-    """The end of the string literal at `start`, or the position after the quote if no literal starts here."""
-    for quote, pattern in _STRINGS.items():
-        if start >= unterminated[quote] and (literal := pattern.match(text, start)):
-            if literal["end"]:
-                return literal.end()
-            unterminated[quote] = literal.end()  # no earlier quote of this kind ends either
-    return start + 1
+def prose_answer(turn: Turn) -> str | None:
+    """What a reply says that gives no final answer although it was asked for one. None if it announces more work."""
+    if turn.cells or turn.final is not None or turn.problem is not None or _INTENT.search(turn.prose):
+        return None
+    return last_answer(turn, []) or None
 
 
-def _unquoted(argument: str) -> str:
-    """The value of a single string literal. Any other argument stays unchanged."""
-    literals = (pattern.match(argument) for pattern in _STRINGS.values())
-    if not any(literal and literal["end"] and literal.end() == len(argument) for literal in literals):
-        return argument
-    try:
-        value = ast.literal_eval(argument)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # not a Python literal after all
-        return argument
-    return value if isinstance(value, str) else argument
+def _problem(rest: str, blocks: Sequence[Block]) -> Problem | None:
+    """What in the text around blocks and answers resembles code."""
+    if any(block.is_tool_call for block in blocks) or _TOOL_MARKS.search(rest):
+        return "tool_call"
+    if _CELL_FENCE.search(rest):
+        return "fence"
+    return "bare_code" if _LOOKS_LIKE_CODE.search(rest) else None

@@ -23,12 +23,13 @@ from rlm.sandbox.base import LoadedValue
 from rlm.sandbox.values import Value, head_and_tail
 from rlm.types import CellResult, StopPoint
 
+from .answers import BUILT_IN, FinalAnswer, assigned_names
 from .broker import Broker
 from .compaction import limits_for_window
 from .conversation import Conversation
 from .observation import observation
 from .repl import Repl
-from .reply import Turn
+from .reply import Turn, last_answer, prose_answer
 from .services import Services, system_prompt_of, tools_of
 from .steps import Steps, Stop
 from .task import RLMResult, RLMTask
@@ -118,6 +119,7 @@ class RLM:
         self._turns = 0  # turns taken for the current question
         self._contexts = 1
         self._unseen: list[CellResult] = []  # results of the cells that gave the answer, which the model has not seen
+        self._names: set[str] = set()  # names that cells have assigned
 
     async def answer(self, stop_at: StopPoint | None = None) -> RLMResult:
         """Take turns until the latest question has an answer. Raises as `rlm_loop` does.
@@ -203,6 +205,8 @@ class RLM:
                 raise self._steps.refusal(error.reason, str(error)) from error
             results = [await self._steps.run_cell(cell) for cell in turn.cells]
             answer = await self._final_answer(turn, results)
+            if answer is None and self._turns == limits.max_iterations:
+                answer = prose_answer(turn)
             self._unseen = results
             if answer is not None:
                 return answer
@@ -225,32 +229,59 @@ class RLM:
                 raise
             return ""
         results = [await self._repl.run(cell, calls=False) for cell in turn.cells]
+        outputs = [result.stdout for result in results]
         answer = await self._final_answer(turn, results)
         self._unseen = results
-        if answer is not None:
-            return answer
-        return turn.final.value if turn.final is not None else turn.prose
+        if answer is None and turn.final is not None and turn.final.kind == "text":
+            answer = await self._evaluated(turn.final) if self._is_code(turn.final) else None
+            answer = turn.final.value if answer is None and not turn.final.is_placeholder else answer
+        elif answer is None and turn.final is not None and turn.final.kind == "expression":
+            answer = await self._evaluated(turn.final)
+        return last_answer(turn, outputs) if answer is None else answer
 
     async def _final_answer(self, turn: Turn, results: list[CellResult]) -> str | None:
-        """The answer that a turn gave: in a cell, as a variable, or as text if no cell's output is unseen."""
+        """The answer that a turn gave: in a cell, as a variable, or as text if no cell's output is unseen.
+
+        A text that may be meant as code, or that stands for an answer, is none: the model is asked what it means.
+        """
+        self._names.update(*map(assigned_names, turn.cells))
         for result in reversed(results):
             if result.answer is not None:
                 return result.answer
         match turn.final:
-            case None:
-                return None
-            case final if final.kind == "variable":
-                result = await self._steps.run_cell(f"FINAL_VAR({final.value!r})")
+            case FinalAnswer(kind="variable", value=name):
+                result = await self._steps.run_cell(f"FINAL_VAR({name!r})")
                 results.append(result)
                 return result.answer
-            case final:
-                return None if turn.cells else final.value
+            case FinalAnswer(kind="text", value=text) as final if not turn.cells:
+                if final.root == text and text in self._names:
+                    result = await self._steps.run_cell(f"FINAL_VAR({text!r})")
+                    if result.answer is not None:
+                        return result.answer
+                return None if self._is_code(final) or final.is_placeholder else text
+        return None
+
+    def _is_code(self, final: FinalAnswer) -> bool:
+        """Whether an unquoted answer is meant as code: it calls or reads something that exists in the REPL."""
+        is_name = final.root == final.value
+        return final.value == "context" or (not is_name and (final.root in BUILT_IN or final.root in self._names))
+
+    async def _evaluated(self, final: FinalAnswer) -> str | None:
+        """The value of an answer in code, in a last turn, where the model cannot be asked what it meant."""
+        return (await self._repl.run(f"FINAL({final.value})", calls=False)).answer
 
     def _show(self, turn: Turn, results: list[CellResult], *, cut_off: bool) -> None:
         limits = self._limits
-        parts = [observation(results, limit=limits.max_output_chars)] if results else [prompts.NOTHING_TO_DO]
-        if turn.cells and turn.final is not None and turn.final.kind == "text":
-            parts.append(prompts.FINAL_BESIDE_CODE)
+        parts = [observation(results, limit=limits.max_output_chars)] if results else []
+        match turn.final:
+            case None if not results:
+                parts.append(prompts.NOTHING_TO_DO if turn.problem is None else prompts.NOT_READ[turn.problem])
+            case FinalAnswer(kind="text" | "expression") if turn.cells:
+                parts.append(prompts.FINAL_BESIDE_CODE)
+            case FinalAnswer(kind="text") as final if final.is_placeholder:
+                parts.append(prompts.answer_is_placeholder(final.value))
+            case FinalAnswer(kind="text" | "expression", value=value):
+                parts.append(prompts.answer_is_code(value))
         if cut_off:
             parts.append(prompts.CUT_OFF)
         if limits.max_iterations is None or self._turns < limits.max_iterations:

@@ -1,0 +1,290 @@
+"""Finds the blocks of a reply, and the code in them. Pure. Imports nothing of the package.
+
+Blocks are fenced as in CommonMark, or stand between the marks that other systems taught models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+CELL_LANGUAGES: Final = frozenset({"repl", "python", "py", "python3", "ipython", "ipython3", "tool_code"})
+DOCUMENT_LANGUAGES: Final = frozenset({"markdown", "md", "text", "txt", "plaintext", "rst", "html"})  # may hold fences
+
+_FENCE: Final = re.compile(r"^(?P<indent>[ \t]*+)(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?![\"')])(?P<info>[^`\n]*+)$")
+_FENCE_BEHIND: Final = re.compile(
+    r"(?<!`)(?P<fence>`{3,}+)(?P<info>[^\s`]++)[ \t]*$|(?<=FINAL\()[\"']{0,3}(?P<bare>`{3,}+)[ \t]*$"
+)
+_QUOTED: Final = re.compile(r"[ ]{0,3}>|[^`]*`")  # before a fence: it is quoted, or within inline code
+_IN_ANSWER: Final = re.compile(r"\W{0,12}(?:[\w ,]{0,40}[ :=*]{1,3})?FINAL(?:_VAR)?\(", re.IGNORECASE)
+LIST_ITEM: Final = re.compile(r"^[ \t]*+(?:[-*+•]|\d{1,9}[.)])[ \t]++")
+_LANGUAGE: Final = re.compile(r"[{.\s]*+(?P<name>[\w+#-]++)")
+_TAG: Final = re.compile(
+    r"^[ \t]*+<(?P<tag>code|python|py|repl|execute(?:_i?python)?|tool_code|tool_call|function_call)>(?P<rest>.*)$",
+    re.IGNORECASE,
+)
+_TOKEN: Final = re.compile(r"^[ \t]*+(?:<\|(?P<name>python_tag|tool_call)\|>|\[PYTHON\])")
+_TOKEN_END: Final = re.compile(r"<\|(?:eom_id|eot_id|im_end|end|/?tool_call)\|>|\[/PYTHON\]")
+_PYTHON: Final = re.compile(  # in Python code, what may end a block, and what may hide such an end
+    r"""#[^\n]*+|"{3}|'{3}|"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+'"""
+    r"|`{3,}+|^[ \t]*+(?:~{3,}+|</(?:code|python|repl)>?)[ \t\r]*+$",
+    re.MULTILINE | re.DOTALL,
+)
+_TRIPLE_ENDS: Final = {
+    '"""': re.compile(r'(?:[^"\\]|\\.|"(?!""))*+"""', re.DOTALL),
+    "'''": re.compile(r"(?:[^'\\]|\\.|'(?!''))*+'''", re.DOTALL),
+}
+_FENCE_LINE: Final = re.compile(r"^[ \t]*+`{3,}+[ \t]*+(?P<info>[^`\n]*+)$", re.MULTILINE)
+_CODE_ARGUMENTS: Final = ("code", "python_code", "source", "script", "python", "input", "cell")
+_OTHER_TOOLS: Final = re.compile(r"bash|shell|terminal|sql|java|node|search|browse|web|file", re.IGNORECASE)
+_FUNCTION: Final = re.compile(r"<function=(?P<name>[^>]*)>(?P<body>.*?)(?:</function>|\Z)", re.DOTALL)
+_PARAMETER: Final = re.compile(r"<parameter=(?P<name>[^>]*)>\n?(?P<value>.*?)\n?(?:</parameter|\Z)", re.DOTALL)
+_ARGUMENTS: Final = re.compile(r"<arg_key>(?P<name>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>", re.DOTALL)
+MAX_ENDS: Final = 8  # closing tags of one tool call that are tried
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A block: its span in the text, and its cells."""
+
+    start: int
+    end: int
+    cells: tuple[str, ...] = ()
+    closed: bool = True
+    is_tool_call: bool = False
+
+
+def find_blocks(text: str) -> Iterator[Block]:
+    """The blocks of a text, in order. Runs in time linear in its length."""
+    position = 0
+    in_list = False
+    while position < len(text):
+        line_end = line_end_of(text, position)
+        line = text[position:line_end].rstrip("\r")
+        block = _block_at(text, position, line, in_list=in_list)
+        if block is None:
+            if line.strip():
+                in_list = bool(LIST_ITEM.match(line)) or (in_list and line[0] in " \t")
+            position = line_end + 1
+        else:
+            yield block
+            at_line_start = text[block.end - 1 : block.end] in ("", "\n")
+            position = block.end if at_line_start else line_end_of(text, block.end) + 1
+    if text.lstrip()[:1] == "{" and text.rstrip()[-1:] == "}" and (cells := _tool_code(text)):
+        yield Block(start=0, end=len(text), cells=cells)
+
+
+def _block_at(text: str, position: int, line: str, *, in_list: bool) -> Block | None:
+    """The block that begins in this line."""
+    if match := _FENCE.match(line):
+        if len(match["indent"].expandtabs(4)) > 3 and not in_list:  # an indented block of CommonMark
+            return None
+        return _fenced(text, position, position + len(line), match["indent"], match["fence"], match["info"])
+    if "```" in line and (match := _FENCE_BEHIND.search(line)) and not _QUOTED.match(line, 0, match.start()):
+        fence, info = match["fence"] or match["bare"], match["info"] or ""
+        in_answer = _IN_ANSWER.match(line) is not None
+        if _language(info) in CELL_LANGUAGES or in_answer:
+            start = position + match.start()
+            item = LIST_ITEM.match(line)
+            indent = " " * match.start() if item and item.end() == match.start() else ""
+            block = _fenced(text, start, position + len(line), indent, fence, info)
+            return block if block is not None and block.closed else None
+    if match := _TAG.match(line):
+        return _tagged(text, position, line, match["tag"].lower(), match["rest"].strip())
+    if match := _TOKEN.match(line):
+        start = position + match.end()
+        end = _TOKEN_END.search(text, start)
+        content = text[start : end.start() if end else len(text)]
+        return _code_block(position, end.end() if end else len(text), content, tool=match["name"] == "tool_call")
+    return None
+
+
+def _fenced(text: str, start: int, line_end: int, indent: str, fence: str, info: str) -> Block | None:
+    language = _language(info)
+    content = min(line_end_of(text, line_end) + 1, len(text))
+    if language not in CELL_LANGUAGES:
+        return _other_block(text, start, content, fence, language)
+    content_end, end, closed = _end_of_code(text, content, fence)
+    lines = text[content:content_end].split("\n")
+    code = "\n".join(_dedented(line, indent) for line in lines)
+    return Block(start=start, end=end, cells=(code,) if code.strip() else (), closed=closed)
+
+
+def _other_block(text: str, start: int, content: int, fence: str, language: str) -> Block | None:
+    """A block that does not run. None if its fence is a stray one before the block of a cell."""
+    position = content
+    while position < len(text):
+        line_end = line_end_of(text, position)
+        line = text[position:line_end].rstrip("\r")
+        match = _FENCE.match(line)
+        if match and match["fence"].startswith(fence) and not match["info"].strip():
+            return Block(start=start, end=position + match.end())
+        if match is None and line.lstrip().startswith(fence):  # the argument of FINAL ends behind the fence
+            return Block(start=start, end=position + line.index(fence) + len(fence))
+        if match and language not in DOCUMENT_LANGUAGES and _language(match["info"]) in CELL_LANGUAGES:
+            return Block(start=start, end=position) if language else None
+        position = line_end + 1
+    return Block(start=start, end=len(text), closed=False)
+
+
+def _end_of_code(text: str, start: int, fence: str) -> tuple[int, int, bool]:
+    """Where a cell's code ends, where its block ends, and whether a fence ends it.
+
+    Outside of strings and comments, Python has no backticks: the next fence there ends the code, wherever it stands.
+    """
+    unterminated: set[str] = set()
+    position = start
+    while token := _PYTHON.search(text, position):
+        position = token.end()
+        mark = token[0].strip()
+        if mark in _TRIPLE_ENDS and mark not in unterminated:
+            closing = _TRIPLE_ENDS[mark].match(text, position)
+            if closing is None:
+                unterminated.add(mark)
+            elif not _holds_blocks(text, position, closing.end()):
+                position = closing.end()
+        elif mark.startswith("</"):
+            return max(text.rfind("\n", 0, token.start() + 1), start), token.end(), True
+        elif mark.startswith(fence):
+            line_start = text.rfind("\n", 0, token.start()) + 1
+            first = max(line_start, start)
+            if text[first : token.start()].strip() or (line_start < start):
+                return token.start(), token.end(), True
+            if text[token.end() : token.end() + 1].strip(" \t\r\n)\"'"):  # another block opens: the fence is missing
+                return line_start - 1, line_start, True
+            return max(line_start - 1, start), token.end(), True
+    return len(text), len(text), False
+
+
+def _holds_blocks(text: str, start: int, end: int) -> bool:
+    """Whether the marks of a string stand far apart by mistake: a block ends and another cell begins between them."""
+    is_open = False
+    for line in _FENCE_LINE.finditer(text, start, end):
+        if is_open and _language(line["info"]) in CELL_LANGUAGES:
+            return True
+        is_open = not is_open
+    return False
+
+
+def _tagged(text: str, position: int, line: str, tag: str, rest: str) -> Block | None:
+    closing = re.compile(f"</{tag}(?:</{tag})*+(?:>|[ \\t\\r]*+$)", re.IGNORECASE | re.MULTILINE)
+    start = position + line.index(">") + 1
+    if tag in ("tool_call", "function_call"):
+        return _tool_call(text, position, start, tag, closing)
+    if rest:
+        match = closing.search(text, start, position + len(line))
+        if match is None or text[match.end() : position + len(line)].strip() or not text[start : match.start()].strip():
+            return None
+    else:
+        match = closing.search(text, start)
+    content = text[start : match.start() if match else len(text)]
+    return _code_block(position, match.end() if match else len(text), content, tool=False, closed=match is not None)
+
+
+def _tool_call(text: str, position: int, start: int, tag: str, closing: re.Pattern[str]) -> Block:
+    """A tool call. Its code may hold the closing tag."""
+    following = text.find(f"<{tag}", start)
+    ends = list(closing.finditer(text, start, len(text) if following < 0 else following))
+    blocks = [_code_block(position, end.end(), text[start : end.start()], tool=True) for end in ends[:MAX_ENDS]]
+    if not blocks:
+        return _code_block(position, len(text), text[start:], tool=True, closed=False)
+    return next((block for block in blocks if block.cells), blocks[0])
+
+
+def _code_block(start: int, end: int, content: str, *, tool: bool, closed: bool = True) -> Block:
+    """A block between marks other than fences. It may hold a fenced block, or a tool call."""
+    inner = tuple(cell for block in find_blocks(content) for cell in block.cells) if "```" in content else ()
+    if tool or content.lstrip().startswith("{"):
+        cells = _tool_code(content) or inner
+        return Block(start=start, end=end, cells=cells, closed=closed, is_tool_call=True)
+    code = content.strip("\r\n")
+    return Block(start=start, end=end, cells=inner or ((code,) if code.strip() else ()), closed=closed)
+
+
+def _tool_code(content: str) -> tuple[str, ...]:
+    """The Python code in tool calls: JSON objects, or `<function=...>` elements."""
+    cells: list[str] = []
+    for match in _FUNCTION.finditer(content):
+        arguments = {parameter["name"]: parameter["value"] for parameter in _PARAMETER.finditer(match["body"])}
+        cells += _code_of(match["name"], arguments)
+    if arguments := {argument["name"].strip(): argument["value"] for argument in _ARGUMENTS.finditer(content)}:
+        cells += _code_of(content.lstrip().partition("\n")[0].strip(), arguments)
+    decoder = json.JSONDecoder(strict=False)
+    position = content.find("{")
+    while not cells and position >= 0:
+        try:
+            call, position = decoder.raw_decode(content, position)
+        except (ValueError, RecursionError):
+            break
+        if isinstance(call, dict):
+            function = call.get("function")
+            call = function if isinstance(function, dict) else call
+            cells_of_call = _code_of(call.get("name"), call.get("arguments", call.get("parameters")))
+            if not cells_of_call:
+                return ()
+            return (*cells_of_call, *_tool_code(content[position:]))
+    return tuple(cells)
+
+
+def _code_of(name: object, arguments: Any) -> list[str]:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments, strict=False)
+        except (ValueError, RecursionError):
+            return [arguments] if str(name).lower() in ("python", "ipython", "repl") and arguments.strip() else []
+    if not isinstance(name, str) or _OTHER_TOOLS.search(name) or not isinstance(arguments, Mapping):
+        return []
+    if _OTHER_TOOLS.search(str(arguments.get("language", ""))):
+        return []
+    for key in _CODE_ARGUMENTS:
+        code = arguments.get(key)
+        if isinstance(code, str) and code.strip():
+            return [code]
+    return []
+
+
+def _language(info: str) -> str:
+    match = _LANGUAGE.match(info)
+    return match["name"].lower() if match else ""
+
+
+def _dedented(line: str, indent: str) -> str:
+    """The line without the indentation of its fence, or what it has of it."""
+    if line.startswith(indent):
+        return line[len(indent) :]
+    return line[: len(indent)].lstrip(" \t") + line[len(indent) :]
+
+
+def content_of(text: str, block: Block) -> str:
+    """The text between the fences of a block."""
+    lines = text[block.start : block.end].split("\n")[1:]
+    return "\n".join(lines[:-1] if block.closed else lines).strip("\n")
+
+
+def line_end_of(text: str, position: int) -> int:
+    """The end of the line at `position`, without its line end."""
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
+
+
+def mask(text: str, blocks: Sequence[Block]) -> str:
+    """The text with its blocks overwritten, so that nothing in them is read."""
+    parts: list[str] = []
+    position = 0
+    for block in blocks:
+        parts += text[position : block.start], "x" * (block.end - max(position, block.start))
+        position = max(position, block.end)
+    return "".join([*parts, text[position:]])
+
+
+def without(text: str, blocks: Sequence[Block]) -> str:
+    """The text around the blocks."""
+    parts: list[str] = []
+    position = 0
+    for block in blocks:
+        parts.append(text[position : block.start])
+        position = max(position, block.end)
+    return "".join([*parts, text[position:]]).strip()
