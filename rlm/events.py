@@ -179,11 +179,12 @@ class ModelReplied(Event):
     Attributes:
         role: `root` drives an RLM, `sub` answers a plain sub-call.
         model: name of the model.
-        text: the reply.
+        text: the reply, without its thinking.
         finish_reason: the provider's word, such as `stop` or `length`.
         usage: usage of the call.
         seconds: time from sending the request to the reply.
         replayed: whether the reply came from the journal or the cache, and so is not billed.
+        thinking: reasoning that came with the reply; empty without any.
     """
 
     role: Literal["root", "sub"]
@@ -193,6 +194,7 @@ class ModelReplied(Event):
     usage: Usage
     seconds: float
     replayed: bool = False
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,7 @@ class Calls:
                 usage=reply.usage,
                 seconds=time.perf_counter() - started,
                 replayed=replayed,
+                thinking=reply.thinking,
             )
         )
         return reply

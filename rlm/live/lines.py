@@ -16,6 +16,7 @@ from rlm.events import (
     Event,
     LimitsRaised,
     ModelFailed,
+    ModelReplied,
     QuestionAsked,
     ReplayDiverged,
     RLMFinished,
@@ -56,6 +57,8 @@ def format_event(event: Event) -> str:
             return f"RLM on {first_line(event.model)}, sandbox {_sandbox(event.sandbox)}, context: {context}"
         case TurnStarted():
             return event.label
+        case ModelReplied() if event.thinking:
+            return f"thought for {quantity(len(event.thinking), 'character')}"
         case CellFinished(result=result) if result.outcome != "ok":
             return f"cell {event.cell}: {result.outcome}: {first_line(_last_line(result.error))}"
         case CellFinished():
@@ -127,7 +130,7 @@ class LineView:
                 return f"{format_event(event)}: {self._totals_so_far()}"
             case CellFinished():
                 return self._cell(event)
-            case SubCallStarted() | SubCallFinished(ok=True) | ToolUsed(ok=True):
+            case SubCallStarted() | SubCallFinished(ok=True) | ToolUsed(ok=True) | ModelReplied():
                 return ""
             case _:
                 return format_event(event)

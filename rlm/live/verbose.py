@@ -22,6 +22,7 @@ from rlm.events import (
     Event,
     LimitsRaised,
     ModelFailed,
+    ModelReplied,
     QuestionAsked,
     ReplayDiverged,
     RLMFinished,
@@ -88,6 +89,6 @@ def _style(event: Event) -> str:
             return "bold"
         case ReplayDiverged() | LimitsRaised():
             return "yellow"
-        case Compacted() | RunFinished():
+        case Compacted() | RunFinished() | ModelReplied():
             return "dim"
     return ""

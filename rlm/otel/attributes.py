@@ -31,13 +31,14 @@ def input_messages(messages: Sequence[Message]) -> str:
     return as_json([_message(message.role, message.content) for message in messages])
 
 
-def output_messages(text: str, finish_reason: str) -> str:
+def output_messages(text: str, finish_reason: str, thinking: str = "") -> str:
     """The value of `gen_ai.output.messages`."""
-    return as_json([_message("assistant", text) | {"finish_reason": finish_reason}])
+    return as_json([_message("assistant", text, thinking) | {"finish_reason": finish_reason}])
 
 
-def _message(role: str, text: str) -> dict[str, object]:
-    return {"role": role, "parts": [{"type": "text", "content": cut(text)}]}
+def _message(role: str, text: str, thinking: str = "") -> dict[str, object]:
+    reasoning = [{"type": "reasoning", "content": cut(thinking)}] if thinking else []
+    return {"role": role, "parts": [*reasoning, {"type": "text", "content": cut(text)}]}
 
 
 def as_json(data: object) -> str:

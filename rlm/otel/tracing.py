@@ -254,7 +254,9 @@ class Tracing:
                 if sent:
                     self._add_content(span, "gen_ai.input.messages", lambda: input_messages(sent))
                 self._add_content(
-                    span, "gen_ai.output.messages", lambda: output_messages(event.text, event.finish_reason)
+                    span,
+                    "gen_ai.output.messages",
+                    lambda: output_messages(event.text, event.finish_reason, event.thinking),
                 )
                 _end(span, event.ts)
             case ModelFailed():

@@ -90,6 +90,7 @@ def attacked_run(directory: Path) -> None:
                 finish_reason=next(names),
                 usage=usage,
                 seconds=0.1,
+                thinking=every,
             ),
             ModelFailed(node=node, role="root", model=next(names), error=every, usage=None, seconds=0.1),
             Compacted(node=node, messages=3, summary=every),

@@ -117,6 +117,12 @@ def test_resumptions_replayed_replies_and_host_function_calls_are_shown(tmp_path
     visit("resumed", tmp_path / "page.html")
 
 
+def test_thinking_is_folded_in_front_of_its_reply_and_found_by_search(tmp_path: Path) -> None:
+    thinking_run(tmp_path)
+    write_page(tmp_path / "page.html", read_run(tmp_path))
+    visit("thinking", tmp_path / "page.html")
+
+
 def test_a_run_that_a_limit_stopped_without_an_answer_says_so(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("w") as file:
         log = EventLog("stopped", file, [])
@@ -188,6 +194,28 @@ def resumed_run(folder: Path) -> None:
         log.emit(TurnStarted(turn=1, of=9))
         log.emit(replace(reply, text="FINAL(4)"))
         log.emit(RLMFinished(answer="4", stop_reason="final", iterations=1))
+        log.emit(RunFinished(stop_reason="final", usage=usage, seconds=1.0))
+
+
+def thinking_run(folder: Path) -> None:
+    """A root that thinks for 200,000 characters and then for 30, and a call that thinks."""
+    usage = Usage(calls=1, input_tokens=10, output_tokens=2, reasoning_tokens=1)
+    reply = ModelReplied(role="root", model="m", text="Look.", finish_reason="stop", usage=usage, seconds=0.01)
+    long = "".join(f"{number:>6}: is the needle in this line?\n" for number in range(5_000))
+    with (folder / "events.jsonl").open("w") as file:
+        log = EventLog("thinking", file, [])
+        log.emit(RunStarted(query="Where is it?", depth=1, models={0: "m"}, context_bytes=1))
+        log.emit(RLMStarted(level=0, depth=1, model="m", sandbox="s", context_type="str", context_size=1))
+        log.emit(TurnStarted(turn=1, of=9))
+        log.emit(replace(reply, thinking=long[:199_990] + "zanzibar\n."))
+        log.emit(CellStarted(cell=1, code="print(llm_query('Is it here?'))"))
+        log.emit(SubCallStarted(node="0.1", prompt="Is it here?", model="m", recursive=False, batch=0))
+        log.emit(replace(reply, node="0.1", role="sub", text="No.", thinking="It may be in timbuktu."))
+        log.emit(SubCallFinished(node="0.1", ok=True, text="No.", seconds=0.0))
+        log.emit(CellFinished(cell=1, result=CellResult(outcome="ok", stdout="No.\n")))
+        log.emit(TurnStarted(turn=2, of=9))
+        log.emit(replace(reply, text="FINAL(nowhere)", thinking="FINAL(somewhere) is no answer."))
+        log.emit(RLMFinished(answer="nowhere", stop_reason="final", iterations=2))
         log.emit(RunFinished(stop_reason="final", usage=usage, seconds=1.0))
 
 

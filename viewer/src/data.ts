@@ -18,6 +18,7 @@ export interface Reply {
   finish: string;
   replayed: boolean; // the reply came from the journal, without a new request
   usage: Usage;
+  thinking: Ref | null;
   text: Ref;
   prose: Ref;
   sent: [role: string, text: Ref][];

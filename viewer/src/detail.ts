@@ -200,6 +200,8 @@ function reply(node: Node, entry: Reply): HTMLElement {
     );
   if (entry.replayed) head.append(h("span", { class: "badge" }, "from the journal"));
   const box = h("div", { class: "entry" }, head);
+  const { thinking } = entry;
+  if (thinking) box.append(collapsible(`Thinking (${plural(thinking[2], "character")})`, () => textBlock(thinking)));
   if (node.rlm) {
     if (entry.prose[2]) box.append(textBlock(entry.prose, { className: "prose" }));
     box.append(collapsible("Raw reply", () => textBlock(entry.text)));

@@ -129,6 +129,7 @@ function searchedTexts(run: Run, links: Links): SearchedText[] {
         const inTurn = linkTo(`t${turn.number}`);
         switch (entry.kind) {
           case "reply":
+            add(`${node.id} thinking in turn ${turn.number}`, entry.thinking, inTurn);
             add(`${node.id} reply in turn ${turn.number}`, entry.text, inTurn);
             for (const [role, text] of entry.sent) add(`${node.id} ${role} message as sent`, text, inTurn);
             break;

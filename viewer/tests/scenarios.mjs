@@ -208,6 +208,48 @@ export async function unfinished(page, { open }) {
   assert.match(await text(page, ".cell .badge"), /unfinished/);
 }
 
+/** Thinking is folded in front of its reply. 200,000 characters open at once, and search finds what they hold. */
+export async function thinking(page, { address, open }) {
+  await open();
+  const folds = page.locator(".detail details", { hasText: "Thinking" });
+  assert.deepEqual(await folds.locator("summary").allInnerTexts(), [
+    "Thinking (200,000 characters)",
+    "Thinking (30 characters)",
+  ]);
+  assert.equal(await folds.first().locator(".block").count(), 0);
+  assert(!(await page.locator(".detail").innerText()).includes("is no answer"));
+  const order = await page
+    .locator(".turn")
+    .last()
+    .locator(".entry > *")
+    .evaluateAll((parts) => parts.map((part) => part.innerText.replace(/\s+/g, " ").slice(0, 8)));
+  assert.deepEqual(order.slice(1), ["Thinking", "FINAL(no", "Raw repl"]);
+  await folds.last().locator("summary").click();
+  assert.equal(await blocks(page, ".turn:last-child details[open]"), "FINAL(somewhere) is no answer.");
+
+  const started = performance.now();
+  await folds.first().locator("summary").click();
+  const shown = await blocks(page, ".turn details[open]");
+  assert(performance.now() - started < 2_000);
+  assert(shown.length <= 3_000);
+  await page.getByRole("button", { name: "Show all 200,000 characters" }).click();
+  await page.waitForFunction(() => document.querySelector(".turn details[open] .text").textContent.endsWith("\n."));
+
+  await page.keyboard.press("/");
+  for (const [word, name] of [
+    ["zanzibar", "0 thinking in turn 1"],
+    ["timbuktu", "0.1 thinking"],
+  ]) {
+    await page.locator("input[type=search]").fill(word);
+    await page.locator(".hit a", { hasText: name }).waitFor();
+    assert.equal(await page.locator(".hit").count(), 1);
+  }
+  await page.locator(".hit a").click();
+  assert.equal(await selected(page), "0.1");
+  await page.locator(".detail summary", { hasText: "Thinking (22 characters)" }).click();
+  assert.equal(await blocks(page, ".detail details[open]"), "It may be in timbuktu.");
+}
+
 /** A run that a limit stopped before it had an answer. No label of its timeline is cut off. */
 export async function stopped(page, { address, open }) {
   await open();

@@ -102,6 +102,8 @@ class _StepBuilder:
         match entry:
             case ModelReplied():
                 step = self._add("agent", entry.text, entry.ts)
+                if entry.thinking:
+                    step["reasoning_content"] = entry.thinking
                 step |= {"model_name": entry.model, "llm_call_count": 1, "metrics": _metrics(entry.usage)}
                 step["extra"] = {"finish_reason": entry.finish_reason, "seconds": entry.seconds}
                 if entry.replayed:

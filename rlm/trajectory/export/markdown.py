@@ -115,6 +115,9 @@ def _entry(trajectory: Trajectory, entry: TurnEntry) -> Iterator[str]:
         case ModelReplied():
             source = ", from the journal" if entry.replayed else ""
             yield f"\nReply of {inline(entry.model)} ({entry.seconds:.1f} s, {_tokens(entry.usage)}{source})"
+            if entry.thinking:
+                title = f"Thinking ({quantity(len(entry.thinking), 'character')})"
+                yield f"\n<details><summary>{title}</summary>\n\n{block(entry.thinking)}\n\n</details>"
             if prose := parse(entry.text).prose:
                 yield f"\n{block(prose)}"
         case ModelFailed():

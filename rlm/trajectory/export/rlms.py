@@ -46,7 +46,7 @@ def _iterations(trajectory: Trajectory, details: RunDetails, node: TrajectoryNod
         sent = details.sent_for(node.id, reply.text)
         cells = [entry for entry in turn.entries if isinstance(entry, TrajectoryCell)]
         ended = max(reply.ts, *(cell.ended or cell.started for cell in cells)) if cells else reply.ts
-        yield {
+        iteration = {
             "type": "iteration",
             "iteration": number,
             "timestamp": iso(ended),
@@ -57,6 +57,7 @@ def _iterations(trajectory: Trajectory, details: RunDetails, node: TrajectoryNod
             "final_answer": node.answer if number == len(turns) and node.ok else None,
             "iteration_time": ended - turn.started,
         }
+        yield iteration | {"thinking": reply.thinking} if reply.thinking else iteration
 
 
 def _reply(turn: TrajectoryTurn) -> ModelReplied | None:

@@ -131,6 +131,7 @@ class _DataBuilder:
                     "finish": entry.finish_reason,
                     "replayed": entry.replayed,
                     "usage": usage_data(entry.usage),
+                    "thinking": self.put(entry.thinking or None),
                     "text": self.put(entry.text),
                     "prose": self.put(parse(entry.text).prose if entry.role == "root" else entry.text),
                     "sent": [

@@ -21,7 +21,7 @@ from rlm.calls.budget import BudgetExceeded, Estimate
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
 from rlm.errors import ContextTooLong, EmptyReply, ModelError
-from rlm.events import Event, ModelFailed
+from rlm.events import Event, ModelFailed, ModelReplied
 from rlm.models.base import Model
 from rlm.models.prices import Price
 from rlm.models.scripted import ScriptedModel
@@ -337,3 +337,12 @@ async def test_a_call_of_unknown_cost_counts_in_a_resumed_run_as_it_did_when_it_
         calls = Calls(accounting=accounting, replay=Replay(journal), max_concurrent=1, events=events)
         await calls.complete(model, ASK, node="0.1", ordinal=1, role="sub")
         assert calls.accounting.budget.used.cost_usd == 0.005
+
+
+async def test_the_thinking_of_a_reply_is_in_its_event_and_not_in_its_text() -> None:
+    seen: list[Event] = []
+    model = ScriptedModel(lambda messages: "<think>First, look.</think>FINAL(3)", name="m")
+    await calls_within(Limits(), seen=seen).complete(model, ASK, node="0", ordinal=1, role="root")
+    assert [(event.thinking, event.text) for event in seen if isinstance(event, ModelReplied)] == [
+        ("First, look.", "FINAL(3)")
+    ]

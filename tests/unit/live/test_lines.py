@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -10,9 +11,11 @@ from rich.console import Console
 
 from helpers.fake_controls import FakeControls
 from helpers.synthetic_run import Clock, batch, call, rlm, synthetic_run
-from rlm.events import CellStarted, RLMFinished, RunResumed, SubCallFinished
+from rlm.events import CellStarted, ModelReplied, RLMFinished, RunResumed, SubCallFinished
 from rlm.live import live_view
 from rlm.live.lines import LineView
+from rlm.live.verbose import VerboseView
+from rlm.types import Usage
 
 
 def lines(events: object, width: int = 80) -> list[str]:
@@ -59,6 +62,18 @@ def test_texts_of_models_are_one_line_and_act_on_nothing() -> None:
         "0.1  failed: \\x1b[2J[red]first[/]",
         "0  answer (final, 1 turn): \\x1b[2J[red]first[/]",
     ]
+
+
+def test_thinking_is_a_short_note_in_the_verbose_view_and_nothing_in_the_lines() -> None:
+    reply = ModelReplied(
+        role="root", model="m", text="yes", finish_reason="stop", usage=Usage(), seconds=1.0, thinking="Hm. " * 500
+    )
+    out = io.StringIO()
+    verbose = VerboseView(Console(file=out, width=80))
+    for event in (reply, replace(reply, thinking="")):
+        verbose(event)
+    assert out.getvalue() == "0  thought for 2,000 characters\n"
+    assert lines([reply]) == []
 
 
 def test_a_resumed_run_says_how_many_calls_it_has_and_how_many_lack_a_reply() -> None:

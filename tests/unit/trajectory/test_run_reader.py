@@ -13,14 +13,15 @@ from typer.testing import CliRunner
 
 from rlm import cli
 from rlm.errors import ConfigError
-from rlm.events import RunStarted
+from rlm.events import ModelReplied, RunStarted
 from rlm.sandbox.values import encode
 from rlm.store.event_log import to_json
+from rlm.trajectory.event_reader import read_events
 from rlm.trajectory.flatten import flatten
 from rlm.trajectory.run_details import read_details
 from rlm.trajectory.run_reader import find_run, read_run
 from rlm.trajectory.view.page import write_page
-from rlm.types import Message
+from rlm.types import Message, Usage
 
 
 @pytest.fixture
@@ -187,3 +188,16 @@ def test_a_binary_or_oversized_context_becomes_a_note(
     assert "not text" in read_details(run, file).notes[0]
     monkeypatch.setattr("rlm.trajectory.run_details.MAX_CONTEXT_BYTES", 3)
     assert "larger" in read_details(run, file).notes[0]
+
+
+def test_thinking_is_read_with_its_reply_and_empty_where_an_older_version_recorded_none() -> None:
+    reply = ModelReplied(
+        role="root", model="m", text="yes", finish_reason="stop", usage=Usage(), seconds=0.1, thinking="Is it? \ud800"
+    )
+    line = to_json(reply)
+    older = json.dumps({name: value for name, value in json.loads(line).items() if name != "thinking"})
+    first, second = read_events([line, older])
+    assert isinstance(first, ModelReplied)
+    assert isinstance(second, ModelReplied)
+    assert (first.thinking, second.thinking) == ("Is it? \ud800", "")
+    assert second.text == "yes"

@@ -112,3 +112,14 @@ def test_other_events_are_system_steps_and_host_functions_are_listed_with_their_
     assert [step["source"] for step in data["steps"]] == ["user", *["system"] * 2, "agent", *["system"] * 3, "user"]
     (result,) = data["steps"][3]["observation"]["results"]
     assert result["extra"]["host_functions"] == [{"name": "f", "arguments": "(1)", "ok": True, "seconds": 0.5}]
+
+
+def test_thinking_is_the_reasoning_of_its_step_and_not_in_the_message(thinking_run: Path) -> None:
+    data = exported(thinking_run)
+    Trajectory.model_validate(data)
+    step = data["steps"][-1]
+    assert (step["reasoning_content"], step["message"]) == ("Is it 42?\n\nIt is.", "FINAL(42)")
+
+
+def test_a_step_without_thinking_has_no_reasoning(run_dir: Path) -> None:
+    assert not any("reasoning_content" in step for step in exported(run_dir)["steps"])

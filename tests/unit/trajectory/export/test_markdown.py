@@ -15,7 +15,9 @@ from rlm.trajectory.run_reader import read_run
 OURS = {
     "bullet_list_open", "bullet_list_close", "list_item_open", "list_item_close", "paragraph_open", "paragraph_close",
     "heading_open", "heading_close", "inline", "fence", "text", "code_inline", "softbreak", "strong_open", "strong_close",
+    "html_block",
 }  # fmt: skip
+FOLDS = {"<details><summary>Thinking (N characters)</summary>\n", "</details>\n"}  # the only HTML
 
 texts = st.text(st.sampled_from("`~\n\r <>&*_[]()|\\#-.'\"a\x00\u202e\ud800"), max_size=60) | st.sampled_from(ATTACKS)
 
@@ -45,7 +47,9 @@ def test_a_text_in_a_block_is_one_fence(text: str) -> None:
 def test_a_run_full_of_attacks_adds_no_markup(tmp_path: Path) -> None:
     attacked_run(tmp_path)
     text = markdown(*read_run(tmp_path))
-    assert {token.type for token in tokens(text)} <= OURS
+    found = tokens(text)
+    assert {token.type for token in found} <= OURS
+    assert {re.sub(r"[\d,]+", "N", token.content) for token in found if token.type == "html_block"} == FOLDS
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text)
 
 
@@ -70,3 +74,15 @@ def test_long_texts_are_truncated_so_that_forges_render_the_file(run_dir: Path) 
     trajectory, details = read_run(run_dir)
     trajectory.root.cells[2].calls *= 1_000
     assert markdown(trajectory, details).count("- `0.2` answered") == MAX_ITEMS
+
+
+def test_thinking_is_folded_before_the_text_of_its_reply(thinking_run: Path) -> None:
+    text = markdown(*read_run(thinking_run))
+    folded = (
+        "<details><summary>Thinking (17 characters)</summary>\n\n```text\nIs it 42?\n\nIt is.\n```\n\n</details>\n\n"
+    )
+    assert f"{folded}```text\nFINAL(42)\n```" in text
+
+
+def test_a_run_without_thinking_has_no_fold(run_dir: Path) -> None:
+    assert "<details>" not in markdown(*read_run(run_dir))

@@ -81,3 +81,13 @@ def test_invalid_unicode_does_not_stop_an_export(tmp_path: Path) -> None:
 def test_an_invalid_endpoint_is_an_error(run_dir: Path, endpoint: str) -> None:
     with pytest.raises(ConfigError, match="use an HTTP URL such as http://"):
         export_run(run_dir, ExportFormat.otel, out=None, endpoint=endpoint, content=None)
+
+
+def test_thinking_is_a_reasoning_part_before_the_text(thinking_run: Path) -> None:
+    spans = spans_of(read_run_events(thinking_run), RunDetails(), content=True)
+    (chat,) = (span for span in spans if span.name == "chat big")
+    (message,) = json.loads(str((chat.attributes or {})["gen_ai.output.messages"]))
+    assert message["parts"] == [
+        {"type": "reasoning", "content": "Is it 42?\n\nIt is."},
+        {"type": "text", "content": "FINAL(42)"},
+    ]

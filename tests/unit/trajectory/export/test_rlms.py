@@ -60,3 +60,8 @@ def test_a_call_has_its_usage_and_a_recursive_call_its_own_log(run_dir: Path) ->
 def test_a_run_that_just_started_has_only_metadata() -> None:
     trajectory = build_trajectory([RunStarted(query="q", depth=1, models={0: "m"}, context_bytes=3)])
     assert len(list(log_lines(trajectory, RunDetails()))) == 1
+
+
+def test_thinking_has_a_field_of_its_own(thinking_run: Path) -> None:
+    _, (line,) = exported(thinking_run)
+    assert (line["thinking"], line["response"]) == ("Is it 42?\n\nIt is.", "FINAL(42)")
