@@ -201,7 +201,7 @@ def thinking_run(folder: Path) -> None:
     """A root that thinks for 200,000 characters and then for 30, and a call that thinks."""
     usage = Usage(calls=1, input_tokens=10, output_tokens=2, reasoning_tokens=1)
     reply = ModelReplied(role="root", model="m", text="Look.", finish_reason="stop", usage=usage, seconds=0.01)
-    long = "".join(f"{number:>6}: is the needle in this line?\n" for number in range(5_000))
+    long = "".join(f"{number:>6}: is the needle in this line?\n" for number in range(6_000))
     with (folder / "events.jsonl").open("w") as file:
         log = EventLog("thinking", file, [])
         log.emit(RunStarted(query="Where is it?", depth=1, models={0: "m"}, context_bytes=1))
