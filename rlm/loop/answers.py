@@ -52,7 +52,7 @@ _STRINGS: Final = {  # longer quotes first; `end` is empty if the string is unte
 
 
 _ASSIGNED: Final = re.compile(
-    r"(?<![\w.\"'])(?P<name>[^\W\d]\w*)[ ]*(?:,[ ]*[^\W\d]\w*[ ]*)*(?::[^=\n]{1,60})?(?:[-+*/|&]|//)?=(?!=)"
+    r"(?<![\w.\"'])(?P<name>[^\W\d]\w*)[ ]*(?:,[ ]*[^\W\d]\w*[ ]*)*(?::[\w.\[\], |]{1,60}=|(?:[-+*/|&]|//)?=)(?!=)"
 )
 
 

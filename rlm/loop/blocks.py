@@ -42,7 +42,6 @@ _CODE_ARGUMENTS: Final = ("code", "python_code", "source", "script", "python", "
 _OTHER_TOOLS: Final = re.compile(r"bash|shell|terminal|sql|java|node|search|browse|web|file", re.IGNORECASE)
 _FUNCTION: Final = re.compile(r"<function=(?P<name>[^>]*)>(?P<body>.*?)(?:</function>|\Z)", re.DOTALL)
 _PARAMETER: Final = re.compile(r"<parameter=(?P<name>[^>]*)>\n?(?P<value>.*?)\n?(?:</parameter|\Z)", re.DOTALL)
-_ARGUMENTS: Final = re.compile(r"<arg_key>(?P<name>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>", re.DOTALL)
 MAX_ENDS: Final = 8  # closing tags of one tool call that are tried
 
 
@@ -210,8 +209,8 @@ def _tool_code(content: str) -> tuple[str, ...]:
     for match in _FUNCTION.finditer(content):
         arguments = {parameter["name"]: parameter["value"] for parameter in _PARAMETER.finditer(match["body"])}
         cells += _code_of(match["name"], arguments)
-    if arguments := {argument["name"].strip(): argument["value"] for argument in _ARGUMENTS.finditer(content)}:
-        cells += _code_of(content.lstrip().partition("\n")[0].strip(), arguments)
+    if "<arg_key>" in content:
+        cells += _code_of(content.lstrip().partition("\n")[0].strip(), _pairs(content))
     decoder = json.JSONDecoder(strict=False)
     position = content.find("{")
     while not cells and position >= 0:
@@ -227,6 +226,12 @@ def _tool_code(content: str) -> tuple[str, ...]:
                 return ()
             return (*cells_of_call, *_tool_code(content[position:]))
     return tuple(cells)
+
+
+def _pairs(content: str) -> dict[str, str]:
+    """The arguments of a tool call that are written as pairs of `<arg_key>` and `<arg_value>`."""
+    parts = (part.partition("</arg_key>") for part in content.split("<arg_key>")[1:])
+    return {key.strip(): rest.partition("<arg_value>")[2].partition("</arg_value>")[0] for key, _, rest in parts}
 
 
 def _code_of(name: object, arguments: Any) -> list[str]:

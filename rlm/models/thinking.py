@@ -64,9 +64,11 @@ def split_thinking(text: str) -> tuple[str, str]:
     while (parts := _split_tags(text) or (None if thinking else _split_closing(text))) is not None:
         inside, text = parts
         thinking.append(inside.strip())
-    if thinking and (doubled := _DOUBLED.match(text)):
+    if not thinking:
+        return "", text
+    if doubled := _DOUBLED.match(text):
         text = text[doubled.end() :]
-    return "\n\n".join(filter(None, thinking)), text
+    return "\n\n".join(filter(None, thinking)), text.lstrip()
 
 
 def _split_tags(text: str) -> tuple[str, str] | None:

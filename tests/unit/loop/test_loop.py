@@ -331,3 +331,118 @@ async def test_cells_that_ask_differently_when_repeated_keep_the_context_and_pay
     assert "replaced by a new one: only `context` is kept" in shown
     assert asked == ["b"]
     assert [event.restored for event in seen if isinstance(event, SandboxLost)] == [False]
+
+
+async def ask(
+    *replies: str, cells: dict[str, str] | None = None, limits: Limits | None = None
+) -> tuple[RLMResult, list[str]]:
+    """The result of an RLM with these replies, and the messages it got. `cells` maps code to the answers it gives."""
+    received: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        received.append(messages[-1].content)
+        return replies[min(len(received), len(replies)) - 1]
+
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        if code.startswith("FINAL") and code not in (cells or {}):
+            return CellResult(outcome="error", error="NameError")
+        return CellResult(outcome="ok", answer=(cells or {}).get(code))
+
+    shared = services(ScriptedModel(root), sandbox_factory=FakeSandboxes(behaviour), limits=limits or Limits())
+    return await run(shared), received
+
+
+async def test_an_answer_that_names_an_assigned_variable_is_its_value() -> None:
+    result, _ = await ask(cell("total = 42"), "FINAL(total)", cells={"FINAL_VAR('total')": "42"})
+    assert result.answer == "42"
+
+
+async def test_an_answer_that_happens_to_be_an_assigned_name_without_a_value_is_text() -> None:
+    result, _ = await ask(cell("f(Paris=1)"), "FINAL(Paris)")
+    assert result.answer == "Paris"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ['FINAL(f"It is {total}")', "FINAL(len(context))", "FINAL_VAR(totals[0])", "FINAL(total[0])", "FINAL(context)"],
+)
+async def test_an_answer_that_looks_like_code_is_asked_about(reply: str) -> None:
+    result, received = await ask(cell("total = [42]"), reply, "FINAL(42)")
+    assert (result.answer, result.iterations) == ("42", 3)
+    assert "looks like code" in received[2]
+
+
+async def test_text_in_quotes_is_an_answer_even_if_it_looks_like_code() -> None:
+    result, _ = await ask('FINAL("len(context)")')
+    assert result.answer == "len(context)"
+
+
+async def test_a_call_of_something_unknown_is_text() -> None:
+    result, _ = await ask("FINAL(Fe(OH))")
+    assert result.answer == "Fe(OH)"
+
+
+@pytest.mark.parametrize("reply", ["FINAL(the answer)", "FINAL(<your answer>)", "FINAL(value)", "FINAL()"])
+async def test_a_placeholder_is_no_answer(reply: str) -> None:
+    result, received = await ask(reply, "FINAL(42)")
+    assert result.answer == "42"
+    assert "No answer was taken" in received[1]
+
+
+async def test_code_in_a_last_answer_is_evaluated_because_nobody_can_be_asked() -> None:
+    code = 'FINAL(f"It is {total}")'
+    last = Limits(max_iterations=1)
+    result, _ = await ask(cell("total = 42"), code, cells={code: "It is 42"}, limits=last)
+    assert result == RLMResult(answer="It is 42", stop_reason="max_iterations", iterations=1)
+
+
+async def test_a_statement_in_the_last_numbered_turn_is_the_answer() -> None:
+    result, received = await ask(cell("look"), "The number is 7336346.", limits=Limits(max_iterations=2))
+    assert result == RLMResult(answer="The number is 7336346.", stop_reason="final", iterations=2)
+    assert len(received) == 2
+
+
+async def test_a_plan_in_the_last_numbered_turn_is_no_answer() -> None:
+    result, received = await ask("I will count.", "FINAL(42)", limits=Limits(max_iterations=1))
+    assert result == RLMResult(answer="42", stop_reason="max_iterations", iterations=1)
+    assert len(received) == 2
+
+
+async def test_a_last_reply_that_is_all_code_gives_what_it_printed() -> None:
+    received: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        received.append(messages[-1].content)
+        return cell("print 77")
+
+    result = await run(services(ScriptedModel(root), limits=Limits(max_iterations=1)))
+    assert result.answer == "print 77"  # the fake sandbox prints its code
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ("print(context[:100])", "outside a block marked ```repl"),
+        ("import re\nFINAL(len(context))", "outside a block marked ```repl"),
+        ('<tool_call>\n{"name": "search", "arguments": {}}\n</tool_call>\nFINAL(1)', "there are no tools here"),
+        ("Look:\n    ```repl\n    x\n    ```\nFINAL(1)", "could not be read with certainty"),
+        ("FINAL(the count) will come last.", "part of a plan"),
+    ],
+)
+async def test_a_reply_that_cannot_be_read_with_certainty_gets_the_form_to_use(reply: str, words: str) -> None:
+    result, received = await ask(reply, "FINAL(42)")
+    assert result.answer == "42"
+    assert words in received[1]
+
+
+async def test_thinking_neither_runs_nor_answers_nor_is_sent_again() -> None:
+    received: list[Sequence[Message]] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        received.append(messages)
+        draft = "<think>\nFINAL(draft)\n```repl\ndraft\n```\n</think>\n"
+        return draft + (cell("look") if len(received) == 1 else "FINAL(sure)")
+
+    result = await run(services(ScriptedModel(root)))
+    assert result == RLMResult(answer="sure", stop_reason="final", iterations=2)
+    assert received[1][2].content == cell("look")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.loop.answers import FinalAnswer
-from rlm.loop.reply import parse
+from rlm.loop.answers import FinalAnswer, assigned_names
+from rlm.loop.reply import last_answer, parse
 
 
 def final_of(reply: str) -> str | None:
@@ -207,3 +207,196 @@ def test_any_string_literal_arrives_byte_for_byte(answer: str) -> None:
 def test_no_reply_breaks_the_parser(reply: str) -> None:
     turn = parse(reply)
     assert all(cell.strip() for cell in turn.cells)
+
+
+# Everything that a reply is made of, in pieces that name where they stand: a marker in a piece shows who read it.
+THOUGHTS = [
+    "<think>{0}</think>",
+    "<thinking>\n{0}\n</thinking>\n",
+    "<reasoning>{0}</reasoning>",
+    "[THINK]{0}[/THINK]\n",
+]
+CELLS = [
+    "```repl\n{0} = 1\n```",
+    "~~~python\n{0} = 1\n~~~",
+    '```python\n{0} = """\n```json\n{{}}\n```\n"""\n```',
+    "<code>\n{0} = 1\n</code>",
+    '<tool_call>\n{{"name": "python", "arguments": {{"code": "{0} = 1"}}}}\n</tool_call>',
+    "1. Look:\n    ```repl\n    {0} = 1\n    ```",
+    "Here: ```repl\n{0} = 1\n```",
+    "```repl\n{0} = 1```",
+]
+BLOCKS = [
+    "```json\n{0}\n```",
+    "```\n{0}\n```",
+    "~~~text\nFINAL({0})\n~~~",
+    "```bash\nFINAL({0})\n```",
+    "> ```repl\n> {0}\n> ```",
+]
+PROSE = [
+    "{0} is next.",
+    "Use `FINAL({0})` to end.",
+    "> FINAL({0})",
+    "I say FINAL({0}) later.",
+    "- {0} (a) and 'b",
+    "| {0} |",
+]
+ANSWERS = [
+    "FINAL({0})",
+    "**FINAL({0})**",
+    'FINAL("{0}")',
+    "FINAL(See:\n```json\n{0}\n```\nend)",
+    'FINAL("""{0}\n```repl\nx = 1\n```\n""")',
+    "The answer is FINAL({0})",
+    "Final({0} (in part))",
+]
+KINDS = {"thought": THOUGHTS, "cell": CELLS, "block": BLOCKS, "prose": PROSE, "answer": ANSWERS}
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> tuple[str, dict[str, str]]:
+    """A reply, and the kind of the piece that each marker in it stands in."""
+    kinds = ["thought"] * draw(st.integers(0, 2))
+    kinds += draw(st.lists(st.sampled_from(["cell", "block", "prose", "answer"]), max_size=6))
+    pieces, markers = [], {}
+    for number, kind in enumerate(kinds):
+        marker = f"marker_{number}"
+        markers[marker] = kind
+        pieces.append(draw(st.sampled_from(KINDS[kind])).format(marker))
+    return "\n\n".join(pieces), markers
+
+
+@given(replies())
+def test_only_what_is_marked_as_code_runs_and_only_what_is_given_is_an_answer(
+    reply: tuple[str, dict[str, str]],
+) -> None:
+    text, markers = reply
+    turn = parse(text)
+    code = "\n".join(turn.cells)
+    read = {
+        "thought": {marker for marker in markers if marker in turn.thinking},
+        "cell": {marker for marker in markers if marker in code},
+    }
+    for kind, found in read.items():
+        assert found == {marker for marker in markers if markers[marker] == kind}
+    answers = [marker for marker in markers if markers[marker] == "answer"]
+    if answers:
+        assert turn.final is not None
+        assert answers[-1] in turn.final.value
+    else:
+        assert turn.final is None
+    assert not any(marker in turn.said for marker in markers if markers[marker] == "thought")
+
+
+PIECES = [
+    template.replace("{0}", "a").replace("{{", "{").replace("}}", "}") for kind in KINDS.values() for template in kind
+]
+SCRAPS = [
+    "<think>",
+    "</think>",
+    "<|channel|>analysis<|message|>",
+    "<|end|>",
+    "```",
+    "```repl",
+    '"""',
+    "'''",
+    "FINAL(",
+    ")",
+    "\\boxed{",
+]
+SCRAPS += [
+    "<code>",
+    "</code>",
+    "<tool_call>",
+    "</tool_call>",
+    "FINAL_VAR(",
+    "~~~",
+    "\n",
+    "\n\n",
+    "    ",
+    "\t",
+    "> ",
+    "- ",
+    "# ",
+    "x",
+    "(",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES + SCRAPS), max_size=25).map("".join), st.booleans())
+def test_no_pile_of_pieces_breaks_the_parser_or_adds_to_an_answer(reply: str, cut_off: bool) -> None:
+    turn = parse(reply, cut_off=cut_off)
+    assert all(cell.strip() for cell in turn.cells)
+    if turn.final is not None:
+        assert turn.final.value in reply
+    assert last_answer(turn, []) or not turn.said
+    for line in "\n".join(turn.cells).splitlines():
+        assert line.strip() in reply
+
+
+@pytest.mark.parametrize(
+    ("head", "unit", "tail"),
+    [
+        ("", "<think>", ""),
+        ("<think>", "</think> ", ""),
+        ("", "x </think> y\n", ""),
+        ("", "<|channel|>analysis<|message|>a<|end|>", ""),
+        ("", "<|start|>", ""),
+        ("```repl\n", '"""\n```\n', ""),
+        ("```repl\n", "\"\"\"'''\n", "```repl"),
+        ("```repl\n", '"""\n```\n```repl\n', ""),
+        ("```repl\n", "#`", ""),
+        ("", "<code>\n", ""),
+        ("", "<code>x", ""),
+        ("", "<tool_call>\n", ""),
+        ("<tool_call>{", "</tool_call>\n", ""),
+        ("<tool_call>", '{"a":', ""),
+        ("<tool_call>", "<function=a>", ""),
+        ("<tool_call>", "<arg_key>", ""),
+        ("", "- FINAL(x)\n", ""),
+        ("", "The answer is ", ""),
+        ("", "\\boxed{", ""),
+        ("", "1. x\n    ```json\n", ""),
+        ("", "```json\n```repl\n", ""),
+        ("", "Say ```repl\n", ""),
+        ("FINAL(", "```json\n```\n", ")"),
+        ("", "import a\n", ""),
+        ("", "x = a.b(c)\n", "."),
+    ],
+)
+def test_the_time_to_read_other_forms_grows_with_their_length_only(head: str, unit: str, tail: str) -> None:
+    reply = head + unit * (100_000 // len(unit)) + tail
+    began = time.thread_time()
+    last_answer(parse(reply), [])
+    assert time.thread_time() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "outputs", "answer"),
+    [
+        ('```json\n{"answer": 42}\n```', [], '{"answer": 42}'),
+        ("Run this:\n```bash\nls -l\n```\nThen look.", [], "Run this:\n```bash\nls -l\n```\nThen look."),
+        ("```text\nFINAL(77)\n```", [], "77"),
+        ("```\n77\n```", [], "77"),
+        ("```repl\nprint('77')\n```", ["77\n"], "77"),
+        ("I will count.\n```repl\nprint(len(context))\n```", ["15000\n"], "15000"),
+        ("It is 77.\n```repl\nprint('checked')\n```", ["checked\n"], "It is 77."),
+        ("```repl\nx = 1\n```", [""], "```repl\nx = 1\n```"),
+        ("FINAL: 42", [], "42"),
+        ("**Final answer:** Paris", [], "Paris"),
+        ("FINAL(The total is 42", [], "The total is 42"),
+        ("<think>hmm, could be Rome</think>\n\nParis", [], "Paris"),
+        ("The number is 7336346.", [], "The number is 7336346."),
+        ("", [], ""),
+    ],
+)
+def test_a_last_reply_without_a_final_answer_is_taken_for_what_it_says(
+    reply: str, outputs: list[str], answer: str
+) -> None:
+    assert last_answer(parse(reply), outputs) == answer
+
+
+def test_names_that_a_cell_assigns_are_known() -> None:
+    code = "a = 1\nb: int = 2\nfor c in x: d += 1\nif e == 1: pass\nf, g = 1, 2\nh.i = 3"
+    assert {"a", "b", "d", "f"} <= assigned_names(code)
+    assert not {"e", "i", "x"} & assigned_names(code)
