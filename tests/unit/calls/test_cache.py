@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlm import Limits, ModelError, Orchestrator, ScriptedModel
-from rlm.events import Compacted, Event, ModelFailed
+from rlm.events import Compacted, Event, ModelFailed, ModelReplied
 from rlm.prompts import SUMMARIZE
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.testing import FakeSandboxes
@@ -130,3 +130,15 @@ async def test_replies_that_were_cut_off_and_failures_are_not_kept(tmp_path: Pat
     for _ in range(2):
         await orchestrator(model, tmp_path, **options).acompletion("text", "q")
     assert model.calls == 2
+
+
+async def test_a_cached_reply_keeps_its_thinking(tmp_path: Path) -> None:
+    model = ScriptedModel(["<think>\nperhaps 7\n</think>\nFINAL(8)"])
+    seen: list[Event] = []
+    shared = orchestrator(model, tmp_path, cache=tmp_path / "cache.sqlite", on_event=seen.append)
+    assert [(await shared.acompletion("text", "q")).answer for _ in range(2)] == ["8", "8"]
+    replies = [event for event in seen if isinstance(event, ModelReplied)]
+    assert [(reply.replayed, reply.thinking, reply.text) for reply in replies] == [
+        (False, "perhaps 7", "FINAL(8)"),
+        (True, "perhaps 7", "FINAL(8)"),
+    ]
