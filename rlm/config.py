@@ -30,7 +30,8 @@ class Limits:
         max_depth: largest valid `depth` of a completion.
         max_sandboxes: sandboxes alive at once.
         max_iterations: turns of each RLM.
-        max_consecutive_errors: turns in a row without a successful cell, after which an RLM gives up.
+        max_consecutive_errors: turns in a row without a successful cell, or with the same cells and output as in the turn
+            before, after which an RLM gives up.
         max_concurrent_calls: model requests in flight at once.
         max_context_bytes: size of a context, as encoded for a sandbox.
         cell_seconds: run time of a cell, excluding time spent waiting for model calls.

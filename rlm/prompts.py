@@ -5,9 +5,10 @@ Pure. Imports config only. Callers replace the system prompt with a `SystemPromp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from .config import Limits
 
@@ -24,6 +25,8 @@ class PromptContext:
         depth: levels that this RLM may call below itself.
         limits: limits of the run.
         tools: a description of each host function: its signature and docstring.
+        window: context window of `model`, in tokens; None if unknown.
+        sub_window: context window of `sub_model`, in tokens; None if unknown.
     """
 
     model: str
@@ -33,16 +36,21 @@ class PromptContext:
     depth: int
     limits: Limits
     tools: tuple[str, ...] = ()
+    window: int | None = None
+    sub_window: int | None = None
 
 
 SystemPrompt = Callable[[PromptContext], str]
+
+MAX_PIECE_CHARS: Final = 200_000  # recommended for one call; models read longer texts less well
+_PIECE_CHARS_PER_TOKEN: Final = 2  # half of English's four: the rest is for the question, the reply, and denser text
 
 _REPL: Final = """\
 You answer a question about data that is too large to read at once. The data is not in this conversation: it is the \
 variable `context` in a Python REPL that only you use. You work in turns. In each turn you write Python in a fenced block
 
 ```repl
-print(type(context), len(context))
+print(str(context)[:500])
 ```
 
 and you are shown, between fences, what it printed. Variables, functions and imports stay from cell to cell. A cell that hangs or dies is \
@@ -57,12 +65,12 @@ A called model sees nothing but what you pass, so put the question and the piece
 first and the question after it."""
 
 _PLAIN: Final = """\
-Calls go to {sub_model}, which reads one prompt and cannot run code; pieces of about 50,000 to 200,000 characters are a good size."""
+Calls go to {sub_model}, which reads one prompt and cannot run code; pieces of about {low:,} to {high:,} characters are a good size."""
 
 _RECURSIVE: Final = """\
 A call is itself a worker like you: it gets `context` in a REPL of its own, may take many turns and has {below}. Give it a \
 question as `prompt` and a large piece as `context`. `recurse=False` makes a plain call to {sub_model} instead, which is \
-faster and cheaper where the piece fits into one prompt (up to about 200,000 characters)."""
+faster and cheaper where the piece fits into one prompt (up to about {high:,} characters)."""
 
 _TOOLS: Final = """\
 In a cell you can also call these functions. They take and return plain data, and raise ToolError when they cannot:"""
@@ -83,9 +91,9 @@ calls rather than many small ones, and all of them in one `llm_batch`.
 """
 
 _ANSWER: Final = """\
-When you have seen the result and are sure, give the final answer: call `FINAL(value)` or `FINAL_VAR("name")` in a cell, \
-or write FINAL(the answer) or FINAL_VAR(name) on a line of its own outside any code block. A long answer belongs in a \
-variable. Do not write FINAL(...) in the same reply as code whose output you have not seen yet. Give the answer itself, \
+When you have seen the result and are sure, give the final answer. In a cell, call `FINAL(result)` or `FINAL_VAR("result")` \
+for a variable `result` that holds it. Or write FINAL(...) on a line of its own outside any code block, with the answer itself \
+in place of the dots, or FINAL_VAR(result) there. A long answer belongs in a variable. Do not write FINAL(...) in the same reply as code whose output you have not seen yet. Give the answer itself, \
 in the form that the question asks for, not a plan or a description of it."""
 
 
@@ -94,10 +102,11 @@ def default_system_prompt(facts: PromptContext) -> str:
     parts = [_REPL]
     if facts.depth > 0:
         parts.append(_CALLS)
+        low, high = piece_chars(facts.sub_window)
         if facts.depth > 1:
-            parts.append(_RECURSIVE.format(below=levels_left(facts.depth - 1), sub_model=facts.sub_model))
+            parts.append(_RECURSIVE.format(below=levels_left(facts.depth - 1), sub_model=facts.sub_model, high=high))
         else:
-            parts.append(_PLAIN.format(sub_model=facts.sub_model))
+            parts.append(_PLAIN.format(sub_model=facts.sub_model, low=low, high=high))
         if len(facts.models) > 1:
             parts.append("`model=` chooses another model for a call: " + ", ".join(facts.models) + ".")
     else:
@@ -123,31 +132,46 @@ def worked_example_prompt(facts: PromptContext) -> str:
     """The default prompt with one worked example, for weak models. Its last step keeps only replies found in the text."""
     if facts.depth == 0:
         return default_system_prompt(facts)
-    return default_system_prompt(facts) + "\n\n" + _EXAMPLE
+    _, high = piece_chars(facts.sub_window)
+    size = min(high, _EXAMPLE_PIECE_CHARS)
+    step = size - max(size // 100, min(200, size // 4))  # pieces overlap, so that no fact is cut in two
+    return default_system_prompt(facts) + "\n\n" + _EXAMPLE.format(size=f"{size:_}", step=f"{step:_}")
 
 
+_EXAMPLE_PIECE_CHARS: Final = 100_000
 _EXAMPLE: Final = """\
-An example. Question: "What is the door code?" First reply:
+An example, for another question than yours: "What is the door code?" First reply:
 
 ```repl
-print(type(context), len(context))
-print(context[:300])
+print(type(context), str(context)[:300])
 ```
 
-Second reply, after seeing a long str:
+Second reply, after seeing that it is a long str:
 
 ```repl
 import re
-pieces = [context[i:i + 100_000] for i in range(0, len(context), 99_000)]
+pieces = [context[i:i + {size}] for i in range(0, len(context), {step})]
 question = "What is the door code mentioned in the text above? Reply with the number only."
 replies = llm_batch([piece + "\\n\\n" + question for piece in pieces], recurse=False)
 found = [number for piece, reply in zip(pieces, replies) for number in re.findall(r"\\d+", reply) if number in piece]
 print(found)
 ```
 
-Third reply, after seeing ['4711']:
+Third reply, after seeing one number there:
 
-FINAL(4711)"""
+```repl
+FINAL(found[0])
+```"""
+
+
+def piece_chars(window: int | None) -> tuple[int, int]:
+    """The sizes of text, from and to, that a call to a model with this window in tokens reads well. In characters."""
+    high = MAX_PIECE_CHARS
+    if window is not None and window * _PIECE_CHARS_PER_TOKEN < high:
+        fits = max(1, window * _PIECE_CHARS_PER_TOKEN)
+        unit = 10 ** (len(str(fits)) - 1)
+        high = fits // unit * unit
+    return max(1, high // 4), high
 
 
 def levels_left(depth: int) -> str:
@@ -185,6 +209,8 @@ MAX_QUESTION_CHARS: Final = 2_000  # a longer prompt is shortened to this as a q
 def first_message(*, query: str | None, context_type: str, context_size: int, turns: int | None) -> str:
     """The first message: the question, and the type and size of the context."""
     about = f"`context` is {_size(context_type, context_size)}."
+    if context_size:
+        about += " You have not seen any of it yet."
     asked = f"Question:\n{query}" if query is not None else "The question or task is inside `context`: read it first."
     return f"{asked}\n\n{about}\n\n{turn_line(1, turns)}"
 
@@ -247,30 +273,6 @@ def question_from(prompt: str) -> str:
     )
 
 
-NOTHING_TO_DO: Final = (
-    "Your reply held no code block marked ```repl and no final answer. Write code, or give the final answer: FINAL(the "
-    "answer) on a line of its own, or FINAL_VAR(name)."
-)
-
-_CODE_FORM: Final = """\
-Code runs in exactly this form, with each fence on a line of its own:
-
-```repl
-print(context[:500])
-```"""
-
-NOT_READ: Final = {  # why a reply was neither run nor taken as an answer, by `Turn.problem`
-    "bare_code": "Your reply holds Python code outside a block marked ```repl, so nothing ran and no answer was taken. "
-    + _CODE_FORM,
-    "fence": "Your reply has a code block that could not be read with certainty, so nothing ran. " + _CODE_FORM,
-    "tool_call": "Your reply holds a tool call, and there are no tools here: nothing ran. " + _CODE_FORM,
-    "plan": (
-        "The FINAL(...) in your reply was taken as part of a plan, not as the answer. If it is the answer, write it again "
-        "on a line of its own, with nothing else on the line."
-    ),
-}
-
-
 def answer_is_code(value: str) -> str:
     """The question to a model that gave an answer in text which may be meant as code."""
     shown = value if len(value) <= MAX_SHOWN_CHARS else value[:MAX_SHOWN_CHARS] + " ..."
@@ -298,6 +300,95 @@ FINAL_BESIDE_CODE: Final = (
 CUT_OFF: Final = (
     "Your reply was cut off at its token limit; a code block without an end was not run. Write less at once."
 )
+
+ReplyKind = Literal[
+    "text", "cut_off", "unsaid", "empty", "thinking", "tool_call", "refusal", "filtered", "bare_code", "fence", "plan"
+]
+
+_NO_CODE: Final[dict[ReplyKind, str]] = {
+    "text": "Your reply held no code block marked ```repl and no final answer.",
+    "cut_off": CUT_OFF,
+    "unsaid": "Your reply was cut off at its token limit before it said anything. Think less, and write a short block at once.",
+    "empty": "Your reply was empty.",
+    "thinking": "Your reply held only thinking, which nobody reads. Write your code or your answer after it.",
+    "tool_call": "Your reply was a tool call, but there are no tools here: write Python in a block marked ```repl.",
+    "bare_code": "Your reply held Python code outside a block marked ```repl, so nothing ran and no answer was taken.",
+    "fence": "Your reply held a code block that could not be read with certainty, so nothing ran: begin a line with ```repl.",
+    "plan": (
+        "The FINAL(...) in your reply was taken as part of a plan. If it is the answer, give it again on a line of its own, "
+        "with nothing else on the line."
+    ),
+    "refusal": "Your reply was a refusal. If you can answer a part of the question, do that. If not, say why in a final answer.",
+    "filtered": "Your reply was withheld by a content filter. Put it into other words, and quote less of the data.",
+}
+
+
+def no_code(kind: ReplyKind, step: str) -> str:
+    """The message after a reply without a cell: what was wrong with it, and what to do. `step` is from `next_step`."""
+    return f"{_NO_CODE[kind]}\n\n{_suggestion(step)}"
+
+
+def unread(kind: ReplyKind) -> str:
+    """What was wrong with a last reply that held no text."""
+    return _NO_CODE[kind]
+
+
+def repeated(step: str | None) -> str:
+    """The message after the same code with the same result as in the turn before. `step`: None if that was the code."""
+    same = "This code and what it printed are the same as in your previous turn, so running it again tells you nothing new."
+    return f"{same}\n\n{_ANSWER_NOW} If not, write other code." if step is None else f"{same}\n\n{_suggestion(step)}"
+
+
+WHOLE_CONTEXT: Final = (
+    "FINAL_VAR(context) was not taken yet, because it gives the whole of `context` as the answer. If the question asks "
+    "for that, give it again. If not, put the answer into a variable of its own."
+)
+
+_ANSWER_NOW: Final = (
+    "If what you have seen holds the answer, give it: FINAL(...) on a line of its own, with the answer itself in place of "
+    "the dots."
+)
+
+
+def _suggestion(step: str) -> str:
+    return (
+        f"To go on, send a block such as this one, which looks at `context`:\n\n```repl\n{step}\n```\n\n{_ANSWER_NOW}"
+    )
+
+
+_AS_TEXT: Final = {  # a context as one text, by its Python type
+    "str": "context",
+    "bytes": 'context.decode("utf-8", "replace")',
+    "list": '"\\n".join(map(str, context))',
+    "dict": '"\\n".join(f"{key}: {value}" for key, value in context.items())',
+}
+_COMMON_WORDS: Final = frozenset(  # of questions: they find nothing
+    """about according after all also and answer any are ask asked been before being below both but can content
+    context could data did does each exactly explain find for form format from give given had has have her his how into
+    its just list many mentioned more most much nothing only one other out please question reply respond
+    return say says should show some such tell text than that the their them then there these they this those through
+    was were what when where which while who whom whose why will with word words would write you your""".split()  # noqa: SIM905 - seven lines as a list
+)
+MAX_STEP_WORDS: Final = 8  # of the question; more would make the code longer, and name fewer of its matters
+
+
+def next_step(question: str | None, context_type: str) -> str:
+    """Code that looks at `context` for a question: around the rarest of its words, and at the beginning."""
+    text = f"text = {_AS_TEXT.get(context_type, 'str(context)')}"
+    found = re.findall(r"[^\W_]{3,}", (question or "").lower())
+    words = [word for word in dict.fromkeys(found) if word not in _COMMON_WORDS][:MAX_STEP_WORDS]
+    if not words:
+        return f"{text}\nprint(text[:1000])\nprint(text[-1000:])"
+    listed = ", ".join(f'"{word}"' for word in words)
+    return f"""\
+{text}
+lower = text.lower()
+counts = {{word: lower.count(word) for word in [{listed}]}}
+print(counts)
+for word in sorted(filter(counts.get, counts), key=counts.get)[:3]:
+    start = lower.find(word)
+    print(word, "->", text[max(0, start - 200) : start + 300])
+print("beginning ->", text[:300])"""
 
 
 SUMMARIZE: Final = (
@@ -337,5 +428,6 @@ def last_turn_message(reason: str) -> str:
     """The request to answer now. `reason` says why the RLM has to stop."""
     return (
         f"You have to stop: {reason}. No further calls to models are possible. Give the best final answer that you can "
-        "from what you have seen, now: FINAL(the answer) on a line of its own, or FINAL_VAR(name) for a variable."
+        "from what you have seen, now: FINAL(...) on a line of its own, with the answer itself in place of the dots. If a "
+        "variable `result` holds it, write FINAL_VAR(result)."
     )

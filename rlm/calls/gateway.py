@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +27,9 @@ from .budget import BudgetExceeded, estimate_input
 from .cache import Cache
 
 HTTP_ERROR_STATUS: Final = 400  # from this status on, the provider did not process the request
+_REFUSED: Final = frozenset({400, 413, 422})  # statuses that servers have for a conversation that exceeds the window
+_SERVER_ERROR: Final = 500  # as a rule an outage, but llama.cpp has it for a conversation that is too long, too
+_ABOUT_SIZE: Final = re.compile(r"context|token|length|too (long|large|big|many)|exceed|batch size", re.IGNORECASE)
 
 Role = Literal["root", "sub"]
 
@@ -181,7 +185,7 @@ class Calls:
         failure = _as_failure(error, usage)
         if failure.state == "lost":
             self.accounting.abandon(reservation)
-        elif last and failure.reason == TOO_LONG and usage is None:
+        elif last and usage is None and may_be_too_long(error):
             self.accounting.release(reservation)
             return replace(failure, reason=GIVEN_BACK)
         else:
@@ -238,6 +242,13 @@ def _without_text(model: Model, request: Request, error: EmptyReply, reservation
         request_id=error.request_id,
         thinking=error.thinking,
     )
+
+
+def may_be_too_long(error: ModelError) -> bool:
+    """Whether an error says, or may say in words that nobody knows, that the conversation exceeds the model's window."""
+    if error.status == _SERVER_ERROR and _ABOUT_SIZE.search(str(error)):
+        return True
+    return isinstance(error, ContextTooLong) or error.status in _REFUSED
 
 
 async def _request(model: Model, messages: Sequence[Message]) -> Request:

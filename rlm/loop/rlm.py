@@ -19,6 +19,7 @@ from rlm.calls.budget import BudgetExceeded
 from rlm.calls.gateway import CallAbandoned
 from rlm.errors import ConfigError
 from rlm.events import RLMFinished, RLMStarted, TurnStarted
+from rlm.prompts import ReplyKind
 from rlm.sandbox.base import LoadedValue
 from rlm.sandbox.values import Value, head_and_tail
 from rlm.types import CellResult, StopPoint
@@ -28,6 +29,7 @@ from .broker import Broker
 from .compaction import limits_for_window
 from .conversation import Conversation
 from .observation import observation
+from .progress import LatestCells, answers_whole_context
 from .repl import Repl
 from .reply import Turn, last_answer, prose_answer
 from .services import Services, system_prompt_of, tools_of
@@ -57,8 +59,9 @@ async def rlm_loop(task: RLMTask, services: Services) -> RLMResult:
 async def open_rlm(task: RLMTask, services: Services) -> AsyncIterator[RLM]:
     """Open one RLM with its sandbox. It answers its task, then further questions. Raises as `rlm_loop` does."""
     services.calls.accounting.budget.start_rlm()
+    services = replace(services, windows=dict(services.windows))
     child = partial(rlm_loop, services=services)
-    services = replace(services, limits=limits_for_window(services.limits, task.model.context_window))
+    services = replace(services, limits=limits_for_window(services.limits, services.window_of(task.model)))
     broker = Broker(
         task=task,
         sub_model=services.model_at(task.level + 1),
@@ -119,6 +122,7 @@ class RLM:
         self._turns = 0  # turns taken for the current question
         self._contexts = 1
         self._unseen: list[CellResult] = []  # results of the cells that gave the answer, which the model has not seen
+        self._query, self._context_type = task.query, repl.context.type  # of the current question
         self._names: set[str] = set()  # names that cells have assigned
 
     async def answer(self, stop_at: StopPoint | None = None) -> RLMResult:
@@ -171,7 +175,8 @@ class RLM:
         kept = await self._conversation.load_history()
         await self._repl.bind("answer", NO_ANSWER)  # the previous answer would end the first turn
         self._turns = 0
-        seen = observation(self._unseen, limit=self._limits.max_output_chars) if self._unseen else ""
+        self._query, self._context_type = query, loaded.type if loaded else self._context_type
+        seen = observation(self._unseen, limit=self._output_chars) if self._unseen else ""
         question = prompts.next_question(
             query=query,
             name=name if loaded else None,
@@ -193,16 +198,21 @@ class RLM:
 
     async def _work(self) -> str:
         limits = self._limits
-        errors = 0  # consecutive turns without a cell that succeeded
+        errors = 0  # consecutive turns without a cell that succeeded and said something new
+        latest = LatestCells()
+        doubted = False  # an answer is questioned once
         while limits.max_iterations is None or self._turns < limits.max_iterations:
             await self._services.control.wait_if_paused()
             self._turns += 1
             self._emit_turn_started()
             try:
                 await self._conversation.fit()
-                turn, cut_off = await self._conversation.next_turn()
+                turn, kind = await self._conversation.next_turn()
             except BudgetExceeded as error:
                 raise self._steps.refusal(error.reason, str(error)) from error
+            doubtful = not doubted and answers_whole_context(turn, context_bytes=self._task.context.size)
+            if doubtful:
+                doubted, turn = True, replace(turn, final=None)
             results = [await self._steps.run_cell(cell) for cell in turn.cells]
             answer = await self._final_answer(turn, results)
             if answer is None and self._turns == limits.max_iterations:
@@ -210,12 +220,20 @@ class RLM:
             self._unseen = results
             if answer is not None:
                 return answer
-            succeeded = any(result.outcome == "ok" for result in results)
+            repeated = latest.repeated_by(turn.cells, results)
+            if turn.cells:
+                latest = LatestCells(cells=turn.cells, results=tuple(results))
+            succeeded = any(result.outcome == "ok" for result in results) and not repeated
             errors = 0 if succeeded else errors + 1
             if limits.max_consecutive_errors is not None and errors >= limits.max_consecutive_errors:
-                raise Stop("max_consecutive_errors", f"{errors} turns in a row did not run any code without an error")
-            self._show(turn, results, cut_off=cut_off)
+                raise Stop(
+                    "max_consecutive_errors", f"{errors} turns in a row did not run any new code without an error"
+                )
+            self._show(turn, results, kind=kind, doubtful=doubtful, repeated=repeated)
         raise Stop("max_iterations", f"all {limits.max_iterations} turns are used")
+
+    def _next_step(self) -> str:
+        return prompts.next_step(self._query, self._context_type)
 
     async def _last_turn(self, stop: Stop) -> str:
         """Ask for one more reply. If it has no final answer, its text is the answer."""
@@ -254,7 +272,7 @@ class RLM:
                 results.append(result)
                 return result.answer
             case FinalAnswer(kind="text", value=text) as final if not turn.cells:
-                if final.root == text and text in self._names:
+                if final.root == text and (text in self._names or text == "context"):
                     result = await self._steps.run_cell(f"FINAL_VAR({text!r})")
                     if result.answer is not None:
                         return result.answer
@@ -263,30 +281,38 @@ class RLM:
 
     def _is_code(self, final: FinalAnswer) -> bool:
         """Whether an unquoted answer is meant as code: it calls or reads something that exists in the REPL."""
-        is_name = final.root == final.value
-        return final.value == "context" or (not is_name and (final.root in BUILT_IN or final.root in self._names))
+        return final.root != final.value and (final.root in BUILT_IN or final.root in self._names)
 
     async def _evaluated(self, final: FinalAnswer) -> str | None:
         """The value of an answer in code, in a last turn, where the model cannot be asked what it meant."""
         return (await self._repl.run(f"FINAL({final.value})", calls=False)).answer
 
-    def _show(self, turn: Turn, results: list[CellResult], *, cut_off: bool) -> None:
-        limits = self._limits
-        parts = [observation(results, limit=limits.max_output_chars)] if results else []
+    def _show(self, turn: Turn, results: list[CellResult], *, kind: ReplyKind, doubtful: bool, repeated: bool) -> None:
+        limits, step = self._limits, self._next_step()
+        parts = [observation(results, limit=self._output_chars)] if results else []
         match turn.final:
+            case _ if doubtful:
+                parts.append(prompts.WHOLE_CONTEXT)
             case None if not results:
-                parts.append(prompts.NOTHING_TO_DO if turn.problem is None else prompts.NOT_READ[turn.problem])
+                parts.append(prompts.no_code(kind, step))
+            case None if repeated:
+                parts.append(prompts.repeated(None if step in turn.cells else step))
             case FinalAnswer(kind="text" | "expression") if turn.cells:
                 parts.append(prompts.FINAL_BESIDE_CODE)
             case FinalAnswer(kind="text") as final if final.is_placeholder:
                 parts.append(prompts.answer_is_placeholder(final.value))
             case FinalAnswer(kind="text" | "expression", value=value):
                 parts.append(prompts.answer_is_code(value))
-        if cut_off:
+        if results and kind == "cut_off":
             parts.append(prompts.CUT_OFF)
         if limits.max_iterations is None or self._turns < limits.max_iterations:
             parts.append(prompts.turn_line(self._turns + 1, limits.max_iterations))
         self._conversation.add_message("\n\n".join(parts))
+
+    @property
+    def _output_chars(self) -> int | None:
+        """Maximum characters of a cell's output in the conversation. A window learned meanwhile reduces it."""
+        return limits_for_window(self._limits, self._conversation.window).max_output_chars
 
     def _emit_turn_started(self) -> None:
         turn = TurnStarted(node=self._task.node, turn=self._turns, of=self._limits.max_iterations)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlm.calls.gateway import Calls
 from rlm.config import Limits
@@ -36,6 +36,8 @@ class Services:
         control: decides when RLMs pause, or stop and answer.
         tools: host functions that cells may call.
         tools_for_children: whether RLMs below the root get the tools, too.
+        windows: windows that servers stated when they refused a conversation, in tokens, by model name. Each RLM begins
+            with those that the RLMs above it learned, and adds to a copy. So a replay learns the same.
     """
 
     limits: Limits
@@ -50,6 +52,11 @@ class Services:
     control: RunControl
     tools: Tools
     tools_for_children: bool
+    windows: dict[str, int] = field(default_factory=dict)
+
+    def window_of(self, model: Model) -> int | None:
+        """The window of a model in tokens, if it is known."""
+        return self.windows.get(model.name, model.context_window)
 
 
 def tools_of(task: RLMTask, services: Services) -> Tools:
@@ -67,13 +74,16 @@ def tools_of(task: RLMTask, services: Services) -> Tools:
 
 def system_prompt_of(task: RLMTask, services: Services) -> str:
     """The system prompt of one RLM."""
+    sub_model = services.model_at(task.level + 1)
     context = PromptContext(
         model=task.model.name,
-        sub_model=services.model_at(task.level + 1).name,
+        sub_model=sub_model.name,
         models=tuple(services.by_name),
         level=task.level,
         depth=task.depth,
         limits=services.limits,
         tools=tuple(tools_of(task, services).descriptions.values()),
+        window=services.window_of(task.model),
+        sub_window=services.window_of(sub_model),
     )
     return services.system_prompt(context)

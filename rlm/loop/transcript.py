@@ -53,6 +53,20 @@ class Transcript:
         """Drop the newest exchanges: as many as fit into `keep_chars`, and at least one."""
         return replace(self, messages=self.messages[: self._cut(keep_chars)])
 
+    def clipped(self, chars: int) -> Transcript:
+        """Clip the longest exchanged messages to head and tail, so that all of them have about `chars` characters."""
+        if self.exchanged_chars <= chars:
+            return self
+        sizes, left, limit = sorted(len(message.content) for message in self.messages[2:]), chars, 0
+        for index, size in enumerate(sizes):
+            limit = left // (len(sizes) - index)
+            if size > limit:
+                break
+            left -= size
+        return replace(
+            self, messages=(*self.messages[:2], *(_clipped(message, limit) for message in self.messages[2:]))
+        )
+
     def compact(self, note: str, *, keep_chars: int) -> Transcript:
         """Replace the older exchanges with a note after the question. Clip the newest ones to head and tail."""
         newest = [_clipped(message, keep_chars // 2) for message in self.messages[self._cut(keep_chars) :]]

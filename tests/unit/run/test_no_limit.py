@@ -61,7 +61,7 @@ async def test_turns_without_limit_continue_and_name_no_number(tmp_path: Path) -
 
     def root(messages: Sequence[Message]) -> str:
         received.append(messages[-1].content)
-        return "```repl\nlook\n```" if len(received) < 50 else "FINAL(found)"
+        return f"```repl\nlook {len(received)}\n```" if len(received) < 50 else "FINAL(found)"
 
     done = await Orchestrator(
         model=ScriptedModel(root),
