@@ -65,8 +65,11 @@ class ContextWindow:
         """Whether the next request comes close to the window."""
         if self.window is None:
             return False
-        # An eighth of the window is kept of the exchanges. With less than twice that, every turn would compact again.
-        return self.size(transcript) > COMPACT_AT * self.window and transcript.exchanged_chars > self.window
+        return self.size(transcript) > COMPACT_AT * self.window and self.has_grown(transcript)
+
+    def has_grown(self, transcript: Transcript) -> bool:
+        """Whether the exchanges fill about a quarter of the window. With fewer, every turn would compact again."""
+        return transcript.exchanged_chars > (self.window or self.filled)
 
     def can_shorten(self, transcript: Transcript) -> bool:
         """Whether compacting would clearly shorten a conversation that was too long."""

@@ -140,11 +140,14 @@ class Conversation:
         """Compact a conversation that a server refused. Raises that error if it has not grown enough to explain it."""
         stated = error.window if isinstance(error, ContextTooLong) else None
         window = self._window.after_overflow(self._transcript, stated)
-        if isinstance(error, ContextTooLong):  # any other refusal may have another reason
+        shortens = window.can_shorten(self._transcript)
+        if isinstance(error, ContextTooLong):
             self._window = window
             if stated is not None and window.window is not None:
                 self._services.windows[self._task.model.name] = window.window
-        if not window.can_shorten(self._transcript):
+        else:  # the refusal may have another reason
+            shortens = shortens and window.has_grown(self._transcript)
+        if not shortens:
             raise error
         try:
             await self._compact(window)

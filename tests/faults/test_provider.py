@@ -145,9 +145,8 @@ async def test_a_persistent_fault_of_the_root_model_ends_the_run_with_one_senten
     tmp_path: Path, record_property: Record
 ) -> None:
     """Each turn meets another fault, and the next resume repeats it."""
-    visible = "only reasoned"  # the root is told of this one: its reply was cut off
     faults = [
-        *(fault for name, fault in PERMANENT.items() if name != visible),
+        *(fault for name, fault in PERMANENT.items() if name not in BILLED),  # the root is told of replies without text
         TRANSIENT["503"],
         TRANSIENT["truncated"],
     ]

@@ -287,3 +287,23 @@ async def test_the_output_that_the_model_sees_follows_a_window_learned_meanwhile
     task = RLMTask(node="0", level=0, depth=0, context=encode("text"), query="the sum?", model=server)
     assert (await rlm_loop(task, shared)).answer == "6"
     assert "6,962 characters left out" in received[-1]  # of 9,010, an eighth of the window in tokens is shown
+
+
+@pytest.mark.anyio
+async def test_a_short_conversation_is_not_compacted_for_a_refusal_in_unknown_words() -> None:
+    asked: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        asked.append(messages[-1].content)
+        if len(asked) == 6:
+            raise ModelError("the parameter is unknown", status=400)
+        return f"```repl\nread({len(asked)})\n```"
+
+    async def short(code: str, answer: Answer | None) -> CellResult:
+        return CellResult(outcome="ok", stdout=f"read {code}")
+
+    shared = services(ScriptedModel(root), sandbox_factory=FakeSandboxes(short))
+    task = RLMTask(node="0", level=0, depth=0, context=encode("text"), query="why?", model=shared.model_at(0))
+    with pytest.raises(ModelError, match="the parameter is unknown"):
+        await rlm_loop(task, shared)
+    assert len(asked) == 6
