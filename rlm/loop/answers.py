@@ -37,7 +37,18 @@ BUILT_IN: Final = frozenset(  # names that begin code, whatever the cells have d
 )
 PLACEHOLDERS: Final = frozenset(
     {"answer", "the answer", "your answer", "my answer", "final answer", "the final answer", "your final answer"}
-    | {"final_answer", "value", "the value", "name", "variable", "variable name", "variable_name", "the result", "..."}
+    | {
+        "final_answer",
+        "value",
+        "the value",
+        "name",
+        "variable",
+        "variable name",
+        "variable_name",
+        "result",
+        "the result",
+        "...",
+    }
     | {"…", "answer here", "your answer here"}
 )
 _BRACKET: Final = re.compile(  # matches list labels and sad smileys as a whole, so that they do not count as brackets

@@ -30,8 +30,6 @@ LAST_TURN_CHARS: Final = 1_000  # kept of the newest exchange if the conversatio
 SPOKEN: Final[frozenset[ReplyKind]] = frozenset(  # kinds of replies that have words of the model
     {"text", "cut_off", "bare_code", "fence", "plan"}
 )
-    {"text", "cut_off", "bare_code", "fence", "plan"}
-)  # kinds of replies that have words of the model
 MAX_ATTEMPTS: Final = 3  # requests for one turn: each refusal halves the doubt about the size of the window
 SUMMARY_SHARES: Final = (1, 2)  # a second request for a summary has half the room: a learned window may be wrong
 LAST_TURN_REQUEST: Final = Message(role="user", content=" " * 5_000)  # stands for that exchange and the request
