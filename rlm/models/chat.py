@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rlm.types import Message, ModelReply, Usage
 
 from .prices import Pricing
+from .refusals import error_message
+from .stream import StreamCutOff, decode
 
-# OpenAI and most compatible servers; vLLM; llama.cpp; Anthropic; Google
-_TOO_LONG: Final = re.compile(r"context[ _](length|window|size)|prompt is too long|input token count", re.IGNORECASE)
-_NO_CREDIT: Final = re.compile(
-    rb'"(insufficient_quota|billing_not_active)"'
-)  # in a 429 of OpenAI that no waiting resolves
+MAX_TOKENS: Final = 10_000_000  # of one call: no window is larger, so a larger count is wrong
+_CUT_OFF: Final = frozenset({"max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
+_TOOL_CALL: Final = frozenset({"tool_use", "tool_call", "function_call"})
+_THINKING_PARTS: Final = ("thinking", "reasoning", "thought", "summary")  # how their types begin
+_THINKING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # of a message
 
 
 class UnusableResponse(Exception):
@@ -61,6 +63,7 @@ def request_body(
     body = {
         "model": model,
         "messages": [{"role": message.role, "content": utf8_safe(message.content)} for message in messages],
+        "stream": False,  # several servers stream unless told not to
         **sampling,
     }
     if max_tokens is not None:
@@ -85,26 +88,38 @@ def read_reply(
         UnusableResponse: the body is not JSON, not of this format, empty, filtered or a refusal.
     """
     try:
-        response = json.loads(body)
-    except (ValueError, RecursionError):
+        response = decode(body)
+    except StreamCutOff:
+        raise UnusableResponse("broke off its event stream before the end of the reply") from None
+    except ValueError:
         raise UnusableResponse(f"sent invalid JSON: {_quoted(body)}") from None
     if not isinstance(response, dict):
         raise UnusableResponse(f"sent JSON that is not a chat completion: {_quoted(body)}")
     served = response.get("model")
     names = [served, model] if isinstance(served, str) and served else [model]  # the server's own name comes first
-    usage = _usage(response, names=names, pricing=pricing)
     try:
-        text, finish_reason = _answer(response)
+        answer = _answer(response)
     except UnusableResponse as error:
-        error.usage = usage
+        written = f"{error.text}{error.thinking}"
+        error.usage = _usage(response, messages=messages, written=written, names=names, pricing=pricing)
         raise
+    written = f"{answer.text}{answer.thinking}"
+    usage = _usage(response, messages=messages, written=written, names=names, pricing=pricing)
     return ModelReply(
-        text=text,
-        usage=_estimated(messages, text) if usage is None else usage,
+        text=answer.text,
+        usage=_estimated(messages, written) if usage is None else usage,
         model=names[0],
-        finish_reason=finish_reason,
+        finish_reason=answer.finish_reason,
         request_id=request_id,
+        thinking=answer.thinking,
     )
+
+
+def counted_usage(response: object, *, messages: Sequence[Message], model: str, pricing: Pricing) -> Usage | None:
+    """What a server counted for a response without a reply; None if it counted nothing."""
+    if not isinstance(response, dict):
+        return None
+    return _usage(response, messages=messages, written="", names=[model], pricing=pricing)
 
 
 def utf8_safe(text: str) -> str:
@@ -118,77 +133,198 @@ def utf8_safe(text: str) -> str:
     return text
 
 
-def error_message(body: object) -> str:
-    """The message in the body of an error response, on one line. Not clipped: see `UnusableResponse`."""
-    match body:
-        case {"error": Mapping() | str() as error}:
-            return error_message(error)
-        case {"message": str(message)} | {"detail": str(message)} | str(message):
-            return " ".join(message.split())
-        case None:
-            return ""
-    return json.dumps(body, default=str, ensure_ascii=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    text: str
+    thinking: str
+    finish_reason: str
 
 
-def is_too_long(status: int, body: object) -> bool:
-    """Whether an error response says that the conversation exceeds the model's window."""
-    return status in (400, 413, 422) and bool(_TOO_LONG.search(json.dumps(body, default=str)))
-
-
-def is_out_of_credit(body: bytes) -> bool:
-    """Whether a 429 response means that the account has no credit left."""
-    return bool(_NO_CREDIT.search(body))
-
-
-def _answer(response: Mapping[str, object]) -> tuple[str, str]:
-    """The text and the finish reason of the first choice."""
+def _answer(response: Mapping[str, object]) -> _Answer:
+    """The first choice: its text, thinking and finish reason. Raises UnusableResponse if it has no text."""
     choices = response.get("choices")
     choice = _map(choices[0]) if isinstance(choices, list) and choices else {}
     if error := response.get("error") or choice.get("error"):
         raise UnusableResponse(f"sent an error instead of a reply: {error_message(error)}")
     message = _map(choice.get("message"))
+    if not message and isinstance(choice.get("text"), str):
+        message = {"content": choice["text"]}  # of the older completions
+    if not message and "done" in response and "message" in response:
+        raise UnusableResponse("sent a reply in Ollama's own format: use a base URL that ends in /v1")
     if not message:
         raise UnusableResponse("sent no choices")
-    reason = choice.get("finish_reason")
-    finish_reason = reason if isinstance(reason, str) else "unknown"
-    content, refusal = message.get("content"), message.get("refusal")
+    finish_reason = _finish_reason(choice.get("finish_reason"))
+    content = message.get("content")
+    text, thinking = _text(content), _thinking(message)
+    calls = _tool_calls(message)
     if finish_reason == "content_filter":
         raise UnusableResponse("withheld the reply: its content filter blocked it", finish_reason=finish_reason)
-    if isinstance(content, str) and content.strip():
-        return utf8_safe(content), finish_reason
-    if isinstance(refusal, str) and refusal:
-        said = f"reported the model's refusal: {' '.join(refusal.split())}"
-        raise UnusableResponse(said, finish_reason="refusal", text=utf8_safe(refusal))
-    if finish_reason == "length":
-        text = "sent an empty reply: the output token limit was reached first, perhaps by reasoning"
-        raise UnusableResponse(text, finish_reason=finish_reason)
-    if message.get("tool_calls"):
+    if text.strip():
+        return _Answer(text=text, thinking=thinking, finish_reason=finish_reason)
+    if refusal := _refusal(message):
+        said, finish_reason, text = f"reported the model's refusal: {' '.join(refusal.split())}", "refusal", refusal
+    elif calls or message.get("tool_calls"):
         said = "sent a tool call instead of text, although the request offered no tools"
-        raise UnusableResponse(said, finish_reason="tool_calls")
-    if content is None or isinstance(content, str):
-        raise UnusableResponse(f"sent an empty reply (finish reason: {finish_reason})", finish_reason=finish_reason)
-    raise UnusableResponse(f"sent a reply with content of type {type(content).__name__} instead of text")
+        finish_reason, text = "tool_calls", "\n".join(calls)
+    elif finish_reason == "length":
+        said, text = "sent an empty reply: the output token limit was reached first, perhaps by reasoning", ""
+    elif content is None or isinstance(content, str) or _parts(content):
+        said, text = f"sent an empty reply (finish reason: {finish_reason})", ""
+    else:
+        said, text = f"sent a reply with content of type {type(content).__name__} instead of text", ""
+    raise UnusableResponse(said, finish_reason=finish_reason, text=text, thinking=thinking)
 
 
-def _usage(response: Mapping[str, object], *, names: Sequence[str], pricing: Pricing) -> Usage | None:
-    """The provider's count of a call's usage; None if it sent none."""
+def _finish_reason(reason: object) -> str:
+    """The provider's word, and for a cut-off reply or a tool call always the same one."""
+    if not isinstance(reason, str) or not reason:
+        return "unknown"
+    if reason.lower() in _CUT_OFF:
+        return "length"
+    return "tool_calls" if reason.lower() in _TOOL_CALL else reason
+
+
+def _text(content: object) -> str:
+    """What a content says: itself, or its parts of text."""
+    if isinstance(content, str):
+        return utf8_safe(content)
+    return "".join(text for kind, text in _parts(content) if kind == "text")
+
+
+def _thinking(message: Mapping[str, object]) -> str:
+    """The reasoning of a message, which servers send in fields of several names, often in two at once."""
+    for name in _THINKING_FIELDS:
+        value = message.get(name)
+        if thinking := (utf8_safe(value) if isinstance(value, str) else _all_texts(value)).strip():
+            return thinking
+    content = message.get("content")
+    parts = [] if isinstance(content, str) else [text for kind, text in _parts(content) if kind == "thinking"]
+    return "".join(parts).strip()
+
+
+def _parts(content: object) -> list[tuple[str, str]]:
+    """Kind (`text`, `thinking`, `refusal`) and text of each part of a content. Other parts are left out."""
+    parts: list[tuple[str, str]] = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            parts.append(("text", utf8_safe(part)))
+        if not isinstance(part, dict):
+            continue
+        kind = str(part.get("type") or "text").lower()
+        if (
+            kind.startswith(_THINKING_PARTS)
+            or part.get("thought") is True
+            or ("thinking" in part and "text" not in part)
+        ):
+            parts.append(("thinking", _all_texts(part)))
+        elif kind == "refusal":
+            parts.append(("refusal", _all_texts(part)))
+        elif kind in ("text", "output_text", "input_text", "markdown", "content", "message"):
+            inner = next((part[name] for name in ("text", "content", "parts", "value") if part.get(name)), None)
+            parts += [("text", utf8_safe(inner))] if isinstance(inner, str) else _parts(inner)
+    return parts
+
+
+def _all_texts(value: object) -> str:
+    """All texts within a part of reasoning."""
+    if isinstance(value, str):
+        return utf8_safe(value)
+    if isinstance(value, list):
+        return "".join(_all_texts(item) for item in value)
+    if isinstance(value, dict):
+        names = ("thinking", "reasoning", "text", "summary", "content", "refusal", "value")
+        return next((text for name in names if (text := _all_texts(value.get(name)))), "")
+    return ""
+
+
+def _refusal(message: Mapping[str, object]) -> str:
+    refusal = message.get("refusal")
+    if isinstance(refusal, str):
+        return utf8_safe(refusal).strip()
+    content = message.get("content")
+    return "".join(text for kind, text in _parts(content) if kind == "refusal").strip()
+
+
+def _tool_calls(message: Mapping[str, object]) -> list[str]:
+    """The tool calls of a message, each as models write it in text: a reply may hold its code in one."""
+    return [
+        f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_call>"
+        for name, arguments in _named_calls(message)
+    ]
+
+
+def _named_calls(message: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    calls = message.get("tool_calls")
+    listed = calls if isinstance(calls, list) else [calls]
+    content = message.get("content")
+    used = [part for part in content if _map(part).get("type") == "tool_use"] if isinstance(content, list) else []
+    for call in [*listed, message.get("function_call"), *used]:
+        outer = _map(call)
+        if not outer:
+            continue
+        inner = _map(outer.get("function")) or _map(outer.get("custom")) or outer
+        name = inner.get("name")
+        arguments = inner.get("arguments", inner.get("input", inner.get("parameters")))
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments, strict=False)
+            except (ValueError, RecursionError):
+                arguments = utf8_safe(arguments)
+        yield utf8_safe(name) if isinstance(name, str) else "", {} if arguments is None else arguments
+
+
+def _usage(
+    response: Mapping[str, object],
+    *,
+    messages: Sequence[Message],
+    written: str,
+    names: Sequence[str],
+    pricing: Pricing,
+) -> Usage | None:
+    """The provider's count of a call's usage; None if it sent none, or an impossible one.
+
+    A count that is missing follows from the total, or is estimated, and so is a 0 that cannot be. Then the cost is
+    unknown unless the provider reports it.
+    """
     counts = _map(response.get("usage"))
-    input_tokens, output_tokens = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
-    if input_tokens is None or output_tokens is None:
+    sent = {
+        "input": [counts[name] for name in ("prompt_tokens", "input_tokens") if counts.get(name) is not None],
+        "output": [counts[name] for name in ("completion_tokens", "output_tokens") if counts.get(name) is not None],
+    }
+    values = {name: _count(given[0]) if given else None for name, given in sent.items()}
+    if any(given and values[name] is None for name, given in sent.items()):
+        return None  # a count that is no number of tokens says nothing of the other one
+    estimate = _estimated(messages, written)
+    input_tokens, output_tokens = values["input"] or None, values["output"]
+    if output_tokens == 0 and written:
+        output_tokens = None
+    if input_tokens is None and output_tokens is None and not any(sent.values()):
         return None
-    cached = _count(_map(counts.get("prompt_tokens_details")).get("cached_tokens")) or 0
-    reasoning = _count(_map(counts.get("completion_tokens_details")).get("reasoning_tokens")) or 0
+    is_counted = input_tokens is not None and output_tokens is not None
+    total = _count(counts.get("total_tokens"))
+    if not is_counted and total is not None and total > (input_tokens or output_tokens or 0) > 0:
+        input_tokens = total - (output_tokens or 0) if input_tokens is None else input_tokens
+        output_tokens = total - input_tokens
+        is_counted = True
     usage = Usage(
         calls=1,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cached_tokens=min(cached, input_tokens),
-        reasoning_tokens=min(reasoning, output_tokens),
+        input_tokens=estimate.input_tokens if input_tokens is None else input_tokens,
+        output_tokens=estimate.output_tokens if output_tokens is None else output_tokens,
+        cost_usd=None,
+    )
+    cached = _count(_map(counts.get("prompt_tokens_details")).get("cached_tokens")) or 0
+    reasoning = _count(_map(counts.get("completion_tokens_details")).get("reasoning_tokens")) or 0
+    usage = replace(
+        usage,
+        cached_tokens=min(cached, usage.input_tokens),
+        reasoning_tokens=min(reasoning, usage.output_tokens),
     )
     cost = counts.get("cost")  # OpenRouter and others report what they charge
     if isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost >= 0:
         return replace(usage, cost_usd=float(cost))
     tier = response.get("service_tier")
+    if not is_counted:
+        return usage
     return replace(usage, cost_usd=pricing.cost(usage, names=names, tier=tier if isinstance(tier, str) else None))
 
 
@@ -203,7 +339,13 @@ def _map(value: object) -> Mapping[str, object]:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A number of tokens, which some servers send as text or with a decimal point; None if it cannot be one."""
+    if isinstance(value, str):
+        value = int(value) if re.fullmatch(r"[0-9]{1,9}", value.strip()) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and 0 <= value <= MAX_TOKENS else None  # type: ignore[operator, return-value]
 
 
 def _estimate(text: str) -> int:

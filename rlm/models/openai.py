@@ -1,4 +1,4 @@
-"""Models at OpenAI-compatible servers. The only module that imports openai and the HTTP libraries below it.
+"""Models at OpenAI-compatible servers. With `transport`, the only one to import openai and its HTTP library.
 
 Supports openai 2.x, which runs on httpx, and 3.x, on httpx2. Requests use the client's generic `post`: it has the
 retries, headers and errors of `chat.completions.create` for half the CPU time.
@@ -7,13 +7,13 @@ retries, headers and errors of `chat.completions.create` for half the CPU time.
 from __future__ import annotations
 
 import asyncio
+import http
 import json
+import re
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from itertools import count
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,37 +21,33 @@ from urllib.parse import urlsplit
 import aiohttp
 import openai
 
+from rlm._util.logs import get_logger
 from rlm._util.urls import http_url
 from rlm.config import MIB
 from rlm.errors import ConfigError, ContextTooLong, EmptyReply, ModelError
 from rlm.types import Message, ModelReply, Usage
 
+from .adapt import MAX_ADAPTIONS, MAX_TOKENS_FIELDS, Accepted
 from .base import Model
-from .chat import UnusableResponse, error_message, is_out_of_credit, is_too_long, read_reply, request_body
-from .gate import Gate, retry_after
+from .chat import UnusableResponse, counted_usage, read_reply, request_body
+from .gate import Gate
 from .prices import Price, Pricing, listed_window
 from .redaction import Secrets
+from .refusals import HiddenError, body_of, error_message, is_too_long, room_for_reply, stated_window
 from .settings import Settings
+from .stream import StreamCutOff
+from .transport import HIDDEN, RETRY_HEADER, HttpClient, TooLarge, billed, causes_of, perhaps_billed
+from .transport import http_library as _http
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # timeout of one connection: a reachable server accepts it within a few round trips
 KEEP_ALIVE_SECONDS: Final = 60.0  # turns are seconds apart, and a new TLS connection costs two round trips
-MAX_TOKENS_FIELDS: Final = (
-    "max_completion_tokens",
-    "max_tokens",
-)  # the names of this limit in OpenAI's API, newest first
 RESERVED_FIELDS: Final = frozenset({"messages", "model", "n", "stream", "stream_options", "timeout"})
 MAX_ERROR_CHARS: Final = 400  # shown of a server's error message, which may be a whole page
 MAX_RESPONSE_BYTES: Final = 64 * MIB  # a thousand times the longest reply; an endless one would fill the memory
-TOO_MANY_REQUESTS: Final = 429
-UNAVAILABLE: Final = 503
-NO_CONNECTION: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-RETRY_HEADER: Final = "x-stainless-retry-count"  # set by the openai client
+MIN_ROOM: Final = 8  # a reply may have at least an eighth of the window, else the conversation is too long
 
-# Whether an attempt at the current call was sent and its reply lost, so that the provider may bill it.
-_perhaps_billed = ContextVar("_perhaps_billed", default=False)
-
-_http: Any = import_module("httpx2" if int(openai.__version__.partition(".")[0]) >= 3 else "httpx")
+_log = get_logger("rlm.model")
 
 
 class OpenAIModel(Model):
@@ -122,6 +118,8 @@ class OpenAIModel(Model):
         self._max_tokens_field = next(in_sampling, max_tokens_field)  # servers reject a request with both
         limits = [self.parameters.get(field) for field in {*MAX_TOKENS_FIELDS, self._max_tokens_field}]
         self.max_tokens = min((limit for limit in limits if isinstance(limit, int)), default=None)
+        self._accepted = Accepted()
+        self._told: set[str] = set()
         self._secrets = Secrets(self._api_key, *self._headers.values(), *self._query.values())
         self._clients: dict[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = {}
         self._lock = threading.Lock()
@@ -143,20 +141,20 @@ class OpenAIModel(Model):
             EmptyReply: a reply without usable text.
             ModelError: no usable reply after all retries. Neither its message nor that of its causes contains a key.
         """
-        body = request_body(
+        configured = request_body(
             messages,
             model=self.name,
             sampling=self.parameters,
             max_tokens=max_tokens,
             max_tokens_field=self._max_tokens_field,
         )
-        _perhaps_billed.set(False)
+        perhaps_billed.set(False)
+        billed.set(())
         try:
-            response = await self._client().post(
-                "/chat/completions", cast_to=_http.Response, body=body, options={"params": self._query}
-            )
+            response = await self._post(configured)
         except openai.OpenAIError as error:
-            raise self._model_error(error) from self._secrets.scrub_exception(error)
+            usage = self._counted(messages)
+            raise self._model_error(error, usage) from self._secrets.scrub_exception(error)
         request_id = response.headers.get("x-request-id")
         try:
             reply = read_reply(
@@ -164,19 +162,69 @@ class OpenAIModel(Model):
             )
         except UnusableResponse as error:
             message, status = self._message(str(error)), response.status_code
+            usage = self._counted(messages, error.usage)
             if error.finish_reason is None:
-                raise ModelError(message, status=status, request_id=request_id, usage=error.usage) from None
+                raise ModelError(message, status=status, request_id=request_id, usage=usage) from None
             raise EmptyReply(
                 message,
                 status=status,
                 request_id=request_id,
-                usage=error.usage,
+                usage=usage,
                 finish_reason=error.finish_reason,
                 text=self.redact(error.text),
                 thinking=self.redact(error.thinking),
             ) from None
+        usage = self._counted(messages, reply.usage) or reply.usage
         # Texts go into containers and records.
-        return replace(reply, text=self.redact(reply.text), thinking=self.redact(reply.thinking))
+        return replace(reply, text=self.redact(reply.text), thinking=self.redact(reply.thinking), usage=usage)
+
+    async def _post(self, configured: Mapping[str, Any]) -> Any:
+        """Send a request, adapted to what the server accepts as far as known. Learns from refusals."""
+        cap: int | None = None  # of this request's reply
+        for attempt in count():
+            accepted = self._accepted
+            body = accepted.apply(configured, limit_field=self._max_tokens_field)
+            limit_field = accepted.limit_field or self._max_tokens_field
+            if cap is not None and limit_field in body:
+                body[limit_field] = min(cap, body[limit_field])
+            try:
+                return await self._client().post(
+                    "/chat/completions", cast_to=_http.Response, body=body, options={"params": self._query}
+                )
+            except openai.APIStatusError as error:
+                refusal = body_of(error.response.content)
+                room, limit = room_for_reply(refusal), body.get(limit_field)
+                least = (stated_window(refusal) or 0) // MIN_ROOM
+                if cap is None and isinstance(limit, int) and room is not None and limit > room >= least > 0:
+                    cap = room
+                    continue
+                if attempt == MAX_ADAPTIONS or not self._learn(error.status_code, refusal, sent=body, used=accepted):
+                    raise
+        raise AssertionError
+
+    def _learn(self, status: int, refusal: object, *, sent: Mapping[str, Any], used: Accepted) -> bool:
+        """Learn from a refusal what the server accepts. Returns whether another request may succeed."""
+        if is_too_long(status, refusal):
+            return False
+        with self._lock:
+            known = self._accepted
+            if known != used and known.apply(sent, limit_field=used.limit_field or self._max_tokens_field) != sent:
+                return True  # another call has learnt it meanwhile
+            learnt = known.learn(status, refusal, sent=sent)
+            if learnt is None or learnt[0] == known:
+                return False
+            self._accepted, change = learnt
+        said = self.redact(error_message(refusal))[:MAX_ERROR_CHARS]
+        _log.warning("request_adapted", model=self.name, server=self._server, change=change, refusal=said)
+        return True
+
+    def _counted(self, messages: Sequence[Message], usage: Usage | None = None) -> Usage | None:
+        """A usage, and what the server counted for responses without a reply; None if it counted nothing."""
+        for response in billed.get():
+            more = counted_usage(response, messages=messages, model=self.name, pricing=self._pricing)
+            if more is not None:
+                usage = more if usage is None else usage + replace(more, calls=0)
+        return usage
 
     async def check_reachable(self) -> None:
         """Check that the server is reachable, by listing its models. Free of charge.
@@ -187,7 +235,7 @@ class OpenAIModel(Model):
         try:
             await self._client().get("/models", cast_to=_http.Response, options={"params": self._query})
         except openai.OpenAIError as error:
-            raise self._model_error(error) from self._secrets.scrub_exception(error)
+            raise self._model_error(error, None) from self._secrets.scrub_exception(error)
 
     def redact(self, text: str) -> str:
         """The text with this model's keys replaced by `[key]`."""
@@ -217,10 +265,12 @@ class OpenAIModel(Model):
             max_retries=self._max_retries,
             default_headers=self._headers,  # not per request, where the client would log them
             timeout=_http.Timeout(None, connect=CONNECT_SECONDS),
-            http_client=_HttpClient(
+            http_client=HttpClient(
                 gate=Gate(max_concurrency, max_pause_seconds=self._rate_limit_seconds),
                 attempt_seconds=self._timeout,
                 rate_limit_seconds=self._rate_limit_seconds,
+                max_bytes=MAX_RESPONSE_BYTES,
+                on_loading=self._tell_of_loading,
                 verify=_tls(),
                 limits=_http.Limits(
                     max_connections=max_concurrency,
@@ -230,120 +280,71 @@ class OpenAIModel(Model):
             ),
         )
 
-    def _model_error(self, error: openai.OpenAIError) -> ModelError:
+    def _tell_of_loading(self, message: str) -> None:
+        with self._lock:
+            if "loading" in self._told:
+                return
+            self._told.add("loading")
+        said = self.redact(message)[:MAX_ERROR_CHARS]
+        _log.warning(
+            "model_loading", model=self.name, server=self._server, message=said, patience=self._rate_limit_seconds
+        )
+
+    def _model_error(self, error: openai.OpenAIError, usage: Usage | None) -> ModelError:
         match error:
-            case openai.APIStatusError(status_code=status):
-                answer = f"answered {status} {error.response.reason_phrase}".rstrip() + _attempts(error)
-                message = self._message(": ".join(filter(None, [answer, error_message(error.body)])))
-                kind = ContextTooLong if is_too_long(status, error.body) else ModelError
-                return kind(message, status=status, request_id=error.request_id)
+            case openai.APIStatusError():
+                return self._status_error(error, usage)
             case openai.APIConnectionError():
                 message = self._message(f"{self._connection_failure(error)}{_attempts(error)}")
-                return ModelError(message, usage=None if _perhaps_billed.get() else Usage())
-        return ModelError(self._message(f"gave no answer: {error}"))
+                return ModelError(message, usage=usage if usage or perhaps_billed.get() else Usage())
+        return ModelError(self._message(f"gave no answer: {error}"), usage=usage)
+
+    def _status_error(self, error: openai.APIStatusError, usage: Usage | None) -> ModelError:
+        status, refusal = error.status_code, body_of(error.response.content)
+        hidden: HiddenError | None = error.response.extensions.get(HIDDEN)
+        answer = hidden.said if hidden else f"answered {status} {error.response.reason_phrase}".rstrip()
+        message = self._message(
+            ": ".join(filter(None, [answer + _attempts(error), error_message(refusal)])),
+            path=error.request.url.path if status == http.HTTPStatus.NOT_FOUND else "",
+            advice=self._advice(status, refusal),
+        )
+        if hidden and hidden.body is None:
+            status = http.HTTPStatus.OK  # what the server charges for it is unknown
+        if is_too_long(status, refusal):
+            window = stated_window(refusal)
+            return ContextTooLong(message, status=status, request_id=error.request_id, usage=usage, window=window)
+        return ModelError(message, status=status, request_id=error.request_id, usage=usage)
+
+    def _advice(self, status: int, refusal: object) -> str:
+        """What to check, for errors that settings cause."""
+        match status:
+            case http.HTTPStatus.UNAUTHORIZED | http.HTTPStatus.FORBIDDEN:
+                sent = "check the API key" if self._api_key else "no API key was sent"
+                return f" ({sent}: OPENAI_API_KEY, or RLM_SUB_API_KEY for a separate server of sub-calls)"
+            case http.HTTPStatus.NOT_FOUND | http.HTTPStatus.METHOD_NOT_ALLOWED if "model" not in str(refusal).lower():
+                return " (check the base URL: most servers' ends in /v1)"
+        return ""
 
     def _connection_failure(self, error: openai.APIConnectionError) -> str:
-        for cause in _causes(error):
+        for cause in causes_of(error):
             match cause:
                 case aiohttp.ConnectionTimeoutError():
                     return f"cannot be reached within {CONNECT_SECONDS:g} s"
                 case aiohttp.ClientConnectorError():
                     return f"cannot be reached ({cause.os_error.strerror or cause.os_error})"
-                case _TooLarge():
+                case TooLarge():
                     return f"sent more than {MAX_RESPONSE_BYTES // MIB} MiB in one response"
+                case StreamCutOff():
+                    return "broke off its event stream before the end of the reply"
                 case TimeoutError():
                     return f"gave no complete response within {self._timeout:g} s"
         return "closed the connection before its response was complete"
 
-    def _message(self, predicate: str) -> str:
+    def _message(self, predicate: str, *, path: str = "", advice: str = "") -> str:
         """Redact before clipping: half a key is a leak, too."""
-        predicate = self._secrets.redact(predicate)
+        predicate, path = self._secrets.redact(predicate), self._secrets.redact(path)
         clipped = f"{predicate[:MAX_ERROR_CHARS]}…" if len(predicate) > MAX_ERROR_CHARS else predicate
-        return f"The model server {self._server} {clipped}"
-
-
-class _HttpClient(openai.DefaultAioHttpClient):
-    """The aiohttp client with a gate before each attempt, and limits on its time and size.
-
-    The libraries only time out on silence, and providers send blanks to keep a connection open.
-    """
-
-    def __init__(self, *, gate: Gate, attempt_seconds: float, rate_limit_seconds: float, **options: Any) -> None:
-        super().__init__(**options)
-        self._gate = gate
-        self._attempt_seconds = attempt_seconds
-        self._rate_limit_seconds = rate_limit_seconds
-
-    async def send(self, request: Any, **options: Any) -> Any:
-        """Make one attempt, and retry while the server reports a rate limit."""
-        earlier_attempts = int(request.headers.get(RETRY_HEADER, 0))
-        first_sent_at: float | None = None
-        for attempt in count():
-            async with self._gate.slot() as sent_at:
-                first_sent_at = first_sent_at or sent_at
-                try:
-                    response = await self._attempt(request, **options)
-                except _http.TransportError as error:
-                    if not any(isinstance(cause, NO_CONNECTION) for cause in _causes(error)):
-                        _perhaps_billed.set(True)
-                    raise
-                status = response.status_code
-                seconds = retry_after(response.headers)
-                no_credit = status == TOO_MANY_REQUESTS and is_out_of_credit(response.content)
-                wait = 0.0
-                if not no_credit and (status == TOO_MANY_REQUESTS or (status == UNAVAILABLE and seconds is not None)):
-                    wait = self._gate.on_rate_limit(sent_at, seconds)
-                elif response.is_success:
-                    self._gate.on_reply()
-            if status != TOO_MANY_REQUESTS:
-                return response
-            idle = asyncio.get_running_loop().time() + wait - self._gate.last_progress(first_sent_at)
-            if no_credit or idle > self._rate_limit_seconds:
-                response.headers["x-should-retry"] = "false"  # obeyed by the openai client
-                return response
-            request.headers[RETRY_HEADER] = str(earlier_attempts + attempt + 1)
-        raise AssertionError
-
-    async def _attempt(self, request: Any, **options: Any) -> Any:
-        try:
-            async with asyncio.timeout(self._attempt_seconds):
-                response = await super().send(request, **{**options, "stream": True})
-                try:
-                    response.stream = _Bounded(response.stream)
-                    await response.aread()
-                except BaseException:
-                    await response.aclose()
-                    raise
-                return response
-        except TimeoutError as error:
-            raise _http.ReadTimeout("The attempt timed out.", request=request) from error
-        except (
-            aiohttp.ClientError,
-            _TooLarge,
-        ) as error:  # not translated by the client
-            raise _http.ReadError(str(error), request=request) from error
-
-
-class _TooLarge(Exception):
-    """A response exceeds its size limit."""
-
-
-class _Bounded(_http.AsyncByteStream):  # type: ignore[misc]
-    """The body of a response. Raises _TooLarge beyond MAX_RESPONSE_BYTES."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = MAX_RESPONSE_BYTES
-        async for piece in self._stream:
-            left -= len(piece)
-            if left < 0:
-                raise _TooLarge
-            yield piece
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+        return f"The model server {self._server}{path} {clipped}{advice}"
 
 
 @cache
@@ -354,7 +355,7 @@ def _tls() -> Any:
 
 def _server_and_key(base_url: str | None, api_key: str | None) -> tuple[str, str]:
     settings = Settings()
-    base_url = base_url or settings.openai_base_url
+    base_url = _without_endpoint(base_url or settings.openai_base_url or "")
     if api_key is None and settings.openai_api_key is not None:
         api_key = settings.openai_api_key.get_secret_value()
     key = (api_key or "").strip()  # a key read from a file often ends in a newline
@@ -376,6 +377,11 @@ def _server_and_key(base_url: str | None, api_key: str | None) -> tuple[str, str
             "query as sampling={'extra_query': ...}."
         )
     return url.geturl(), key
+
+
+def _without_endpoint(url: str) -> str:
+    """A base URL without blanks around it, and without the path of an endpoint, which the client adds."""
+    return re.sub(r"/(?:chat/)?completions/*$", "", url.strip())
 
 
 def _split(sampling: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str], dict[str, object]]:
@@ -402,12 +408,6 @@ def _split(sampling: Mapping[str, object]) -> tuple[dict[str, object], dict[str,
 
 def _is_header_value(text: str) -> bool:
     return text.isascii() and text.isprintable()
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while (cause := error.__cause__) is not None:
-        yield cause
-        error = cause
 
 
 def _attempts(error: openai.APIError) -> str:

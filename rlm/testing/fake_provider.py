@@ -56,7 +56,7 @@ class Fault:
 
     Attributes:
         status: the HTTP status.
-        headers: further headers.
+        headers: further headers, in lower case. Another `content-type` replaces JSON's.
         body: bytes are sent unchanged; anything else as JSON.
         sent: how much of the response is sent.
         then: what happens to the connection afterwards. `trickle` leaves it hanging like `hang`, but sends a blank now
@@ -279,8 +279,9 @@ class FakeProvider:
 
 
 def _response(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else "Unknown"
+    headers = {"content-type": "application/json", **headers}
+    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode("latin-1") + body
 
 

@@ -37,11 +37,16 @@ TRANSIENT: Final[Mapping[str, tuple[Fault, str]]] = {
     "blanks": (Fault(body=b" ", then="trickle"), "no complete response within 0.4 s"),
     "dropped": (Fault(sent="nothing", then="drop"), "closed the connection"),
     "truncated": (Fault(sent="half", body=GOOD, then="drop"), "closed the connection"),
+    "no choices": (Fault(headers={"retry-after-ms": "10"}, body={"choices": []}), "sent no choices"),
+    "an error of a server behind it": (
+        Fault(headers={"retry-after-ms": "10"}, body={"error": {"code": 502, "message": "bad gateway"}}),
+        "instead of a reply .*: bad gateway",
+    ),
+    "half a stream": (Fault(body=b'data: {"choices": [{"delta": {"content": "4"}}]}\n\n'), "broke off its event stream"),
 }
 # Permanent: another attempt would be paid again, or get the same answer.
 PERMANENT: Final[Mapping[str, tuple[Fault | Reply, str]]] = {
     "no JSON": (Fault(body=b'{"choices": ['), "sent invalid JSON"),
-    "no choices": (Fault(body={"choices": []}), "sent no choices"),
     "no object": (Fault(body=["42"]), "not a chat completion"),
     "an error inside": (Fault(body={"error": {"message": "overloaded"}}), "instead of a reply: overloaded"),
     "filtered": (Reply(text="4", finish_reason="content_filter"), "its content filter blocked it"),

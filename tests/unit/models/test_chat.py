@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm.models.chat import UnusableResponse, error_message, is_too_long, read_reply, request_body, utf8_safe
+from rlm.models.chat import UnusableResponse, read_reply, request_body, utf8_safe
 from rlm.models.prices import Price, Pricing
+from rlm.models.refusals import error_message, is_too_long
 from rlm.types import Message, ModelReply, Usage
 
 ASKED = [Message(role="system", content="be brief"), Message(role="user", content="hello there")]

@@ -1,0 +1,204 @@
+"""Learns from refusals what a server accepts, and adapts requests to it. Pure. Imports refusals only.
+
+Servers differ in the name of the token limit, in roles, and in the sampling parameters that a model takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Final
+
+from .refusals import output_limit, words_of
+
+MAX_TOKENS_FIELDS: Final = ("max_completion_tokens", "max_tokens")  # names of this limit in OpenAI's API, newest first
+MAX_ADAPTIONS: Final = 8  # of one call: a server that refuses everything is given up
+REFUSING: Final = frozenset({400, 404, 405, 415, 422, 500, 501})  # llama.cpp and others answer 500 to an unknown role
+
+_UNSUPPORTED: Final = re.compile(
+    r"un-?support\w*|not? (?:be )?support\w*|n[o']t support|unrecogni[sz]ed|unexpected"
+    r"|unknown (?:field|param\w*|arg\w*|name|key|propert\w*|option)"
+    r"|extra_forbidden|value_error\.extra|extra (?:inputs|fields|field)|additional propert\w*"
+    r"|not (?:permitted|allowed|recogni[sz]ed|accepted|available|a valid (?:field|param\w*))"
+    r"|cannot find field|no such (?:field|param\w*)|unknown_parameter|deprecated|incompatible with"
+    r"|only (?:the default|\d[\d.]* (?:is|are)|the value)|(?:may|can) only be (?:set to )?\d",
+    re.IGNORECASE,
+)
+# A value that the server would take otherwise: the user has to choose another one.
+_OUT_OF_RANGE: Final = re.compile(
+    r"(?:less|greater|larger|more|smaller|lower|higher) than|\bbetween\b|at (?:most|least)|out of range"
+    r"|must be (?:in|one of|a\b)|above_max|below_min|(?:supported|valid|allowed) values|one of|[<>]=? ?-?\d"
+    r"|too (?:large|long|many|small)"
+    r"|both|together",
+    re.IGNORECASE,
+)
+_ONLY_DEFAULT: Final = re.compile(
+    r"only (?:the default|\d[\d.]* (?:is|are))|(?:may|can) only be (?:set to )?\d", re.IGNORECASE
+)
+_NO_SYSTEM: Final = re.compile(
+    r"(?:system|developer)[ _'\"`]*(?:role|messages?|prompts?|instructions?)?[ '\"`]*.{0,30}?"
+    r"(?:not|n't|never|un)[ -]?(?:be )?(?:support|allowed|enabled|accept|permitted|recogni|valid)"
+    r"|(?:not|n't)[ -]?(?:support|allow|accept|recogni[sz]e)\w*.{0,40}?['\"`]?(?:system|developer)['\"`]? ?"
+    r"(?:role|messages?|prompts?|instructions?|with)"
+    r"|(?:unsupported|unexpected|invalid|unknown|unrecogni[sz]ed) (?:message )?role:? ?\W{0,3}(?:system|developer)"
+    r"|only (?:support\w* )?(?:the )?['\"`]?(?:user|assistant)['\"`]?(?:,| and| or|/).{0,30}roles?"
+    r"|role.{0,30}must be (?:either |one of )?\W{0,3}(?:user|assistant)\W|should be 'user' or 'assistant'",
+    re.IGNORECASE,
+)
+_ALTERNATE: Final = re.compile(
+    r"alternat\w*|consecutive|two .{0,20}in a row|(?:first|after the optional system).{0,30}must be .{0,4}user",
+    re.IGNORECASE,
+)
+_ROLES: Final = re.compile(r"\broles?\b|\bmessages?\b", re.IGNORECASE)
+_KEPT: Final = frozenset({"model", "messages"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What a server accepts, as far as its refusals have shown.
+
+    Attributes:
+        limit_field: its name of the limit on output tokens; None: as configured.
+        refused_limit_fields: names that it refused.
+        max_limit: the largest limit on output tokens that it takes.
+        left_out: fields that it refuses.
+        no_system: whether it refuses the role `system`. Its text then begins the first user message.
+        alternate: whether roles must alternate. Messages of one role in a row then become one.
+    """
+
+    limit_field: str | None = None
+    refused_limit_fields: frozenset[str] = frozenset()
+    max_limit: int | None = None
+    left_out: frozenset[str] = frozenset()
+    no_system: bool = False
+    alternate: bool = False
+
+    def apply(self, body: Mapping[str, Any], *, limit_field: str) -> dict[str, Any]:
+        """The body of a request as the server takes it.
+
+        Args:
+            body: the request as configured.
+            limit_field: its name of the limit on output tokens.
+        """
+        adapted = {name: value for name, value in body.items() if name not in self.left_out}
+        if limit_field in adapted:
+            limit = adapted.pop(limit_field)
+            if self.max_limit is not None and isinstance(limit, int):
+                limit = min(limit, self.max_limit)
+            adapted[self.limit_field or limit_field] = limit
+        if self.no_system:
+            adapted["messages"] = _joined(_as_user(adapted["messages"]))
+        elif self.alternate:
+            adapted["messages"] = _joined(adapted["messages"])
+        return adapted
+
+    def learn(self, status: int, error: object, *, sent: Mapping[str, Any]) -> tuple[Accepted, str] | None:
+        """What a refusal shows, and a sentence on it. None if it shows nothing that another request could heed.
+
+        Args:
+            status: status of the response.
+            error: its body.
+            sent: body of the request, as adapted.
+        """
+        if status not in REFUSING:
+            return None
+        text = words_of(error)
+        limit_field = next((name for name in sent if name in {*MAX_TOKENS_FIELDS, self.limit_field}), None)
+        if limit_field is not None and (found := self._limit(error, sent[limit_field], limit_field)):
+            return found
+        if found := self._roles(text, sent["messages"]):
+            return found
+        field = _refused_field(error, text, sent)
+        if field is None:
+            return None
+        if field in MAX_TOKENS_FIELDS:
+            return self._other_limit_field(field)
+        return replace(self, left_out=self.left_out | {field}), f"it refuses `{field}`, which is left out"
+
+    def _limit(self, error: object, limit: object, field: str) -> tuple[Accepted, str] | None:
+        maximum = output_limit(error)
+        if maximum is None or not isinstance(limit, int) or limit <= maximum:
+            return None
+        return replace(self, max_limit=maximum), f"its maximum of `{field}` is {maximum:,}"
+
+    def _other_limit_field(self, field: str) -> tuple[Accepted, str] | None:
+        refused = self.refused_limit_fields | {field}
+        other = next((name for name in MAX_TOKENS_FIELDS if name not in refused), None)
+        if other is None:
+            return None
+        return replace(self, limit_field=other, refused_limit_fields=refused), f"it takes `{other}`, not `{field}`"
+
+    def _roles(self, text: str, messages: Sequence[Mapping[str, Any]]) -> tuple[Accepted, str] | None:
+        roles = [message["role"] for message in messages]
+        if _NO_SYSTEM.search(text) and "system" in roles:
+            return replace(self, no_system=True), "it refuses the role `system`: the text begins the first user message"
+        if not (_ALTERNATE.search(text) and _ROLES.search(text)):
+            return None
+        if any(role == following for role, following in pairwise(roles)):
+            return replace(self, alternate=True), "roles must alternate: messages of one role in a row become one"
+        if "system" in roles:
+            return replace(self, no_system=True), "roles must alternate: the system text begins the first user message"
+        return None
+
+
+def _refused_field(error: object, text: str, sent: Mapping[str, Any]) -> str | None:
+    """The field of the request that an error names as unsupported."""
+    fields = {_plain(name): name for name in sent if name not in _KEPT}
+    for entry in _entries(error):
+        words = words_of(entry)
+        if not _UNSUPPORTED.search(words) or (_OUT_OF_RANGE.search(words) and not _ONLY_DEFAULT.search(words)):
+            continue
+        loc = entry.get("loc")
+        for named in [entry.get("param"), *(reversed(loc) if isinstance(loc, list | tuple) else [])]:
+            if isinstance(named, str) and _plain(named) in fields:
+                return fields[_plain(named)]
+    for sentence in re.split(r"(?<=[.;|\n])\s", text):
+        match = _UNSUPPORTED.search(sentence)
+        if match is None or (
+            _OUT_OF_RANGE.search(text) and not _ONLY_DEFAULT.search(text) and not _lists_names(sentence)
+        ):
+            continue
+        named_at = [
+            (min(abs(word.start() - match.end()), abs(match.start() - word.end())), fields[_plain(word[0])])
+            for word in re.finditer(r"[A-Za-z][\w]*", sentence)
+            if _plain(word[0]) in fields
+        ]
+        if named_at:
+            return min(named_at)[1]
+    return None
+
+
+def _lists_names(sentence: str) -> bool:
+    """Whether `one of` lists the fields that are known, not values (serde)."""
+    return bool(re.search(r"unknown field.*expected one of", sentence, re.IGNORECASE))
+
+
+def _entries(error: object) -> list[Mapping[str, Any]]:
+    """The error and those within it that may name a field."""
+    if isinstance(error, list | tuple):
+        return [entry for item in error[:20] for entry in _entries(item)]
+    if not isinstance(error, Mapping):
+        return []
+    inner = [entry for name in ("error", "detail", "errors") for entry in _entries(error.get(name))]
+    return [*inner, error] if "param" in error or "loc" in error else inner
+
+
+def _plain(name: str) -> str:
+    """A field's name without the marks of its spelling: `reasoningEffort` is `reasoning_effort`."""
+    return name.replace("_", "").lower()
+
+
+def _as_user(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**message, "role": "user" if message["role"] == "system" else message["role"]} for message in messages]
+
+
+def _joined(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    joined: list[dict[str, Any]] = []
+    for message in messages:
+        if joined and joined[-1]["role"] == message["role"]:
+            joined[-1]["content"] += f"\n\n{message['content']}"
+        else:
+            joined.append(dict(message))
+    return joined
