@@ -181,7 +181,7 @@ def _entries(error: object) -> list[Mapping[str, Any]]:
         return [entry for item in error[:20] for entry in _entries(item)]
     if not isinstance(error, Mapping):
         return []
-    inner = [entry for name in ("error", "detail", "errors") for entry in _entries(error.get(name))]
+    inner = [entry for name in ("error", "detail", "errors", "message") for entry in _entries(error.get(name))]
     return [*inner, error] if "param" in error or "loc" in error else inner
 
 

@@ -92,9 +92,13 @@ def read_reply(
     except StreamCutOff:
         raise UnusableResponse("broke off its event stream before the end of the reply") from None
     except ValueError:
-        raise UnusableResponse(f"sent invalid JSON: {_quoted(body)}") from None
+        text = body.decode(errors="replace")
+        page = error_message(text)
+        if page.startswith("an HTML page"):
+            raise UnusableResponse(f"sent {page}, instead of JSON: check the base URL") from None
+        raise UnusableResponse(f"sent invalid JSON: {text!r}") from None
     if not isinstance(response, dict):
-        raise UnusableResponse(f"sent JSON that is not a chat completion: {_quoted(body)}")
+        raise UnusableResponse(f"sent JSON that is not a chat completion: {body.decode(errors='replace')!r}")
     served = response.get("model")
     names = [served, model] if isinstance(served, str) and served else [model]  # the server's own name comes first
     try:
@@ -146,12 +150,12 @@ def _answer(response: Mapping[str, object]) -> _Answer:
     choice = _map(choices[0]) if isinstance(choices, list) and choices else {}
     if error := response.get("error") or choice.get("error"):
         raise UnusableResponse(f"sent an error instead of a reply: {error_message(error)}")
-    message = _map(choice.get("message"))
+    message = choice.get("message")
     if not message and isinstance(choice.get("text"), str):
         message = {"content": choice["text"]}  # of the older completions
-    if not message and "done" in response and "message" in response:
+    if not isinstance(message, dict) and "done" in response and "message" in response:
         raise UnusableResponse("sent a reply in Ollama's own format: use a base URL that ends in /v1")
-    if not message:
+    if not isinstance(message, dict):
         raise UnusableResponse("sent no choices")
     finish_reason = _finish_reason(choice.get("finish_reason"))
     content = message.get("content")
@@ -350,7 +354,3 @@ def _count(value: object) -> int | None:
 
 def _estimate(text: str) -> int:
     return -(-len(text) // 4)
-
-
-def _quoted(data: bytes) -> str:
-    return repr(data.decode(errors="replace"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlm.models.gate import MAX_PAUSE_SECONDS, Gate, retry_after
 from rlm.testing import run_virtually
@@ -107,3 +110,24 @@ def test_the_wait_that_a_response_asks_for_is_read_and_invalid_values_ignored(
     headers: dict[str, str], seconds: float | None
 ) -> None:
     assert retry_after(headers) == seconds
+
+
+@given(
+    value=st.text(max_size=40)
+    | st.floats().map(str)
+    | st.integers().map(str)
+    | st.builds(
+        "{}, {} {} {} {}:{}:{} {}{}".format,
+        st.sampled_from(["Mon", "Fri", "Nonsday"]),
+        st.integers(-1, 10**20),
+        st.sampled_from(["Jan", "Feb", "Foo"]),
+        st.integers(-(10**20), 10**20) | st.integers(0, 10_000),
+        *[st.integers(-1, 100) | st.integers(-(10**20), 10**20)] * 3,
+        st.sampled_from(["", "+", "-", "GMT", "EST", "UTC"]),
+        st.just("") | st.integers(0, 10**20).map(str) | st.sampled_from(["0000", "2359", "9999"]),
+    ),
+    name=st.sampled_from(["retry-after", "retry-after-ms"]),
+)
+def test_whatever_a_response_asks_for_is_a_finite_wait_or_none(value: str, name: str) -> None:
+    seconds = retry_after({name: value})
+    assert seconds is None or (math.isfinite(seconds) and seconds >= 0)

@@ -95,3 +95,21 @@ def test_the_cost_of_a_call_is_known_before_it_is_made() -> None:
     assert OpenAIModel("gpt-5", api_key=KEY, sampling={"service_tier": "flex"}).cost(usage) == pytest.approx(0.001125)
     assert OpenAIModel("m", api_key=KEY, price=Price(input=1, output=10)).cost(usage) == pytest.approx(0.002)
     assert OpenAIModel("m", api_key=KEY).cost(usage) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        (" http://127.0.0.1:8080/v1\n", "http://127.0.0.1:8080/v1"),
+        ("http://127.0.0.1:8080/v1/chat/completions", "http://127.0.0.1:8080/v1"),
+        ("http://127.0.0.1:8080/v1/chat/completions/", "http://127.0.0.1:8080/v1"),
+        ("http://127.0.0.1:8080/chat/v1", "http://127.0.0.1:8080/chat/v1"),
+    ],
+)
+def test_blanks_and_the_path_of_the_endpoint_are_left_out_of_the_base_url(given: str, used: str) -> None:
+    assert OpenAIModel("m", base_url=given).base_url == used
+
+
+def test_a_blank_base_url_is_no_base_url() -> None:
+    with pytest.raises(ConfigError, match="No API key found"):
+        OpenAIModel("m", base_url="  ")
