@@ -86,8 +86,10 @@ def main() -> NoReturn:
 def _exit_message(error: RLMError) -> tuple[str, int]:
     """The sentence and the exit status: 2 if the user can fix the cause."""
     match error:
-        case ModelError(status=401 | 403):
+        case ModelError(status=401 | 403) if "OPENAI_API_KEY" not in str(error):
             return f"{error} (check OPENAI_API_KEY)", 2
+        case ModelError(status=401 | 403):
+            return str(error), 2
         case ModelError(status=404):
             return f"{error} (check the model's name, --model or RLM_MODEL, and OPENAI_BASE_URL)", 2
         case ConfigError() | EngineUnavailable():

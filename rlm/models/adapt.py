@@ -51,7 +51,21 @@ _ALTERNATE: Final = re.compile(
     r"alternat\w*|consecutive|two .{0,20}in a row|(?:first|after the optional system).{0,30}must be .{0,4}user",
     re.IGNORECASE,
 )
+_STREAM_ONLY: Final = re.compile(
+    r"only (?:be )?(?:support\w*|available|accept\w*|works?|used) .{0,20}stream"
+    r"|non-?stream\w* .{0,40}(?:not|n't|un)[ -]?(?:support|allow|avail)|(?:not|n't) support\w* non-?stream"
+    r"|stream['\"`]? ?(?:parameter |field )?(?:must|should|has to|needs to) be (?:set to )?['\"`]?true"
+    r"|(?:requires?|enable|set|must have|use) (?:the )?['\"`]?stream(?:ing|['\"`]?(?: ?=|:| to)? ?['\"`]?true)?\b"
+    r"|stream is required",
+    re.IGNORECASE,
+)
+_BLANK: Final = re.compile(
+    r"content.{0,60}(?:non-?empty|not be (?:empty|blank)|is empty|must have content|at least 1 char)"
+    r"|content.{0,60}cannot be (?:empty|blank)|non-?empty content|empty (?:content|message|text)|either content or tool_calls",
+    re.IGNORECASE,
+)
 _ROLES: Final = re.compile(r"\broles?\b|\bmessages?\b", re.IGNORECASE)
+BLANK_TEXT: Final = "(empty)"  # takes the place of a message's blank text where that is refused
 _KEPT: Final = frozenset({"model", "messages"})
 
 
@@ -66,6 +80,8 @@ class Accepted:
         left_out: fields that it refuses.
         no_system: whether it refuses the role `system`. Its text then begins the first user message.
         alternate: whether roles must alternate. Messages of one role in a row then become one.
+        no_blank: whether it refuses blank messages, such as a model's reply without text.
+        stream_only: whether it answers by event streams only.
     """
 
     limit_field: str | None = None
@@ -74,6 +90,8 @@ class Accepted:
     left_out: frozenset[str] = frozenset()
     no_system: bool = False
     alternate: bool = False
+    no_blank: bool = False
+    stream_only: bool = False
 
     def apply(self, body: Mapping[str, Any], *, limit_field: str) -> dict[str, Any]:
         """The body of a request as the server takes it.
@@ -88,6 +106,14 @@ class Accepted:
             if self.max_limit is not None and isinstance(limit, int):
                 limit = min(limit, self.max_limit)
             adapted[self.limit_field or limit_field] = limit
+        if self.stream_only:
+            adapted |= {"stream": True, "stream_options": {"include_usage": True}}
+            adapted = {name: value for name, value in adapted.items() if name not in self.left_out}
+        if self.no_blank:
+            adapted["messages"] = [
+                message if message["content"].strip() else {**message, "content": BLANK_TEXT}
+                for message in adapted["messages"]
+            ]
         if self.no_system:
             adapted["messages"] = _joined(_as_user(adapted["messages"]))
         elif self.alternate:
@@ -110,6 +136,8 @@ class Accepted:
             return found
         if found := self._roles(text, sent["messages"]):
             return found
+        if _STREAM_ONLY.search(text) and sent.get("stream") is False:
+            return replace(self, stream_only=True), "it answers by event streams only"
         field = _refused_field(error, text, sent)
         if field is None:
             return None
@@ -132,6 +160,8 @@ class Accepted:
 
     def _roles(self, text: str, messages: Sequence[Mapping[str, Any]]) -> tuple[Accepted, str] | None:
         roles = [message["role"] for message in messages]
+        if _BLANK.search(text) and not all(message["content"].strip() for message in messages):
+            return replace(self, no_blank=True), f"it refuses blank messages: they become {BLANK_TEXT!r}"
         if _NO_SYSTEM.search(text) and "system" in roles:
             return replace(self, no_system=True), "it refuses the role `system`: the text begins the first user message"
         if not (_ALTERNATE.search(text) and _ROLES.search(text)):
@@ -162,7 +192,7 @@ def _refused_field(error: object, text: str, sent: Mapping[str, Any]) -> str | N
             continue
         named_at = [
             (min(abs(word.start() - match.end()), abs(match.start() - word.end())), fields[_plain(word[0])])
-            for word in re.finditer(r"[A-Za-z][\w]*", sentence)
+            for word in re.finditer(r"\b[a-z]\w*", sentence)  # a sentence may begin with a word that is a name, too
             if _plain(word[0]) in fields
         ]
         if named_at:

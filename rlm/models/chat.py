@@ -104,8 +104,7 @@ def read_reply(
     try:
         answer = _answer(response)
     except UnusableResponse as error:
-        written = f"{error.text}{error.thinking}"
-        error.usage = _usage(response, messages=messages, written=written, names=names, pricing=pricing)
+        error.usage = _usage(response, messages=messages, written=error.thinking, names=names, pricing=pricing)
         raise
     written = f"{answer.text}{answer.thinking}"
     usage = _usage(response, messages=messages, written=written, names=names, pricing=pricing)
