@@ -22,7 +22,8 @@ _UNSUPPORTED: Final = re.compile(
     r"|unknown (?:field|param\w*|arg\w*|name|key|propert\w*|option)"
     r"|extra_forbidden|value_error\.extra|extra (?:inputs|fields|field)|additional propert\w*"
     r"|not (?:permitted|allowed|recogni[sz]ed|accepted|available|a valid (?:field|param\w*))"
-    r"|cannot find field|no such (?:field|param\w*)|unknown_parameter|deprecated|incompatible with"
+    r"|cannot find field|no such (?:field|param\w*)|unknown_parameter|deprecated"
+    r"|incompatible with|cannot be used (?:with|for|in|by)"
     r"|only (?:the default|\d[\d.]* (?:is|are)|the value)|(?:may|can) only be (?:set to )?\d",
     re.IGNORECASE,
 )
@@ -44,15 +45,17 @@ _NO_SYSTEM: Final = re.compile(
     r"(?:role|messages?|prompts?|instructions?|with)"
     r"|(?:unsupported|unexpected|invalid|unknown|unrecogni[sz]ed) (?:message )?role:? ?\W{0,3}(?:system|developer)"
     r"|only (?:support\w* )?(?:the )?['\"`]?(?:user|assistant)['\"`]?(?:,| and| or|/).{0,30}roles?"
-    r"|role.{0,30}must be (?:either |one of )?\W{0,3}(?:user|assistant)\W|should be 'user' or 'assistant'",
+    r"|unknown variant\W{0,3}(?:system|developer)|role.{0,30}must be (?:either |one of )?\W{0,3}(?:user|assistant)\W"
+    r"|should be 'user' or 'assistant'",
     re.IGNORECASE,
 )
 _ALTERNATE: Final = re.compile(
-    r"alternat\w*|consecutive|two .{0,20}in a row|(?:first|after the optional system).{0,30}must be .{0,4}user",
+    r"alternat\w*|consecutive|two .{0,20}in a row"
+    r"|(?:first|after the optional system).{0,30}must be (?:from )?(?:the |a )?.{0,4}user",
     re.IGNORECASE,
 )
 _STREAM_ONLY: Final = re.compile(
-    r"only (?:be )?(?:support\w*|available|accept\w*|works?|used) .{0,20}stream"
+    r"only (?:be )?(?:support\w*|available|accept\w*|works?|used) .{0,20}stream|only stream"
     r"|non-?stream\w* .{0,40}(?:not|n't|un)[ -]?(?:support|allow|avail)|(?:not|n't) support\w* non-?stream"
     r"|stream['\"`]? ?(?:parameter |field )?(?:must|should|has to|needs to) be (?:set to )?['\"`]?true"
     r"|(?:requires?|enable|set|must have|use) (?:the )?['\"`]?stream(?:ing|['\"`]?(?: ?=|:| to)? ?['\"`]?true)?\b"
@@ -61,11 +64,16 @@ _STREAM_ONLY: Final = re.compile(
 )
 _BLANK: Final = re.compile(
     r"content.{0,60}(?:non-?empty|not be (?:empty|blank)|is empty|must have content|at least 1 char)"
-    r"|content.{0,60}cannot be (?:empty|blank)|non-?empty content|empty (?:content|message|text)|either content or tool_calls",
+    r"|content.{0,60}cannot be (?:empty|blank)|non-?empty content|empty (?:content|message|text)"
+    r"|either content or tool_calls",
     re.IGNORECASE,
 )
 _ROLES: Final = re.compile(r"\broles?\b|\bmessages?\b", re.IGNORECASE)
 BLANK_TEXT: Final = "(empty)"  # takes the place of a message's blank text where that is refused
+_COMMON: Final = frozenset({"user", "store", "metadata"})  # fields whose names are words of other refusals, too
+_FIELD_WORDS: Final = re.compile(
+    r"param|argument|field|propert|option|['\"`](?:user|store|metadata)['\"`]", re.IGNORECASE
+)
 _KEPT: Final = frozenset({"model", "messages"})
 
 
@@ -193,7 +201,7 @@ def _refused_field(error: object, text: str, sent: Mapping[str, Any]) -> str | N
         named_at = [
             (min(abs(word.start() - match.end()), abs(match.start() - word.end())), fields[_plain(word[0])])
             for word in re.finditer(r"\b[a-z]\w*", sentence)  # a sentence may begin with a word that is a name, too
-            if _plain(word[0]) in fields
+            if _plain(word[0]) in fields and not (word[0] in _COMMON and not _FIELD_WORDS.search(sentence))
         ]
         if named_at:
             return min(named_at)[1]

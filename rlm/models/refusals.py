@@ -24,7 +24,10 @@ BAD_GATEWAY: Final = 502
 REFUSING: Final = frozenset({400, 413, 422, 424, 431, 500, 502})  # proxies answer 500 or 502 to a server's 400
 
 # What is too long, before what says so.
-_PROMPT: Final = r"(?:tokens?|prompts?|inputs?|sequence|conversation|messages|requests?|context|query|chat history)"
+_PROMPT: Final = (
+    r"(?:tokens?|prompts?|inputs?|sequence|conversation|messages|requests?|context|query|chat history"
+    r"|(?:input|prompt)_(?:tokens|length|len))"
+)
 _CODES: Final = re.compile(
     r"context_(?:length|window)_exceeded|model_context_window_exceeded|contextwindowexceeded|context_too_long"
     r"|exceed_context_size|max_prompt_tokens_exceeded|tokens_limit_reached|token_limit_exceeded|request_too_large"
@@ -38,22 +41,27 @@ _WORDS: Final = re.compile(
         (?:exceed|long|larg|great|\bonly\b|overflow|reach|reduc|short|beyond|\bover\b|>|however|not\ (?:fit|enough))
     | (?:exceed\w*|long\w*|larg\w+|great\w+|overflow\w*|reach\w*|more|beyond|fit\w*|max\w*|limited|configured|too\ small)
         .{{0,120}}\bcontext[ _-]?(?:length|window|size|limit)\b
-    | \bcontext\ (?:overflow|exceeded)
+    | \bcontext\ (?:window\ )?(?:is\ )?(?:overflow|exceeded|full)
+    | \b(?:prompt|inputs?|context|conversation)\b.{{0,40}}(?:not|n't)\ fit | \bfit\b.{{0,20}}\bcontext\b
     # too long, too large, too many
     | \b(?:prompt|inputs?|messages?|conversation|context|request(?:\ (?:body|entity|payload))?|payload|sequence|question
-        |content)(?:\ (?:text|length|size|tokens?|token\ count))?(?:\ (?:is|are|was))?(?:\ (?:far|way|much))?
-        \ too\ (?:long|large|big)\b
+        |content)(?:\ (?:text|length|size|tokens?|token\ (?:count|length)))?(?:.{{0,24}}\ (?:is|are|was|were))?
+        (?:\ (?:far|way|much))?\ too\ (?:long|large|big)\b
     | \btoo\ many\ (?:total\ |input\ |prompt\ |context\ )?tokens\b
     | \btoo\ large\ to\ process\b
     | \btoo\ large\ for\ (?:the\ )?model\b
     # a size that exceeds a maximum
     | \b{_PROMPT}\b.{{0,100}}?
-        (?:exceed\w*|(?:longer|greater|larger|more|higher|bigger)\ than|surpass\w*|cannot\ exceed|>=?).{{0,100}}?
+        (?:exceed\w*|(?:longer|greater|larger|more|higher|bigger)\ than|surpass\w*|above|>=?).{{0,100}}?
         (?:\bmax\w*|limit|allowed|context|window|n_ctx|session|capacity|model'?s?\ length|\b(?:of|size|length)\ \d)
+    | \b(?:tokens?|prompts?|inputs?)\b.{{0,60}}?
+        (?:exceed\w*|above|(?:longer|greater|larger|more)\ than)\ (?:the\ )?\W{{0,2}}\d
+    | \b(?:input|prompt)[_ ](?:tokens|length|len)\b.{{0,30}}\b(?:must|should)\ be\ (?:less|smaller|shorter|lower|at\ most|<)
     | \bexceed\w*.{{0,40}}\b(?:max\w*|limit\w*).{{0,20}}\btokens?\b
     | \btokens?\ limit\ (?:is\ |was\ |has\ been\ )?(?:exceeded|reached)
     | \binput\ token\ count\b.{{0,60}}(?:exceed|only\ supports)
-    | \bprompt\ (?:has|contains)\b.{{0,40}}\btokens\b.{{0,60}}(?:larger|exceed|configured|maximum|limit)
+    | \bprompt\ (?:is|has|contains)\b.{{0,40}}\btokens\b.{{0,60}}
+        (?:larger|exceed|configured|maximum|limit|\bonly\b|accepts|supports)
     # a maximum
     | \b(?:max(?:imum)?|allowed|supported)\b.{{0,30}}\b(?:input|prompt|sequence)[ _-](?:length|tokens?|size|len)\b
     | \brange\ of\ input\ length\ should\ be\b
@@ -71,7 +79,8 @@ _WORDS: Final = re.compile(
 )
 # The same words for other limits.
 _RATE: Final = re.compile(
-    r"rate[ _-]?limit|too many requests|throttl|quota|budget|billing|balance|credits?\b|concurren"
+    r"rate[ _-]?limit|too many requests|throttl|quota|budget|billing|balance|credits?\b|concurren|parallel"
+    r"|expired|api key|authenticat"
     r"|per[ _-](?:second|minute|min|hour|day|month)\b|\b[TR]P[MD]\b|time ?limit|timed? ?out|deadline|\bseconds\b",
     re.IGNORECASE,
 )
@@ -85,20 +94,21 @@ _ITEM_FIELD: Final = re.compile(r"'?messages?(?:\[\d+\]|\.\d+)\.(?!content)", re
 _TOO_LARGE_FOR_EVER: Final = re.compile(r"request too large|requested tokens exceed", re.IGNORECASE)
 _LIMIT_AND_REQUESTED: Final = re.compile(r"limit:? ([\d,]+)\b.{0,40}?\brequested:? ([\d,]+)", re.IGNORECASE)
 
-_NUMBER: Final = re.compile(r"(?<![\w.-])[1-9][\d,_]*\d(?![\w.]*\d)(?P<kilo>k\b)?", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"(?<![\w.-])[1-9](?:[\d,_]*\d(?![\w.]*\d)(?P<kilo>k\b)?|k\b)", re.IGNORECASE)
 _BOUND_BEFORE: Final = re.compile(
     r"(?:max\w*|limit\w*|allowed|supports?|up to|at most|only|just|<=?|less than|>=?|than|exceeds?|exceeded|windows?"
-    r"|context|n_ctx|range|capacity|configured)[^\d]{0,50}$|\[\d+, *$",
+    r"|context|n_ctx|accepts?|range|capacity|configured)[^\d]{0,50}$|\[\d+, *$|\d ?/ ?$",
     re.IGNORECASE,
 )
 _BOUND_AFTER: Final = re.compile(r"\s*(?:tokens? )?(?:max|limit)", re.IGNORECASE)
 _REQUEST_BEFORE: Final = re.compile(
-    r"(?:requested|contains?|resulted in|you passed|given|got|by|has|have|value|actual|prompt is|received|sent"
+    r"(?:requested|contains?|uses?|prompt|resulted in|you passed|given|got|by|has|have|value|actual|prompt is|received|sent"
     r"|too (?:large|long)|current(?:ly)?|n_keep|n_prompt_tokens)\b(?: ?(?:is|at least|about|over|a total of|:|=|\())*\W*$",
     re.IGNORECASE,
 )
 _REQUEST_AFTER: Final = re.compile(
-    r"\s*\+|[^\d]{0,24}?(?:exceed|longer|greater than|larger|more than|>|is too|cannot)|\s*(?:characters|bytes|[KM]i?B)\b",
+    r"\s*\+|\s?/\s?\d|[^\d]{0,24}?(?:exceed|longer|greater than|larger|more than|>|is too|cannot)"
+    r"|\s*(?:characters|bytes|[KM]i?B)\b",
     re.IGNORECASE,
 )
 _WINDOW_KEYS: Final = (
@@ -236,7 +246,7 @@ def stated_window(body: object) -> int | None:
     if "string_above_max_length" in text or re.match(r"<[a-z!?]", text, re.IGNORECASE):
         return None  # characters, a page
     for match in _NUMBER.finditer(text):
-        number = _number(match[0].rstrip("kK")) * (1024 if match["kilo"] else 1)
+        number = _number(match[0].rstrip("kK")) * (1024 if match[0][-1] in "kK" or match["kilo"] else 1)
         before, after = text[max(0, match.start() - 70) : match.start()], text[match.end() : match.end() + 40]
         is_request = _REQUEST_AFTER.match(after) or _REQUEST_BEFORE.search(before)
         if number < MIN_WINDOW_TOKENS or number in NO_WINDOWS or is_request:
