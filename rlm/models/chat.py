@@ -12,7 +12,7 @@ from typing import Final
 from rlm.types import Message, ModelReply, Usage
 
 from .prices import Pricing
-from .refusals import error_message
+from .refusals import error_message, says_error
 from .stream import StreamCutOff, decode
 
 MAX_TOKENS: Final = 10_000_000  # of one call: no window is larger, so a larger count is wrong
@@ -154,6 +154,8 @@ def _answer(response: Mapping[str, object]) -> _Answer:
         message = {"content": choice["text"]}  # of the older completions
     if not isinstance(message, dict) and "done" in response and "message" in response:
         raise UnusableResponse("sent a reply in Ollama's own format: use a base URL that ends in /v1")
+    if not isinstance(message, dict) and says_error(response):
+        raise UnusableResponse(f"sent an error instead of a reply: {error_message(response)}")
     if not isinstance(message, dict):
         raise UnusableResponse("sent no choices")
     finish_reason = _finish_reason(choice.get("finish_reason"))

@@ -201,7 +201,7 @@ def hidden_error(response: object) -> HiddenError | None:
     choices = response.get("choices")
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     error = response.get("error") or first.get("error")
-    if not error and first.get("message") is None and _says_error(response):
+    if not error and first.get("message") is None and says_error(response):
         error = {key: value for key, value in response.items() if key != "choices"}
     if error:
         status = _status_of(error) or _status_of({**response, "error": None}) or _status_by_words(error)
@@ -212,7 +212,7 @@ def hidden_error(response: object) -> HiddenError | None:
         return HiddenError(status=_STATUS_OF_WORD[str(reason)], body=None, said=said)
     if reason == "model_context_window_exceeded" and not _has_text(first):
         return HiddenError(status=BAD_REQUEST, body={"error": {"code": reason}})
-    if not first and choices in (None, []):
+    if not first and not says_error(response):
         return HiddenError(status=BAD_GATEWAY, body=None, said="sent no choices")
     return None
 
@@ -364,7 +364,7 @@ def _leaves(body: object, key: str = "", depth: int = 0) -> Iterator[tuple[str, 
         yield key, body
 
 
-def _says_error(response: Mapping[str, Any]) -> bool:
+def says_error(response: Mapping[str, Any]) -> bool:
     """Whether a response without an `error` is one all the same."""
     base = response.get("base_resp")
     if response.get("object") == "error":
@@ -404,7 +404,7 @@ def _whole(value: object) -> int | None:
         return None
     if isinstance(value, int):
         return value
-    match = re.fullmatch(r"\s*(\d{1,6})(?:\.0*)?\s*", str(value)) if isinstance(value, str | float) else None
+    match = re.fullmatch(r"\D{0,12}(\d{1,6})(?:\.0*)?\D{0,30}", str(value)) if isinstance(value, str | float) else None
     return int(match[1]) if match else None
 
 

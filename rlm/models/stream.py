@@ -12,6 +12,7 @@ _EVENTS: Final = re.compile(rb"(?:data|event|id|retry)?[ \t]*:|\[DONE\]")  # how
 _BETWEEN: Final = re.compile(r"\s*(?:data:\s*)?")
 _FIELD: Final = re.compile(r"(data|event|id|retry):? ?(.*)", re.DOTALL)
 _DONE: Final = "[DONE]"
+BROKEN_OFF: Final = "bad_gateway"  # code of an error without one that ends a reply
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "thinking", "refusal")  # of a delta: pieces to join
 
 
@@ -105,6 +106,8 @@ def _join(payloads: list[object]) -> object:
         joined["usage"] = usage
     if joined.get("type") == "error" and "error" not in joined:
         joined["error"] = joined.get("message") or "an error without a message"
+    if joined.get("error") and message.seen and not (isinstance(joined["error"], dict) and joined["error"].get("code")):
+        joined["error"] = {"code": BROKEN_OFF, "message": _words(joined["error"])} | _fields(joined["error"])
     if joined.get("error"):
         return joined
     if joined.get("done") is True and not message.seen:
@@ -183,6 +186,14 @@ class _Message:
             ]
         choice: dict[str, object] = {"index": 0, "message": message, "finish_reason": self.finish_reason}
         return choice | ({"error": self.error} if self.error else {})
+
+
+def _words(error: object) -> str:
+    return error if isinstance(error, str) else json.dumps(error, ensure_ascii=False)
+
+
+def _fields(error: object) -> dict[str, Any]:
+    return {key: value for key, value in error.items() if value is not None} if isinstance(error, dict) else {}
 
 
 def _largest(usage: Mapping[str, Any], later: object) -> dict[str, Any]:

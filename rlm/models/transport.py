@@ -18,7 +18,16 @@ import aiohttp
 import openai
 
 from .gate import Gate, retry_after
-from .refusals import body_of, error_message, hidden_error, is_loading, is_out_of_credit, is_too_long
+from .refusals import (
+    BAD_GATEWAY,
+    HiddenError,
+    body_of,
+    error_message,
+    hidden_error,
+    is_loading,
+    is_out_of_credit,
+    is_too_long,
+)
 from .stream import StreamCutOff, decode
 
 TOO_MANY_REQUESTS: Final = 429
@@ -132,6 +141,8 @@ def _revealed(response: Any) -> Any:
     is_plain = _PLAIN_REPLY.match(content) is not None and not _BROKEN_OFF.search(content)
     if not response.is_success or response.request.method != "POST" or is_plain:
         return response
+    if not content.strip():
+        return _as_error(response, HiddenError(status=BAD_GATEWAY, body=None, said="sent an empty response"))
     try:
         decoded = decode(content)
     except StreamCutOff as error:
@@ -143,10 +154,13 @@ def _revealed(response: Any) -> Any:
         return response
     if isinstance(decoded, dict) and decoded.get("usage"):
         billed.set((*billed.get(), decoded))
-    kept = {name: value for name, value in response.headers.items() if name in KEPT_HEADERS}
+    return _as_error(response, hidden)
+
+
+def _as_error(response: Any, hidden: HiddenError) -> Any:
     return http_library.Response(
         hidden.status,
-        headers=kept,
+        headers={name: value for name, value in response.headers.items() if name in KEPT_HEADERS},
         content=json.dumps(hidden.body).encode() if hidden.body is not None else b"",
         request=response.request,
         extensions={HIDDEN: hidden},
