@@ -47,6 +47,10 @@ class Orchestrator:
         sub_model: serves every level below. None uses `RLM_SUB_MODEL`, else `model` if given, else gpt-5-mini. A name is
             sent to the server of `RLM_SUB_BASE_URL`, if set.
         level_models: models by level (0 is the root). They take precedence over `model` and `sub_model`.
+        model_options: options of a root model given by name: `context_window`, `max_output_tokens`, `max_tokens_field`,
+            and fields of its requests, such as `temperature`. None uses `RLM_MODEL_OPTIONS`. A `Model` has its own.
+        sub_model_options: the same for the levels below; None uses `RLM_SUB_MODEL_OPTIONS`. A sub-model that is the same
+            model at the same server also has the root's options.
         limits: on usage, time and size, over the whole tree of a run.
         on_limit: what to do when a limit ends a run: `answer` returns the best answer (`Completion.stop_reason` names the
             limit); `raise` raises LimitExceeded, which carries that completion.
@@ -71,7 +75,8 @@ class Orchestrator:
     def __init__(
         self, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -88,7 +93,8 @@ class Orchestrator:
     def completion(
         self, context: Context, query: str | None = None, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -116,7 +122,8 @@ class Orchestrator:
     async def acompletion(
         self, context: Context, query: str | None = None, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -129,7 +136,8 @@ class Orchestrator:
     def start(
         self, context: Context, query: str | None = None, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -146,7 +154,8 @@ class Orchestrator:
     def session(
         self, *, resume: str | Path | None = None,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -174,7 +183,8 @@ class Orchestrator:
     def resume(
         self, run: str | Path, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -203,7 +213,8 @@ class Orchestrator:
     async def aresume(
         self, run: str | Path, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -216,7 +227,8 @@ class Orchestrator:
     def start_resume(
         self, run: str | Path, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -236,7 +248,8 @@ class Orchestrator:
     def replay(
         self, run: str | Path, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,
@@ -260,7 +273,8 @@ class Orchestrator:
     async def areplay(
         self, run: str | Path, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
-        level_models: Mapping[int, str | Model] = UNSET, limits: Limits = UNSET,
+        level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
+        sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
         on_limit: Literal["answer", "raise"] = UNSET, prices: Mapping[str, Price] = UNSET,
         sandbox: SandboxConfig = UNSET, sandbox_factory: SandboxFactory | None = UNSET,
         system_prompt: SystemPrompt = UNSET, tools: Mapping[str, Callable[..., object]] = UNSET,

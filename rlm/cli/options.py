@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -47,28 +47,67 @@ LIMITS: Final = {  # help and metavar, by field of `Limits`
 }
 
 
+MODEL_OPTIONS: Final = {  # help and metavar, by option of `rlm.models.options`
+    "temperature": ("Sampling temperature of the {}", "T"),
+    "max_output_tokens": ("Output tokens of each reply of the {}", "N"),
+    "context_window": ("Window in tokens of the {}", "N"),
+}
+MODELS: Final = {  # prefix of the options and name, by group
+    "model_options": ("", "root model"),
+    "sub_model_options": ("sub_", "sub-model (default: the root's, if both are one model)"),
+}
+
+
 def with_limits(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each limit to a command, which receives their values as `limits`."""
+    panel = "Limits of the run (none: no limit)"
+    return _with_options(command, {"limits": {name: (name, *texts) for name, texts in LIMITS.items()}}, panel)
+
+
+def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add options for the models to a command, which receives those given as `model_options`, `sub_model_options`."""
+    groups = {
+        group: {name: (prefix + name, help_.format(model), metavar) for name, (help_, metavar) in MODEL_OPTIONS.items()}
+        for group, (prefix, model) in MODELS.items()
+    }
+    panel = "Models (none: not set)"
+    return _with_options(command, groups, panel, given_only=True)
+
+
+def _with_options(
+    command: Callable[..., None],
+    groups: Mapping[str, Mapping[str, tuple[str, str, str]]],
+    panel: str,
+    *,
+    given_only: bool = False,
+) -> Callable[..., None]:
+    """Add groups of options to a command, which receives each group as a dict in the parameter of its name.
+
+    Args:
+        command: the command.
+        groups: by group and key: the name of the parameter, its help and metavar.
+        panel: title of the options in the help.
+        given_only: leave options out that are not given; else they are None.
+    """
 
     @wraps(command)
     def with_options(**arguments: Any) -> None:
-        limits = {name: arguments.pop(name) for name in LIMITS}
-        command(**arguments, limits=limits)
+        for group, options in groups.items():
+            values = {key: arguments.pop(name) for key, (name, _, _) in options.items()}
+            arguments[group] = {key: value for key, value in values.items() if value is not None or not given_only}
+        command(**arguments)
 
     signature = inspect.signature(command, eval_str=True)
-    own = [parameter for parameter in signature.parameters.values() if parameter.name != "limits"]
+    own = [parameter for parameter in signature.parameters.values() if parameter.name not in groups]
     options = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, _limit(help_, metavar)]
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(help=help_, metavar=metavar, rich_help_panel=panel)],
         )
-        for name, (help_, metavar) in LIMITS.items()
+        for group in groups.values()
+        for name, help_, metavar in group.values()
     ]
     with_options.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     return with_options
-
-
-def _limit(help_: str, metavar: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(
-        help=help_, metavar=metavar, rich_help_panel="Limits of the run (none: no limit)"
-    )
-    return option

@@ -26,12 +26,13 @@ from pydantic_settings import (
 
 from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
+from rlm.models.options import EXAMPLE, FLAG_OPTIONS, IN_CODE_ONLY, NAMED_OPTIONS, SECRET_FIELDS
 from rlm.models.prices import Price
-from rlm.models.settings import Settings, translate_dotenv_errors
+from rlm.models.settings import OPTION_TABLES, Settings, translate_dotenv_errors
 from rlm.store.directory import default_root
 
 FILE: Final = "rlm.toml"
-TABLES: Final = ("limits", "sandbox", "prices")
+TABLES: Final = (*OPTION_TABLES, "limits", "sandbox", "prices")
 NO_LIMIT: Final = "none"  # the spelling of None in TOML, flags and variables
 PRIVATE: Final = {  # never read from rlm.toml, because such files are shared
     "openai_api_key": "OPENAI_API_KEY",
@@ -97,7 +98,9 @@ class Layer:
         """The setting's name in this source."""
         match self.origin:
             case "flag":
-                return FLAGS.get(key) or "--" + key.rpartition(".")[2].replace("_", "-")
+                table, _, name = key.rpartition(".")
+                prefix = "--sub-" if table == "sub_model_options" else "--"
+                return FLAGS.get(key) or prefix + name.replace("_", "-")
             case "environment" | ".env":
                 name = PRIVATE.get(key) or "RLM_" + key.replace(".", "__").upper()
                 return name if self.origin == "environment" else f"{name} in .env"
@@ -196,10 +199,16 @@ def _is_invalid(key: str, value: object) -> bool:
 
 
 def _keys() -> list[str]:
-    """All keys except those of prices and private settings."""
+    """All keys except those of prices and private settings, and unnamed options of models."""
+    options = [f"{table}.{name}" for table in OPTION_TABLES for name in NAMED_OPTIONS]
     limits = [f"limits.{field.name}" for field in fields(Limits)]
     sandbox = [f"sandbox.{field.name}" for field in fields(SandboxConfig)]
-    return [*(name for name in CommandSettings.model_fields if name not in (*TABLES, *PRIVATE)), *limits, *sandbox]
+    return [
+        *(name for name in CommandSettings.model_fields if name not in (*TABLES, *PRIVATE)),
+        *options,
+        *limits,
+        *sandbox,
+    ]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,11 +217,18 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if name in TABLES and isinstance(value, Mapping):
             flat |= {
-                f"{name}.{key}": None if item == NO_LIMIT else item for key, item in value.items() if item is not None
+                f"{name}.{key}": None if item == NO_LIMIT and _can_be_none(name, key) else item
+                for key, item in value.items()
+                if item is not None or name in OPTION_TABLES
             }
         else:
             flat[name.lower()] = value
     return flat
+
+
+def _can_be_none(table: str, key: str) -> bool:
+    """Whether `none` means no value. As a field of a request, such as `reasoning_effort`, it is a word."""
+    return table not in OPTION_TABLES or key in FLAG_OPTIONS
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,7 +274,11 @@ def _check_keys(layer: Layer) -> None:
             keys = value if isinstance(value, Mapping) else ()
             for unknown in (each for each in keys if each not in ("input", "output", "cached")):
                 raise ConfigError(f"Unknown key {unknown!r} in {layer.name(key)}: use input, output and cached.")
-        elif key not in _keys() and key not in PRIVATE:
+        elif key in OPTION_TABLES:
+            raise ConfigError(f"{layer.name(key)} is invalid: {EXAMPLE}.")
+        elif table in OPTION_TABLES and name in SECRET_FIELDS:
+            raise ConfigError(f"{layer.name(key)} may contain a key: {IN_CODE_ONLY}.")
+        elif not (table in OPTION_TABLES and name) and key not in _keys() and key not in PRIVATE:
             raise ConfigError(_unknown_setting(layer, key))
 
 

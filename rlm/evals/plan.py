@@ -61,6 +61,7 @@ class Plan:
         model, sub_model: names of models; `scripted` is the scripted model.
         base_url: server of the real models when the evaluation started.
         sub_base_url: server of the sub-model, if it has its own.
+        model_options, sub_model_options: options of the real models. See `rlm.models.options`.
         accuracy: share of lines that the oracle labels correctly, beside the scripted model.
         window: context window of the root model in tokens, for `direct` and `map_reduce`.
         max_cost_usd, max_iterations: limits of each RLM run.
@@ -79,6 +80,8 @@ class Plan:
     sub_model: str = SCRIPTED
     base_url: str | None = None
     sub_base_url: str | None = None
+    model_options: Mapping[str, object] = field(default_factory=dict)
+    sub_model_options: Mapping[str, object] = field(default_factory=dict)
     accuracy: float = 1.0
     window: int | None = None
     max_cost_usd: float | None = None
@@ -224,10 +227,12 @@ class Plan:
         """
         root = sub = None
         if self.uses_models and self.model != SCRIPTED:
-            root = model_by_name(self.model)
+            root = model_by_name(self.model, options=self.model_options)
         if self.uses_models and self.sub_model != SCRIPTED:
             shared = self.sub_model == self.model and self.sub_base_url is None
-            sub = root if shared else model_by_name(self.sub_model, sub_base_url=self.sub_base_url)
+            shared = shared and self.sub_model_options == self.model_options
+            server, options = self.sub_base_url, self.sub_model_options
+            sub = root if shared else model_by_name(self.sub_model, sub_base_url=server, options=options)
         models = TaskModels(plan=self, tasks=self._tasks(), root=root, sub=sub)
         if self.base_url not in (None, models.base_url):
             raise ConfigError(

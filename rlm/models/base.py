@@ -50,6 +50,13 @@ class Model(ABC):
             ModelError: no usable reply, after the implementation's own retries.
         """
 
+    async def find_window(self) -> None:
+        """Set `context_window` if it is unknown and the server states it. Called before a run. Default: does nothing.
+
+        Asks at most once, and for a few seconds at most. A failure leaves the window unknown.
+        """
+        return
+
     async def aclose(self) -> None:
         """Release the running event loop's connections. The next call may open new ones. Default: does nothing."""
         return

@@ -12,11 +12,12 @@ import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
 from typing import Any, Final
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import openai
@@ -31,6 +32,7 @@ from .adapt import MAX_ADAPTIONS, MAX_TOKENS_FIELDS, Accepted
 from .base import Model
 from .chat import UnusableResponse, counted_usage, read_reply, request_body
 from .gate import Gate
+from .options import RESERVED_FIELDS
 from .prices import Price, Pricing, listed_window
 from .redaction import Secrets
 from .refusals import HiddenError, body_of, error_message, is_too_long, room_for_reply, stated_window
@@ -38,16 +40,27 @@ from .settings import Settings
 from .stream import StreamCutOff
 from .transport import HIDDEN, RETRY_HEADER, HttpClient, TooLarge, billed, causes_of, perhaps_billed
 from .transport import http_library as _http
+from .window import entry_window, find_entry, native_path, native_window
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # timeout of one connection: a reachable server accepts it within a few round trips
+WINDOW_SECONDS: Final = 3.0  # for the server's list of models: it must not delay a run that works without it
 KEEP_ALIVE_SECONDS: Final = 60.0  # turns are seconds apart, and a new TLS connection costs two round trips
-RESERVED_FIELDS: Final = frozenset({"messages", "model", "n", "stream", "stream_options", "timeout"})
 MAX_ERROR_CHARS: Final = 400  # shown of a server's error message, which may be a whole page
 MAX_RESPONSE_BYTES: Final = 64 * MIB  # a thousand times the longest reply; an endless one would fill the memory
 MIN_ROOM: Final = 8  # a reply may have at least an eighth of the window, else the conversation is too long
 
 _log = get_logger("rlm.model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawResponse:
+    """A response of a server: its status, headers by name in lower case, and body, after `seconds`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    seconds: float
 
 
 class OpenAIModel(Model):
@@ -74,7 +87,8 @@ class OpenAIModel(Model):
         sampling: fields of the request body, such as `temperature` or `reasoning_effort`. Also takes `extra_body`,
             `extra_headers` and `extra_query`, as the openai client does.
         price: overrides the price list.
-        context_window: tokens of the model's window; overrides the list.
+        context_window: tokens of the model's window; overrides the list. If neither knows it, a run asks a server other
+            than OpenAI's once (`find_window`).
         max_tokens_field: the server's name for the limit on output tokens. Older servers know `max_tokens` only.
 
     Raises:
@@ -123,6 +137,8 @@ class OpenAIModel(Model):
         self._secrets = Secrets(self._api_key, *self._headers.values(), *self._query.values())
         self._clients: dict[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = {}
         self._lock = threading.Lock()
+        self._window_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._asks_window = self.context_window is None and not _is_openai(self._server)
 
     def cost(self, usage: Usage) -> float | None:
         """Dollars by `price`, else by the list at the requested service tier."""
@@ -227,15 +243,75 @@ class OpenAIModel(Model):
         return usage
 
     async def check_reachable(self) -> None:
-        """Check that the server is reachable, by listing its models. Free of charge.
+        """Check that the server is reachable, by listing its models. Free of charge. Learns a window that the list states.
 
         Raises:
             ModelError: as from `complete`. Many servers with working completions answer 404 or 405 here.
         """
         try:
-            await self._client().get("/models", cast_to=_http.Response, options={"params": self._query})
+            response = await self._client().get("/models", cast_to=_http.Response, options={"params": self._query})
         except openai.OpenAIError as error:
             raise self._model_error(error, None) from self._secrets.scrub_exception(error)
+        if self._asks_window and (entry := find_entry(response.content, self.name)) is not None:
+            self.context_window = entry_window(entry)
+
+    async def exchange(self, path: str, body: object = None) -> RawResponse:
+        """Send one request, and return the response as it is: for checks of a server. GET if there is no body.
+
+        Raises:
+            ModelError: no response.
+        """
+        client = self._client().with_options(max_retries=0)
+        began = asyncio.get_running_loop().time()
+        try:
+            if body is None:
+                response = await client.get(path, cast_to=_http.Response, options={"params": self._query})
+            else:
+                response = await client.post(path, cast_to=_http.Response, body=body, options={"params": self._query})
+        except openai.APIStatusError as error:
+            response = error.response
+        except openai.OpenAIError as error:
+            raise self._model_error(error, None) from self._secrets.scrub_exception(error)
+        seconds = asyncio.get_running_loop().time() - began
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return RawResponse(status=response.status_code, headers=headers, body=response.content, seconds=seconds)
+
+    async def find_window(self) -> None:
+        """Set `context_window`, if it is unknown, to what the server's list of models says. Asks once, without retries.
+
+        Never asks OpenAI. A failure, or no answer within `WINDOW_SECONDS`, leaves the window unknown.
+        """
+        if not self._asks_window:
+            return
+        with self._lock:
+            lock = self._window_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        async with lock:  # runs that start together wait for one answer
+            if self._asks_window:
+                try:
+                    async with asyncio.timeout(WINDOW_SECONDS):
+                        window = await self._server_window()
+                except (openai.OpenAIError, TimeoutError):
+                    window = None
+                self.context_window = self.context_window or window
+                self._asks_window = False
+
+    async def _server_window(self) -> int | None:
+        entry = find_entry(await self._get("/models"), self.name)
+        if entry is None:
+            return None
+        if (window := entry_window(entry)) is not None:
+            return window
+        path = native_path(entry)
+        if path is None:
+            return None
+        root = self.base_url.rstrip("/").removesuffix("/v1")
+        return native_window(await self._get(root + path), self.name)
+
+    async def _get(self, path: str) -> bytes:
+        client = self._client().with_options(max_retries=0)
+        response = await client.get(path, cast_to=_http.Response, options={"params": self._query})
+        content: bytes = response.content
+        return content
 
     def redact(self, text: str) -> str:
         """The text with this model's keys replaced by `[key]`."""
@@ -404,6 +480,11 @@ def _split(sampling: Mapping[str, object]) -> tuple[dict[str, object], dict[str,
     except (TypeError, ValueError) as error:
         raise ConfigError(f"`sampling` is not valid JSON data: {error}.") from None
     return body, extra["extra_headers"], extra["extra_query"]
+
+
+def _is_openai(server: str) -> bool:
+    host = server.partition(":")[0].lower()
+    return host == "api.openai.com" or host.endswith(".api.openai.com")  # the latter in other regions
 
 
 def _is_header_value(text: str) -> bool:

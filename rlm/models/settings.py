@@ -1,19 +1,22 @@
-"""Settings from the environment, or else from `.env` in the working directory. Imports errors only."""
+"""Settings from the environment, or else from `.env` in the working directory. Imports errors and options."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
 from dotenv.parser import parse_stream
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rlm.errors import ConfigError
 
+from .options import EXAMPLE, checked_options, from_text
+
 DOTENV: Final = ".env"
+OPTION_TABLES: Final = ("model_options", "sub_model_options")
 
 
 @contextmanager
@@ -54,9 +57,13 @@ class Settings(BaseSettings):
         sub_model: `RLM_SUB_MODEL`: the name of the model for sub-calls. Default: `RLM_MODEL`, if that is set.
         sub_base_url: `RLM_SUB_BASE_URL`: the URL of a separate server for sub-calls to models given by name.
         sub_api_key: `RLM_SUB_API_KEY`: the key of that server. No other key is ever sent there.
+        model_options: `RLM_MODEL_OPTIONS`: a JSON object of the root model's options, such as `{"temperature": 0.2}`; or
+            one variable an option, as `RLM_MODEL_OPTIONS__TEMPERATURE=0.2`. See `rlm.models.options`.
+        sub_model_options: `RLM_SUB_MODEL_OPTIONS`: the same for the sub-model. The root's options apply to it as well if
+            both are the same model at the same server.
 
     Raises:
-        ConfigError: `.env` is unreadable or invalid.
+        ConfigError: `.env` is unreadable or invalid, or an option of a model is.
     """
 
     model_config = SettingsConfigDict(
@@ -69,10 +76,22 @@ class Settings(BaseSettings):
     sub_model: str = "gpt-5-mini"
     sub_base_url: str | None = None
     sub_api_key: SecretStr | None = None
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    sub_model_options: dict[str, Any] = Field(default_factory=dict)
 
     def __init__(self, **values: Any) -> None:
         with translate_dotenv_errors():
-            super().__init__(**values)
+            try:
+                super().__init__(**values)
+            except SettingsError:
+                names = " or ".join(f"RLM_{name.upper()}" for name in OPTION_TABLES)
+                raise ConfigError(f"{names} is not valid JSON: {EXAMPLE}.") from None
+
+    @field_validator(*OPTION_TABLES, mode="before")
+    @classmethod
+    def _check_options(cls, options: Any, info: ValidationInfo) -> dict[str, Any]:
+        values = from_text(options) if isinstance(options, Mapping) else options
+        return checked_options(values, name=f"RLM_{info.field_name}".upper())
 
     @model_validator(mode="after")
     def _default_sub_model(self) -> Self:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -16,6 +18,7 @@ import anyio
 from rlm.errors import ConfigError
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
+from rlm.models.options import MAX_TOKENS_FIELD, model_arguments, sub_model_options
 from rlm.models.settings import Settings
 from rlm.store.record import ModelRecord
 
@@ -36,23 +39,38 @@ _used: WeakKeyDictionary[asyncio.AbstractEventLoop, Counter[Model]] = WeakKeyDic
 _lock = threading.Lock()
 
 
-def model_by_name(name: str, *, sub_base_url: str | None = None, max_concurrency: int | None = 64) -> OpenAIModel:
+def model_by_name(
+    name: str,
+    *,
+    sub_base_url: str | None = None,
+    max_concurrency: int | None = 64,
+    options: Mapping[str, object] = MappingProxyType({}),
+) -> OpenAIModel:
     """A model by its name, at the server of the environment, or at a separate one for sub-calls.
 
-    A separate server gets its own key (`RLM_SUB_API_KEY`) or none, never the root's.
+    A separate server gets its own key (`RLM_SUB_API_KEY`) or none, never the root's. `options` are validated ones (see
+    `rlm.models.options`).
 
     Raises:
         ConfigError: a key is missing, or an address is invalid.
     """
     if sub_base_url is None:
-        return OpenAIModel(name, max_concurrency=max_concurrency)
+        return OpenAIModel(name, max_concurrency=max_concurrency, **model_arguments(options))
     key = Settings().sub_api_key
     return OpenAIModel(
         name,
         base_url=sub_base_url,
         api_key="" if key is None else key.get_secret_value(),
         max_concurrency=max_concurrency,
+        **model_arguments(options),
     )
+
+
+async def find_windows(models: Collection[Model]) -> None:
+    """Ask the servers of these models for unknown windows, all at once. Takes a few seconds at most."""
+    async with anyio.create_task_group() as group:
+        for model in {*models}:
+            group.start_soon(model.find_window)
 
 
 class Clients:
@@ -64,7 +82,7 @@ class Clients:
 
     def __init__(self, *, max_concurrent: int | None) -> None:
         self._max_concurrent = max_concurrent
-        self._named: dict[tuple[str, str | None], Model] = {}  # by name and separate server
+        self._named: dict[tuple[str, str | None, str], Model] = {}  # by name, separate server and options
         self._users: WeakKeyDictionary[asyncio.AbstractEventLoop, _Users] = WeakKeyDictionary()
 
     def models(self, options: Options) -> dict[int, Model]:
@@ -79,15 +97,25 @@ class Clients:
             settings = Settings()
             model, sub_model = settings.model, sub_model or settings.sub_model
         defaults = {0: model} | dict.fromkeys(range(1, max(1, options.depth) + 1), sub_model or model)
+        wanted = {level: options.level_models.get(level, default) for level, default in defaults.items()}
         return {
-            level: self._resolve(options.level_models.get(level, default), level) for level, default in defaults.items()
+            level: self._resolve(model, level, _options_of(model, level, wanted[0], options))
+            for level, model in wanted.items()
         }
 
-    def restore_model(self, level: int, model: ModelRecord, options: Options) -> Model:
-        """The recorded model of a level: the caller's object of that name, or a new client for the name.
+    def restore_model(
+        self, level: int, model: ModelRecord, options: Options, *, root: ModelRecord | None = None
+    ) -> Model:
+        """The recorded model of a level: the caller's object of that name, or a client with the recorded options.
+
+        Args:
+            level: the level.
+            model: the record of its model.
+            options: the options with which the run is resumed.
+            root: the record of the root model; None is `model`.
 
         Raises:
-            ConfigError: the options name another model, or an object is missing.
+            ConfigError: the options name another model or have other options for it, or an object is missing.
         """
         requested = options.level_models.get(level, options.sub_model if level else options.model)
         if requested is not None and _name(requested) != model.name:
@@ -96,13 +124,15 @@ class Clients:
             )
         for each in (requested, options.model, options.sub_model):
             if each is not None and not isinstance(each, str) and each.name == model.name:
+                if each.context_window is None and model.context_window is not None:
+                    each.context_window = model.context_window  # the server stated it when the run started
                 return each
         if model.server is None:
             raise ConfigError(
                 f"The model {model.name} of level {level} was given as an object: pass it again as model, sub_model or in "
                 "level_models."
             )
-        client = self._resolve(model.name, level)
+        client = self._resolve(model.name, level, self._recorded_options(level, model, root, options))
         if isinstance(client, OpenAIModel) and client.base_url != model.server:
             set_by = "OPENAI_BASE_URL and RLM_SUB_BASE_URL" if level else "OPENAI_BASE_URL"
             raise ConfigError(
@@ -135,17 +165,44 @@ class Clients:
                     with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                         await model.aclose()
 
-    def _resolve(self, model: str | Model, level: int) -> Model:
-        """The model, or the one client that all users of a name and server share."""
+    def _resolve(self, model: str | Model, level: int, options: Mapping[str, object]) -> Model:
+        """The model, or the one client that all users of a name, server and options share."""
         if not isinstance(model, str):
             return model
         server = Settings().sub_base_url if level else None
+        key = (model, server, json.dumps(dict(options), sort_keys=True))
         with _lock:
-            if (model, server) not in self._named:
-                self._named[model, server] = model_by_name(
-                    model, sub_base_url=server, max_concurrency=self._max_concurrent
+            if key not in self._named:
+                self._named[key] = model_by_name(
+                    model, sub_base_url=server, max_concurrency=self._max_concurrent, options=options
                 )
-            return self._named[model, server]
+            return self._named[key]
+
+    def _recorded_options(
+        self, level: int, model: ModelRecord, root: ModelRecord | None, options: Options
+    ) -> dict[str, object]:
+        """The recorded options of a model. Raises ConfigError if the caller passes others."""
+        now = model_arguments(_options_of(model.name, level, (root or model).name, options))
+        if (options.sub_model_options if level else options.model_options) is not None and (
+            now["sampling"] != model.parameters or now["context_window"] not in (None, model.context_window)
+        ):
+            recorded = {**model.parameters, "context_window": model.context_window}
+            name = "sub_model_options" if level else "model_options"
+            raise ConfigError(f"The run has {model.name} with {recorded}, which cannot change: leave {name} out.")
+        field = {MAX_TOKENS_FIELD: now[MAX_TOKENS_FIELD]} if MAX_TOKENS_FIELD in now else {}
+        return {**field, **model.parameters, "context_window": model.context_window}
+
+
+def _options_of(model: str | Model, level: int, root: str | Model, options: Options) -> Mapping[str, object]:
+    """The options of a level's model, if it is given by name: those passed, else those of the environment."""
+    if not isinstance(model, str):
+        return {}
+    settings = Settings()
+    root_options = settings.model_options if options.model_options is None else options.model_options
+    if level == 0:
+        return root_options
+    own = settings.sub_model_options if options.sub_model_options is None else options.sub_model_options
+    return sub_model_options(root_options, own, same_model=model == root and settings.sub_base_url is None)
 
 
 def _release(loop: asyncio.AbstractEventLoop, model: Model) -> bool:

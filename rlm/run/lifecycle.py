@@ -28,7 +28,7 @@ from rlm.store.replay import Replay
 from rlm.types import Completion, StopPoint, Usage
 
 from .active import ActiveRun, RunQuestion, tools_of
-from .clients import Clients
+from .clients import Clients, find_windows
 from .options import Options, OptionsDict
 
 
@@ -97,20 +97,21 @@ async def start_run(
     # Invalid options fail before the run directory exists.
     require_known_prices(options, models)
     tools_of(options)
-    run_id, directory = new_directory(options.run_root)
-    record = RunRecord(
-        run_id=run_id,
-        state="running",
-        query=question.query,
-        depth=options.depth,
-        models={level: _model_record(model, options) for level, model in models.items()},
-        limits=options.limits,
-        sandbox=options.sandbox,
-        prices=options.prices,
-    )
     names = {level: model.name for level, model in models.items()}
     start = RunStarted(query=question.query, depth=options.depth, models=names, context_bytes=question.context.size)
     async with clients.connections(models.values()):
+        await find_windows(models.values())  # the record has them: a replay has no server to ask
+        run_id, directory = new_directory(options.run_root)
+        record = RunRecord(
+            run_id=run_id,
+            state="running",
+            query=question.query,
+            depth=options.depth,
+            models={level: _model_record(model, options) for level, model in models.items()},
+            limits=options.limits,
+            sandbox=options.sandbox,
+            prices=options.prices,
+        )
         with run_lock(directory):
             record.save(directory)
             with Journal(directory / JOURNAL) as journal:
@@ -138,7 +139,10 @@ async def resume_run(
     stop = None if session else resumable_stop(record, options.limits, directory)
     ensure_unlocked(directory)
     contexts = await stored.contexts()
-    models = {level: clients.restore_model(level, model, options) for level, model in record.models.items()}
+    models = {
+        level: clients.restore_model(level, model, options, root=record.models[0])
+        for level, model in record.models.items()
+    }
     require_known_prices(options, models)
     ended = record.state == "finished" and stop is None
     async with clients.connections(models.values()):
@@ -231,4 +235,5 @@ def _model_record(model: Model, options: Options) -> ModelRecord:
     passed = [options.model, options.sub_model, *options.level_models.values()]
     by_name = not any(model is each for each in passed)
     server = model.base_url if by_name and isinstance(model, OpenAIModel) else None
-    return ModelRecord(name=model.name, server=server, context_window=model.context_window)
+    parameters = {} if server is None else dict(model.parameters)
+    return ModelRecord(name=model.name, server=server, context_window=model.context_window, parameters=parameters)

@@ -12,6 +12,7 @@ from rlm.config import Limits, SandboxConfig
 from rlm.errors import ConfigError
 from rlm.events import OnEvent
 from rlm.models.base import Model
+from rlm.models.options import checked_options
 from rlm.models.prices import Price
 from rlm.prompts import SystemPrompt, default_system_prompt
 from rlm.sandbox.base import SandboxFactory
@@ -35,6 +36,8 @@ class OptionsDict(TypedDict, total=False):
     model: str | Model | None
     sub_model: str | Model | None
     level_models: Mapping[int, str | Model]
+    model_options: Mapping[str, object] | None
+    sub_model_options: Mapping[str, object] | None
     limits: Limits
     on_limit: Literal["answer", "raise"]
     prices: Mapping[str, Price]
@@ -57,6 +60,8 @@ class Options:
     model: str | Model | None = None
     sub_model: str | Model | None = None
     level_models: Mapping[int, str | Model] = field(default_factory=dict)
+    model_options: Mapping[str, object] | None = None
+    sub_model_options: Mapping[str, object] | None = None
     limits: Limits = field(default_factory=Limits)
     on_limit: Literal["answer", "raise"] = "answer"
     prices: Mapping[str, Price] = field(default_factory=dict)
@@ -79,6 +84,12 @@ class Options:
             )
         if self.on_limit not in ("answer", "raise"):
             raise ConfigError(f"on_limit={self.on_limit!r} is invalid: use 'answer' or 'raise'.")
+        for name, model in (("model_options", self.model), ("sub_model_options", self.sub_model)):
+            if (options := getattr(self, name)) is None:
+                continue
+            checked_options(options, name=name)
+            if isinstance(model, Model):
+                raise ConfigError(f"{name} is for a model given by name: pass its options to {model.name!r} itself.")
         for name, price in self.prices.items():
             if not isinstance(price, Price):
                 raise ConfigError(f"prices[{name!r}] is a {type(price).__name__}: use Price(input=..., output=...).")

@@ -33,11 +33,13 @@ class ModelRecord:
         name: name of the model.
         server: its base URL; None if the caller passed an object rather than a name.
         context_window: window in tokens, if known. A replay shortens conversations and output for the same window.
+        parameters: the parameters of its requests, if it was given by name. Recorded replies are valid for these only.
     """
 
     name: str
     server: str | None
     context_window: int | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.odd_server import Said
+from helpers.odd_server import serving as serving_odd
 from rlm.cli.commands.checks import Finding, run_checks
 from rlm.errors import EngineUnavailable
 from rlm.models.settings import Settings
@@ -71,6 +73,21 @@ async def test_the_model_servers_response_decides_whether_a_run_is_possible(
     assert ROOT_KEY in asked[0]
     assert ROOT_KEY not in models.text
     assert state != "problem" or models.text.endswith(": check OPENAI_API_KEY and OPENAI_BASE_URL")
+
+
+@pytest.mark.anyio
+async def test_the_window_is_shown_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = Said(body={"data": [{"id": "m", "max_model_len": 8192}]})
+    async with serving_odd(lambda asked: listing) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("RLM_MODEL", "m")
+        assert (await found("models")).text.endswith(", window 8,192 tokens by the server")
+        monkeypatch.setenv("RLM_MODEL_OPTIONS", '{"context_window": 4096}')
+        assert (await found("models")).text.endswith(", window 4,096 tokens by the settings")
+        monkeypatch.setenv("RLM_MODEL_OPTIONS", "{}")
+        listing.body["data"][0].pop("max_model_len")  # type: ignore[index]
+        assert (await found("models")).text.endswith(", window unknown")
+    assert server.paths == ["/v1/models"] * 3
 
 
 @pytest.mark.anyio

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from rlm.config import GIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
 from rlm.models.openai import OpenAIModel
+from rlm.models.options import WINDOW
 from rlm.models.prices import Price
 from rlm.models.settings import Settings
 from rlm.sandbox.docker.container import Sandbox
@@ -114,6 +115,7 @@ async def _endpoint(settings: Settings) -> Finding:
         settings.model,
         settings.openai_base_url,
         settings.openai_api_key,
+        window=settings.model_options.get(WINDOW),
         advice="check OPENAI_API_KEY and OPENAI_BASE_URL",
     )
 
@@ -125,14 +127,15 @@ async def _sub_endpoint(settings: Settings, base_url: str) -> Finding:
         settings.sub_model,
         base_url,
         settings.sub_api_key or SecretStr(""),  # never the root's key
+        window=settings.sub_model_options.get(WINDOW),
         advice="check RLM_SUB_API_KEY and RLM_SUB_BASE_URL",
     )
 
 
 async def _server(
-    part: str, text: str, name: str, base_url: str | None, key: SecretStr | None, *, advice: str
+    part: str, text: str, name: str, base_url: str | None, key: SecretStr | None, *, window: int | None, advice: str
 ) -> Finding:
-    """Ask a model server for its list of models. `text` describes the server."""
+    """Ask a model server for its list of models. `text` describes the server, `window` is the setting."""
     try:
         model = OpenAIModel(
             name,
@@ -141,9 +144,11 @@ async def _server(
             timeout=SERVER_SECONDS,
             max_retries=0,
             rate_limit_seconds=0,
+            context_window=window,
         )
     except ConfigError as error:
         return Finding(part=part, state="problem", text=str(error))
+    origin = "the settings" if window else "the price list" if model.context_window else "the server"
     try:
         await model.check_reachable()
     except ModelError as error:
@@ -154,7 +159,8 @@ async def _server(
         return Finding(part=part, state="note", text=f"{text}; {error}")
     finally:
         await model.aclose()
-    return Finding(part=part, state="ok", text=text)
+    known = "unknown" if model.context_window is None else f"{model.context_window:,} tokens by {origin}"
+    return Finding(part=part, state="ok", text=f"{text}, window {known}")
 
 
 def _disk(root: Path) -> Finding:
@@ -192,7 +198,7 @@ def _visible_value(key: str, settings: Settings) -> str:
     table, _, name = key.partition(".")
     value = getattr(settings, table)
     if name:
-        value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name)
     match value:
         case None:
             return "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,12 +17,36 @@ if TYPE_CHECKING:
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
 
 
-def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Test this model server instead, with small questions")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --server: the model (default: RLM_MODEL, or the server's only one)")
+    ] = None,
+    key_from: Annotated[
+        str, typer.Option(metavar="NAME", help="With --server: the variable with its key")
+    ] = "OPENAI_API_KEY",
+    skip_long_prompt: Annotated[
+        bool, typer.Option("--skip-long-prompt", help="With --server: ask nothing that is long, to save tokens")
+    ] = False,
+) -> None:
     """Check everything a run needs, and show where each setting comes from.
+
+    With --server, ask a model server small questions instead, and print
+    what works and which settings to use.
 
     Exit status: 0 ready, 1 a check failed, 2 invalid setting.
     """
     import anyio
+
+    if server is not None:
+        from .server import test_server
+
+        test_server(server, model, key_from=key_from, long=not skip_long_prompt, as_json=as_json, quiet=quiet)
+        return
 
     from rlm.cli.output import write_json
     from rlm.cli.settings import merge_layers, origins, read_layers
@@ -41,7 +65,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
         async for finding in run_checks(settings, settings.runs):
             findings.append(finding)
             if not as_json and (finding.state == "problem" or not quiet):
-                _show(finding)
+                show_finding(finding)
         return findings
 
     findings = anyio.run(work)
@@ -53,7 +77,8 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
         raise typer.Exit(1)
 
 
-def _show(finding: Finding) -> None:
+def show_finding(finding: Finding) -> None:
+    """Show the result of a check: one line, or a wrapped row on a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

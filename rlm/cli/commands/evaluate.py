@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from rlm._util.text import quantity
-from rlm.cli.options import nonempty_path
+from rlm.cli.options import nonempty_path, with_model_options
 
 if TYPE_CHECKING:
     from rlm.evals.plan import Plan, TaskModels
@@ -56,6 +56,7 @@ def _evaluate() -> None:
 
 
 @evaluate.command(RUN)
+@with_model_options
 def run(
     tasks: Annotated[
         list[str] | None, typer.Argument(metavar="TASK", help="Names of tasks; `rlm eval tasks` lists them")
@@ -94,7 +95,7 @@ def run(
         typer.Option(min=0, max=1, help="Accuracy of the scripted labeller, with the scripted model", show_default="1"),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Context window of the root model in tokens, for direct and map_reduce")
+        int | None, typer.Option(min=1, hidden=True, help="As --context-window, for direct and map_reduce only")
     ] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="Cost limit of each RLM run in US dollars")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="Turns of each RLM")] = None,
@@ -108,6 +109,9 @@ def run(
     oolong: Annotated[
         list[Path] | None, typer.Option(help="File of OOLONG-synth rows, as JSON or JSONL", parser=nonempty_path)
     ] = None,
+    *,
+    model_options: Mapping[str, str],
+    sub_model_options: Mapping[str, str],
 ) -> None:
     """Answer the instances of tasks with each method, and write results.jsonl, report.md and plots.
 
@@ -122,7 +126,19 @@ def run(
     from rlm.evals.plan import Plan, parse_lengths
 
     if resume is not None:
-        lists = [tasks, method, model, sub_model, sub_base_url, lengths, data, longbench, oolong]
+        lists = [
+            tasks,
+            method,
+            model,
+            sub_model,
+            sub_base_url,
+            lengths,
+            data,
+            longbench,
+            oolong,
+            model_options,
+            sub_model_options,
+        ]
         values = [seed, out, accuracy, window, max_cost_usd, max_iterations, trec]
         if any(lists) or any(value is not None for value in values):
             raise ConfigError(RESUME_OPTIONS)
@@ -130,7 +146,7 @@ def run(
     elif redo_failed_calls:
         raise ConfigError("--redo-failed-calls requires --resume DIR.")
     else:
-        root, sub, sub_server = default_models(model, sub_model, sub_base_url)
+        models = chosen_models(model, sub_model, sub_base_url, model_options, sub_model_options)
         files = [("data", data), ("longbench", longbench), ("oolong_file", oolong)]
         plan = Plan(
             tasks=tuple(dict.fromkeys(tasks or ())),
@@ -138,9 +154,7 @@ def run(
             lengths=parse_lengths(lengths or ("8k",)),
             n=10 if n is None else n,
             seed=7 if seed is None else seed,
-            model=root,
-            sub_model=sub,
-            sub_base_url=sub_server,
+            **models,
             accuracy=1.0 if accuracy is None else accuracy,
             window=window,
             max_cost_usd=max_cost_usd,
@@ -166,16 +180,31 @@ class Evaluation:
     results: Results
 
 
-def default_models(model: str, sub_model: str, sub_base_url: str = "") -> tuple[str, str, str | None]:
-    """Root model, sub-model and the sub-model's own server, completed from the environment."""
+def chosen_models(
+    model: str,
+    sub_model: str,
+    sub_base_url: str,
+    model_options: Mapping[str, str],
+    sub_model_options: Mapping[str, str],
+) -> dict[str, Any]:
+    """The fields of a `Plan` about models: the flags, completed from the settings."""
+    from rlm.cli.settings import load_settings
     from rlm.evals.plan import SCRIPTED
-    from rlm.models.settings import Settings
+    from rlm.models.options import sub_model_options as inherited
 
-    settings = Settings()
+    settings = load_settings(model_options=model_options, sub_model_options=sub_model_options)
     has_endpoint = settings.openai_api_key is not None or settings.openai_base_url is not None
-    model = model or (settings.model if has_endpoint else SCRIPTED)
-    sub_model = sub_model or (settings.sub_model if model == settings.model else model)
-    return model, sub_model, None if sub_model == SCRIPTED else sub_base_url or settings.sub_base_url
+    root = model or (settings.model if has_endpoint else SCRIPTED)
+    sub = sub_model or (settings.sub_model if root == settings.model else root)
+    server = None if sub == SCRIPTED else sub_base_url or settings.sub_base_url
+    same = sub == root and server is None
+    return {
+        "model": root,
+        "sub_model": sub,
+        "sub_base_url": server,
+        "model_options": settings.model_options,
+        "sub_model_options": inherited(settings.model_options, settings.sub_model_options, same_model=same),
+    }
 
 
 def start(plan: Plan, folder: Path | None, *, prefix: str, extra: Mapping[str, object] | None = None) -> Evaluation:
@@ -227,7 +256,7 @@ def answer(
     from rlm.evals.harness import final_rows, run_jobs
     from rlm.evals.methods.base import MethodContext
     from rlm.evals.progress import Progress
-    from rlm.run.clients import Clients
+    from rlm.run.clients import Clients, find_windows
 
     plan, jobs, models, results = evaluation.plan, evaluation.jobs, evaluation.models, evaluation.results
     done = final_rows(jobs, results.rows, redo_failed_calls=redo_failed_calls).values()
@@ -241,6 +270,7 @@ def answer(
         connections = Clients(max_concurrent=1).connections(models.clients)  # keeps connections open between jobs
         with Progress(jobs, done) as progress:
             async with connections:
+                await find_windows(models.clients)  # the methods without an RLM need them, too
                 return await run_jobs(
                     jobs,
                     ctx=ctx,

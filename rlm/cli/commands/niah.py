@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rlm.cli.options import Verbose, nonempty_path
+from rlm.cli.options import Verbose, nonempty_path, with_model_options
 
-from .evaluate import answer, default_models, start, write_text
+from .evaluate import answer, chosen_models, start, write_text
 
 MAX_FACTS = 12  # number of names in rlm.evals.tasks.niah
 
 
+@with_model_options
 def niah(
     model: Annotated[
         str,
@@ -35,6 +37,9 @@ def niah(
         ),
     ] = None,
     verbose: Verbose = False,
+    *,
+    model_options: Mapping[str, str],
+    sub_model_options: Mapping[str, str],
 ) -> None:
     """Find a needle in a haystack: one number in a million lines of words, then several facts at once.
 
@@ -48,7 +53,6 @@ def niah(
     from rlm.evals.report import trials as report
     from rlm.evals.tasks.niah import length_of
 
-    root, sub, sub_server = default_models(model, sub_model)
     single = facts == 1  # then the last trial is one more needle
     plan = Plan(
         tasks=("seed_niah/needle", "seed_niah/facts") if facts > 1 else ("seed_niah/needle",),
@@ -57,9 +61,7 @@ def niah(
         n=trials + single,
         indices={"seed_niah/facts": (trials,)} if facts > 1 else {},
         seed=seed,
-        model=root,
-        sub_model=sub,
-        sub_base_url=sub_server,
+        **chosen_models(model, sub_model, "", model_options, sub_model_options),
         facts=facts if facts > 1 else None,
     )
     evaluation = start(plan, out, prefix="niah", extra={"lines": lines})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from rlm.cli.interrupt import resume_hint, run_until_interrupted
-from rlm.cli.options import AsJson, Quiet, Root, Runtime, Verbose, with_limits
+from rlm.cli.options import AsJson, Quiet, Root, Runtime, Verbose, with_limits, with_model_options
 from rlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ USAGE: Final = 'Usage: rlm run "What went wrong?" app.log'
 
 
 @with_limits
+@with_model_options
 def run(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question", show_default=False)] = "",
     source: Annotated[
@@ -44,6 +45,8 @@ def run(
     verbose: Verbose = False,
     *,
     limits: Mapping[str, str | None],
+    model_options: Mapping[str, str],
+    sub_model_options: Mapping[str, str],
 ) -> None:
     """Answer a question about a file, a folder or piped text of any length.
 
@@ -66,6 +69,8 @@ def run(
     settings = load_settings(
         model=model,
         sub_model=sub_model,
+        model_options=model_options,
+        sub_model_options=sub_model_options,
         depth=depth,
         limits=limits,
         sandbox={"runtime": runtime, "transport": transport},
@@ -78,6 +83,8 @@ def run(
         depth=settings.depth,
         model=settings.model,
         sub_model=settings.sub_model,
+        model_options=settings.model_options,
+        sub_model_options=settings.sub_model_options,
         limits=settings.limits,
         prices=settings.prices,
         sandbox=settings.sandbox,

@@ -70,7 +70,9 @@ async def map_reduce(instance: Instance, ctx: MethodContext, folder: Path) -> Me
     windows = [window for window in (ctx.window or model.context_window, sub_model.context_window) if window]
     size = min([MAX_PIECE_TOKENS, *(_context_tokens(window, instance) for window in windows)])
     if size < 1:
-        raise ConfigError(f"A window of {min(windows):,} tokens is too small for map_reduce: increase --window.")
+        raise ConfigError(
+            f"A window of {min(windows):,} tokens is too small for map_reduce: increase --context-window."
+        )
     replies: dict[str, ModelReply] = {}
     slots = anyio.CapacityLimiter(MAX_CONCURRENT_CALLS)
 

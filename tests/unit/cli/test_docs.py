@@ -38,6 +38,8 @@ def test_the_documented_settings_file_loads(here: Path) -> None:
         600,
         "runsc",
     )
+    assert loaded.model_options == {"context_window": 32768, "max_output_tokens": 4096, "temperature": 0.2}
+    assert loaded.sub_model_options == {"max_output_tokens": 1024}
     assert loaded.prices == {"my-model": Price(input=1.25, output=10, cached=0.125)}
 
 

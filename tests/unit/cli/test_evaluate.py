@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rlm.errors import ConfigError
 from rlm.evals.harness import run_jobs
 from rlm.evals.methods.keyword import keyword
 from rlm.evals.plan import Plan
@@ -26,7 +27,8 @@ RLM = Callable[..., Any]  # the fixture
     [
         ["ruler/single_1"], ["-n", "1"], ["--seed", "0"], ["--accuracy", "0"], ["--max-iterations", "3"],
         ["--lengths", "4k"], ["--method", "direct"], ["--model", "m"], ["--window", "9"],
-        ["--max-cost-usd", "0"], ["--out", "other"], ["--sub-base-url", "http://x/v1"],
+        ["--max-cost-usd", "0"], ["--out", "other"], ["--temperature", "1"],
+        ["--sub-context-window", "9000"], ["--sub-base-url", "http://x/v1"],
     ],
 )  # fmt: skip
 def test_options_that_would_change_an_evaluation_are_refused(here: Path, rlm: RLM, other: list[str]) -> None:
@@ -38,6 +40,36 @@ def test_options_that_would_change_an_evaluation_are_refused(here: Path, rlm: RL
         == "rlm: --resume keeps the original settings: it allows only --concurrency, --redo-failed-calls and a larger -n.\n"
     )
     assert (here / "one" / "results.jsonl").read_text() == ""
+
+
+def test_flags_and_settings_give_the_models_of_a_plan_their_options(
+    here: Path, rlm: RLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Plan] = []
+
+    def stop(plan: Plan, *arguments: object, **options: object) -> None:
+        seen.append(plan)
+        raise ConfigError("Enough.")
+
+    monkeypatch.setattr("rlm.cli.commands.evaluate.start", stop)
+    monkeypatch.setattr("rlm.cli.commands.niah.start", stop)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    (here / "rlm.toml").write_text("[model_options]\nseed = 1\n[sub_model_options]\ntop_p = 0.5")
+    flags = ["--model", "m", "--temperature", "0.2", "--context-window", "9000", "--sub-max-output-tokens", "50"]
+    root = {"temperature": 0.2, "context_window": 9000, "seed": 1}
+    sub = {"max_output_tokens": 50, "top_p": 0.5}
+    rlm("eval", "ruler/single_1", *flags)
+    rlm("niah", *flags, "--sub-model", "n")
+    assert [plan.model_options for plan in seen] == [root, root]
+    assert [plan.sub_model_options for plan in seen] == [{**root, **sub}, sub]
+    models = seen[0].models()
+    assert models.root is not None
+    assert models.sub is not None
+    assert (models.root.parameters, models.root.context_window) == ({"temperature": 0.2, "seed": 1}, 9000)
+    limited = {"temperature": 0.2, "seed": 1, "top_p": 0.5, "max_completion_tokens": 50}
+    assert (models.sub.parameters, models.sub.context_window) == (limited, 9000)
+    again = Plan.from_settings(json.loads(json.dumps(seen[0].to_settings())))
+    assert (again.model_options, again.sub_model_options) == (root, {**root, **sub})
 
 
 def test_without_the_extra_nothing_is_answered_that_could_not_be_reported(

@@ -93,7 +93,7 @@ def test_prices_are_tables_by_the_models_name(here: Path) -> None:
             "[limits]\nmax_second = 2",
             "Unknown setting limits.max_second in rlm.toml (did you mean limits.max_seconds?).",
         ),
-        ("qqqq = 2", "Unknown setting qqqq in rlm.toml (settings: model, sub_model, depth, run_root, limits,"),
+        ("qqqq = 2", "Unknown setting qqqq in rlm.toml (settings: model, sub_model, model_options, "),
         ("depth = -1", "Invalid depth -1 in rlm.toml: must be greater than or equal to 0."),
         ('depth = "x"', "Invalid depth 'x' in rlm.toml: must be a valid integer"),
         ("limits = 3", "Unknown setting limits in rlm.toml"),
@@ -196,3 +196,86 @@ def test_displayed_settings_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> N
     assert (shown["sub_api_key"], shown["sub_base_url"]) == ("…4567", "https://host:9/v1")
     assert (shown["limits.max_tokens"], shown["sandbox.transport"]) == ("none", "attach")
     assert not any(secret in str(shown) for secret in ("0123", "pass", "abc"))
+
+
+def test_options_of_models_come_from_every_source_key_by_key(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "rlm.toml").write_text(
+        '[model_options]\ntemperature = 1\ncontext_window = 8192\nreasoning_effort = "none"\ntop_k = 40\n'
+        '[sub_model_options]\nmax_output_tokens = 300\nstop = ["5"]'
+    )
+    monkeypatch.setenv("RLM_MODEL_OPTIONS", '{"temperature": 0.5, "top_k": null, "logit_bias": {"5": -1}}')
+    monkeypatch.setenv("RLM_MODEL_OPTIONS__SEED", "7")
+    monkeypatch.setenv("RLM_SUB_MODEL_OPTIONS__STOP", "5")
+    loaded = load_settings(model_options={"temperature": "0.2", "context_window": "none"})
+    assert loaded.model_options == {
+        "temperature": 0.2,
+        "context_window": None,
+        "reasoning_effort": "none",
+        "top_k": None,
+        "logit_bias": {"5": -1},
+        "seed": 7,
+    }
+    assert loaded.sub_model_options == {"max_output_tokens": 300, "stop": "5"}
+    found = origins(read_layers({"model_options": {"temperature": "0.2"}}))
+    assert [
+        found[f"model_options.{key}"] for key in ("temperature", "seed", "reasoning_effort", "max_output_tokens")
+    ] == [
+        "flag",
+        "environment",
+        "rlm.toml",
+        "default",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"temperature": "hot"}, "Invalid --temperature 'hot': use a number, 0 or more."),
+        ({"temperature": "-1"}, "Invalid --temperature '-1': use a number, 0 or more."),
+        ({"max_output_tokens": "0"}, "Invalid --max-output-tokens '0': use a whole number of tokens, 1 or more."),
+        ({"context_window": "8k"}, "Invalid --context-window '8k': use a whole number of tokens, 1 or more."),
+        ({"max_output_tokens": "1.5"}, "Invalid --max-output-tokens '1.5': use a whole number of tokens, 1 or more."),
+    ],
+)
+def test_an_invalid_option_of_a_model_is_one_sentence_that_names_the_flag(
+    options: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(model_options=options)
+    assert str(refused.value) == sentence
+    with pytest.raises(ConfigError) as refused:
+        load_settings(sub_model_options=options)
+    assert str(refused.value) == sentence.replace("--", "--sub-")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[model_options]\ntemperature = 'hot'", "Invalid model_options.temperature 'hot' in rlm.toml: use a number"),
+        ("[model_options]\ntemperature = true", "Invalid model_options.temperature True in rlm.toml: use a number"),
+        (
+            "[model_options]\ntemprature = 1",
+            "Invalid model_options.temprature 1 in rlm.toml: did you mean temperature?",
+        ),
+        ("[model_options]\nmessages = []", "Invalid model_options.messages [] in rlm.toml: remove it, rlm sets"),
+        ("[sub_model_options]\nstream = true", "Invalid sub_model_options.stream True in rlm.toml: remove it"),
+        ("[model_options]\ntop_p = 2", "Invalid model_options.top_p 2 in rlm.toml: use a number from 0 to 1."),
+        (
+            "[model_options]\nnoted = 2020-01-01",
+            "Invalid model_options.noted datetime.date(2020, 1, 1) in rlm.toml: use JSON",
+        ),
+        ("model_options = 3", "model_options in rlm.toml is invalid: use names and values, such as"),
+    ],
+)
+def test_an_invalid_option_of_a_model_in_the_file_is_one_sentence(here: Path, text: str, sentence: str) -> None:
+    (here / "rlm.toml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_settings()
+    assert str(refused.value).startswith(sentence)
+
+
+def test_headers_which_may_contain_a_key_are_never_options_of_a_model(here: Path) -> None:
+    (here / "rlm.toml").write_text("[model_options.extra_headers]\nx-key = 'sk-1'")
+    with pytest.raises(ConfigError, match="pass it in code") as refused:
+        load_settings()
+    assert "sk-1" not in str(refused.value)

@@ -82,3 +82,45 @@ def test_importing_rlm_loads_neither_settings_nor_a_client() -> None:
     code = f"import rlm, sys; print(sorted({heavy} & sys.modules.keys()))"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert shown.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("variables", "options"),
+    [
+        (
+            {"RLM_MODEL_OPTIONS": '{"temperature": 0.2, "reasoning_effort": "low"}'},
+            {"temperature": 0.2, "reasoning_effort": "low"},
+        ),
+        ({"RLM_MODEL_OPTIONS__TEMPERATURE": "0.2"}, {"temperature": 0.2}),
+        ({"RLM_MODEL_OPTIONS": '{"seed": 1}', "RLM_MODEL_OPTIONS__SEED": "2"}, {"seed": 2}),
+        ({"RLM_MODEL_OPTIONS": '{"seed": null}'}, {"seed": None}),
+        ({"RLM_MODEL_OPTIONS": ""}, {}),
+    ],
+)
+def test_options_of_models_are_json_or_one_variable_each(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], options: dict[str, object]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name.replace("RLM_", "RLM_SUB_"), value)
+    assert Settings().model_options == Settings().sub_model_options == options
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (
+            "temperature=0.2",
+            "RLM_MODEL_OPTIONS or RLM_SUB_MODEL_OPTIONS is not valid JSON: use names and values, such as",
+        ),
+        ("[1]", 'RLM_MODEL_OPTIONS is invalid: use names and values, such as {"temperature":0.2}.'),
+        ('{"temperature": "hot"}', "temperature='hot' in RLM_MODEL_OPTIONS is invalid: use a number, 0 or more."),
+    ],
+)
+def test_invalid_options_of_a_model_are_the_callers_to_fix(
+    monkeypatch: pytest.MonkeyPatch, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv("RLM_MODEL_OPTIONS", value)
+    with pytest.raises(ConfigError) as refused:
+        Settings()
+    assert str(refused.value).startswith(sentence)

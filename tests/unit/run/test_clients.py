@@ -22,7 +22,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_BASE_URL", ROOT)
     monkeypatch.setenv("OPENAI_API_KEY", ROOT_KEY)
-    for name in ("RLM_SUB_BASE_URL", "RLM_SUB_API_KEY"):
+    for name in ("RLM_SUB_BASE_URL", "RLM_SUB_API_KEY", "RLM_MODEL_OPTIONS", "RLM_SUB_MODEL_OPTIONS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -70,3 +70,64 @@ def test_an_invalid_depth_is_refused_before_models_are_created(monkeypatch: pyte
     monkeypatch.setattr(Clients, "_resolve", lambda *arguments: pytest.fail("A model was made."))
     with pytest.raises(ConfigError, match="max_sandboxes=16 is too small for 999999 levels"):
         Clients(max_concurrent=1).models(Options(depth=999_999, model="m"))
+
+
+def options_of(model: Model) -> tuple[dict[str, object], int | None]:
+    return dict(model.parameters), model.context_window
+
+
+def test_the_sub_model_has_the_roots_options_only_if_it_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = {"temperature": 0.2, "context_window": 8192, "max_output_tokens": 100}
+    given = ({"temperature": 0.2, "max_completion_tokens": 100}, 8192)
+    clients = Clients(max_concurrent=1)
+    models = clients.models(Options(model="m", sub_model="m", model_options=root))
+    assert models[0] is models[1]
+    assert options_of(models[0]) == given
+    models = clients.models(Options(model="m", sub_model="n", model_options=root))
+    assert (options_of(models[0]), options_of(models[1])) == (given, ({}, None))
+    own = {"temperature": 0, "max_output_tokens": None}
+    models = clients.models(Options(model="m", sub_model="m", model_options=root, sub_model_options=own))
+    assert (options_of(models[0]), options_of(models[1])) == (given, ({"temperature": 0}, 8192))
+    monkeypatch.setenv("RLM_SUB_BASE_URL", SUB)
+    models = clients.models(Options(model="m", sub_model="m", model_options=root))
+    assert (options_of(models[0]), options_of(models[1])) == (given, ({}, None))
+
+
+def test_options_in_code_replace_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLM_MODEL_OPTIONS", '{"temperature": 1, "context_window": 4096}')
+    monkeypatch.setenv("RLM_SUB_MODEL_OPTIONS", '{"seed": 1}')
+    models = Clients(max_concurrent=1).models(Options(model="m", sub_model="n"))
+    assert [options_of(models[level]) for level in (0, 1)] == [({"temperature": 1}, 4096), ({"seed": 1}, None)]
+    models = Clients(max_concurrent=1).models(Options(model="m", sub_model="n", model_options={"seed": 2}))
+    assert [options_of(models[level]) for level in (0, 1)] == [({"seed": 2}, None), ({"seed": 1}, None)]
+
+
+def test_a_model_object_keeps_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLM_MODEL_OPTIONS", '{"temperature": 1}')
+    model = OpenAIModel("m", base_url=ROOT, sampling={"temperature": 0})
+    assert Clients(max_concurrent=1).models(Options(model=model))[0] is model
+    assert options_of(model) == ({"temperature": 0}, None)
+    with pytest.raises(ConfigError, match="model_options is for a model given by name: pass its options to 'm' itself"):
+        Options(model=model, model_options={"temperature": 1})
+    with pytest.raises(ConfigError, match="temperature='hot' in model_options is invalid: use a number"):
+        Options(model="m", model_options={"temperature": "hot"})
+
+
+def test_a_run_resumes_with_its_recorded_parameters_and_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = ModelRecord(name="m", server=ROOT, context_window=2048, parameters={"temperature": 0.5})
+    monkeypatch.setenv("RLM_MODEL_OPTIONS", '{"temperature": 1, "context_window": 4096}')
+    clients = Clients(max_concurrent=1)
+    model = clients.restore_model(0, recorded, Options())
+    assert options_of(model) == ({"temperature": 0.5}, 2048)
+    assert clients.restore_model(1, recorded, Options()) is model
+    same = Options(model_options={"temperature": 0.5})
+    assert options_of(clients.restore_model(0, recorded, same)) == ({"temperature": 0.5}, 2048)
+    with pytest.raises(ConfigError, match=r"has m with .*temperature.*, which cannot change: leave model_options out"):
+        clients.restore_model(0, recorded, Options(model_options={"temperature": 1}))
+
+
+def test_a_resumed_object_gets_the_window_that_its_server_stated_at_the_start() -> None:
+    model = OpenAIModel("m", base_url=ROOT)
+    recorded = ModelRecord(name="m", server=None, context_window=2048)
+    assert Clients(max_concurrent=1).restore_model(0, recorded, Options(model=model)) is model
+    assert model.context_window == 2048

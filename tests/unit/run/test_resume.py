@@ -427,7 +427,12 @@ async def test_run_json_holds_what_was_asked_and_how_it_ended(tmp_path: Path) ->
         2,
         "final",
     )
-    assert record["models"]["0"] == {"name": "root", "server": None, "context_window": None}
+    assert record["models"]["0"] == {
+        "name": "root",
+        "server": None,
+        "context_window": None,
+        "parameters": {},
+    }
     assert record["digests"].keys() == {"prompt", "image"}
     assert record["context"]["digest"]
     assert record["versions"].keys() == {"rlm", "python"}
