@@ -1,8 +1,9 @@
 """Builds the image's file system in /rootfs from an explicit list, so that it contains nothing else.
 
 Runs once, in the build stage of the image, with the image's own interpreter. Copies Python with its standard library and
-shared libraries, time zones, the wheels' contents, the protocol and the guest, then compiles all modules. Shells,
-package managers, compilers, perl and setuid files stay out because nothing copies them. Standard library only.
+shared libraries, time zones, the locale C.UTF-8, the wheels' contents, the protocol and the guest, then compiles all
+modules. Shells, package managers, compilers, perl and setuid files stay out because nothing copies them. Standard library
+only.
 """
 
 import compileall
@@ -90,6 +91,8 @@ def write_system_files() -> None:
     zones = Path("/usr/share/zoneinfo")
     if zones.is_dir():
         shutil.copytree(zones, inside(zones), symlinks=True, ignore=shutil.ignore_patterns("posix", "right"))
+    locale = Path("/usr/lib/locale/C.utf8")  # the only one, which LANG names
+    shutil.copytree(locale, inside(locale))
     (ROOT / "etc").mkdir(exist_ok=True)
     (ROOT / "etc/passwd").write_text("root:x:0:0::/:/none\nsandbox:x:65532:65532::/workspace:/none\n")
     (ROOT / "etc/group").write_text("root:x:0:\nsandbox:x:65532:\n")

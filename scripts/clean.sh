@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 if docker info >/dev/null 2>&1; then
     docker ps --all --quiet --filter label=rlm.run | xargs --no-run-if-empty docker rm --force >/dev/null
     docker images --format '{{.Repository}}:{{.Tag}}' rlm-sandbox | xargs --no-run-if-empty docker rmi >/dev/null
-    if docker image inspect rlm-base >/dev/null 2>&1; then docker rmi rlm-base >/dev/null; fi
+    docker images --format '{{.Repository}}:{{.Tag}}' rlm-base | xargs --no-run-if-empty docker rmi >/dev/null
     docker image prune --force --filter label=rlm.image >/dev/null
 fi
 rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist viewer/node_modules

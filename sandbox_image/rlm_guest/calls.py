@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
+from types import MethodType
+from typing import Any
 
 from rlm.protocol.messages import ContextKind, Message, Query, Reply, Start, ToolCall
 
@@ -15,6 +18,11 @@ from . import values
 from .link import Link, close_all, fd_bundle, read_value
 
 Command = tuple[Message, list[int]]
+
+OTHER_PROCESS = (
+    "this call works only in the process of the cell, not in one that the cell started: use threads, such as "
+    "concurrent.futures.ThreadPoolExecutor, or llm_batch for many prompts"
+)
 
 
 class LLMError(Exception):
@@ -52,6 +60,27 @@ class QueryRequest:
 Outgoing = tuple[int, Callable[[int], None]]  # the size of a call in bytes, and a function that sends it with a number
 
 
+def callable_as(name: str, method: Any, usage: str) -> Any:
+    """A method under the name that cells know, so that errors about its arguments say how to call that name."""
+    function = method.__func__
+
+    @wraps(function)
+    def call(owner: object, /, *args: object, **kwargs: object) -> object:
+        try:
+            return function(owner, *args, **kwargs)
+        except TypeError as error:
+            frames = error.__traceback__
+            if frames is None or frames.tb_next is not None:  # the method itself, or the code of a value, raised it
+                raise
+            problem = str(error).rpartition("() ")[2]
+            if "positional argument" in problem and "given" in problem:  # its numbers count `self`
+                problem = "got too many arguments"
+            raise TypeError(f"{name}() {problem}. Call it as {name}{usage}") from None
+
+    call.__name__ = call.__qualname__ = name
+    return MethodType(call, method.__self__)
+
+
 class Calls:
     """Sends calls, and delivers the supervisor's messages to the threads that wait for them.
 
@@ -67,6 +96,7 @@ class Calls:
     def reset(self, link: Link) -> None:
         """Start over with another link: an activated snapshot has no other threads, and their locks are meaningless."""
         self._link = link
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._reading = False
         self._in_flight: dict[int, int] = {}  # size in bytes of each pending call, by number
@@ -109,6 +139,8 @@ class Calls:
 
         A call that would exceed the host's limits waits for earlier ones.
         """
+        if os.getpid() != self._process:  # two processes would take each other's answers from the link
+            raise RuntimeError(OTHER_PROCESS)
         limit = self._start.max_calls_in_flight
         window = min(max_pending or limit, limit)
         sent: list[int] = []
@@ -175,9 +207,12 @@ class Calls:
         """Ask many prompts concurrently. Returns the answers in order; a failed call gives a falsy str with the reason."""
         if isinstance(prompts, str):
             raise TypeError("llm_batch takes a list of prompts; for one prompt there is llm_query")
-        prompts = list(prompts)
+        prompts = _listed(prompts, "prompts")
+        contexts = contexts if contexts is None else _listed(contexts, "contexts")
         if contexts is not None and len(contexts) != len(prompts):
             raise ValueError(f"llm_batch got {len(prompts)} prompts and {len(contexts)} contexts")
+        if max_concurrent is not None and not isinstance(max_concurrent, int):
+            raise TypeError(f"max_concurrent has to be an int, not {type(max_concurrent).__name__}")
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError("max_concurrent has to be at least 1")
         pairs = list(zip(prompts, contexts if contexts is not None else itertools.repeat(None), strict=False))
@@ -231,3 +266,9 @@ class Calls:
 
 def _text(answer: bytes) -> str:
     return answer.decode("utf-8", "surrogatepass")
+
+
+def _listed(items: Any, name: str) -> list[Any]:
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes):
+        raise TypeError(f"{name} has to be a list, not {type(items).__name__}")
+    return list(items)

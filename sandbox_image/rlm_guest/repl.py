@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import builtins
-import io
 import linecache
-import os
 import sys
-import traceback
 import types
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +13,15 @@ from typing import Any
 from rlm.protocol.messages import Start
 
 from . import values
-from .calls import Calls, LLMError, ToolError
+from .calls import Calls, LLMError, ToolError, callable_as
+from .streams import Streams
+from .tracebacks import clip, describe, safely
 
-MAX_ERROR_CHARS = 30_000  # limit of a traceback, which must fit into a packet in any encoding
 SHOWN_CHARS = 80  # characters of a variable's value in SHOW_VARS
+LISTED_NAMES = 30  # variables that an error lists
 
 # inspect.CO_COROUTINE. Rarely used modules are imported only when needed: each page costs time at every fork.
 CO_COROUTINE = 0x80
-
-_GUEST_FOLDER = os.path.dirname(__file__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,24 +42,27 @@ class Repl:
         self.namespace = self._main.__dict__
         self._builtins = dict(vars(builtins))
         self._restore_builtins = vars(builtins).update  # bound early: cells could replace any name used later
-        self._raw: list[io.FileIO] = []
-        self._streams: list[io.TextIOWrapper] = []
+        self._streams = Streams()
         self._final: str | None = None
         self._answer: dict[str, Any] = {"content": "", "ready": False}
         self._calls = calls
         self._max_answer_bytes = start.max_value_bytes
-        self._provided: dict[str, Any] = {
-            "llm_query": calls.llm_query,
-            "llm_batch": calls.llm_batch,
-            "rlm_query": calls.llm_query,
-            "llm_query_batched": calls.llm_batch,
-            "rlm_query_batched": calls.llm_batch,
-            "LLMError": LLMError,
-            "ToolError": ToolError,
-            "FINAL": self._set_final,
-            "FINAL_VAR": self._set_final_var,
-            "SHOW_VARS": self._show_vars,
+        functions = {
+            "llm_query": (calls.llm_query, "(prompt, context=None, *, model=None, recurse=None)"),
+            "llm_batch": (
+                calls.llm_batch,
+                "(prompts, *, contexts=None, model=None, recurse=None, max_concurrent=None)",
+            ),
+            "FINAL": (self._set_final, "(value), with the answer as its value"),
+            "FINAL_VAR": (self._set_final_var, "('name'), with the name of the variable that holds the answer"),
+            "SHOW_VARS": (self._show_vars, "()"),
         }
+        functions["rlm_query"] = functions["llm_query"]
+        functions["llm_query_batched"] = functions["rlm_query_batched"] = functions["llm_batch"]
+        self._provided: dict[str, Any] = {
+            name: callable_as(name, method, usage) for name, (method, usage) in functions.items()
+        }
+        self._provided |= {"LLMError": LLMError, "ToolError": ToolError}
         self.namespace |= {"answer": self._answer, "context": None}
 
     def bind_tools(self, descriptions: dict[str, str]) -> None:
@@ -84,46 +84,29 @@ class Repl:
         self._final = None
         self.namespace.update(self._provided)
         sys.modules["__main__"] = self._main
-        self._open_streams()
+        self._streams.begin_cell()
         linecache.cache[filename] = len(code), None, code.splitlines(keepends=True), filename
         error = ""
         try:
             self._execute(code, filename)
         except SystemExit as ended:
             if ended.code not in (None, 0):
-                error = _clip(f"SystemExit: {_safely(str, ended.code)}")
+                error = clip(f"SystemExit: {safely(str, ended.code)}")
         except BaseException as problem:  # whatever the model's code raises is a result
-            error = _safely(_describe, problem)
-        self.flush()
+            error = safely(describe, problem)
+        self._streams.end_cell()
         answer = None
         if not error:
             try:
                 answer = self._final_answer()
             except BaseException as problem:  # `answer` may be an instance of a class that the cell defined
-                error = _safely(_describe, problem)
+                error = safely(describe, problem)
         return CellEnd(error=error, answer=answer)
 
-    def _open_streams(self) -> None:
-        """Open new standard streams for each cell. They escape characters that cannot be encoded."""
-        self._raw = [io.FileIO(1, "w", closefd=False), io.FileIO(2, "w", closefd=False)]
-        options: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
-        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), **options)
-        self._streams = [io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True, **options) for raw in self._raw]
-        sys.stdout, sys.stderr = self._streams
-
-    def flush(self) -> None:
-        """Flush the standard streams, so that a fork does not write the same text again.
-
-        Text that cannot be written, because the cell closed a descriptor, is discarded: it must not reach another cell.
-        """
-        for stream, raw in zip(self._streams, self._raw, strict=True):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                raw.close()
-
     def _execute(self, code: str, filename: str) -> None:
-        tree = ast.parse(code, filename)
+        # Not by ast.parse, which would appear in the traceback of a syntax error.
+        tree = compile(code, filename, "exec", flags=ast.PyCF_ONLY_AST, dont_inherit=True)
+        assert isinstance(tree, ast.Module)
         last = tree.body[-1] if tree.body else None
         if isinstance(last, ast.Expr):
             tree.body.pop()
@@ -140,7 +123,9 @@ class Repl:
         if compiled.co_flags & CO_COROUTINE:  # the cell awaits at its top level
             import asyncio
 
-            return asyncio.run(value)
+            # With a factory, the runner leaves the thread's own loop alone: asyncio.get_event_loop() works as in a script.
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                return runner.run(value)
         return value
 
     def _final_answer(self) -> bytes | None:
@@ -150,7 +135,7 @@ class Repl:
             answer = self.namespace.get("answer")
             if not isinstance(answer, dict) or not dict.get(answer, "ready"):
                 return None
-            final = _safely(str, dict.get(answer, "content", ""))
+            final = safely(str, dict.get(answer, "content", ""))
         try:
             encoded = values.encode_text(final)
         except MemoryError:
@@ -169,14 +154,26 @@ class Repl:
         if not isinstance(name, str):
             self._final = str(name)
             return
-        name = name.strip().strip("\"'")
+        text, name = name, name.strip().strip("\"'")
         if name not in self.namespace:
-            import difflib
-
-            near = difflib.get_close_matches(name, self._variables(), n=3)
-            hint = f"; did you mean {', '.join(near)}?" if near else "; SHOW_VARS() lists the variables"
-            raise NameError(f"FINAL_VAR: there is no variable {name!r}{hint}")
+            raise NameError(self._unknown_variable(name, text))
         self._final = str(self.namespace[name])
+
+    def _unknown_variable(self, name: str, text: str) -> str:
+        """An error that names what FINAL_VAR could have meant: a variable, or the text itself."""
+        import difflib
+
+        variables = self._variables()
+        near = difflib.get_close_matches(name, variables, n=3)
+        holders = [variable for variable, value in variables.items() if isinstance(value, str) and value is text]
+        names = list(variables)[:LISTED_NAMES]
+        hint = f"; did you mean {', '.join(near)}?" if near else "."
+        if holders:
+            hint += f" It is the value of {holders[0]}: use FINAL_VAR({holders[0]!r})."
+        if names:
+            more = ", ..." if len(variables) > len(names) else ""
+            hint += f" The variables are: {', '.join(names)}{more}."
+        return f"FINAL_VAR: there is no variable {_shown(name)}{hint} To give this text itself: FINAL({_shown(text)})"
 
     def _show_vars(self) -> None:
         """Print the variables, one per line: name, type, size, beginning of the value."""
@@ -184,7 +181,7 @@ class Repl:
         for name, value in self._variables().items():
             size = f" ({len(value):,})" if isinstance(value, str | bytes | list | dict | tuple | set) else ""
             shown = value[:SHOWN_CHARS] if isinstance(value, str | bytes) else value
-            lines.append(f"{name}: {type(value).__name__}{size} = {_safely(repr, shown)[:SHOWN_CHARS]}")
+            lines.append(f"{name}: {type(value).__name__}{size} = {safely(repr, shown)[:SHOWN_CHARS]}")
         text = "\n".join(lines) or "There are no variables yet."
         sys.stdout.write(text + "\n")
 
@@ -197,32 +194,6 @@ class Repl:
         }
 
 
-def _describe(problem: BaseException) -> str:
-    """Format the traceback without the frames of this package."""
-    summary = traceback.TracebackException.from_exception(problem, compact=True)
-    _hide_guest_frames(summary)
-    return _clip("".join(summary.format()).rstrip())
-
-
-def _clip(text: str) -> str:
-    if len(text) <= MAX_ERROR_CHARS:
-        return text
-    half = MAX_ERROR_CHARS // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
-
-
-def _hide_guest_frames(summary: traceback.TracebackException) -> None:
-    frames = [frame for frame in summary.stack if not frame.filename.startswith(_GUEST_FOLDER)]
-    summary.stack = traceback.StackSummary.from_list(frames)
-    for cause in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
-        if cause is not None:
-            _hide_guest_frames(cause)
-
-
-def _safely(show: Any, value: object) -> str:
-    """Apply `show` to a value, or describe the exception that the value's own code raises."""
-    try:
-        text = show(value)
-        return text if type(text) is str else str(text)
-    except BaseException as problem:
-        return f"<{type(problem).__name__} while showing an object of the cell>"
+def _shown(text: str) -> str:
+    """A text as a literal of limited length."""
+    return repr(text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "...")

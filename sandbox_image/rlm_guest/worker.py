@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 from rlm.protocol.messages import Execute, Load, Loaded, Message, ProtocolError, Result, Start, TypeName, pack
 
-from . import processes, seeds, values
+from . import processes, stdlib, streams, values
 from .calls import Calls
 from .link import Link, close_all, fd_bundle, read_value
 from .repl import Repl
@@ -34,7 +34,8 @@ class Worker:
         processes.prefer_for_oom(processes.OOM_CELL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        seeds.install()
+        streams.follow_threads()
+        stdlib.install()
         threading.stack_size(THREAD_STACK_BYTES)
         gc.freeze()  # a collection that touches these permanent objects would copy their pages after every fork
 
@@ -86,7 +87,6 @@ class Worker:
         If memory cannot hold two copies, or the process limit is reached, the cell runs without a snapshot.
         """
         processes.reap()  # earlier snapshots, and processes of cells that the supervisor killed; does not block
-        self._repl.flush()
         if 2 * processes.resident_bytes() > self._start.worker_memory_bytes:
             self._link.send_bytes(SNAPSHOT)
             return False

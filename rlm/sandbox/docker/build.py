@@ -24,9 +24,10 @@ from rlm.errors import EngineUnavailable
 from .image import DIGEST_LABEL, Sources, find_sources, image_name
 
 REGISTRY_BASE = "python:3.12-slim"
-LOCAL_BASE = "rlm-base"
+LOCAL_BASE = "rlm-base:2"  # the number rises with each change of the packages below
 REGISTRY_SECONDS = 5.0  # timeout for the registry's first answer; the download itself has none
-DEBIAN_PACKAGES = "python3-minimal,libpython3-stdlib,libstdc++6,tzdata"  # libstdc++ for extra packages such as numpy
+# libc-bin holds the locale C.UTF-8; libstdc++ is for extra packages such as numpy.
+DEBIAN_PACKAGES = "python3-minimal,libpython3-stdlib,libc-bin,libstdc++6,tzdata"
 # Age at which unused images are removed. Other checkouts and versions on this machine may need younger ones.
 UNUSED_IMAGE_AGE = "168h"
 LABELS = f'{{{{index .Config.Labels "{DIGEST_LABEL}"}}}},{{{{index .Config.Labels "rlm.extra"}}}}'
