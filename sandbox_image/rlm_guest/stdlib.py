@@ -97,6 +97,11 @@ def _explain_spawn(popen: ModuleType) -> None:
     popen.Popen.__init__ = start
 
 
+def _keep_arenas_in_tmp(heap: Any) -> None:
+    """Shared arrays without locks need no /dev/shm: a file in /tmp does."""
+    heap.Arena._dir_candidates = []
+
+
 def _find_classes(inspect: Any) -> None:
     """Let `inspect.getsource` find classes of cells, whose module has no file."""
     getfile = inspect.getfile
@@ -117,6 +122,7 @@ ADJUSTMENTS: Final[dict[str, Callable[[Any], None]]] = {
     "random": _seed_random,
     "concurrent.futures.thread": _give_work_its_cell,
     "inspect": _find_classes,
+    "multiprocessing.heap": _keep_arenas_in_tmp,
     "multiprocessing.pool": _adjust_thread_pools,
     "multiprocessing.synchronize": lambda module: _refuse(module.SemLock, "__init__", NO_SEMAPHORES),
     "multiprocessing.managers": lambda module: _refuse(module.BaseManager, "start", NO_MANAGERS),

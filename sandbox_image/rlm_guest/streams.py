@@ -27,17 +27,18 @@ _ident = threading.get_ident
 
 _MAIN_THREAD: Final = _ident()  # a fork keeps it
 _cell_of_context: ContextVar[int | None] = ContextVar("cell", default=None)
+_owner = _cell_of_context.get
 _running_cell = 0  # 0 between two cells
 
 
 def _cell_of_caller() -> int | None:
     """The cell that the calling code belongs to; None if it runs in a thread that C code started."""
-    return _running_cell if _ident() == _MAIN_THREAD else _cell_of_context.get()
+    return _running_cell if _ident() == _MAIN_THREAD else _owner()
 
 
 def _is_late() -> bool:
     """Whether the calling code belongs to a cell that has ended."""
-    cell = _cell_of_context.get()
+    cell = _owner()
     return cell != _running_cell and cell is not None and _ident() != _MAIN_THREAD
 
 
@@ -61,10 +62,26 @@ def follow_threads() -> None:
 
     @functools.wraps(start)
     def start_new_thread(function: Callable[..., object], args: tuple[Any, ...], *kwargs: dict[str, Any]) -> int:
-        return start(for_callers_cell(function) if callable(function) else function, args, *kwargs)
+        cell = _cell_of_caller()
+
+        def run(*args: object, **kwargs: object) -> None:
+            _cell_of_context.set(cell)  # to the thread's end, when Python reports its exception
+            function(*args, **kwargs)
+
+        return start(run if callable(function) else function, args, *kwargs)
 
     _thread.start_new_thread = _thread.start_new = start_new_thread
     threading._start_new_thread = start_new_thread  # type: ignore[attr-defined]
+
+
+def _send(descriptor: int, data: Any) -> None:
+    """Write all of the data."""
+    view = memoryview(data).cast("B")
+    while view:
+        try:
+            view = view[_write(descriptor, view) :]
+        except BlockingIOError:  # the cell has changed the descriptor, for asyncio perhaps
+            _set_blocking(descriptor, True)
 
 
 class Output(io.BufferedIOBase):
@@ -85,36 +102,32 @@ class Output(io.BufferedIOBase):
         self._lock = threading.RLock()  # a signal handler may print while its thread prints
 
     def write(self, data: Any, /) -> int:
-        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        """Take bytes, and send them at the end of a line or when many are pending."""
+        if type(data) is not bytes:  # a memoryview, perhaps of larger items
+            data = memoryview(data).tobytes()
+        size = len(data)
         with self._lock:
-            if _is_late():
+            if _owner() != _running_cell and _is_late():
                 return size
             if size < BUFFER_BYTES:
                 self._pending += data
-                if len(self._pending) >= BUFFER_BYTES:
+                if b"\n" in data or len(self._pending) >= BUFFER_BYTES:
                     self._drain()
             else:
                 self._drain()
-                self._send(data)
+                _send(self._descriptor, data)
         return size
 
     def flush(self) -> None:
         with self._lock:
-            if not _is_late():
+            if self._pending and (_owner() == _running_cell or not _is_late()):
                 self._drain()
 
     def _drain(self) -> None:
-        pending, self._pending = self._pending, bytearray()
+        fresh = bytearray()
+        pending, self._pending = self._pending, fresh  # without a call, so that no signal handler can run in between
         if pending:
-            self._send(pending)
-
-    def _send(self, data: Any) -> None:
-        view = memoryview(data).cast("B")
-        while view:
-            try:
-                view = view[_write(self._descriptor, view) :]
-            except BlockingIOError:  # the cell has changed the descriptor, for asyncio perhaps
-                _set_blocking(self._descriptor, True)
+            _send(self._descriptor, pending)
 
     def discard(self) -> None:
         """Drop what an earlier cell could not write."""
@@ -180,4 +193,6 @@ class Streams:
 
 def _configure(text: io.TextIOWrapper) -> None:
     """Escape characters that cannot be encoded, and pass text on at once, so that it stays in order with bytes."""
-    text.reconfigure(encoding="utf-8", errors="backslashreplace", newline=None, line_buffering=True, write_through=True)
+    text.reconfigure(
+        encoding="utf-8", errors="backslashreplace", newline=None, line_buffering=False, write_through=True
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import anyio
@@ -71,6 +72,202 @@ async def test_a_syntax_error_is_shown_with_its_place() -> None:
     assert result.outcome == "error"
     assert "y = (2" in result.error
     assert "SyntaxError" in result.error
+
+
+@pytest.mark.parametrize(
+    ("cell", "error"),
+    [
+        ("y = (2", "  File \"<cell 2>\", line 1\n    y = (2\n        ^\nSyntaxError: '(' was never closed"),
+        ("if x:\ny = 2", None),
+        ("if x:\n    y\n  z", None),
+        ("return 5", None),
+        ("def f():\n    x = 1\n    nonlocal x", None),
+        ("await = 5", None),
+        ("x = 5 +* 3", None),
+        ("print('a", None),
+        ("for x in range(3) print(x)", None),
+        ("f'{x'", None),
+    ],
+)
+async def test_a_syntax_error_shows_its_line_and_no_frame(cell: str, error: str | None) -> None:
+    shown = (await last("x = 1", cell)).error
+    assert re.fullmatch(r'  File "<cell 2>", line \d\n    .+\n +\^+\n\w+Error: .+', shown), shown
+    assert error in (None, shown)
+
+
+async def test_a_syntax_error_of_code_that_a_cell_parses_shows_the_cells_lines() -> None:
+    error = (await last("import ast\nast.parse('x = (')")).error
+    assert error.startswith('Traceback (most recent call last):\n  File "<cell 1>", line 2, in <module>\n')
+    assert "ast.py" in error
+    error = (await last("exec('x = (')")).error
+    assert 'File "<cell 1>", line 1, in <module>' in error
+
+
+async def test_a_cell_that_awaits_shows_its_own_frames_alone() -> None:
+    error = (await last("import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    1/0\nawait f()")).error
+    assert re.findall(r'File "(.*)", line (\d+)', error) == [("<cell 1>", "5"), ("<cell 1>", "4")]
+    error = (await last("import asyncio\nasyncio.run(5)")).error
+    assert "asyncio/runners.py" in error
+    error = (await last("import json\njson.loads('{')")).error
+    assert error.startswith('Traceback (most recent call last):\n  File "<cell 1>", line 2, in <module>\n')
+    assert "json/decoder.py" in error
+
+
+async def test_an_event_loop_is_there_as_in_a_script_after_a_cell_that_awaited() -> None:
+    first = "import asyncio\nasync def f(): return 7\nawait f()"
+    assert (await last(first, "asyncio.get_event_loop().run_until_complete(f())")).stdout == "7\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("contxt", "NameError: name 'contxt' is not defined. Did you mean: 'context'?"),
+        ("llm_qurey('x')", "Did you mean: 'llm_query'?"),
+        ("def f(total_count):\n    return total_cuont\nf(1)", "Did you mean: 'total_count'?"),
+        ("pritn(1)", "Did you mean: 'print'?"),
+        ("re.findall('a', 'b')", "NameError: name 're' is not defined. Did you forget to import 're'?"),
+        ("def f():\n    return json.dumps({})\nf()", "Did you forget to import 'json'?"),
+        ("collections.Counter()", "Did you forget to import 'collections'?"),
+        ("class A:\n    length = 1\nA().lenght", "Did you mean: 'length'?"),
+        ("qqqqq", "NameError: name 'qqqqq' is not defined"),
+        ("context.zzz", "AttributeError: 'NoneType' object has no attribute 'zzz'"),
+        ("def f():\n    x += 1\nf()", "cannot access local variable 'x' where it is not associated with a value"),
+        ("class A:\n    def __dir__(self): raise ValueError\nA().x", "'A' object has no attribute 'x'"),
+    ],
+)
+async def test_an_unknown_name_gets_the_suggestion_of_python(cell: str, hint: str) -> None:
+    error = (await last(cell)).error
+    assert hint in error
+    assert ("Did you" in error) == ("Did you" in hint)
+    assert error.count("Did you") <= 1
+
+
+@pytest.mark.parametrize("limit", [1000, 100_000])
+async def test_a_deep_recursion_is_a_short_error_soon(limit: int) -> None:
+    recurse = f"import sys\nsys.setrecursionlimit({limit})\ndef f(n): return f(n + 1) + 1\n"
+    recurse += "import time\nbegan = time.monotonic()\ntry: f(0)\nfinally: took = time.monotonic() - began"
+    async with Sandbox() as sandbox:
+        result = await sandbox.run(recurse, seconds=30)
+        own = float((await sandbox.run("print(took)")).stdout)
+    assert result.error.endswith("RecursionError: maximum recursion depth exceeded")
+    assert len(result.error) < 2000
+    assert result.error.count("more times]") == 1
+    assert ("frames left out" in result.error) == (limit > 1000)
+    assert result.seconds < 3 * own + 2
+
+
+async def test_the_source_of_what_cells_define_can_be_read() -> None:
+    first = "class K:\n    z = 1\n\nclass Outer:\n    class K2:\n        y = 2\n"
+    second = "import inspect\ndef f(x):\n    return x + 1\nclass K:\n    z = 3\n"
+    show = (
+        "print(inspect.getsource(f), inspect.getsource(K), inspect.getsource(Outer.K2), inspect.getsourcefile(Outer))"
+    )
+    shown = (await last(first, second, show)).stdout
+    assert shown == "def f(x):\n    return x + 1\n class K:\n    z = 3\n     class K2:\n        y = 2\n <cell 1>\n"
+    assert (
+        "import sys" in (await last("import inspect, json\ninspect.getsource(inspect.Signature), 'import sys'")).stdout
+    )
+    assert "source code not available" in (await last("import inspect\ninspect.getsource(type('X', (), {}))")).error
+
+
+async def test_the_locale_that_lang_names_exists(config: SandboxConfig) -> None:
+    cell = """
+    import locale, time
+    print(locale.setlocale(locale.LC_ALL, ""), locale.getpreferredencoding(), locale.getlocale(), time.strftime("%A %x"))
+    print(f"{1234567:n} {1.5:n}", locale.strxfrm("ä") != "", "ä".encode().decode(), sorted("bäa", key=locale.strxfrm))
+    print(locale.setlocale(locale.LC_ALL, "C.UTF-8"), open("/tmp/x", "w").encoding, locale.nl_langinfo(locale.CODESET))
+    """
+    async with Sandbox(config) as sandbox:
+        done = await last(cell, sandbox=sandbox)
+        day = (await last("time.strftime('%A %x')", sandbox=sandbox)).stdout.strip("'\n")
+    assert done.error == ""
+    first, second, third = done.stdout.splitlines()
+    assert first == f"C.UTF-8 UTF-8 ('en_US', 'UTF-8') {day}"
+    assert second == "1234567 1.5 True ä ['a', 'b', 'ä']"
+    assert third == "C.UTF-8 UTF-8 UTF-8"
+
+
+PROCESSES = "import multiprocessing as mp\nfrom multiprocessing import *\ndef sq(x): return x * x\n"
+
+
+@pytest.mark.parametrize(
+    ("use", "advice"),
+    [
+        ("with Pool(2) as p:\n    print(p.map(sq, range(5)))", "no semaphores"),
+        ("mp.get_context('spawn').Pool(2)", "no semaphores"),
+        ("from concurrent.futures import ProcessPoolExecutor\nProcessPoolExecutor(2)", "no semaphores"),
+        ("Queue()", "no semaphores"),
+        ("SimpleQueue()", "no semaphores"),
+        ("JoinableQueue()", "no semaphores"),
+        ("Lock()", "no semaphores"),
+        ("RLock()", "no semaphores"),
+        ("Semaphore(2)", "no semaphores"),
+        ("BoundedSemaphore(2)", "no semaphores"),
+        ("Event()", "no semaphores"),
+        ("Condition()", "no semaphores"),
+        ("Barrier(2)", "no semaphores"),
+        ("Value('i', 1)", "no semaphores"),
+        ("Array('i', 3)", "no semaphores"),
+        ("Manager().dict()", "managers do not work"),
+        ("mp.get_context('spawn').Manager()", "managers do not work"),
+        (
+            "from multiprocessing.shared_memory import SharedMemory\nSharedMemory(create=True, size=9)",
+            "no shared memory",
+        ),
+        ("from multiprocessing.shared_memory import ShareableList\nShareableList([1])", "no shared memory"),
+        ("mp.get_context('spawn').Process(target=sq, args=(1,)).start()", "the start method 'spawn'"),
+        ("class P(mp.get_context('spawn').Process): pass\nP().start()", "the start method 'spawn'"),
+        ("mp.set_start_method('forkserver'); Process(target=sq, args=(1,)).start()", "the start method 'forkserver'"),
+    ],
+)
+async def test_what_processes_cannot_share_is_an_error_at_once_that_says_what_to_use(use: str, advice: str) -> None:
+    async with Sandbox() as sandbox:
+        result = await sandbox.run(PROCESSES + use, seconds=10)
+        assert (result.outcome, result.stderr) == ("error", "")
+        message = result.error.splitlines()[-1]
+        assert message.startswith("OSError: ")
+        assert advice in message
+        assert "use threads" in message
+        assert result.seconds < 5
+        assert (await sandbox.run("print('on')")).stdout == "on\n"
+
+
+async def test_what_processes_need_no_semaphore_for_works() -> None:
+    cells = """
+    import multiprocessing as mp, os, sys
+    from multiprocessing.dummy import Pool
+    from multiprocessing.pool import ThreadPool
+    def child(end): end.send(os.getpid()); print("child", flush=True)
+    here, there = mp.Pipe()
+    process = mp.Process(target=child, args=[there]); process.start(); process.join()
+    print(here.recv() == process.pid, process.exitcode, mp.Value("i", 3, lock=False).value, mp.cpu_count() > 0)
+    with ThreadPool(4) as pool: print(pool.map(llm_query, "ab"), pool.apply_async(len, ["abc"]).get())
+    with Pool(4) as pool: print(list(pool.imap_unordered(abs, [-1])), pool.starmap(max, [(1, 2)]))
+    pool = ThreadPool(2, initializer=print, initargs=["begin"]); pool.close(); pool.join()
+    """
+    result = await last(cells)
+    assert result.error == ""
+    assert result.stdout.splitlines()[:4] == ["child", "True 0 3 True", "['<a>', '<b>'] 3", "[1] [2]"]
+    module = "open('mine.py', 'w').write('def f(): print(6 * 7, flush=True)')\nimport sys; sys.path.insert(0, '')\n"
+    module += (
+        "import mine, multiprocessing as mp\np = mp.get_context('spawn').Process(target=mine.f); p.start(); p.join()"
+    )
+    assert (await last(module)).stdout == "42\n"
+
+
+async def test_a_call_from_a_process_that_a_cell_started_is_refused_with_a_reason() -> None:
+    cell = """
+    import os
+    if os.fork() == 0:
+        try: llm_query("from the child")
+        except RuntimeError as error: print(error, flush=True)
+        os._exit(0)
+    os.wait()
+    print(llm_query("from the cell"))
+    """
+    shown = (await last(cell)).stdout
+    assert "this call works only in the process of the cell" in shown
+    assert shown.endswith("<from the cell>\n")
 
 
 async def test_sys_exit_ends_the_cell_and_not_the_repl() -> None:
@@ -208,7 +405,38 @@ async def test_calls_that_could_not_be_sent_release_their_budget() -> None:
         ("llm_batch('one')", "llm_batch takes a list of prompts"),
         ("llm_batch(['a'], contexts=[])", "1 prompts and 0 contexts"),
         ("llm_query('a', model=5)", "model= takes a name"),
-        ("FINAL_VAR('resul')", "there is no variable 'resul'; did you mean result?"),
+        ("llm_batch(5)", "prompts has to be a list, not int"),
+        ("llm_batch(['a', 5])", "a prompt has to be a str, not int"),
+        ("llm_batch(['a'], max_concurrent='2')", "max_concurrent has to be an int, not str"),
+        ("FINAL()", "TypeError: FINAL() missing 1 required positional argument: 'value'. Call it as FINAL(value)"),
+        ("FINAL(1, 2)", "TypeError: FINAL() got too many arguments. Call it as FINAL(value)"),
+        ("FINAL(answer=1)", "TypeError: FINAL() got an unexpected keyword argument 'answer'. Call it as FINAL(value)"),
+        ("FINAL_VAR()", "FINAL_VAR() missing 1 required positional argument: 'name'. Call it as FINAL_VAR('name')"),
+        ("SHOW_VARS('x')", "SHOW_VARS() got too many arguments. Call it as SHOW_VARS()"),
+        ("llm_query()", "llm_query() missing 1 required positional argument: 'prompt'. Call it as llm_query(prompt, "),
+        (
+            "rlm_query('a', temperature=0)",
+            "rlm_query() got an unexpected keyword argument 'temperature'. Call it as rlm_",
+        ),
+        (
+            "llm_query_batched()",
+            "llm_query_batched() missing 1 required positional argument: 'prompts'. Call it as llm_q",
+        ),
+        (
+            "rlm_query_batched(['a'], 1, 2)",
+            "rlm_query_batched() got too many arguments. Call it as rlm_query_batched(p",
+        ),
+        (
+            "FINAL_VAR('resul')",
+            "there is no variable 'resul'; did you mean result? The variables are: context, result. To ",
+        ),
+        ("FINAL_VAR('resul')", "To give this text itself: FINAL('resul')"),
+        (
+            "FINAL_VAR('It is 42.')",
+            "there is no variable 'It is 42.'. The variables are: context, result. To give this t",
+        ),
+        ("other = 'It is' + ' 42.'; FINAL_VAR(other)", "It is the value of other: use FINAL_VAR('other')"),
+        ("FINAL_VAR('x' * 10_000)", "xx...')"),
     ],
 )
 async def test_a_call_with_invalid_arguments_is_explained_to_the_cell(cell: str, sentence: str) -> None:
@@ -226,10 +454,25 @@ async def test_a_call_with_invalid_arguments_is_explained_to_the_cell(cell: str,
         ("FINAL('early'); 1/0", None),
         ("answer['content'] = 'not ready'", None),
         ("def FINAL(x): pass\nFINAL(1)", None),
+        ("FINAL(None)", "None"),
+        ("FINAL('')", ""),
+        ("FINAL(0.5)", "0.5"),
+        ("FINAL(b'x')", "b'x'"),
+        ("FINAL(['a', None])", "['a', None]"),
+        ("FINAL(value='named')", "named"),
+        ("FINAL('a\\ud800b')", "a\ud800b"),
+        ("FINAL(ValueError('text'))", "text"),
+        ("class E:\n    def __str__(self): raise ValueError('mine')\nFINAL(E())", None),
+        ("class E:\n    def __str__(self): return 5\nFINAL(E())", None),
+        ("FINAL(10 ** 5000)", None),
+        ("x = None; FINAL_VAR('x')", "None"),
+        ("x = ''; FINAL_VAR('x')", ""),
     ],
 )
 async def test_a_final_answer_counts_only_if_its_cell_succeeds(cell: str, answer: str | None) -> None:
-    assert (await last(cell)).answer == answer
+    result = await last(cell)
+    assert result.answer == answer
+    assert "rlm" not in result.error
 
 
 async def test_show_vars_lists_what_the_cells_have_made() -> None:
