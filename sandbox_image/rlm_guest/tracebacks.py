@@ -83,14 +83,14 @@ def _shorten_one(problem: BaseException) -> int:
 
 def _hide_guest_frames(summary: traceback.TracebackException) -> None:
     """Hide this package's frames, and those of asyncio between it and a cell that awaits at its top level."""
-    frames = list(summary.stack)
+    frames = list(summary.stack or ())
     if frames and frames[0].filename.startswith(_GUEST_FOLDER):
         ours = (_GUEST_FOLDER, _ASYNCIO_FOLDER)
         start = next((i for i, frame in enumerate(frames) if not frame.filename.startswith(ours)), len(frames))
         frames = frames[start:]
-    summary.stack = traceback.StackSummary.from_list(
-        [frame for frame in frames if not frame.filename.startswith(_GUEST_FOLDER)]
-    )
+    frames = [frame for frame in frames if not frame.filename.startswith(_GUEST_FOLDER)]
+    # Without a stack, as for a syntax error of the cell, Python prints no heading.
+    summary.stack = traceback.StackSummary.from_list(frames) if frames else None  # type: ignore[assignment]
     for cause in (summary.__cause__, summary.__context__, *(getattr(summary, "exceptions", None) or ())):
         if cause is not None:
             _hide_guest_frames(cause)
