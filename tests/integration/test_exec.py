@@ -146,6 +146,36 @@ def test_a_process_that_a_script_forks_ends_with_its_own_status(here: Path) -> N
     assert rlm(here, "forks.py")[:2] == (0, "child\n3\n")
 
 
+POOL = """
+from concurrent.futures import ProcessPoolExecutor
+def f(x): return x + 1
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2) as pool: print(list(pool.map(f, [1, 2])))
+"""
+SPAWN = """
+import functools, locale, multiprocessing, sys
+def f(x): say("child", x)
+say = functools.partial(print, file=sys.stdout, flush=True)
+if __name__ == "__main__":
+    sys.stdout.write("text, "); sys.stdout.buffer.write(b"bytes, "); say("text")
+    process = multiprocessing.get_context("spawn").Process(target=f, args=[1])
+    process.start(); process.join()
+    print(process.exitcode, locale.setlocale(locale.LC_ALL, ""), end="")
+"""
+
+
+def test_a_script_that_needs_semaphores_fails_with_what_to_use_instead(here: Path) -> None:
+    (here / "pool.py").write_text(POOL)
+    status, out, err = rlm(here, "pool.py")
+    assert (status, out) == (1, "")
+    assert "OSError: this sandbox has no semaphores" in err.splitlines()[-1]
+
+
+def test_a_script_may_spawn_a_process_that_imports_it(here: Path) -> None:
+    (here / "spawn.py").write_text(SPAWN)
+    assert rlm(here, "spawn.py")[:2] == (0, "text, bytes, text\nchild 1\n0 C.UTF-8")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_output_arrives_whatever_the_encoding_of_standard_output(
     here: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
