@@ -39,14 +39,15 @@ from rlm.models.base import Model
 from rlm.prompts import SystemPrompt, default_system_prompt, worked_example_prompt
 from rlm.run.clients import Clients
 from rlm.trajectory.run_reader import read_run_events
+from rlm.types import Message, ModelReply
 
 ROOT_MODEL: Final = "qwen2.5-coder-0.5b-instruct"
 PROMPTS: Final[Mapping[str, SystemPrompt]] = {"default": default_system_prompt, "example": worked_example_prompt}
 TASKS: Final = ("needle", "count")
 LINES: Final = 500  # about 15,000 characters
 SEED: Final = 7
-SAMPLING: Final = {"temperature": 0.7, "seed": SEED, "max_tokens": 400}  # runaway replies would take minutes
-LIMITS: Final = Limits(max_iterations=6, max_seconds=300)
+SAMPLING: Final = {"temperature": 0.7, "max_tokens": 400}  # runaway replies would take minutes
+LIMITS: Final = Limits(max_iterations=6, max_seconds=1_800)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,15 @@ class Replies:
     code: int
     failed: int
     repeated: int
+
+
+class SeededModel(OpenAIModel):
+    """A model whose samples repeat from one measurement to the next, but not from turn to turn."""
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int | None = None) -> ModelReply:
+        """See `Model`. One request runs at a time."""
+        self.parameters = {**SAMPLING, "seed": SEED + len(messages)}
+        return await super().complete(messages, max_tokens=max_tokens)
 
 
 def instance(task: str, index: int, lines: int) -> Instance:
@@ -91,7 +101,7 @@ async def measure(
     url: str, name: str, folder: Path, *, task: str, prompt: str, n: int, lines: int
 ) -> Sequence[ResultRow]:
     """Run the missing trials. Raises RLMError if the model gives no reply."""
-    model: Model = OpenAIModel(name, base_url=url, api_key="none", sampling=SAMPLING)
+    model: Model = SeededModel(name, base_url=url, api_key="none", sampling=SAMPLING)
     jobs = [
         Job(
             key=JobKey(task, length_of(lines), SEED, index, "rlm:1"),
