@@ -4,72 +4,89 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Final, Literal
 
 from .blocks import LIST_ITEM, line_end_of
 
 _PHRASE: Final = (  # "The final answer is: FINAL(42)"
-    r"(?:(?:so|thus|hence|therefore),?[ ])?(?:(?:the|my)[ ])?(?:final[ ]|best[ ]|correct[ ])?"
-    r"(?:answer|result|solution)(?:[ ]is|[ ]would[ ]be)?[ ]?[:=]?[*_]{0,3}[ ]*"
+    r"(?:(?:so|thus|hence|therefore),?[ ])?(?:here(?:[ ]is|'s)[ ])?(?:the[ ]|my[ ])?(?:final[ ]|best[ ]|correct[ ])?"
+    r"(?:answer|result|solution)[*_]{0,3}(?:[ ]is|[ ]would[ ]be)?[ ]?[:=]?[*_]{0,3}[ ]*"
 )
 _FINAL: Final = re.compile(
-    rf"^[ \u00a0\u200b\ufeff]{{0,3}}(?:\#{{1,6}}[ ]+)?(?P<item>(?:[-*+•]|\d{{1,3}}[.)])[ ]+)?(?P<mark>[*_`]{{0,3}})"
-    rf"(?P<phrase>{_PHRASE})?(?P<tick>[*_`]{{0,3}})"
-    r"(?P<name>FINAL(?:\\?_VAR)?)\(",
-    re.MULTILINE | re.IGNORECASE,
+    rf"^[ \u00a0\u200b\ufeff]{{0,3}}(?:\#{{1,6}}[ ]+|[\u2190-\u2bff\ufe0f\U0001f300-\U0001faff]{{1,3}}[ ]+)?"
+    rf"(?P<item>(?:[-*+•]|\d{{1,3}}[.)])[ ]+)?(?P<mark>[*_`]{{0,3}})(?i:(?P<phrase>{_PHRASE}))?(?P<tick>[*_`]{{0,3}})"
+    r"(?P<name>FINAL(?:\\?_VAR)?|Final(?:_Var|_VAR|_var)?)\(",
+    re.MULTILINE,
 )
-_PLAN: Final = re.compile(  # behind FINAL(...), it makes a sentence of it that gives no answer
-    r"[ \t]*,?[ \t]*(?:will|would|shall|should|must|comes?|goes|later|afterwards?|after|once|when|until|if|next|last|"
-    r"as soon as|is (?:what|how|where|the (?:last|form|way|step))|at the (?:very )?end|"
-    r"returns?|ends|(?:is|are) used|prints|to (?:finish|end|answer|give|submit|return))\b",
-    re.IGNORECASE,
+_FINAL_ANYWHERE: Final = re.compile(r"(?<![\w`])(?P<name>FINAL(?:_VAR)?)\(")
+_PLAN: Final = re.compile(  # behind FINAL(...): it makes a sentence of it that gives no answer
+    r"[ \t]*,?[ \t]*(?:(?:will|would|shall|should|must)[ ](?:then[ ])?(?:come|follow|"
+    r"be[ ](?:given|called|sent|written|used)|"
+    r"end|finish|go|only)|comes|goes|later|afterwards|once|when|until|as[ ]soon[ ]as|after[ ](?:I|we|that|this|looking|"
+    r"reading)|is[ ](?:what[ ]I|how|where|the[ ](?:last|form|way)[ ](?:step|thing|of))|at[ ]the[ ](?:very[ ])?end|returns?|"
+    r"ends|(?:is|are)[ ]used|prints|to[ ](?:finish|end|give|submit|return)|or[ ](?:FINAL|Final))\b|[ \t]*\?",
 )
-_BOXED: Final = re.compile(r"\\boxed\{")
-_OPERATORS: Final = re.compile(r"""[(\[+*/%"']|\w\.\w""")
+_RETRACTED: Final = re.compile(r"\s*(?:no[,.]|wait\b|actually,|hmm|hold on|oops|on second thought)", re.IGNORECASE)
 _KEYWORD: Final = re.compile(r"(?:answer|final_answer|value|result|content|text)\s*=\s*(?=[\"'])")
-_CODE: Final = re.compile(r"(?P<root>[^\W\d]\w*)(?:(?:\.\w+)*[(\[].*[)\]])?", re.DOTALL)
-_JOIN: Final = re.compile(r"(?:\"[^\"\n]*\"|'[^'\n]*')\.(?:join|format)\(.*\)")
-BUILT_IN: Final = frozenset(  # names that begin code, whatever the cells have defined
-    {"all", "any", "context", "dict", "float", "history", "int", "join", "json", "len", "list", "max", "min", "repr"}
-    | {"reversed", "round", "set", "sorted", "str", "sum", "tuple"}
+BUILT_IN: Final = frozenset(  # functions and variables that the REPL has before any cell
+    {
+        "abs",
+        "all",
+        "any",
+        "context",
+        "dict",
+        "enumerate",
+        "float",
+        "history",
+        "int",
+        "json",
+        "len",
+        "list",
+        "max",
+        "min",
+    }
+    | {"range", "re", "repr", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip", "answer"}
+    | {"llm_query", "llm_batch", "llm_query_batched", "rlm_query", "rlm_query_batched", "SHOW_VARS"}
 )
+MAX_CODE_CHARS: Final = 400  # of an argument that is parsed as code: longer ones are text
 PLACEHOLDERS: Final = frozenset(
     {"answer", "the answer", "your answer", "my answer", "final answer", "the final answer", "your final answer"}
-    | {
-        "final_answer",
-        "value",
-        "the value",
-        "name",
-        "variable",
-        "variable name",
-        "variable_name",
-        "result",
-        "the result",
-        "...",
-    }
-    | {"…", "answer here", "your answer here"}
+    | {"final_answer", "value", "the value", "name", "variable", "variable name", "variable_name", "result"}
+    | {"the result", "...", "…", "answer here", "your answer here"}
 )
 _BRACKET: Final = re.compile(  # matches list labels and sad smileys as a whole, so that they do not count as brackets
     r"""^[ \t]*+(?:\d{1,3}|[A-Za-z])\)(?=[ \t])|(?<!\S):-?\((?=[\s)])|[()"']""", re.MULTILINE
 )
 _ENDS_LINE: Final = re.compile(r"(?<![:;=])(?<![:;=]-)\)(?=[ \t\r*_`]*+$)", re.MULTILINE)  # excludes smileys
+_HALF_OPEN: Final = re.compile(r"\([^()\[\]\n]*\]|\[[^()\[\]\n]*\)")  # intervals: (0, 1]
 _BLANK_LINE: Final = re.compile(r"\n[ \t\r]*+\n")
 _STRINGS: Final = {  # longer quotes first; `end` is empty if the string is unterminated
     quote: re.compile(rf"{quote}(?:(?!{quote})[^\\{excluded}]|\\.)*(?P<end>{quote}|)", re.DOTALL)
     for quote, excluded in (('"""', ""), ("'''", ""), ('"', r"\n"), ("'", r"\n"))
 }
-
-
-_ASSIGNED: Final = re.compile(
-    r"(?<![\w.\"'])(?P<name>[^\W\d]\w*)[ ]*(?:,[ ]*[^\W\d]\w*[ ]*)*(?::[\w.\[\], |]{1,60}=|(?:[-+*/|&]|//)?=)(?!=)"
+_TARGETS: Final = re.compile(
+    r"\s*(?!(?:for|if|while|with|elif|else|try|return|assert|def|class)\b)"
+    r"(?P<names>[\w\s,()*.\[\]'\"]+?)(?::[\w.\[\], |]{1,60})?(?:[-+*/|&%]|//|\*\*)?=(?!=)"
 )
+_BINDINGS: Final = re.compile(
+    r"\bfor\s+(?P<loop>[\w\s,()]+?)\s+in\b|\bas\s+(?P<alias>\w+)|\b(?:def|class)\s+(?P<defined>\w+)|(?P<walrus>\w+)\s*:="
+    r"|\bimport\s+(?P<imported>[\w., ]+)"
+)
+_NOT_TARGETS: Final = re.compile(r"\.\w+|\[[^\]]*\]")
 
 
 def assigned_names(code: str) -> set[str]:
-    """The names that Python code assigns, and perhaps a few that it passes as keywords."""
-    return {match["name"] for match in _ASSIGNED.finditer(code)}
+    """The names that Python code binds, roughly: a few may be missing, or be keywords of calls."""
+    bound: list[str] = []
+    for statement in re.split(r"[\n;]", code):
+        if targets := _TARGETS.match(statement[:MAX_CODE_CHARS]):
+            bound.append(_NOT_TARGETS.sub("", targets["names"]))
+        bound += (text for binding in _BINDINGS.finditer(statement) for text in binding.groups() if text)
+    return {name for text in bound for name in re.findall(r"[^\W\d]\w*", text)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,42 +96,71 @@ class FinalAnswer:
     Attributes:
         kind: `text`: the text itself. `variable`: the name of a variable. `expression`: Python code, such as an f-string.
         value: the text, name or code.
-        root: the name that an unquoted text begins with, if it may be meant as code: `count`, `len(context)`.
+        is_literal: whether the text stood in quotes, so that it can mean nothing but itself.
     """
 
     kind: Literal["text", "variable", "expression"]
     value: str
-    root: str = ""
+    is_literal: bool = False
 
     @property
     def is_placeholder(self) -> bool:
         """Whether the text only stands for an answer, as in the instructions."""
         bare = self.value.strip(" <>[]{}").lower()
-        return self.kind == "text" and self.root != "" and (not bare or bare in PLACEHOLDERS)
+        return self.kind == "text" and not self.is_literal and (not bare or bare in PLACEHOLDERS)
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the text may be the name of a variable."""
+        return self.kind == "text" and not self.is_literal and self.value.isidentifier() and not iskeyword(self.value)
+
+    def is_code(self, known: Collection[str]) -> bool:
+        """Whether the text is meant as code that works with what exists in the REPL. `known`: names that cells bound."""
+        if self.kind == "expression":
+            return True
+        if self.kind == "variable" or self.is_literal or self.is_name:
+            return False
+        names, called = _names_in(self.value)
+        return bool(names & set(known) or called & BUILT_IN)
 
 
-def find_answers(text: str, masked: str) -> tuple[list[tuple[int, int, FinalAnswer]], bool]:
-    """The final answers with their spans, and whether one was only planned. Runs in time linear in the text's length."""
+def find_answers(
+    text: str, masked: str, *, whole: bool = True, lenient: bool = False
+) -> tuple[list[tuple[int, int, FinalAnswer]], bool]:
+    """The final answers with their spans, and whether one was only planned. Runs in time linear in the text's length.
+
+    Args:
+        text: the text.
+        masked: the text with its blocks overwritten.
+        whole: whether the text is all of the reply. Else an answer whose end is doubtful is none.
+        lenient: whether to take an answer that stands anywhere in the text, because it was asked for.
+    """
     found: list[tuple[int, int, FinalAnswer]] = []
     planned = False
     position = 0
     unterminated: dict[str, int] | None = dict.fromkeys(_STRINGS, 0)
-    while match := _FINAL.search(masked, position):
+    while match := (_FINAL_ANYWHERE if lenient else _FINAL).search(masked, position):
         first = None
         if unterminated is not None:
             first = next(_unpaired(masked, match.end(), len(masked), unterminated=unterminated), None)
             if first is None:  # its quotes are apostrophes; trying again for each answer would take quadratic time
                 unterminated = None
         end = _closing(masked, match.end(), first)
-        if end is None:
+        if end is None or not (whole or _ENDS_LINE.match(masked, end)):
             break
-        if _is_answer(masked, match, end):
-            answer = _final_answer(match["name"].upper(), text[match.end() : end].strip())
+        if lenient or _is_answer(masked, match, end):
+            answer = _final_answer(_name(match), text[match.end() : end].strip())
             found.append((match.start(), end + 1, answer))
         else:
             planned = True
         position = end
+    if found and not lenient and _RETRACTED.match(masked, found[-1][1]):
+        return [], True
     return found, planned
+
+
+def _name(match: re.Match[str]) -> str:
+    return "FINAL" if match["name"].upper() == "FINAL" else "FINAL_VAR"
 
 
 def _is_answer(masked: str, match: re.Match[str], end: int) -> bool:
@@ -122,59 +168,83 @@ def _is_answer(masked: str, match: re.Match[str], end: int) -> bool:
     behind = masked[end + 1 : line_end_of(masked, end)]
     if _PLAN.match(behind):
         return False
-    if (match["phrase"] or "`" in match["mark"] + match["tick"]) and behind.strip(" \t\r.*_`"):
+    if (match["phrase"] or "`" in match["mark"] + match["tick"]) and behind.strip(" \t\r.!*_`"):
         return False
     if match["item"]:
         line = masked[masked.rfind("\n", 0, max(0, match.start() - 1)) + 1 : match.start()]
-        following = line_end_of(masked, end) + 1
-        return not (LIST_ITEM.match(line) or LIST_ITEM.match(masked[following : line_end_of(masked, following)]))
+        return not LIST_ITEM.match(line)
     return True
 
 
 def _final_answer(name: str, argument: str) -> FinalAnswer:
-    if name != "FINAL":
-        variable = _unquoted(argument)
-        if variable == argument and not argument.isidentifier() and _OPERATORS.search(argument):
-            return FinalAnswer(kind="expression", value=argument)
+    if name == "FINAL_VAR":
+        bare = argument.strip("` ").replace("\\_", "_")
+        variable = _unquoted(bare)
+        if variable == bare and not bare.isidentifier() and _expression(bare) is not None:
+            return FinalAnswer(kind="expression", value=bare)
         return FinalAnswer(kind="variable", value=variable)
     inner = _FINAL.match(argument)
     if inner and not inner["phrase"] and next(_unpaired(argument, inner.end(), len(argument)), -1) == len(argument) - 1:
-        return _final_answer(inner["name"].upper(), argument[inner.end() : -1].strip())
+        return _final_answer(_name(inner), argument[inner.end() : -1].strip())
     literal = argument[keyword.end() :] if (keyword := _KEYWORD.match(argument)) else argument
-    text = _unquoted(literal)
-    if text != literal:
-        return FinalAnswer(kind="text", value=text)
-    if _is_fstring(argument):
+    if _is_string(literal):
+        return FinalAnswer(kind="text", value=_unquoted(literal), is_literal=True)
+    if argument[:1] in ("f", "F") and _is_string(argument[1:]) and "{" not in argument:
+        return FinalAnswer(kind="text", value=_unquoted(argument[1:]), is_literal=True)
+    if _has_fields(argument):
         return FinalAnswer(kind="expression", value=argument)
-    if argument[:1] in ("f", "F") and (text := _unquoted(argument[1:])) != argument[1:]:  # an f-string without fields
-        return FinalAnswer(kind="text", value=text)
-    code = _CODE.fullmatch(argument)
-    root = code["root"] if code else "join" if _JOIN.fullmatch(argument) else ""
-    if not root and (not argument or argument.strip(" <>[]{}").lower() in PLACEHOLDERS):
-        root = "()"
-    return FinalAnswer(kind="text", value=argument, root=root)
+    return FinalAnswer(kind="text", value=argument)
 
 
-def _is_fstring(argument: str) -> bool:
-    prefix = re.match(r"(?:[fF][rR]?|[rR][fF])(?=[\"'])", argument)
-    return prefix is not None and "{" in argument and _is_literal(argument[prefix.end() :])
+def _has_fields(argument: str) -> bool:
+    """Whether the argument is made of an f-string with fields."""
+    prefix = re.match(r"[fF][rR]?|[rR][fF]", argument)
+    if prefix is None or argument[prefix.end() :][:1] not in ("'", '"'):
+        return False
+    tree = _expression(argument)
+    if tree is None:  # too long, or written for a newer Python
+        return "{" in argument and _is_literal(argument[prefix.end() :])
+    return any(isinstance(node, ast.FormattedValue) for node in ast.walk(tree))
+
+
+def _expression(text: str) -> ast.expr | None:
+    """The text as a Python expression. None if it is none, or long: parsing what is nested deeply may fail badly."""
+    if len(text) > MAX_CODE_CHARS:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes: the text is no source of ours
+            return ast.parse(f"({text}\n)", mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+
+
+def _names_in(text: str) -> tuple[set[str], set[str]]:
+    """The names in an expression that is more than a name, and those of them that it calls or reads from."""
+    tree = _expression(text)
+    if tree is None or isinstance(tree, ast.Name | ast.Constant | ast.Tuple):
+        return set(), set()
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used = (
+        node.func if isinstance(node, ast.Call) else node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call | ast.Attribute | ast.Subscript)
+    )
+    return names, {node.id for node in used if isinstance(node, ast.Name)}
 
 
 def boxed_answer(text: str) -> FinalAnswer | None:
-    r"""The content of the last `\boxed{...}` in the text, outside of code."""
-    matches = [
-        match
-        for match in _BOXED.finditer(text)
-        if text.count("`", text.rfind("\n", 0, match.start()) + 1, match.start()) % 2 == 0
-    ]
-    if not matches:
+    r"""The content of a `\boxed{...}` with which the text ends."""
+    start = text.rfind("\\boxed{")
+    if start < 0 or text.count("`", text.rfind("\n", 0, start) + 1, start) % 2:
         return None
-    depth = 1
-    for position in range(matches[-1].end(), len(text)):
+    depth = 0
+    for position in range(start + len("\\boxed"), len(text)):
         depth += {"{": 1, "}": -1}.get(text[position], 0)
         if depth == 0:
-            value = text[matches[-1].end() : position].strip()
-            return FinalAnswer(kind="text", value=value) if value else None
+            value = text[start + len("\\boxed{") : position].strip()
+            ends = not text[position + 1 :].strip(" \t\r\n$.*_])}\\")
+            return FinalAnswer(kind="text", value=value, is_literal=True) if value.strip(". …") and ends else None
     return None
 
 
@@ -188,12 +258,22 @@ def _closing(text: str, start: int, first: int | None) -> int | None:
     limit = following.start() if following else len(text)
     if first is None:
         first = next(_unpaired(text, start, limit), None)
-    if first is None:  # an opening bracket is unpaired
+    if first is None:  # an opening bracket is unpaired, or the answer has no end
         last = _ENDS_LINE.search(text, start, limit)
-        return last.start() if last else None
+        if last is None or not (_HALF_OPEN.search(text, start, last.start() + 1) or _is_open(text, start, limit)):
+            return None
+        return last.start()
     blank = _BLANK_LINE.search(text, first, limit)
     closing = _unpaired(text, first, blank.start() if blank else limit)
     return next((position for position in closing if _ENDS_LINE.match(text, position)), first)
+
+
+def _is_open(text: str, start: int, limit: int) -> bool:
+    """Whether more brackets open than close, apart from the one of FINAL."""
+    brackets = [bracket[0] for bracket in _BRACKET.finditer(text, start, limit)]
+    return brackets.count("(") > brackets.count(")") or any(
+        bracket.endswith("(") and bracket != "(" for bracket in brackets
+    )
 
 
 def _unpaired(text: str, start: int, limit: int, *, unterminated: dict[str, int] | None = None) -> Iterator[int]:
@@ -229,14 +309,22 @@ def _after_string(text: str, start: int, unterminated: dict[str, int]) -> int:
 
 def _unquoted(argument: str) -> str:
     """The value of a single string literal. Any other argument stays unchanged."""
-    prefix = argument[:1] if argument[:1] in ("r", "R", "u", "U") and argument[1:2] in ("'", '"') else ""
-    if not _is_literal(argument[len(prefix) :]):
+    if not _is_string(argument):
         return argument
+    # Python reads "\r\n" in a source as "\n".
+    source = argument if argument[0] in ("r", "R") else argument.replace("\r", "\\r")
     try:
-        value = ast.literal_eval(argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = ast.literal_eval(source)
     except (ValueError, SyntaxError, MemoryError, RecursionError):  # not a Python literal after all
         return argument
     return value if isinstance(value, str) else argument
+
+
+def _is_string(argument: str) -> bool:
+    """Whether the argument is a single string literal, perhaps a raw one."""
+    return _is_literal(argument[argument[:1] in ("r", "R", "u", "U") :])
 
 
 def _is_literal(argument: str) -> bool:

@@ -18,16 +18,17 @@ _FENCE: Final = re.compile(r"^(?P<indent>[ \t]*+)(?P<fence>`{3,}+|~{3,}+)[ \t]*+
 _FENCE_BEHIND: Final = re.compile(
     r"(?<!`)(?P<fence>`{3,}+)(?P<info>[^\s`]++)[ \t]*$|(?<=FINAL\()[\"']{0,3}(?P<bare>`{3,}+)[ \t]*$"
 )
-_QUOTED: Final = re.compile(r"[ ]{0,3}>|[^`]*`")  # before a fence: it is quoted, or within inline code
 _IN_ANSWER: Final = re.compile(r"\W{0,12}(?:[\w ,]{0,40}[ :=*]{1,3})?FINAL(?:_VAR)?\(", re.IGNORECASE)
 LIST_ITEM: Final = re.compile(r"^[ \t]*+(?:[-*+•]|\d{1,9}[.)])[ \t]++")
 _LANGUAGE: Final = re.compile(r"[{.\s]*+(?P<name>[\w+#-]++)")
 _TAG: Final = re.compile(
-    r"^[ \t]*+<(?P<tag>code|python|py|repl|execute(?:_i?python)?|tool_code|tool_call|function_call)>(?P<rest>.*)$",
+    r"^[ \t]*+<(?P<tag>code|python|python_code|py|ipython|repl|execute(?:_i?python|_code|_cell)?|"
+    r"tool_code|tool_call|function_call)"
+    r"(?P<attributes>[ \t][^<>\n]*)?>(?P<rest>.*)$",
     re.IGNORECASE,
 )
-_TOKEN: Final = re.compile(r"^[ \t]*+(?:<\|(?P<name>python_tag|tool_call)\|>|\[PYTHON\])")
-_TOKEN_END: Final = re.compile(r"<\|(?:eom_id|eot_id|im_end|end|/?tool_call)\|>|\[/PYTHON\]")
+_TOKEN: Final = re.compile(r"^[ \t]*+(?:<\|(?P<name>python_tag|tool_call)\|>|\[(?:PYTHON|CODE)\](?=[ \t]*$))")
+_TOKEN_END: Final = re.compile(r"<\|(?:eom_id|eot_id|im_end|end|/?tool_call)\|>|\[/(?:PYTHON|CODE)\]")
 _PYTHON: Final = re.compile(  # in Python code, what may end a block, and what may hide such an end
     r"""#[^\n]*+|"{3}|'{3}|"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+'"""
     r"|`{3,}+|^[ \t]*+(?:~{3,}+|</(?:code|python|repl)>?)[ \t\r]*+$",
@@ -37,9 +38,18 @@ _TRIPLE_ENDS: Final = {
     '"""': re.compile(r'(?:[^"\\]|\\.|"(?!""))*+"""', re.DOTALL),
     "'''": re.compile(r"(?:[^'\\]|\\.|'(?!''))*+'''", re.DOTALL),
 }
+_BEHIND_STRING: Final = re.compile(r"[ \t]*+(?:$|[)\],;.%+#:}\[]|(?:if|for|in|and|or|not|is)\b)", re.MULTILINE)
 _FENCE_LINE: Final = re.compile(r"^[ \t]*+`{3,}+[ \t]*+(?P<info>[^`\n]*+)$", re.MULTILINE)
 _CODE_ARGUMENTS: Final = ("code", "python_code", "source", "script", "python", "input", "cell")
-_OTHER_TOOLS: Final = re.compile(r"bash|shell|terminal|sql|java|node|search|browse|web|file", re.IGNORECASE)
+_INTERPRETER: Final = re.compile(  # the names of tools that run Python
+    r"(?:^|[._:/-])(?:i?python\w*|\w*_i?python|\w*(?:interpreter|repl|notebook|jupyter)\w*|"
+    r"(?:run|exec|execute|eval)(?:_?(?:code|cell|python|script))?|code)$",
+    re.IGNORECASE,
+)
+_NOT_PYTHON: Final = re.compile(
+    r"(?:lang\w*|class)\s*=\s*[\"'](?!(?:language-)?(?:py|python3?|repl)[\"'])", re.IGNORECASE
+)
+_TOOL_JSON: Final = re.compile(r"\s*\[?\s*\{\s*\"(?:name|function|type|id|arguments|parameters|tool_name)\"")
 _FUNCTION: Final = re.compile(r"<function=(?P<name>[^>]*)>(?P<body>.*?)(?:</function>|\Z)", re.DOTALL)
 _PARAMETER: Final = re.compile(r"<parameter=(?P<name>[^>]*)>\n?(?P<value>.*?)\n?(?:</parameter|\Z)", re.DOTALL)
 MAX_ENDS: Final = 8  # closing tags of one tool call that are tried
@@ -47,23 +57,24 @@ MAX_ENDS: Final = 8  # closing tags of one tool call that are tried
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A block: its span in the text, and its cells."""
+    """A block: its span in the text, its cells, the language of its fence, and whether it has an end."""
 
     start: int
     end: int
     cells: tuple[str, ...] = ()
+    language: str = ""
     closed: bool = True
     is_tool_call: bool = False
 
 
-def find_blocks(text: str) -> Iterator[Block]:
+def find_blocks(text: str, *, only_fenced: bool = False) -> Iterator[Block]:
     """The blocks of a text, in order. Runs in time linear in its length."""
     position = 0
     in_list = False
     while position < len(text):
         line_end = line_end_of(text, position)
         line = text[position:line_end].rstrip("\r")
-        block = _block_at(text, position, line, in_list=in_list)
+        block = _block_at(text, position, line, in_list=in_list, only_fenced=only_fenced)
         if block is None:
             if line.strip():
                 in_list = bool(LIST_ITEM.match(line)) or (in_list and line[0] in " \t")
@@ -72,17 +83,17 @@ def find_blocks(text: str) -> Iterator[Block]:
             yield block
             at_line_start = text[block.end - 1 : block.end] in ("", "\n")
             position = block.end if at_line_start else line_end_of(text, block.end) + 1
-    if text.lstrip()[:1] == "{" and text.rstrip()[-1:] == "}" and (cells := _tool_code(text)):
+    if not only_fenced and text.lstrip()[:1] == "{" and text.rstrip()[-1:] == "}" and (cells := _tool_code(text)):
         yield Block(start=0, end=len(text), cells=cells)
 
 
-def _block_at(text: str, position: int, line: str, *, in_list: bool) -> Block | None:
+def _block_at(text: str, position: int, line: str, *, in_list: bool, only_fenced: bool) -> Block | None:
     """The block that begins in this line."""
     if match := _FENCE.match(line):
         if len(match["indent"].expandtabs(4)) > 3 and not in_list:  # an indented block of CommonMark
             return None
         return _fenced(text, position, position + len(line), match["indent"], match["fence"], match["info"])
-    if "```" in line and (match := _FENCE_BEHIND.search(line)) and not _QUOTED.match(line, 0, match.start()):
+    if "```" in line and (match := _FENCE_BEHIND.search(line)) and not _is_quoted(line[: match.start()]):
         fence, info = match["fence"] or match["bare"], match["info"] or ""
         in_answer = _IN_ANSWER.match(line) is not None
         if _language(info) in CELL_LANGUAGES or in_answer:
@@ -91,14 +102,22 @@ def _block_at(text: str, position: int, line: str, *, in_list: bool) -> Block | 
             indent = " " * match.start() if item and item.end() == match.start() else ""
             block = _fenced(text, start, position + len(line), indent, fence, info)
             return block if block is not None and block.closed else None
-    if match := _TAG.match(line):
+    if only_fenced:
+        return None
+    if (match := _TAG.match(line)) and not _NOT_PYTHON.search(match["attributes"] or ""):
         return _tagged(text, position, line, match["tag"].lower(), match["rest"].strip())
     if match := _TOKEN.match(line):
         start = position + match.end()
         end = _TOKEN_END.search(text, start)
         content = text[start : end.start() if end else len(text)]
-        return _code_block(position, end.end() if end else len(text), content, tool=match["name"] == "tool_call")
+        block_end = end.end() if end else len(text)
+        return _code_block(position, block_end, content, tool=match["name"] == "tool_call", closed=end is not None)
     return None
+
+
+def _is_quoted(before: str) -> bool:
+    """Whether a fence behind this text is in a quotation or within inline code."""
+    return before.lstrip(" ").startswith(">") or before.count("`") % 2 == 1
 
 
 def _fenced(text: str, start: int, line_end: int, indent: str, fence: str, info: str) -> Block | None:
@@ -107,9 +126,17 @@ def _fenced(text: str, start: int, line_end: int, indent: str, fence: str, info:
     if language not in CELL_LANGUAGES:
         return _other_block(text, start, content, fence, language)
     content_end, end, closed = _end_of_code(text, content, fence)
+    if not closed and _is_sentence(info):
+        return None
     lines = text[content:content_end].split("\n")
     code = "\n".join(_dedented(line, indent) for line in lines)
-    return Block(start=start, end=end, cells=(code,) if code.strip() else (), closed=closed)
+    return Block(start=start, end=end, cells=(code,) if code.strip() else (), language=language, closed=closed)
+
+
+def _is_sentence(info: str) -> bool:
+    """Whether what follows a fence is text that speaks of it, as in "```python in line 3"."""
+    words = info.split()
+    return len(words) > 1 and words[1:] != ["block"] and not any(mark in info for mark in "={:")
 
 
 def _other_block(text: str, start: int, content: int, fence: str, language: str) -> Block | None:
@@ -120,13 +147,23 @@ def _other_block(text: str, start: int, content: int, fence: str, language: str)
         line = text[position:line_end].rstrip("\r")
         match = _FENCE.match(line)
         if match and match["fence"].startswith(fence) and not match["info"].strip():
-            return Block(start=start, end=position + match.end())
+            return Block(start=start, end=position + match.end(), language=language)
         if match is None and line.lstrip().startswith(fence):  # the argument of FINAL ends behind the fence
-            return Block(start=start, end=position + line.index(fence) + len(fence))
-        if match and language not in DOCUMENT_LANGUAGES and _language(match["info"]) in CELL_LANGUAGES:
-            return Block(start=start, end=position) if language else None
+            return Block(start=start, end=position + line.index(fence) + len(fence), language=language)
+        if (
+            match
+            and _language(match["info"]) in CELL_LANGUAGES
+            and not (language in DOCUMENT_LANGUAGES and _closes_twice(text, line_end + 1))
+        ):
+            return Block(start=start, end=position, language=language) if language else None
         position = line_end + 1
-    return Block(start=start, end=len(text), closed=False)
+    return Block(start=start, end=len(text), language=language, closed=False)
+
+
+def _closes_twice(text: str, start: int) -> bool:
+    """Whether the next two fences close blocks: one the block within a document, one the document."""
+    fences = [match["info"].strip() for _, match in zip(range(2), _FENCE_LINE.finditer(text, start), strict=False)]
+    return fences == ["", ""]
 
 
 def _end_of_code(text: str, start: int, fence: str) -> tuple[int, int, bool]:
@@ -143,7 +180,7 @@ def _end_of_code(text: str, start: int, fence: str) -> tuple[int, int, bool]:
             closing = _TRIPLE_ENDS[mark].match(text, position)
             if closing is None:
                 unterminated.add(mark)
-            elif not _holds_blocks(text, position, closing.end()):
+            elif not _is_stray(text, position, closing.end()):
                 position = closing.end()
         elif mark.startswith("</"):
             return max(text.rfind("\n", 0, token.start() + 1), start), token.end(), True
@@ -158,47 +195,54 @@ def _end_of_code(text: str, start: int, fence: str) -> tuple[int, int, bool]:
     return len(text), len(text), False
 
 
-def _holds_blocks(text: str, start: int, end: int) -> bool:
-    """Whether the marks of a string stand far apart by mistake: a block ends and another cell begins between them."""
+def _is_stray(text: str, start: int, end: int) -> bool:
+    """Whether the marks of a string stand far apart by mistake: text between or behind them is no part of the code."""
     is_open = False
+    fences = 0
     for line in _FENCE_LINE.finditer(text, start, end):
+        fences += 1
         if is_open and _language(line["info"]) in CELL_LANGUAGES:
             return True
         is_open = not is_open
-    return False
+    return fences > 0 and _BEHIND_STRING.match(text, end) is None
 
 
 def _tagged(text: str, position: int, line: str, tag: str, rest: str) -> Block | None:
     closing = re.compile(f"</{tag}(?:</{tag})*+(?:>|[ \\t\\r]*+$)", re.IGNORECASE | re.MULTILINE)
     start = position + line.index(">") + 1
     if tag in ("tool_call", "function_call"):
-        return _tool_call(text, position, start, tag, closing)
-    if rest:
-        match = closing.search(text, start, position + len(line))
-        if match is None or text[match.end() : position + len(line)].strip() or not text[start : match.start()].strip():
-            return None
-    else:
-        match = closing.search(text, start)
+        spoken_of = rest and not (rest[0] in "[{<`" or rest.isidentifier())
+        return None if spoken_of else _tool_call(text, position, start, tag, closing)
+    at_line_end = re.compile(closing.pattern + r"(?=[ \t\r]*$)", closing.flags)
+    match = at_line_end.search(text, start) or closing.search(text, start)
     content = text[start : match.start() if match else len(text)]
+    if rest:  # inline code of HTML, unless the whole line or several lines are between the tags
+        if match is None or not content.strip():
+            return None
+        line_start = text.rfind("\n", 0, match.start()) + 1
+        alone = line_start <= position or not text[line_start : match.start()].strip()
+        if not alone or text[match.end() : line_end_of(text, match.end())].strip():
+            return None
     return _code_block(position, match.end() if match else len(text), content, tool=False, closed=match is not None)
 
 
 def _tool_call(text: str, position: int, start: int, tag: str, closing: re.Pattern[str]) -> Block:
     """A tool call. Its code may hold the closing tag."""
-    following = text.find(f"<{tag}", start)
-    ends = list(closing.finditer(text, start, len(text) if following < 0 else following))
+    following = text.find(f"\n<{tag}>", start)
+    limit = len(text) if following < 0 else following + 1
+    ends = list(closing.finditer(text, start, limit))
     blocks = [_code_block(position, end.end(), text[start : end.start()], tool=True) for end in ends[:MAX_ENDS]]
     if not blocks:
-        return _code_block(position, len(text), text[start:], tool=True, closed=False)
+        return _code_block(position, limit, text[start:limit], tool=True, closed=False)
     return next((block for block in blocks if block.cells), blocks[0])
 
 
 def _code_block(start: int, end: int, content: str, *, tool: bool, closed: bool = True) -> Block:
     """A block between marks other than fences. It may hold a fenced block, or a tool call."""
-    inner = tuple(cell for block in find_blocks(content) for cell in block.cells) if "```" in content else ()
-    if tool or content.lstrip().startswith("{"):
-        cells = _tool_code(content) or inner
-        return Block(start=start, end=end, cells=cells, closed=closed, is_tool_call=True)
+    fenced = find_blocks(content, only_fenced=True) if tool or content.lstrip().startswith(("```", "~~~")) else ()
+    inner = tuple(cell for block in fenced for cell in block.cells)
+    if tool or _TOOL_JSON.match(content):
+        return Block(start=start, end=end, cells=_tool_code(content) or inner, closed=closed, is_tool_call=True)
     code = content.strip("\r\n")
     return Block(start=start, end=end, cells=inner or ((code,) if code.strip() else ()), closed=closed)
 
@@ -213,18 +257,20 @@ def _tool_code(content: str) -> tuple[str, ...]:
         cells += _code_of(content.lstrip().partition("\n")[0].strip(), _pairs(content))
     decoder = json.JSONDecoder(strict=False)
     position = content.find("{")
-    while not cells and position >= 0:
+    while position >= 0 and not content[:1].startswith("<"):
         try:
             call, position = decoder.raw_decode(content, position)
         except (ValueError, RecursionError):
             break
-        if isinstance(call, dict):
-            function = call.get("function")
-            call = function if isinstance(function, dict) else call
-            cells_of_call = _code_of(call.get("name"), call.get("arguments", call.get("parameters")))
-            if not cells_of_call:
-                return ()
-            return (*cells_of_call, *_tool_code(content[position:]))
+        function = call.get("function") if isinstance(call, dict) else None
+        call = function if isinstance(function, dict) else call
+        code = (
+            _code_of(call.get("name"), call.get("arguments", call.get("parameters"))) if isinstance(call, dict) else []
+        )
+        if not code:  # to run a part of the calls might do something else
+            return ()
+        cells += code
+        position = content.find("{", position)
     return tuple(cells)
 
 
@@ -240,9 +286,9 @@ def _code_of(name: object, arguments: Any) -> list[str]:
             arguments = json.loads(arguments, strict=False)
         except (ValueError, RecursionError):
             return [arguments] if str(name).lower() in ("python", "ipython", "repl") and arguments.strip() else []
-    if not isinstance(name, str) or _OTHER_TOOLS.search(name) or not isinstance(arguments, Mapping):
+    if not isinstance(name, str) or not _INTERPRETER.search(name) or not isinstance(arguments, Mapping):
         return []
-    if _OTHER_TOOLS.search(str(arguments.get("language", ""))):
+    if _NOT_PYTHON.search(f'lang="{arguments.get("language", "python")}"'):
         return []
     for key in _CODE_ARGUMENTS:
         code = arguments.get(key)

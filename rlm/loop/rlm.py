@@ -24,14 +24,14 @@ from rlm.sandbox.base import LoadedValue
 from rlm.sandbox.values import Value, head_and_tail
 from rlm.types import CellResult, StopPoint
 
-from .answers import BUILT_IN, FinalAnswer, assigned_names
+from .answers import FinalAnswer, assigned_names
 from .broker import Broker
 from .compaction import limits_for_window
 from .conversation import Conversation
 from .observation import observation
 from .progress import LatestCells, answers_whole_context
 from .repl import Repl
-from .reply import Turn, last_answer, prose_answer
+from .reply import Turn, last_answer, last_turn, prose_answer
 from .services import Services, system_prompt_of, tools_of
 from .steps import Steps, Stop
 from .task import RLMResult, RLMTask
@@ -248,44 +248,36 @@ class RLM:
             return ""
         results = [await self._repl.run(cell, calls=False) for cell in turn.cells]
         outputs = [result.stdout for result in results]
-        answer = await self._final_answer(turn, results)
+        turn = last_turn(turn)
+        answer = await self._final_answer(turn, results, last=True)
         self._unseen = results
-        if answer is None and turn.final is not None and turn.final.kind == "text":
-            answer = await self._evaluated(turn.final) if self._is_code(turn.final) else None
-            answer = turn.final.value if answer is None and not turn.final.is_placeholder else answer
-        elif answer is None and turn.final is not None and turn.final.kind == "expression":
-            answer = await self._evaluated(turn.final)
         return last_answer(turn, outputs) if answer is None else answer
 
-    async def _final_answer(self, turn: Turn, results: list[CellResult]) -> str | None:
+    async def _final_answer(self, turn: Turn, results: list[CellResult], *, last: bool = False) -> str | None:
         """The answer that a turn gave: in a cell, as a variable, or as text if no cell's output is unseen.
 
-        A text that may be meant as code, or that stands for an answer, is none: the model is asked what it means.
+        A text that may be meant as code, or that stands for an answer, is none: the model is asked what it means. In the
+        last turn nobody can be asked: code is evaluated.
         """
-        self._names.update(*map(assigned_names, turn.cells))
+        self._names |= {name for cell in turn.cells for name in assigned_names(cell)}
         for result in reversed(results):
             if result.answer is not None:
                 return result.answer
-        match turn.final:
-            case FinalAnswer(kind="variable", value=name):
-                result = await self._steps.run_cell(f"FINAL_VAR({name!r})")
-                results.append(result)
+        final = turn.final
+        if final is None or (turn.cells and final.kind != "variable" and not last):
+            return None
+        if final.kind == "variable":
+            result = await self._steps.run_cell(f"FINAL_VAR({final.value!r})")
+            results.append(result)
+            return result.answer
+        if final.is_name and (final.value in self._names or final.value == "context"):
+            result = await self._steps.run_cell(f"FINAL_VAR({final.value!r})")
+            if result.answer is not None:
                 return result.answer
-            case FinalAnswer(kind="text", value=text) as final if not turn.cells:
-                if final.root == text and (text in self._names or text == "context"):
-                    result = await self._steps.run_cell(f"FINAL_VAR({text!r})")
-                    if result.answer is not None:
-                        return result.answer
-                return None if self._is_code(final) or final.is_placeholder else text
-        return None
-
-    def _is_code(self, final: FinalAnswer) -> bool:
-        """Whether an unquoted answer is meant as code: it calls or reads something that exists in the REPL."""
-        return final.root != final.value and (final.root in BUILT_IN or final.root in self._names)
-
-    async def _evaluated(self, final: FinalAnswer) -> str | None:
-        """The value of an answer in code, in a last turn, where the model cannot be asked what it meant."""
-        return (await self._repl.run(f"FINAL({final.value})", calls=False)).answer
+        if final.is_code(self._names):
+            evaluated = (await self._repl.run(f"FINAL({final.value})", calls=False)).answer if last else None
+            return final.value if evaluated is None and last and final.kind == "text" else evaluated
+        return None if final.is_placeholder else final.value
 
     def _show(self, turn: Turn, results: list[CellResult], *, kind: ReplyKind, doubtful: bool, repeated: bool) -> None:
         limits, step = self._limits, self._next_step()

@@ -425,7 +425,7 @@ async def test_a_last_reply_that_is_all_code_gives_what_it_printed() -> None:
         ("print(context[:100])", "outside a block marked ```repl"),
         ("import re\nFINAL(len(context))", "outside a block marked ```repl"),
         ('<tool_call>\n{"name": "search", "arguments": {}}\n</tool_call>\nFINAL(1)', "there are no tools here"),
-        ("Look:\n    ```repl\n    x\n    ```\nFINAL(1)", "could not be read with certainty"),
+        ("Look:\n    ```repl\n    x\n    ```\nFINAL(len(context))", "could not be read with certainty"),
         ("FINAL(the count) will come last.", "part of a plan"),
     ],
 )

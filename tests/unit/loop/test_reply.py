@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.loop.answers import FinalAnswer, assigned_names
-from rlm.loop.reply import last_answer, parse
+from rlm.loop.reply import last_answer, last_turn, parse
 
 
 def final_of(reply: str) -> str | None:
@@ -393,10 +393,11 @@ def test_the_time_to_read_other_forms_grows_with_their_length_only(head: str, un
 def test_a_last_reply_without_a_final_answer_is_taken_for_what_it_says(
     reply: str, outputs: list[str], answer: str
 ) -> None:
-    assert last_answer(parse(reply), outputs) == answer
+    turn = last_turn(parse(reply))
+    assert (turn.final.value if turn.final else last_answer(turn, outputs)) == answer
 
 
 def test_names_that_a_cell_assigns_are_known() -> None:
     code = "a = 1\nb: int = 2\nfor c in x: d += 1\nif e == 1: pass\nf, g = 1, 2\nh.i = 3"
-    assert {"a", "b", "d", "f"} <= assigned_names(code)
+    assert {"a", "b", "c", "f", "g"} <= assigned_names(code)
     assert not {"e", "i", "x"} & assigned_names(code)
