@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .types import Completion, Usage
 
 
 class RLMError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. They can be pickled and copied, as process pools do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default, unpickling passes the message to `__init__`, which may take other arguments.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class ConfigError(RLMError):
@@ -148,3 +152,10 @@ class LimitExceeded(RLMError):
     def __init__(self, message: str, *, partial: Completion | None = None) -> None:
         super().__init__(message)
         self.partial = partial
+
+
+def _restored(kind: type[RLMError], arguments: tuple[object, ...], attributes: dict[str, object]) -> RLMError:
+    """An error as it was when it was pickled."""
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(attributes)
+    return error

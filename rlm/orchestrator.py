@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
-from ._util.portal import wait_for
+from ._util.portal import FORKED, NO_ASYNCIO, is_usable, open_portal, runs_asyncio, wait_for
 from .config import Limits, SandboxConfig
 from .errors import ConfigError
 from .events import Event, OnEvent
@@ -27,7 +27,7 @@ from .run.lifecycle import StoredRun, raise_if_limited, replay_run, resume_run, 
 from .run.options import UNSET, Options, OptionsDict, explicit_options
 from .run.session import Session
 from .sandbox.base import SandboxFactory
-from .sandbox.values import encode
+from .sandbox.values import Value, read
 from .store.lock import ensure_unlocked
 from .types import Completion, Context
 
@@ -134,7 +134,7 @@ class Orchestrator:
         return await self._complete(context, query, self._options_with(explicit_options(locals())))
 
     def start(
-        self, context: Context, query: str | None = None, *,
+        self, context: Context | Value, query: str | None = None, *,
         depth: int = UNSET, model: str | Model | None = UNSET, sub_model: str | Model | None = UNSET,
         level_models: Mapping[int, str | Model] = UNSET, model_options: Mapping[str, object] | None = UNSET,
         sub_model_options: Mapping[str, object] | None = UNSET, limits: Limits = UNSET,
@@ -287,24 +287,30 @@ class Orchestrator:
     # Shared implementation
 
     async def _complete(
-        self, context: Context, query: str | None, options: Options, control: RunControl | None = None
+        self, context: Context | Value, query: str | None, options: Options, control: RunControl | None = None
     ) -> Completion:
+        if not runs_asyncio():
+            raise ConfigError(NO_ASYNCIO)
         if query is not None and not isinstance(query, str):
             raise ConfigError(f"query is a {type(query).__name__}: pass a str, or None if the context contains it.")
-        value = encode(context, max_bytes=options.limits.max_context_bytes)
+        value = await read(context, max_bytes=options.limits.max_context_bytes)
         if query is None and isinstance(context, str):
             query = question_from(context)
-        question = RunQuestion(query=query, context=value, source=context if isinstance(context, Path) else None)
+        question = RunQuestion(query=query, context=value, source=value.source)
         async with start_run(options, self._clients, question, control=control) as run:
             completion = await run.ask(question)
         return raise_if_limited(completion, options)
 
     async def _resume(self, stored: StoredRun, control: RunControl | None = None) -> Completion:
+        if not runs_asyncio():
+            raise ConfigError(NO_ASYNCIO)
         async with resume_run(stored, self._clients, control=control) as run:
             completion = run.completions[-1]
         return raise_if_limited(completion, stored.options)
 
     async def _replay(self, stored: StoredRun) -> Completion:
+        if not runs_asyncio():
+            raise ConfigError(NO_ASYNCIO)
         async with replay_run(stored) as run:
             return run.completions[-1]
 
@@ -326,7 +332,7 @@ class Orchestrator:
         return replace(stored, options=_with_view(stored.options))
 
     def __enter__(self) -> Self:
-        self._portal = self._entered.enter_context(start_blocking_portal())
+        self._portal = self._entered.enter_context(open_portal())
         self._entered.callback(self._portal.call, self.__aexit__, None, None, None)
         self._portal.call(self.__aenter__)
         return self
@@ -334,10 +340,15 @@ class Orchestrator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._portal = None
-        self._entered.close()
+        portal, self._portal = self._portal, None
+        if portal is None or is_usable(portal):
+            self._entered.close()
+        else:
+            self._entered.pop_all()
 
     async def __aenter__(self) -> Self:
+        if not runs_asyncio():
+            raise ConfigError(NO_ASYNCIO)
         await self._connections.enter_async_context(self._clients.connections(()))
         return self
 
@@ -350,9 +361,11 @@ class Orchestrator:
     def _borrowed_portal(self) -> Iterator[BlockingPortal]:
         """The event loop thread of an entered orchestrator, or one for this use only."""
         if self._portal is not None:
+            if not is_usable(self._portal):
+                raise ConfigError(FORKED)
             yield self._portal
         else:
-            with start_blocking_portal() as portal:
+            with open_portal() as portal:
                 yield portal
 
 

@@ -6,7 +6,7 @@ Pure. Imports config only. Callers replace the system prompt with a `SystemPromp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -206,9 +206,11 @@ MAX_SHOWN_CHARS: Final = 200  # of an answer that is asked about: enough to reco
 MAX_QUESTION_CHARS: Final = 2_000  # a longer prompt is shortened to this as a question: enough to state the task
 
 
-def first_message(*, query: str | None, context_type: str, context_size: int, turns: int | None) -> str:
-    """The first message: the question, and the type and size of the context."""
-    about = f"`context` is {_size(context_type, context_size)}."
+def first_message(
+    *, query: str | None, context_type: str, context_size: int, turns: int | None, notes: Sequence[str] = ()
+) -> str:
+    """The first message: the question, and the type and size of the context. `notes` say what was done to read it."""
+    about = " ".join([f"`context` is {_size(context_type, context_size)}.", *notes])
     if context_size:
         about += " You have not seen any of it yet."
     asked = f"Question:\n{query}" if query is not None else "The question or task is inside `context`: read it first."
@@ -224,6 +226,7 @@ def next_question(
     turns: int | None,
     history: bool,
     variables: bool,
+    notes: Sequence[str] = (),
 ) -> str:
     """The message that asks a further question in the same conversation.
 
@@ -235,6 +238,7 @@ def next_question(
         turns: limit on turns for this question; None is no limit.
         history: whether the REPL has the conversation so far as `history`.
         variables: whether the variables of earlier cells still exist.
+        notes: what was done to read the further context, in sentences.
     """
     if name is None:
         about = "No further data comes with it: `context` is what it was."
@@ -243,6 +247,7 @@ def next_question(
             f"With it comes `{name}`, {_size(context_type, context_size)}. `context` is the same from now on; the first one "
             "is `context_0`."
         )
+        about = " ".join([about, *notes])
     kept = "Your variables are still there." if variables else "Your variables are lost; the contexts are still there."
     if history:
         kept += ' The whole conversation is in the REPL as `history`, a list of dicts with "role" and "content".'

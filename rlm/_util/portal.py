@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
+from contextvars import Context, ContextVar
 from typing import Final, TypeVar
+from weakref import WeakKeyDictionary
 
+import anyio
 from anyio.from_thread import BlockingPortal
 
+FORKED: Final = (
+    "This object was opened before the process was forked, and its event loop stayed in the parent process: create an "
+    "Orchestrator, session or sandbox in the child process."
+)
+NO_ASYNCIO: Final = (
+    "rlm runs on asyncio only, and no asyncio event loop is running here (trio is not supported): run it with asyncio, or "
+    "call `completion`, which blocks, in a thread."
+)
 STOP_SECONDS: Final = 15.0  # how long to wait for interrupted work to remove its containers
 
 T = TypeVar("T")
@@ -25,6 +38,53 @@ def collect_notes(notes: list[str]) -> None:
 def note(text: str) -> None:
     """Pass a text to the code that interrupts this task: a CancelledError would lose its own notes."""
     _notes.get([]).append(text)
+
+
+_owners: WeakKeyDictionary[BlockingPortal, int] = WeakKeyDictionary()  # the process of each portal's thread
+
+
+@contextmanager
+def open_portal() -> Iterator[BlockingPortal]:
+    """An event loop thread.
+
+    Unlike anyio's `start_blocking_portal`, leaving the block in a process that was forked inside it does not wait for the
+    thread, which exists in the parent process only.
+    """
+    opened: Future[BlockingPortal] = Future()
+
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            opened.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    process = os.getpid()
+    thread = threading.Thread(target=Context().run, args=(anyio.run, serve), name="rlm-portal", daemon=True)
+    thread.start()
+    portal = opened.result()
+    _owners[portal] = process
+    failed = True
+    try:
+        yield portal
+        failed = False
+    finally:
+        if os.getpid() == process:
+            with suppress(RuntimeError):  # it has stopped already
+                portal.call(portal.stop, failed)
+            thread.join()
+
+
+def is_usable(portal: BlockingPortal) -> bool:
+    """Whether the portal's thread exists in this process: a fork copies the calling thread only."""
+    return _owners.get(portal, os.getpid()) == os.getpid()
+
+
+def runs_asyncio() -> bool:
+    """Whether an asyncio event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def wait_for(portal: BlockingPortal, make: Callable[[], Awaitable[T]]) -> T:

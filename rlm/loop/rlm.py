@@ -76,6 +76,7 @@ async def open_rlm(task: RLMTask, services: Services) -> AsyncIterator[RLM]:
             context_type=repl.context.type,
             context_size=repl.context.size,
             turns=services.limits.max_iterations,
+            notes=task.context.notes,
         )
         yield RLM(task, services, repl, Transcript.begin(system_prompt_of(task, services), first))
 
@@ -185,6 +186,7 @@ class RLM:
             turns=self._limits.max_iterations,
             history=kept,
             variables=self._repl.restored,
+            notes=() if context is None else context.notes,
         )
         self._conversation.ask(seen, question)
 

@@ -174,6 +174,9 @@ class ActiveRun:
         stop = record.stops.get(number) if recorded else None
         try:
             with self._control.question_clock(replaying=recorded and number < record.answered), self._log_context():
+                if question.context is not None and not recorded:
+                    for note in question.context.notes:
+                        _log.warning("context_changed", advice=note)
                 if number == 0:
                     self._begin(question, store=not recorded)
                 rlm = await self._root_rlm() if stop is None or stop.started else None

@@ -11,9 +11,9 @@ from typing import Self
 
 from anyio.from_thread import BlockingPortal
 
-from rlm._util.portal import wait_for
+from rlm._util.portal import FORKED, NO_ASYNCIO, is_usable, runs_asyncio, wait_for
 from rlm.errors import ConfigError
-from rlm.sandbox.values import encode
+from rlm.sandbox.values import read
 from rlm.types import Completion, Context, Usage
 
 from .active import ActiveRun, RunQuestion
@@ -84,6 +84,8 @@ class Session:
         """
         if self._portal is None:
             raise ConfigError("The session is not open: use `with orchestrator.session() as session`.")
+        if not is_usable(self._portal):
+            raise ConfigError(FORKED)
         return wait_for(self._portal, partial(self.aask, query, context))
 
     async def aask(self, query: str, context: Context | None = None) -> Completion:
@@ -97,9 +99,13 @@ class Session:
             raise ConfigError("The session is busy with a question: ask the next one when it is answered.")
         if context is None and self._run is None:
             raise ConfigError("The first question of a session needs a context.")
-        value = None if context is None else encode(context, max_bytes=self._options.limits.max_context_bytes)
-        question = RunQuestion(query=query, context=value, source=context if isinstance(context, Path) else None)
         self._busy = True
+        try:
+            value = None if context is None else await read(context, max_bytes=self._options.limits.max_context_bytes)
+        except BaseException:
+            self._busy = False
+            raise
+        question = RunQuestion(query=query, context=value, source=None if value is None else value.source)
         try:
             run = await self._ensure_run(question)
             completion = await run.ask(question)
@@ -124,6 +130,8 @@ class Session:
         await resources.__aexit__(kind, error, None if error is None else error.__traceback__)
 
     async def __aenter__(self) -> Self:
+        if not runs_asyncio():
+            raise ConfigError(NO_ASYNCIO)
         if self._stored is not None:
             resuming = resume_run(self._stored, self._clients, session=True)
             self._run = await self._resources.enter_async_context(resuming)
@@ -145,6 +153,9 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._portal is not None and not is_usable(self._portal):
+            self._blocking.pop_all()
+            return
         with self._blocking:
             assert self._portal is not None
             portal, self._portal = self._portal, None

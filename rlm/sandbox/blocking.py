@@ -9,8 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
+from rlm._util.portal import FORKED, is_usable, open_portal
 from rlm.config import SandboxConfig
 from rlm.errors import ConfigError
 from rlm.sandbox.docker.container import GET_BYTES, Sandbox
@@ -77,7 +78,7 @@ class SyncSandbox:
 
     def __enter__(self) -> Self:
         with ExitStack() as entering:
-            self._portal = entering.enter_context(start_blocking_portal())
+            self._portal = entering.enter_context(open_portal())
             self._sandbox = entering.enter_context(self._portal.wrap_async_context_manager(self._create()))
             self._entered = entering.pop_all()
         return self
@@ -85,7 +86,10 @@ class SyncSandbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered.close()
+        if is_usable(self._portal):
+            self._entered.close()
+        else:
+            self._entered.pop_all()
         self._sandbox = None
 
     @property
@@ -107,7 +111,7 @@ class SyncSandbox:
 
     def get(self, path: str, *, max_bytes: int = GET_BYTES) -> bytes:
         """Read a regular file of the working directory; see `Sandbox.get`."""
-        return self._portal.call(lambda: self._started().get(path, max_bytes=max_bytes))
+        return self._portal.call(partial(self._started().get, path, max_bytes=max_bytes))
 
     def files(self) -> Listing:
         """List the regular files in the working directory; see `Sandbox.files`."""
@@ -145,4 +149,6 @@ class SyncSandbox:
     def _started(self) -> Sandbox:
         if self._sandbox is None:
             raise ConfigError("The sandbox has not been started: use it inside `with`.")
+        if not is_usable(self._portal):
+            raise ConfigError(FORKED)
         return self._sandbox

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import threading
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from rlm.errors import ConfigError, JournalError
-from rlm.sandbox.values import Value, encode, from_file
+from rlm.sandbox.values import Value, encode_again, from_file
 
 from .directory import private
 from .record import ContextRecord, RunRecord
@@ -55,6 +56,7 @@ def store_context(
         digest=total.hexdigest(),
         file=stored.name if source is None else None,
         path=None if source is None else str(source.absolute()),
+        notes=value.notes,
     )
 
 
@@ -79,7 +81,7 @@ def stored_contexts(directory: Path, record: RunRecord) -> list[Value | None]:
 def _stored(directory: Path, record: RunRecord, context: ContextRecord) -> Value:
     if context.path is not None:
         try:
-            value = encode(Path(context.path))
+            value = replace(encode_again(Path(context.path), context.kind), notes=context.notes)
             same = value.kind == context.kind and value.size == context.size and _digest(value) == context.digest
         except ConfigError as error:
             raise ConfigError(f"The context of run {record.run_id} is missing: {error}") from error
@@ -88,7 +90,7 @@ def _stored(directory: Path, record: RunRecord, context: ContextRecord) -> Value
                 f"The context {context.path} has changed since run {record.run_id}: restore it, or start a new run."
             )
         return value
-    value = from_file(context.kind, directory / str(context.file), context.size)
+    value = replace(from_file(context.kind, directory / str(context.file), context.size), notes=context.notes)
     try:
         same = _digest(value) == context.digest
     except ConfigError as error:

@@ -52,6 +52,7 @@ class ContextRecord:
         digest: SHA-256 of its encoding, in hexadecimal.
         file: name of the file; None for a path.
         path: absolute path, if the caller passed a `Path`.
+        notes: what was done to read it, in sentences.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class ContextRecord:
     digest: str
     file: str | None = None
     path: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +207,7 @@ class RunRecord:
 
 
 def _context(found: dict[str, Any] | None) -> ContextRecord | None:
-    return None if found is None else ContextRecord(**found)
+    return None if found is None else ContextRecord(**{**found, "notes": tuple(found.get("notes", ()))})
 
 
 def _python() -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgpack
 
 from rlm.errors import ConfigError
-from rlm.sandbox.values import Value, encode, from_file
+from rlm.sandbox.values import Value, encode_again, from_file
 from rlm.store.contexts import is_context_file
 from rlm.types import Message
 
@@ -94,7 +94,8 @@ def _context(directory: Path, entry: object, named: Path | None, notes: list[str
     """
     entry = entry if isinstance(entry, dict) else {}
     try:
-        value = encode(named) if named is not None else _stored_context(directory, entry)
+        kind = str(entry.get("kind"))
+        value = encode_again(named, kind) if named is not None else _stored_context(directory, entry)
         if value is None:
             return None
         if value.size > MAX_CONTEXT_BYTES:
@@ -128,7 +129,7 @@ def _stored_context(directory: Path, entry: Mapping[str, object]) -> Value | Non
                 raise ConfigError(f"run.json names {name}, which is not a context file.")
             return from_file(kind, directory / name, size)
         case {"path": str(path)}:
-            return encode(Path(path))
+            return encode_again(Path(path), str(entry.get("kind")))
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from collections.abc import Mapping
@@ -17,8 +16,10 @@ from rlm.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlm.events import Event
+    from rlm.sandbox.values import Value
     from rlm.types import Completion
 
+EMPTY_FOLDER: Final = b"\x80"  # an empty map of msgpack
 USAGE: Final = 'Usage: rlm run "What went wrong?" app.log'
 
 
@@ -99,16 +100,18 @@ def run(
     print_completion(done, run=hint.run, as_json=as_json, quiet=quiet)
 
 
-def read_context(source: str, *, max_bytes: int | None) -> str | bytes | Path:
-    """The context: a path, or piped data, as text if it is UTF-8.
+def read_context(source: str, *, max_bytes: int | None) -> str | bytes | Value:
+    """The context: a file or folder, or piped data, as text if it is text.
 
     Args:
         source: a path, or `-` for standard input.
-        max_bytes: limit for piped data; None reads all.
+        max_bytes: limit on the size; None reads all.
 
     Raises:
         ConfigError: the context is missing, empty, too large or unreadable.
     """
+    from rlm.sandbox.values import encode
+
     if not source:
         raise ConfigError(f"Missing context: a file, a folder, or - for standard input. {USAGE}")
     read_size = -1 if max_bytes is None else max_bytes + 1  # one byte more reveals that the data is too large
@@ -130,34 +133,27 @@ def read_context(source: str, *, max_bytes: int | None) -> str | bytes | Path:
         raise ConfigError(f"No such file or folder: {source}. Use - for standard input.") from None
     except OSError as error:
         raise ConfigError(f"Cannot read the context {source}: {error.strerror}.") from error
-    if stat.S_ISREG(mode) and path.stat().st_size == 0:
-        raise ConfigError(f"The file {source} is empty.")
-    if stat.S_ISDIR(mode) and not _contains_files(path):
+    value = encode(path, max_bytes=max_bytes)
+    if stat.S_ISDIR(mode) and value.size == len(EMPTY_FOLDER):
         raise ConfigError(f"The folder {source} contains no files.")
-    return path
+    if value.size == 0:
+        raise ConfigError(f"The file {source} is empty.")
+    return value
 
 
-def _contains_files(folder: Path) -> bool:
-    """Whether a folder contains a regular file. Raises ConfigError if it is unreadable."""
+def _piped(data: bytes, name: str, max_bytes: int | None) -> str | bytes | Value:
+    from rlm.sandbox.values import encode_piped
 
-    def fail(error: OSError) -> None:
-        raise ConfigError(f"Cannot read the context {error.filename}: {error.strerror}.") from error
-
-    files = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=fail) for name in names)
-    return any(stat.S_ISREG(file.lstat().st_mode) for file in files)
-
-
-def _piped(data: bytes, name: str, max_bytes: int | None) -> str | bytes:
     if not data:
         raise ConfigError(f"{name} is empty.")
     if max_bytes is not None and len(data) > max_bytes:
         raise ConfigError(
             f"{name} is larger than the limit of {max_bytes:,} bytes: raise it with --max-context-bytes, or pass less."
         )
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data
+    value = encode_piped(data, name)
+    if value.notes:
+        return value
+    return data.decode("utf-8") if value.kind == "text" else data
 
 
 class ResumeHint:

@@ -24,7 +24,7 @@ from rlm.sandbox.channel import Stream
 from rlm.sandbox.files import Listing
 from rlm.sandbox.session import Session
 from rlm.sandbox.tools import Tools
-from rlm.sandbox.values import Value, encode
+from rlm.sandbox.values import Value, encode, encode_raw
 from rlm.types import CellResult, Context
 
 from .attach import AttachedStream
@@ -163,7 +163,7 @@ class Sandbox:
             ConfigError: The path is invalid, or the file does not fit (SandboxConfig.tmp_bytes).
             SandboxError: The sandbox is gone.
         """
-        value = encode(content)
+        value = encode_raw(content) if isinstance(content, Path) else encode(content)
         if value.kind == "folder":
             raise ConfigError(f"{content!s} is a folder: put its files one by one, or use load().")
         async with self._active_session() as session:

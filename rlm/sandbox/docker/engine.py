@@ -381,18 +381,19 @@ def _last_events(client: docker.APIClient, container: str) -> Iterator[dict[str,
                 return
 
 
-_engines: dict[tuple[str | None, str | None], Engine] = {}
+_engines: dict[tuple[object, ...], Engine] = {}
 _engines_lock = threading.Lock()
 
 
 def default_engine() -> Engine:
     """The engine of the `docker` command: DOCKER_HOST, otherwise the current context. One object per process."""
     host, context = os.environ.get("DOCKER_HOST"), os.environ.get("DOCKER_CONTEXT")
+    key = (os.getpid(), host, context)  # a forked process must not share the connections of its parent
     with _engines_lock:
-        engine = _engines.get((host, context))
+        engine = _engines.get(key)
         if engine is None:
             engine = Engine(_connect, host or f"context {context or 'default'!r}")
-            _engines[host, context] = engine
+            _engines[key] = engine
             atexit.register(engine.close)
         return engine
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rlm.errors import ConfigError
 from rlm.protocol.messages import CHUNK_BYTES
 from rlm.sandbox import values
+from rlm.sandbox.decoding import decode_text, decoded
 from rlm.sandbox.values import Value, encode, head_and_tail
 
 TEXTS = st.text(st.characters(exclude_categories=()))  # includes lone surrogates, NUL and all kinds of line ends
@@ -269,3 +270,105 @@ def test_a_file_is_read_piece_by_piece(tmp_path: Path) -> None:
             pass
 
     assert peak_bytes(send) < 8 * CHUNK_BYTES
+
+
+@pytest.mark.parametrize("name", ["/proc/cpuinfo", "/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"])
+def test_a_file_that_announces_another_size_is_read_to_its_end(name: str) -> None:
+    path = Path(name)
+    if not path.exists():
+        path = Path("/proc/self/limits")  # machines without /sys
+    value = encode(path)
+    assert value.size > 0
+    assert value.size != path.stat().st_size
+    assert value.source is None  # it may differ the next time, so it is stored
+    assert arrived(value) == arrived(value)
+    if name == "/proc/cpuinfo":
+        assert "processor" in arrived(value)
+
+
+def test_a_file_without_an_announced_size_is_read_up_to_the_limit() -> None:
+    with pytest.raises(ConfigError, match="more than the limit of 100"):
+        encode(Path("/proc/cpuinfo"), max_bytes=100)
+
+
+def test_a_folder_of_files_without_an_announced_size(tmp_path: Path) -> None:
+    value = encode(Path("/proc/self/net")) if Path("/proc/self/net/dev").exists() else encode(Path("/proc/sys/vm"))
+    assert value.size > 100
+    assert value.source is None
+    assert arrived(value) == arrived(value)
+
+
+def test_files_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    os.mkfifo(tmp_path / "pipe")
+    opened, listed = os.open, os.scandir
+
+    def closed(path: Any, *arguments: Any, **options: Any) -> int:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    def locked(path: Any) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "open", closed)
+    monkeypatch.setattr(os, "scandir", locked)
+    value = encode(tmp_path)
+    assert arrived(value) == {"a": b"a", "c": b"c"}
+    said = "1 special file, 1 symbolic link, 1 unreadable file and 1 unreadable folder were left out."
+    assert value.notes == (said,)
+
+
+def test_only_a_folder_without_any_entry_may_arrive_empty(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="contains no files to read: 1 special file was left out"):
+        encode(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "/dev/zero"])
+def test_a_device_is_refused_with_what_to_do(name: str) -> None:
+    with pytest.raises(ConfigError, match="but a device: save its data to a file"):
+        encode(Path(name))
+
+
+def test_a_path_with_a_zero_byte_is_refused() -> None:
+    with pytest.raises(ConfigError, match="null"):
+        encode(Path("a\0b"))
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"\xe9 "])
+def test_a_large_text_is_decoded_piece_by_piece(tmp_path: Path, start: bytes) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(start + "grüße €\n".encode() * 2_000_000)
+
+    def send() -> None:
+        for path in (file, tmp_path):
+            for _ in encode(path).pieces():
+                pass
+
+    assert peak_bytes(send) < 12 * CHUNK_BYTES
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode), st.integers(1, 30))
+def test_any_bytes_become_text_or_stay_as_they_are_however_they_are_cut(data: bytes, width: int) -> None:
+    chunks = [data[start : start + width] for start in range(0, len(data), width)]
+    text, decoding = decode_text(data)
+    if text is None:
+        assert not _is_utf8(data)
+        return
+    assert decoding.size == len(text.encode())
+    assert b"".join(decoded(chunks, decoding)).decode() == text
+    assert decoding.encoding != "utf-8" or decoding.bom or decoding.invalid or text.encode() == data
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
