@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated, Final, NoReturn
@@ -97,6 +98,14 @@ def _exit_message(error: RLMError) -> tuple[str, int]:
     return str(error), 1
 
 
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _exit_message_of_os_error(error: OSError) -> tuple[str, int]:
     """The same for an OSError. Without a file name, its number shows the cause."""
     reason = error.strerror or str(error) or type(error).__name__
@@ -105,6 +114,6 @@ def _exit_message_of_os_error(error: OSError) -> tuple[str, int]:
     if error.errno in WRITE_ERRORS:
         silence(sys.stdout)
         return f"Cannot write to standard output: {reason}.", 1
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and not _has_working_directory():
         return "The working directory was removed. Change to another directory.", 2
     return f"{reason}.", 1

@@ -289,7 +289,7 @@ def _files() -> Iterable[Path]:
     """The nearest file in the working directory and its parents, then the user's own."""
     folder = Path.cwd()
     nearest = [parent / FILE for parent in (folder, *folder.parents) if (parent / FILE).is_file()][:1]
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "rlm" / FILE
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "rlm" / FILE  # ~ without a home
     return nearest + [user] * (user.is_file() and user not in nearest)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import http
 import json
 import re
+import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +20,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-import aiohttp
-import openai
-
 from rlm._util.logs import get_logger
 from rlm._util.urls import http_url
 from rlm.config import MIB
 from rlm.errors import ConfigError, ContextTooLong, EmptyReply, ModelError
 from rlm.types import Message, ModelReply, Usage
 
+from . import environment
 from .adapt import MAX_ADAPTIONS, MAX_TOKENS_FIELDS, Accepted
 from .base import Model
 from .chat import UnusableResponse, counted_usage, read_reply, request_body
@@ -41,6 +40,10 @@ from .stream import StreamCutOff
 from .transport import HIDDEN, RETRY_HEADER, HttpClient, TooLarge, billed, causes_of, perhaps_billed
 from .transport import http_library as _http
 from .window import entry_window, find_entry, native_path, native_window
+
+with environment.without_key_log():
+    import aiohttp
+    import openai
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # timeout of one connection: a reachable server accepts it within a few round trips
@@ -134,7 +137,9 @@ class OpenAIModel(Model):
         self.max_tokens = min((limit for limit in limits if isinstance(limit, int)), default=None)
         self._accepted = Accepted()
         self._told: set[str] = set()
-        self._secrets = Secrets(self._api_key, *self._headers.values(), *self._query.values())
+        self._proxy = environment.proxy_for(self.base_url)
+        proxy_password = "" if self._proxy is None else self._proxy.password
+        self._secrets = Secrets(self._api_key, proxy_password, *self._headers.values(), *self._query.values())
         self._clients: dict[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = {}
         self._lock = threading.Lock()
         self._window_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
@@ -347,7 +352,9 @@ class OpenAIModel(Model):
                 rate_limit_seconds=self._rate_limit_seconds,
                 max_bytes=MAX_RESPONSE_BYTES,
                 on_loading=self._tell_of_loading,
-                verify=_tls(),
+                verify=self._tls(),
+                proxy=None if self._proxy is None else self._proxy.url,
+                trust_env=False,  # what it says is in `_proxy` and in the TLS context
                 limits=_http.Limits(
                     max_connections=max_concurrency,
                     max_keepalive_connections=max_concurrency,
@@ -355,6 +362,15 @@ class OpenAIModel(Model):
                 ),
             ),
         )
+
+    def _tls(self) -> Any:
+        """The TLS context. Unusable certificates do no harm to a server without TLS, but to one that it redirects to."""
+        try:
+            return _tls()
+        except ConfigError:
+            if urlsplit(self.base_url).scheme == "https" or (self._proxy and self._proxy.url.startswith("https")):
+                raise
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
 
     def _tell_of_loading(self, message: str) -> None:
         with self._lock:
@@ -405,9 +421,13 @@ class OpenAIModel(Model):
         for cause in causes_of(error):
             match cause:
                 case aiohttp.ConnectionTimeoutError():
-                    return f"cannot be reached within {CONNECT_SECONDS:g} s"
+                    return f"cannot be reached{self._route} within {CONNECT_SECONDS:g} s"
+                case aiohttp.ClientConnectorCertificateError():
+                    reason = getattr(cause.certificate_error, "verify_message", "") or cause.certificate_error
+                    advice = environment.certificate_problem() or "Set SSL_CERT_FILE to a file with its authority."
+                    return f"has a certificate that is not trusted here ({reason}). {advice.removesuffix('.')}"
                 case aiohttp.ClientConnectorError():
-                    return f"cannot be reached ({cause.os_error.strerror or cause.os_error})"
+                    return f"cannot be reached{self._route} ({cause.os_error.strerror or cause.os_error})"
                 case TooLarge():
                     return f"sent more than {MAX_RESPONSE_BYTES // MIB} MiB in one response"
                 case StreamCutOff():
@@ -415,6 +435,10 @@ class OpenAIModel(Model):
                 case TimeoutError():
                     return f"gave no complete response within {self._timeout:g} s"
         return "closed the connection before its response was complete"
+
+    @property
+    def _route(self) -> str:
+        return "" if self._proxy is None else f" through the proxy of {self._proxy.variable}"
 
     def _message(self, predicate: str, *, path: str = "", advice: str = "") -> str:
         """Redact before clipping: half a key is a leak, too."""
@@ -426,7 +450,7 @@ class OpenAIModel(Model):
 @cache
 def _tls() -> Any:
     """One TLS context for all clients: loading the certificates takes tens of milliseconds."""
-    return _http.create_ssl_context()
+    return environment.tls_context(_http.create_ssl_context)
 
 
 def _server_and_key(base_url: str | None, api_key: str | None) -> tuple[str, str]:

@@ -14,9 +14,7 @@ from importlib import import_module
 from itertools import count
 from typing import Any, Final
 
-import aiohttp
-import openai
-
+from . import environment
 from .gate import Gate, retry_after
 from .refusals import (
     BAD_GATEWAY,
@@ -29,6 +27,10 @@ from .refusals import (
     is_too_long,
 )
 from .stream import StreamCutOff, decode
+
+with environment.without_key_log():
+    import aiohttp
+    import openai
 
 TOO_MANY_REQUESTS: Final = 429
 UNAVAILABLE: Final = 503

@@ -36,10 +36,17 @@ def find(run: str | Path, root: Path) -> Path:
 
 
 def default_root() -> Path:
-    """The default directory of all run directories, in the user's state directory."""
+    """The default directory of all run directories, in the user's state directory.
+
+    Raises:
+        ConfigError: the user has no home directory, as users of containers without an entry in `/etc/passwd`.
+    """
     from platformdirs import user_state_path
 
-    return user_state_path("rlm", appauthor=False) / "runs"
+    try:
+        return user_state_path("rlm", appauthor=False).expanduser() / "runs"
+    except RuntimeError:
+        raise ConfigError("No home directory for runs: set HOME, or set RLM_RUN_ROOT (run_root) to a folder.") from None
 
 
 def new_directory(root: Path | None) -> tuple[str, Path]:

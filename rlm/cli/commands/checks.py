@@ -16,12 +16,13 @@ from pydantic import SecretStr
 
 from rlm.config import GIB, SandboxConfig
 from rlm.errors import ConfigError, EngineUnavailable, ModelError, RLMError
+from rlm.models.environment import certificate_problem
 from rlm.models.openai import OpenAIModel
 from rlm.models.options import WINDOW
 from rlm.models.prices import Price
 from rlm.models.settings import Settings
 from rlm.sandbox.docker.container import Sandbox
-from rlm.sandbox.docker.engine import GVISOR_HINT, Engine, default_engine
+from rlm.sandbox.docker.engine import GVISOR_HINT, Engine, config_problem, default_engine
 from rlm.sandbox.docker.image import image_name
 from rlm.sandbox.docker.runtimes import GVISOR, known_vulnerabilities
 
@@ -41,13 +42,15 @@ class Finding:
     text: str
 
 
-async def run_checks(settings: Settings, root: Path) -> AsyncIterator[Finding]:
+async def run_checks(settings: Settings, root: Path | ConfigError) -> AsyncIterator[Finding]:
     """Run all checks in the order in which a run needs the parts. Without an engine, skip the checks that need it.
 
     Args:
         settings: the settings to check.
-        root: the folder of the runs.
+        root: the folder of the runs, or why there is none.
     """
+    for problem in filter(None, (config_problem(), certificate_problem())):
+        yield Finding(part="settings", state="note", text=problem)
     try:
         async for finding in _engine(default_engine()):
             yield finding
@@ -151,6 +154,8 @@ async def _server(
     origin = "the settings" if window else "the price list" if model.context_window else "the server"
     try:
         await model.check_reachable()
+    except ConfigError as error:
+        return Finding(part=part, state="problem", text=str(error))
     except ModelError as error:
         if error.status in NO_MODEL_LIST:
             return Finding(part=part, state="note", text=f"{text}; no model list, so the key is unverified")
@@ -163,7 +168,9 @@ async def _server(
     return Finding(part=part, state="ok", text=f"{text}, window {known}")
 
 
-def _disk(root: Path) -> Finding:
+def _disk(root: Path | ConfigError) -> Finding:
+    if isinstance(root, ConfigError):
+        return Finding(part="disk", state="problem", text=str(root))
     existing = next(folder for folder in (root, *root.absolute().parents) if os.path.lexists(folder))
     try:
         with TemporaryDirectory(prefix=".rlm-doctor-", dir=existing):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlm.cli.options import AsJson, Quiet
+from rlm.errors import ConfigError
 
 if TYPE_CHECKING:
     from .checks import Finding, Setting
@@ -56,13 +58,19 @@ def doctor(
     logging.getLogger("rlm").setLevel(logging.ERROR)  # findings include its warnings
     layers = read_layers({})
     settings = merge_layers(layers)
-    visible = visible_settings(settings.model_copy(update={"run_root": settings.runs}), origins(layers))
+    root: Path | ConfigError
+    try:
+        root = settings.runs
+    except ConfigError as error:
+        root = error
+    shown = {} if isinstance(root, ConfigError) else {"run_root": root}
+    visible = visible_settings(settings.model_copy(update=shown), origins(layers))
     if not (as_json or quiet):
         _show_settings(visible)
 
     async def work() -> list[Finding]:
         findings = []
-        async for finding in run_checks(settings, settings.runs):
+        async for finding in run_checks(settings, root):
             findings.append(finding)
             if not as_json and (finding.state == "problem" or not quiet):
                 show_finding(finding)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import ipaddress
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import docker
@@ -22,6 +25,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from rlm._util.logs import get_logger
 from rlm.errors import EngineUnavailable, SandboxStartError
 
+from . import settings
 from .image import DIGEST_LABEL, IMAGE_LABEL, source_digest
 from .owner import LABEL_PREFIX, is_orphan
 from .runtimes import GVISOR, is_gvisor, known_vulnerabilities
@@ -335,7 +339,7 @@ class Engine:
             answer = request(self._client)
             self._has_answered = True
             return answer
-        except APIError:
+        except (APIError, EngineUnavailable):
             raise
         except (DockerException, requests.RequestException, OSError) as error:
             raise self._unavailable(error) from error
@@ -383,11 +387,12 @@ def _last_events(client: docker.APIClient, container: str) -> Iterator[dict[str,
 
 _engines: dict[tuple[object, ...], Engine] = {}
 _engines_lock = threading.Lock()
+_config_lock = threading.Lock()
 
 
 def default_engine() -> Engine:
     """The engine of the `docker` command: DOCKER_HOST, otherwise the current context. One object per process."""
-    host, context = os.environ.get("DOCKER_HOST"), os.environ.get("DOCKER_CONTEXT")
+    host, context = (os.environ.get(name, "").strip() for name in ("DOCKER_HOST", "DOCKER_CONTEXT"))
     key = (os.getpid(), host, context)  # a forked process must not share the connections of its parent
     with _engines_lock:
         engine = _engines.get(key)
@@ -398,8 +403,95 @@ def default_engine() -> Engine:
         return engine
 
 
+class _Client(docker.APIClient):  # type: ignore[misc]
+    """A client whose requests ignore what only `requests` reads: certificates, and proxies of a local engine.
+
+    The `docker` command does the same.
+    """
+
+    def merge_environment_settings(self, url: str, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """The settings of one request."""
+        merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        merged["verify"] = self.verify if verify is None else verify
+        if _is_local(url):
+            merged["proxies"] = proxies or {}
+        return merged
+
+
+def _is_local(url: str) -> bool:
+    """Whether the engine at a URL runs on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return True  # a socket or pipe
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return parts.hostname == "localhost"
+
+
 def _connect() -> docker.APIClient:
-    options: dict[str, Any] = docker.utils.kwargs_from_env()
-    if "base_url" not in options and (context := ContextAPI.get_current_context()) is not None:
-        options = {"base_url": context.Host, "tls": context.TLSConfig or False}
-    return docker.APIClient(version="auto", timeout=ENGINE_SECONDS, **options)
+    """Create a client as the environment and the configuration of the `docker` command say.
+
+    Raises:
+        EngineUnavailable: a variable or file is invalid. The message names it.
+        DockerException: the engine does not answer.
+    """
+    file = _config_file()
+    problem = settings.config_problem(file)
+    options = {"version": "auto", "timeout": ENGINE_SECONDS, **_options(settings.current_context(file))}
+    if problem:
+        _log.warning("docker_config_ignored", advice=problem)
+    with _without_config() if problem else nullcontext():
+        try:
+            return _Client(**options)
+        except DockerException:
+            raise
+        except (AttributeError, ImportError, KeyError, LookupError, TypeError, ValueError) as error:
+            raise EngineUnavailable(settings.unusable(f"{type(error).__name__}: {error}")) from error
+
+
+def config_problem() -> str:
+    """What is wrong with the configuration of the `docker` command, as a sentence; empty if nothing is."""
+    return settings.config_problem(_config_file())
+
+
+def _config_file() -> Path:
+    return Path(docker.utils.config.find_config_file() or settings.default_file())
+
+
+@contextmanager
+def _without_config() -> Iterator[None]:
+    """Let the library read an empty configuration, which cannot be passed to it."""
+    with _config_lock:
+        load = docker.utils.config.load_general_config
+        docker.utils.config.load_general_config = lambda *_: {"auths": {}}  # it reads the file again for {}
+        try:
+            yield
+        finally:
+            docker.utils.config.load_general_config = load
+
+
+def _options(current_context: str) -> dict[str, Any]:
+    """The address of the engine, and its certificates."""
+    variables = {name: value.strip() for name, value in os.environ.items() if name.startswith("DOCKER_")}
+    try:
+        options: dict[str, Any] = docker.utils.kwargs_from_env(variables) if variables else {}
+    except (DockerException, OSError) as error:
+        raise EngineUnavailable(settings.certificates_unusable()) from error
+    if "base_url" in options:
+        try:
+            docker.utils.parse_host(options["base_url"], tls="tls" in options)
+        except (DockerException, ValueError) as error:
+            raise EngineUnavailable(
+                "DOCKER_HOST is not the address of an engine: use a form like unix:///var/run/docker.sock or "
+                "tcp://host:2376, or unset it."
+            ) from error
+        return options
+    name = variables.get("DOCKER_CONTEXT") or current_context
+    try:
+        context = ContextAPI.get_context(name)
+    except Exception as error:  # the library raises a bare Exception for a damaged file
+        raise EngineUnavailable(settings.context_unusable(name, "its file is damaged")) from error
+    if context is None:
+        raise EngineUnavailable(settings.context_unusable(name, "it does not exist"))
+    return {"base_url": context.Host, "tls": context.TLSConfig or False}
