@@ -7,9 +7,11 @@ shows what a model knew even if it wrote more than requested. Either can be the 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 from rlm.evals.corpus.dates import read_date
@@ -61,8 +63,8 @@ def can_score(scorer: str, answers: Sequence[str]) -> bool:
 
 def recall(output: str, answers: Sequence[str]) -> Score:
     """RULER: the share of answers that the output contains, ignoring case. Lax is the same."""
-    text = output.casefold()
-    share = sum(answer.casefold() in text for answer in answers) / len(answers)
+    text = _normal(output).casefold()
+    share = sum(_normal(answer).casefold() in text for answer in answers) / len(answers)
     return Score(strict=share, lax=share, read=output.strip())
 
 
@@ -185,7 +187,7 @@ def _oolong_candidate(output: str) -> str:
 
 
 def _contains(output: str, gold: str) -> float:
-    return float(gold.casefold() in output.casefold())
+    return float(_normal(gold).casefold() in _normal(output).casefold())
 
 
 _STRICT_PAIR: Final = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
@@ -199,22 +201,54 @@ def _pairs(pattern: re.Pattern[str], text: str) -> Iterable[str]:
 
 
 def _final(output: str) -> str:
-    """The last non-empty line, or what follows `Answer:` in it."""
-    last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-    return re.split(r"(?i)\banswer\s*(?:is\s*)?:", last)[-1].strip().strip("*`").strip()
+    """The last line that is neither empty nor a fence, or what follows `Answer:` in it, without marks around it."""
+    lines = [line.strip() for line in _nfc(output).splitlines()]
+    last = next((line for line in reversed(lines) if line and not _FENCE.fullmatch(line)), "")
+    return _bare(re.split(r"(?i)\banswer\W{0,2}\s*(?:is\s*)?:", last)[-1])
+
+
+_FENCE: Final = re.compile(r"(?:`{3,}|~{3,})[\w+-]*")
+_BOXED: Final = re.compile(r"\$*\s*\\boxed\s*\{(?:\\text\s*\{)?(.*?)\}{1,2}\s*\$*\.?")
+_QUOTES: Final = ('""', "''", "\u201c\u201d", "\u2018\u2019", "\u00ab\u00bb", "\u201e\u201c")
+
+
+def _bare(text: str) -> str:
+    """A text without emphasis, code marks, boxes of LaTeX and quotes around all of it."""
+    before = None
+    while before != text:
+        before, text = text, text.strip().strip("*`").strip()
+        if boxed := _BOXED.fullmatch(text):
+            text = boxed[1]
+        inner = text[1:-1]
+        if len(text) > 1 and any(
+            text[0] == left and text[-1] == right and left not in inner for left, right in _QUOTES
+        ):
+            text = inner
+    return text
+
+
+def _nfc(text: str) -> str:
+    """One form of each letter, composed or not."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _normal(text: str) -> str:
+    """The same, with common blanks."""
+    return _nfc(text).replace("\u00a0", " ").replace("\u202f", " ")
 
 
 def _listed(output: str) -> str:
-    """Everything after the last `Answer:`, without surrounding brackets."""
+    """Everything after the last `Answer:`, without fences and surrounding brackets."""
+    output = "\n".join(line for line in output.splitlines() if not _FENCE.fullmatch(line.strip()))
     return re.split(r"(?i)\banswer\s*:", output)[-1].strip().strip("*[](){}")
 
 
 def _items(text: str) -> set[str]:
-    return {item for item in map(_item, re.split(r"[,\n]", text)) if item.casefold() not in EMPTY_ITEMS}
+    return {item for item in map(_item, re.split(r"[,\n]", _normal(text))) if item.casefold() not in EMPTY_ITEMS}
 
 
 def _lines(text: str) -> list[str]:
-    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("```")]
+    return [line for line in map(str.strip, _normal(text).splitlines()) if line and not line.startswith("```")]
 
 
 def _item(text: str) -> str:
@@ -226,14 +260,33 @@ def _plain(text: str) -> str:
 
     A text that consists only of articles or punctuation keeps them.
     """
-    words = re.findall(r"[\w-]+(?:[+#]+(?![\w+#]))?", text.casefold())
+    words = re.findall(r"[\w-]+(?:[+#]+(?![\w+#]))?", _nfc(text).casefold())
     return " ".join(word for word in words if word not in ("the", "a", "an")) or " ".join(words or text.split())
 
 
-def _numbers(text: str) -> list[float]:
-    return [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?", _without_separators(text))]
+_SIGNS: Final = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d"), "-") | {
+    0xFF0B: "+",
+    0xFF0E: ".",
+    0xFF0C: ",",
+}
+_POWER: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_NUMBER: Final = re.compile(
+    r"((?:(?<![\w)\]-])[-+])?\d+(?:\.\d+)?)"  # a hyphen behind a word is no minus
+    r"(?:[eE]([-+]?\d{1,3})(?!\w)|\s?(?:[\u00d7\u00b7*x]|\\times|\\cdot)\s?10(?:\^|\*\*)\{?([-+]?\d{1,3})\}?)?"
+)
+
+
+def _numbers(text: str) -> list[Decimal]:
+    """The numbers in a text, exactly."""
+    text = re.sub(r"(?<=10)[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda power: "^" + power[0].translate(_POWER), text)
+    return [Decimal(f"{found[1]}e{found[2] or found[3] or 0}") for found in _NUMBER.finditer(_without_separators(text))]
 
 
 def _without_separators(text: str) -> str:
-    """Remove digit separators: commas, underscores, and narrow or no-break spaces."""
+    """Remove digit separators: commas, underscores, and narrow or no-break spaces. Signs and digits become ASCII."""
+    text = re.sub(r"[^\W\x00-\x7f]", _ascii_digit, text.translate(_SIGNS))
     return re.sub(r"(?<![\d,.])\d{1,3}(?:[,\u202f\u00a0_]\d{3})+(?![\d])", lambda m: re.sub(r"\D", "", m[0]), text)
+
+
+def _ascii_digit(found: re.Match[str]) -> str:
+    return str(unicodedata.decimal(found[0], found[0]))

@@ -1,6 +1,7 @@
 """Instances from local files: your own JSONL, LongBench-v2, and OOLONG.
 
-Nothing is downloaded. A file is JSON lines or one JSON list. JSON lines are read one at a time.
+Nothing is downloaded. A file is JSON lines, or one JSON document: a list, or an object with one list. JSON lines are read
+one at a time.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from rlm.errors import ConfigError
 from rlm.evals.corpus.tokens import tokens
+from rlm.sandbox.decoding import decode_text
 
 from .scorers import SCORERS, can_score
 from .task import Instance
@@ -38,7 +40,7 @@ def read_jsonl(path: Path) -> Iterator[Instance]:
     - `query`: the question.
     - `answer`: a text, a number, or a list of them.
     - `context` (a text, or texts by path), or `context_path` (a file or folder, relative to the folder of `path`). In a
-      folder, files that are not UTF-8 text are skipped.
+      folder, files that are not text are skipped.
     - `scorer`, optional: a name in `rlm.evals.scorers.SCORERS`; `phrase` by default.
 
     Raises:
@@ -124,19 +126,50 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     number = 0
     try:
         with path.open(encoding="utf-8-sig") as file:  # some editors write a byte order mark
-            is_list = file.read(1) == "["
+            is_document = _is_document(file)
             file.seek(0)
-            for number, line in enumerate(json.load(file) if is_list else file, 1):
-                place = f"{'record' if is_list else 'line'} {number}"
-                record = line if is_list else json.loads(line) if line.strip() else None
+            if is_document:
+                lines: Iterable[object] = _listed(path, json.load(file))
+            else:
+                lines = (json.loads(line) if line.strip() else None for line in file)
+            for number, record in enumerate(lines, 1):
+                place = f"{'record' if is_document else 'line'} {number}"
                 if isinstance(record, dict):
                     yield number, place, record
-                elif record is not None:
+                elif record is not None or is_document:
                     raise ConfigError(f"{path}, {place}: expected a JSON object, not {str(record)[:80]!r}.")
     except OSError as error:
         raise ConfigError(f"Cannot read {path} ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: convert it.") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: invalid JSON after record {number}: {error}") from error
+        raise ConfigError(f"{path}: invalid JSON after record {number}: {error}.") from error
+
+
+def _is_document(file: TextIO) -> bool:
+    """Whether a file is one JSON document rather than a record a line, by its first line with content."""
+    first = next((text for line in file if (text := line.strip())), "{}")
+    return first.startswith("[") or not _is_json(first)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(path: Path, document: object) -> list[object]:
+    """The records of a JSON document: a list, an object with one list, or a record."""
+    if isinstance(document, list):
+        return document
+    lists = [value for value in document.values() if isinstance(value, list)] if isinstance(document, dict) else []
+    if len(lists) == 1 and lists[0] and all(isinstance(item, dict) for item in lists[0]):
+        return lists[0]
+    if isinstance(document, dict):
+        return [document]
+    raise ConfigError(f"{path}: expected a list of JSON objects, or one object a line.")
 
 
 def _read(path: Path) -> str | dict[str, str]:
@@ -144,19 +177,14 @@ def _read(path: Path) -> str | dict[str, str]:
     try:
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
-            found = ((file.relative_to(path).as_posix(), file.read_bytes()) for file in files)
-            return {name: data.decode() for name, data in found if _is_text(data)}
-        return path.read_text(encoding="utf-8")
+            found = ((file.relative_to(path).as_posix(), decode_text(file.read_bytes())[0]) for file in files)
+            return {name: text for name, text in found if text is not None}
+        text, _ = decode_text(path.read_bytes())
+        if text is None:
+            raise ValueError("it is not text")
+        return text
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot read the context {path} as text: {error}") from error
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:

@@ -17,7 +17,8 @@ from rlm.types import Message, ModelReply, Usage
 from .base import MethodContext, MethodOutcome
 
 MAX_PIECE_TOKENS: Final = 32_000  # limit of a piece for map_reduce, if the windows allow it
-REPLY_TOKENS: Final = 2_000  # reserved in a window for the reply
+REPLY_TOKENS: Final = 2_000  # reserved in a window for the reply,
+REPLY_SHARE: Final = 1 / 8  # but at most this share of a small one
 ESTIMATE_SHARE: Final = 0.85  # share of a window that an estimate may fill: estimates are up to 17 % short
 MAX_CONCURRENT_CALLS: Final = 16  # per map_reduce
 SHRINK_FACTOR: Final = 0.6  # share of the context that a retry keeps when a model rejects a prompt as too long
@@ -127,7 +128,7 @@ def _plain_models(instance: Instance, ctx: MethodContext, method: str) -> tuple[
 
 def _context_tokens(window: int, instance: Instance) -> int:
     """The maximum number of context tokens in a window that also holds the question and the reply."""
-    return int((window - REPLY_TOKENS) * ESTIMATE_SHARE) - tokens(instance.query)
+    return int((window - min(REPLY_TOKENS, int(window * REPLY_SHARE))) * ESTIMATE_SHARE) - tokens(instance.query)
 
 
 def split_text(text: str, size: int) -> list[str]:

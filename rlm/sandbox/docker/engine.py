@@ -411,10 +411,11 @@ class _Client(docker.APIClient):  # type: ignore[misc]
 
     def merge_environment_settings(self, url: str, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         """The settings of one request."""
+        given = dict(proxies or {})  # before the environment's are added to it
         merged = super().merge_environment_settings(url, proxies, stream, verify, cert)
         merged["verify"] = self.verify if verify is None else verify
         if _is_local(url):
-            merged["proxies"] = proxies or {}
+            merged["proxies"] = given
         return merged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,26 @@ async def test_a_truncated_reply_of_map_reduce_counts_as_stopped_by_a_limit(
 
 async def test_a_window_without_room_is_reported_without_a_negative_number(tmp_path: Path) -> None:
     played = ScriptedModel(["a note"])
-    done = await direct(TEXT, MethodContext(models=lambda task: (played, played), window=900), tmp_path)
+    done = await direct(TEXT, MethodContext(models=lambda task: (played, played), window=1), tmp_path)
     assert done.note == f"context truncated to about 0 of {tokens(str(TEXT.context)):,} tokens"
 
 
 async def test_a_window_that_holds_no_piece_is_refused(tmp_path: Path) -> None:
     played = ScriptedModel(["a note"])
-    with pytest.raises(ConfigError, match="A window of 900 tokens is too small"):
-        await map_reduce(TEXT, MethodContext(models=lambda task: (played, played), window=900), tmp_path)
+    with pytest.raises(ConfigError, match="A window of 1 tokens is too small"):
+        await map_reduce(TEXT, MethodContext(models=lambda task: (played, played), window=1), tmp_path)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("window", [2_048, 4_096, 16_000, 128_000])
+async def test_a_context_that_fits_beside_a_short_reply_is_not_cut(tmp_path: Path, window: int) -> None:
+    """The room for the reply is an eighth of a small window, 2,000 tokens of a large one."""
+    room = int((window - min(2_000, window // 8)) * 0.85)
+    instance = replace(TEXT, context="word " * (room - tokens(TEXT.query)))
+    assert tokens(str(instance.context)) <= room - tokens(TEXT.query)
+    played = ScriptedModel(["a note"])
+    done = await direct(instance, MethodContext(models=lambda task: (played, played), window=window), tmp_path)
+    assert done.note == ""
+    longer = replace(TEXT, context=str(instance.context) * 2)
+    done = await direct(longer, MethodContext(models=lambda task: (played, played), window=window), tmp_path)
+    assert done.note.startswith("context truncated to about ")

@@ -302,3 +302,72 @@ def test_whatever_a_model_says_scores_from_0_to_1(scorer: str, output: str) -> N
     result = SCORERS[scorer](output, ANSWERS[scorer])
     assert 0 <= result.strict <= 1
     assert 0 <= result.lax <= 1
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "strict"),
+    [
+        ("Answer: \u22125", "5", 0),  # U+2212
+        ("Answer: \u22125", "-5", 1),
+        ("Answer: \u20135", "-5", 1),  # an en dash
+        ("Answer: \uff0d\uff15", "-5", 1),  # full width
+        ("(-5)", "-5", 1),
+        ("Answer: room-7", "7", 1),  # a hyphen behind a word is no minus
+        ("Answer: room-7", "-7", 0),
+        ("Answer: 5-7", "7", 0),  # a range is two numbers
+        ("Answer: 5\u20137", "-7", 0),
+        ("Answer: 1.5e6", "1500000", 1),
+        ("Answer: 1.5E+06", "1500000", 1),
+        ("Answer: 1.5\u00d710^6", "1500000", 1),
+        ("Answer: 1.5 \u00d7 10⁶", "1500000", 1),
+        (r"Answer: $1.5 \times 10^{6}$", "1500000", 1),
+        ("Answer: 1.5 * 10**6", "1500000", 1),
+        ("Answer: 1e-3", "0.001", 1),
+        ("Answer: 1.5\u00d710⁻³", "0.0015", 1),
+        ("Answer: 1.5e6", "1.5", 0),
+        ("Answer: 10^3", "10", 0),  # no number before it: two numbers, as in `10 to the 3`
+        ("Answer: 1,500,000", "1500000", 1),
+        ("Answer: 1\u202f500\u00a0000", "1500000", 1),
+        ("Answer: \uff11\uff15", "15", 1),
+        ("Answer: 10 m²", "10", 1),  # a raised digit belongs to the unit
+        ("Answer: 9007199254740993", "9007199254740992", 0),  # the same as floats
+        ("Answer: **42**", "42", 1),
+        (r"\boxed{42}", "42", 1),
+        (r"$\boxed{42}$.", "42", 1),
+        ("It is:\n```\n42\n```", "42", 1),
+        ("It is:\n```text\n42\n~~~\n", "42", 1),
+        ("The year 2024:\n```\n42\n```", "2024", 0),
+    ],
+)
+def test_a_number_is_the_same_in_every_notation_and_another_is_never_right(
+    output: str, gold: str, strict: float
+) -> None:
+    assert SCORERS["number"](output, [gold]).strict == strict
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "strict"),
+    [
+        ("The city is:\n```\nParis\n```", "Paris", 1),
+        ("**Answer:** Paris", "Paris", 1),
+        ("Answer: `Paris`", "Paris", 1),
+        ("Answer: “Paris”", "Paris", 1),
+        (r"$\boxed{\text{Paris}}$", "Paris", 1),
+        ("Answer: Zoe\u0308", "Zoë", 1),  # decomposed
+        ("Answer: Zoë", "Zoe\u0308", 1),
+        ("Answer: New\u00a0York", "New York", 1),
+        ("Answer: Zoe", "Zoë", 0),
+        ("```\nParis\n```\nor Rome", "Paris", 0),
+        ("", "Paris", 0),
+        ("```\n```", "Paris", 0),
+        ('Answer: "Paris" or "Rome"', "Paris", 0),
+    ],
+)
+def test_a_phrase_is_read_without_the_marks_around_it(output: str, gold: str, strict: float) -> None:
+    assert SCORERS["phrase"](output, [gold]).strict == strict
+
+
+def test_letters_are_the_same_composed_or_not() -> None:
+    assert scored("recall", "It was Zoe\u0308.", "Zoë") == (1, 1)
+    assert scored("names", "Answer:\n```\nZoe\u0308, Ada\n```", "Zoë", "Ada") == (1, 1)
+    assert scored("lines", "```\nZoe\u0308\n```", "Zoë") == (1, 1)

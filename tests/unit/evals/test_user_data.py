@@ -184,3 +184,60 @@ def test_oolong_answers_are_read_by_their_type(tmp_path: Path) -> None:
     assert score(comparison, "Answer: a is less common than b").strict == 1
     with pytest.raises(ConfigError, match="line 1: "):
         list(read_oolong(written(tmp_path, record("[", "LABEL"))))
+
+
+RECORD = {"query": "q", "answer": "Paris", "context": "c"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n  [\n" + json.dumps(RECORD) + ",\n" + json.dumps(RECORD) + "\n]\n",  # pretty-printed, behind blank lines
+        json.dumps([RECORD, RECORD], indent=2),
+        "\n\n" + json.dumps({"version": 1, "data": [RECORD, RECORD]}, indent=2),  # an object with one list
+        json.dumps(RECORD) + "\r\n\r\n" + json.dumps(RECORD) + "\r\n",
+        "\ufeff" + json.dumps(RECORD) + "\n\n \n" + json.dumps(RECORD),
+        "\n\n" + json.dumps(RECORD) + "\n" + json.dumps(RECORD),
+        "\ufeff[" + json.dumps(RECORD) + ",\n" + json.dumps(RECORD) + "]",
+    ],
+    ids=[
+        "list behind blanks",
+        "list",
+        "object with a list",
+        "CRLF",
+        "mark and blanks",
+        "leading blanks",
+        "mark and list",
+    ],
+)
+def test_a_file_is_read_in_every_layout(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.jsonl").write_bytes(text.encode())
+    assert [instance.answers for instance in read_jsonl(tmp_path / "mine.jsonl")] == [("Paris",), ("Paris",)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (json.dumps(RECORD).encode() + b"\n{", "invalid JSON after record 1"),
+        (b"[1]", "record 1: expected a JSON object, not '1'"),
+        (b"[null]", "record 1: expected a JSON object, not 'None'"),
+        (b"\xff\xfe", "is not UTF-8 text: convert it"),
+        (b"\n[\n{]", "invalid JSON after record 0: .*line 3"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_truly(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "mine.jsonl").write_bytes(data)
+    with pytest.raises(ConfigError, match=message):
+        list(read_jsonl(tmp_path / "mine.jsonl"))
+
+
+def test_a_pretty_printed_record_alone_is_one_instance(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps(RECORD, indent=1))
+    assert len(list(read_jsonl(tmp_path / "mine.json"))) == 1
+
+
+def test_a_context_file_with_an_invalid_byte_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"ok line\n" * 100 + b"caf\xe9\n")
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"query": "q", "answer": "Paris", "context_path": "log"}))
+    (instance,) = read_jsonl(tmp_path / "mine.jsonl")
+    assert str(instance.context).endswith("caf\\xe9\n")
