@@ -206,13 +206,18 @@ MAX_SHOWN_CHARS: Final = 200  # of an answer that is asked about: enough to reco
 MAX_QUESTION_CHARS: Final = 2_000  # a longer prompt is shortened to this as a question: enough to state the task
 
 
+_LOOK_FIRST: Final = "Do not answer yet: write a ```repl block that looks at `context`"
+
+
 def first_message(
     *, query: str | None, context_type: str, context_size: int, turns: int | None, notes: Sequence[str] = ()
 ) -> str:
-    """The first message: the question, and the type and size of the context. `notes` say what was done to read it."""
+    """The first message: the question, the context and what was done to read it (`notes`), and what to do first."""
     about = " ".join([f"`context` is {_size(context_type, context_size)}.", *notes])
     if context_size:
         about += " You have not seen any of it yet."
+    if context_size and turns != 1:
+        about += f" {_LOOK_FIRST}."
     asked = f"Question:\n{query}" if query is not None else "The question or task is inside `context`: read it first."
     return f"{asked}\n\n{about}\n\n{turn_line(1, turns)}"
 
@@ -293,7 +298,7 @@ def answer_is_placeholder(value: str) -> str:
         return "No answer was taken: FINAL() holds none. Give the answer itself between the parentheses."
     return (
         f"No answer was taken: `{value}` only stands for an answer in the instructions. Give the answer itself. If it is "
-        f"exactly this text, put it in quotes: FINAL({value!r})."
+        "exactly this text, put it in quotes."
     )
 
 
@@ -311,11 +316,11 @@ ReplyKind = Literal[
 ]
 
 _NO_CODE: Final[dict[ReplyKind, str]] = {
-    "text": "Your reply held no code block marked ```repl and no final answer.",
+    "text": "Your reply held nothing that runs, and no final answer.",
     "cut_off": CUT_OFF,
     "unsaid": "Your reply was cut off at its token limit before it said anything. Think less, and write a short block at once.",
     "empty": "Your reply was empty.",
-    "thinking": "Your reply held only thinking, which nobody reads. Write your code or your answer after it.",
+    "thinking": "Your reply held only thinking, which nobody reads. Write your reply after it.",
     "tool_call": "Your reply was a tool call, but there are no tools here: write Python in a block marked ```repl.",
     "bare_code": "Your reply held Python code outside a block marked ```repl, so nothing ran and no answer was taken.",
     "fence": "Your reply held a code block that could not be read with certainty, so nothing ran: begin a line with ```repl.",
@@ -327,10 +332,20 @@ _NO_CODE: Final[dict[ReplyKind, str]] = {
     "filtered": "Your reply was withheld by a content filter. Put it into other words, and quote less of the data.",
 }
 
+_MAY_ANSWER: Final[frozenset[ReplyKind]] = frozenset({"plan", "refusal"})  # their messages ask for an answer
 
-def no_code(kind: ReplyKind, step: str) -> str:
-    """The message after a reply without a cell: what was wrong with it, and what to do. `step` is from `next_step`."""
-    return f"{_NO_CODE[kind]}\n\n{_suggestion(step)}"
+
+def no_code(kind: ReplyKind, step: str, *, seen: bool) -> str:
+    """The message after a reply without a cell: what was wrong with it, and what to do.
+
+    Args:
+        kind: what kind of reply it was.
+        step: code from `next_step`.
+        seen: whether the model may answer now, because cells have shown it something. If not, it is asked to look first.
+    """
+    if seen or kind in _MAY_ANSWER:
+        return f"{_NO_CODE[kind]}\n\n{_suggestion(step)}"
+    return f"{_NO_CODE[kind]}\n\n{_LOOK_FIRST}, such as this one:\n\n```repl\n{step}\n```"
 
 
 def unread(kind: ReplyKind) -> str:

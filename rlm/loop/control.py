@@ -19,7 +19,7 @@ from rlm.config import RAISABLE_LIMITS, Limits
 from rlm.errors import ConfigError
 from rlm.types import StopReason
 
-MAX_LAST_TURN_SECONDS: Final = 60.0  # limit for the answer after a limit has ended the work
+MAX_LAST_TURN_SECONDS: Final = 60.0  # limit for the answer after time ran out, or a person asked for it
 MIN_LAST_TURN_SECONDS: Final = 5.0  # any less is too short for a model's reply
 LAST_TURN_SHARE: Final = 0.1  # share of `max_seconds`, so that the last turn of a short run stays short
 
@@ -47,7 +47,7 @@ class RunControl:
             None,
         )  # seconds before the latest start, and its time if running
         self._now: Callable[[], float] = time.monotonic
-        self._scopes: set[anyio.CancelScope] = set()
+        self._scopes: dict[anyio.CancelScope, float] = {}  # and the earliest deadline of each
         self._resumed = anyio.Event()
 
     @property
@@ -57,7 +57,7 @@ class RunControl:
 
     @property
     def last_turn_seconds(self) -> float:
-        """Seconds that an RLM's last turn may take, beyond `max_seconds`."""
+        """Seconds that an RLM's last turn may take in any case, even beyond `max_seconds`."""
         share = math.inf if self.limits.max_seconds is None else LAST_TURN_SHARE * self.limits.max_seconds
         return min(MAX_LAST_TURN_SECONDS, max(MIN_LAST_TURN_SECONDS, share))
 
@@ -80,12 +80,14 @@ class RunControl:
     @contextmanager
     def cancellable(self) -> Iterator[anyio.CancelScope]:
         """Cancel the work inside when time runs out, or when an answer is requested."""
-        with anyio.CancelScope(deadline=self._deadline()) as scope:
-            self._scopes.add(scope)
-            try:
-                yield scope
-            finally:
-                self._scopes.remove(scope)
+        with self._cancellable(earliest=-math.inf) as scope:
+            yield scope
+
+    @contextmanager
+    def last_turn(self) -> Iterator[anyio.CancelScope]:
+        """As `cancellable`, but the work inside has at least `last_turn_seconds`."""
+        with self._cancellable(earliest=anyio.current_time() + self.last_turn_seconds) as scope:
+            yield scope
 
     @property
     def seconds(self) -> float:
@@ -154,9 +156,18 @@ class RunControl:
             return math.inf
         return since + self.limits.max_seconds - before
 
+    @contextmanager
+    def _cancellable(self, *, earliest: float) -> Iterator[anyio.CancelScope]:
+        with anyio.CancelScope(deadline=max(earliest, self._deadline())) as scope:
+            self._scopes[scope] = earliest
+            try:
+                yield scope
+            finally:
+                del self._scopes[scope]
+
     def _reschedule(self) -> None:
-        for scope in self._scopes:
-            scope.deadline = self._deadline()
+        for scope, earliest in self._scopes.items():
+            scope.deadline = max(earliest, self._deadline())
 
 
 def raised_limits(limits: Limits, before: Limits) -> dict[str, float | None]:

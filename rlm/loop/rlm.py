@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import anyio
 from structlog.contextvars import bound_contextvars
 
 from rlm import prompts
@@ -125,6 +124,8 @@ class RLM:
         self._unseen: list[CellResult] = []  # results of the cells that gave the answer, which the model has not seen
         self._query, self._context_type = task.query, repl.context.type  # of the current question
         self._names: set[str] = set()  # names that cells have assigned
+        self._latest = Turn()  # the latest reply to the current question that said anything
+        self._seen = repl.context.size == 0  # whether cells have shown the model anything, or there is nothing to see
 
     async def answer(self, stop_at: StopPoint | None = None) -> RLMResult:
         """Take turns until the latest question has an answer. Raises as `rlm_loop` does.
@@ -175,7 +176,7 @@ class RLM:
             self._contexts += 1
         kept = await self._conversation.load_history()
         await self._repl.bind("answer", NO_ANSWER)  # the previous answer would end the first turn
-        self._turns = 0
+        self._turns, self._latest = 0, Turn()
         self._query, self._context_type = query, loaded.type if loaded else self._context_type
         seen = observation(self._unseen, limit=self._output_chars) if self._unseen else ""
         question = prompts.next_question(
@@ -191,11 +192,13 @@ class RLM:
         self._conversation.ask(seen, question)
 
     async def _answer_after(self, stop: Stop) -> RLMResult:
-        answer = ""
-        with anyio.move_on_after(self._services.control.last_turn_seconds) as scope:
+        answer: str | None = None
+        with self._services.control.last_turn() as scope:
             answer = await self._last_turn(stop)
         if scope.cancelled_caught:
             await self._steps.abandon_request()
+        if answer is None:
+            answer = self._latest_answer() or ""
         return RLMResult(answer=answer, stop_reason=stop.reason, iterations=self._turns, stop=stop.at)
 
     async def _work(self) -> str:
@@ -212,10 +215,13 @@ class RLM:
                 turn, kind = await self._conversation.next_turn()
             except BudgetExceeded as error:
                 raise self._steps.refusal(error.reason, str(error)) from error
+            if turn.said:
+                self._latest = turn
             doubtful = not doubted and answers_whole_context(turn, context_bytes=self._task.context.size)
             if doubtful:
                 doubted, turn = True, replace(turn, final=None)
             results = [await self._steps.run_cell(cell) for cell in turn.cells]
+            self._seen = self._seen or any(result.stdout.strip() for result in results)
             answer = await self._final_answer(turn, results)
             if answer is None and self._turns == limits.max_iterations:
                 answer = prose_answer(turn)
@@ -237,23 +243,32 @@ class RLM:
     def _next_step(self) -> str:
         return prompts.next_step(self._query, self._context_type)
 
-    async def _last_turn(self, stop: Stop) -> str:
-        """Ask for one more reply. If it has no final answer, its text is the answer."""
+    def _latest_answer(self) -> str | None:
+        """What the latest reply to this question says, if that can be an answer: not code, and no announcement."""
+        match self._latest.final:
+            case FinalAnswer(kind="text", value=value) as final if (
+                not final.is_code(self._names) and not final.is_placeholder
+            ):
+                return value
+        return prose_answer(self._latest)
+
+    async def _last_turn(self, stop: Stop) -> str | None:
+        """Ask for one more reply. If it has no final answer, its text is the answer. None if there is no reply."""
         self._emit_turn_started()
         try:
             turn = await self._conversation.last_turn(str(stop))
         except CallAbandoned:  # time ran out for this turn in the recorded run
-            return ""
+            return None
         except BudgetExceeded:
-            if self._task.level > 0:
+            if self._task.level > 0 and not self._latest_answer():
                 raise
-            return ""
+            return None
         results = [await self._repl.run(cell, calls=False) for cell in turn.cells]
         outputs = [result.stdout for result in results]
         turn = last_turn(turn)
         answer = await self._final_answer(turn, results, last=True)
         self._unseen = results
-        return last_answer(turn, outputs) if answer is None else answer
+        return last_answer(turn, outputs) or None if answer is None else answer
 
     async def _final_answer(self, turn: Turn, results: list[CellResult], *, last: bool = False) -> str | None:
         """The answer that a turn gave: in a cell, as a variable, or as text if no cell's output is unseen.
@@ -288,7 +303,8 @@ class RLM:
             case _ if doubtful:
                 parts.append(prompts.WHOLE_CONTEXT)
             case None if not results:
-                parts.append(prompts.no_code(kind, step))
+                last = limits.max_iterations is not None and self._turns + 1 >= limits.max_iterations
+                parts.append(prompts.no_code(kind, step, seen=self._seen or last))
             case None if repeated:
                 parts.append(prompts.repeated(None if step in turn.cells else step))
             case FinalAnswer(kind="text" | "expression") if turn.cells:

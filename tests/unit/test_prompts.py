@@ -15,6 +15,7 @@ from rlm.prompts import (
     default_system_prompt,
     first_message,
     last_turn_message,
+    next_question,
     next_step,
     no_code,
     piece_chars,
@@ -70,8 +71,18 @@ def test_the_strategies_are_numbered_without_gaps() -> None:
 def test_the_first_message_holds_the_question_and_the_shape_of_the_context() -> None:
     message = first_message(query="why?", context_type="list", context_size=1200, turns=5)
     about = "`context` is a list of 1,200 items. You have not seen any of it yet."
-    assert message == f"Question:\nwhy?\n\n{about}\n\nThis is turn 1 of 5."
-    assert "not seen" not in first_message(query="why?", context_type="str", context_size=0, turns=5)
+    look = "Do not answer yet: write a ```repl block that looks at `context`."
+    assert message == f"Question:\nwhy?\n\n{about} {look}\n\nThis is turn 1 of 5."
+
+
+def test_a_look_is_not_asked_for_without_a_context_in_the_only_turn_or_in_a_further_question() -> None:
+    empty = first_message(query="why?", context_type="str", context_size=0, turns=5)
+    assert "not seen" not in empty
+    only = first_message(query="why?", context_type="str", context_size=9, turns=1)
+    further = next_question(
+        query="q", name="context_1", context_type="str", context_size=9, turns=5, history=True, variables=True
+    )
+    assert not any("Do not answer yet" in text for text in (empty, only, further))
 
 
 def test_the_last_turn_is_announced() -> None:
@@ -121,7 +132,12 @@ def test_the_pieces_of_the_worked_example_overlap_and_fit(window: int | None) ->
 def test_no_message_and_no_prompt_holds_text_that_reads_as_an_answer(kind: ReplyKind) -> None:
     """A weak model copies what it was shown. Only the dots may stand in the place of an answer."""
     step = next_step("Who found gold?", "str")
-    shown = [no_code(kind, step), repeated(None), repeated(step), last_turn_message("all turns are used")]
+    shown = [
+        *(no_code(kind, step, seen=seen) for seen in (True, False)),
+        repeated(None),
+        repeated(step),
+        last_turn_message("all turns are used"),
+    ]
     shown += [default_system_prompt(facts(depth)) for depth in (0, 1, 2)]
     for text in shown:
         assert set(re.findall(r"\bFINAL\((.*?)\)", text)) <= {"...", "result"}

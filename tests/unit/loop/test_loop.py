@@ -119,7 +119,7 @@ async def test_a_reply_without_code_or_answer_gets_instructions() -> None:
         return "Let me think." if len(messages) == 2 else "FINAL(done)"
 
     await run(services(ScriptedModel(root)))
-    assert "held no code block" in received[1]
+    assert "held nothing that runs" in received[1]
 
 
 async def test_when_the_turns_are_used_the_model_answers_with_what_it_has() -> None:

@@ -96,8 +96,42 @@ async def test_other_code_ends_a_row_of_repetitions() -> None:
 
 async def test_a_reply_without_code_is_answered_with_a_step_that_runs() -> None:
     _, received = await run("I think I should look.", "FINAL(Ada)")
-    assert received[1].startswith("Your reply held no code block marked ```repl and no final answer.\n\nTo go on, send")
+    assert received[1].startswith("Your reply held nothing that runs, and no final answer.\n\n")
     assert cell(next_step("Who found gold?", "str")) in received[1]
+
+
+async def may_answer(*replies: str, context: Any = "the text", cells: RunCell = echo_cell, turns: int = 9) -> bool:
+    """Whether the message after the last of these replies allows an answer."""
+    limits = Limits(max_iterations=turns)
+    _, received = await run(*replies, "FINAL(Ada)", context=context, cells=cells, limits=limits)
+    told = received[len(replies)]
+    assert ("Do not answer yet" in told) != ("If what you have seen holds the answer" in told)
+    return "Do not answer yet" not in told
+
+
+async def test_a_model_that_has_seen_nothing_is_not_asked_for_the_answer() -> None:
+    async def silent(code: str, answer: Answer | None) -> CellResult:
+        return CellResult(outcome="error", error="NameError: name 'x' is not defined")
+
+    assert not await may_answer("It is Bob.")
+    assert not await may_answer("It is Bob.", "It is Bob.")
+    assert not await may_answer(cell("x"), "It is Bob.", cells=silent)
+
+
+async def test_a_model_that_has_seen_something_is_asked_for_the_answer() -> None:
+    assert await may_answer(cell("look"), "It is Ada.")
+    assert await may_answer("It is Bob.", cell("look"), "It is Ada.")
+
+
+@pytest.mark.parametrize(("replies", "context", "turns"), [(["Bob."], "", 9), (["Bob."], "the text", 2)])
+async def test_no_look_is_asked_for_without_a_context_or_before_the_last_turn(
+    replies: list[str], context: str, turns: int
+) -> None:
+    assert await may_answer(*replies, context=context, turns=turns)
+
+
+async def test_a_plan_with_an_answer_may_be_given_again_at_once() -> None:
+    assert await may_answer("1. Look at it.\n2. FINAL(the count) will follow.")
 
 
 async def test_a_cut_off_block_is_not_called_a_missing_one() -> None:
@@ -113,7 +147,7 @@ async def test_a_cut_off_block_is_not_called_a_missing_one() -> None:
     task = RLMTask(node="0", level=0, depth=0, context=encode("x"), query="why?", model=shared.model_at(0))
     await rlm_loop(task, shared)
     assert received[1].startswith("Your reply was cut off at its token limit; a code block without an end was not run.")
-    assert "held no code block" not in received[1]
+    assert "held nothing that runs" not in received[1]
 
 
 @pytest.mark.parametrize("reply", ["FINAL_VAR(context)", 'FINAL_VAR("context")'])

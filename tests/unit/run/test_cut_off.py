@@ -14,7 +14,7 @@ from helpers.journals import crash, states
 from rlm import Limits, Orchestrator, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import Event, ModelFailed
-from rlm.loop import control
+from rlm.loop.control import RunControl
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.testing import FakeSandboxes, echo_cell
 from rlm.types import CellResult, Message, ModelReply
@@ -27,7 +27,7 @@ LOOK = "```repl\nlook\n```"
 
 @pytest.fixture(autouse=True)
 def _short_last_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "MAX_LAST_TURN_SECONDS", 0.5)
+    monkeypatch.setattr(RunControl, "last_turn", lambda self: anyio.move_on_after(0.5))
 
 
 class Root(ScriptedModel):

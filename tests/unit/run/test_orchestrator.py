@@ -199,7 +199,7 @@ async def test_with_on_limit_raise_a_limit_is_an_error_that_carries_the_completi
         (Limits(max_lm_calls=3), "max_lm_calls"),
         (Limits(max_tokens=12_000), "max_tokens"),
         (Limits(max_cost_usd=0.012), "max_cost_usd"),
-        (Limits(max_seconds=0.2), "max_seconds"),
+        (Limits(max_seconds=0.2, max_consecutive_errors=None), "max_seconds"),
     ],
 )
 async def test_every_limit_stops_the_work_with_its_own_reason_and_a_last_answer(

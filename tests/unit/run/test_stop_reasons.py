@@ -14,7 +14,7 @@ import pytest
 from rlm import ConfigError, JournalError, Limits, Orchestrator, Price, ScriptedModel
 from rlm.errors import ContextTooLong
 from rlm.events import TurnStarted
-from rlm.loop import control
+from rlm.loop.control import RunControl
 from rlm.prompts import SUMMARIZE
 from rlm.sandbox.base import Answer, SandboxQuery
 from rlm.testing import FakeSandboxes, echo_cell
@@ -37,7 +37,7 @@ class Silent(ScriptedModel):
 
 @pytest.fixture(autouse=True)
 def short_last_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "MAX_LAST_TURN_SECONDS", 0.5)
+    monkeypatch.setattr(RunControl, "last_turn", lambda self: anyio.move_on_after(0.5))
 
 
 @dataclass
