@@ -12,6 +12,9 @@ from typing import Any, Final
 
 MAX_ERROR_CHARS: Final = 30_000  # limit of a traceback, which must fit into a packet in any encoding
 MAX_FRAMES: Final = 1000  # of a traceback; a recursion can leave a million, of which each takes 20 µs to describe
+# A comparison with more or longer names could take long. Python has similar limits.
+MAX_NAMES: Final = 1000
+MAX_NAME_CHARS: Final = 60
 
 _GUEST_FOLDER: Final = os.path.dirname(__file__)
 _ASYNCIO_FOLDER: Final = os.path.join(os.path.dirname(os.__file__), "asyncio")
@@ -24,7 +27,8 @@ def describe(problem: BaseException) -> str:
         problem.text = linecache.getline(problem.filename, problem.lineno) or None
     summary = traceback.TracebackException.from_exception(problem, compact=True)
     _hide_guest_frames(summary)
-    return clip(note + "".join(summary.format()).rstrip() + safely(_suggestion, problem))
+    text = clip("".join(summary.format()).rstrip())  # before anything is added: each copy of a huge one takes time
+    return clip(note + text + safely(_suggestion, problem))
 
 
 def clip(text: str) -> str:
@@ -101,10 +105,12 @@ def _suggestion(problem: BaseException) -> str:
     if sys.version_info >= (3, 12) or not isinstance(problem, NameError | AttributeError) or problem.name is None:
         return ""
     candidates = dir(problem.obj) if isinstance(problem, AttributeError) else _visible_names(problem)
-    import difflib
+    hints = []
+    if len(problem.name) <= MAX_NAME_CHARS and len(candidates) <= MAX_NAMES:
+        import difflib
 
-    near = difflib.get_close_matches(problem.name, candidates, n=1, cutoff=0.7)
-    hints = [f"Did you mean: '{near[0]}'?"] if near else []
+        near = difflib.get_close_matches(problem.name, candidates, n=1, cutoff=0.7)
+        hints += [f"Did you mean: '{name}'?" for name in near]
     if isinstance(problem, NameError) and problem.name in sys.stdlib_module_names:
         hints.append(f"{'Or did' if hints else 'Did'} you forget to import '{problem.name}'?")
     return "".join(f"{' ' if number else '. '}{hint}" for number, hint in enumerate(hints))
