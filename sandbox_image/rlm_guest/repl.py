@@ -173,7 +173,9 @@ class Repl:
         if names:
             more = ", ..." if len(variables) > len(names) else ""
             hint += f" The variables are: {', '.join(names)}{more}."
-        return f"FINAL_VAR: there is no variable {_shown(name)}{hint} To give this text itself: FINAL({_shown(text)})"
+        if not name.isidentifier():  # a name alone may be copied from here as the answer
+            hint += f" To give this text itself: FINAL({_shown(text)})"
+        return f"FINAL_VAR: there is no variable {_shown(name)}{hint}"
 
     def _show_vars(self) -> None:
         """Print the variables, one per line: name, type, size, beginning of the value."""

@@ -430,7 +430,7 @@ async def test_calls_that_could_not_be_sent_release_their_budget() -> None:
             "FINAL_VAR('resul')",
             "there is no variable 'resul'; did you mean result? The variables are: context, result. To ",
         ),
-        ("FINAL_VAR('resul')", "To give this text itself: FINAL('resul')"),
+        ("FINAL_VAR('the result')", "To give this text itself: FINAL('the result')"),
         (
             "FINAL_VAR('It is 42.')",
             "there is no variable 'It is 42.'. The variables are: context, result. To give this t",
