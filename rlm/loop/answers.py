@@ -52,6 +52,7 @@ BUILT_IN: Final = frozenset(  # functions and variables that the REPL has before
     | {"range", "re", "repr", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip", "answer"}
     | {"llm_query", "llm_batch", "llm_query_batched", "rlm_query", "rlm_query_batched", "SHOW_VARS"}
 )
+MAX_NESTED: Final = 3  # FINAL within FINAL that is unwrapped
 MAX_CODE_CHARS: Final = 400  # of an argument that is parsed as code: longer ones are text
 PLACEHOLDERS: Final = frozenset(
     {"answer", "the answer", "your answer", "my answer", "final answer", "the final answer", "your final answer"}
@@ -176,16 +177,16 @@ def _is_answer(masked: str, match: re.Match[str], end: int) -> bool:
     return True
 
 
-def _final_answer(name: str, argument: str) -> FinalAnswer:
+def _final_answer(name: str, argument: str, *, nested: int = 0) -> FinalAnswer:
     if name == "FINAL_VAR":
         bare = argument.strip("` ").replace("\\_", "_")
         variable = _unquoted(bare)
         if variable == bare and not bare.isidentifier() and _expression(bare) is not None:
             return FinalAnswer(kind="expression", value=bare)
         return FinalAnswer(kind="variable", value=variable)
-    inner = _FINAL.match(argument)
+    inner = _FINAL.match(argument) if nested < MAX_NESTED else None
     if inner and not inner["phrase"] and next(_unpaired(argument, inner.end(), len(argument)), -1) == len(argument) - 1:
-        return _final_answer(_name(inner), argument[inner.end() : -1].strip())
+        return _final_answer(_name(inner), argument[inner.end() : -1].strip(), nested=nested + 1)
     literal = argument[keyword.end() :] if (keyword := _KEYWORD.match(argument)) else argument
     if _is_string(literal):
         return FinalAnswer(kind="text", value=_unquoted(literal), is_literal=True)

@@ -213,9 +213,11 @@ def _tagged(text: str, position: int, line: str, tag: str, rest: str) -> Block |
     if tag in ("tool_call", "function_call"):
         spoken_of = rest and not (rest[0] in "[{<`" or rest.isidentifier())
         return None if spoken_of else _tool_call(text, position, start, tag, closing)
-    at_line_end = re.compile(closing.pattern + r"(?=[ \t\r]*$)", closing.flags)
-    match = at_line_end.search(text, start) or closing.search(text, start)
-    content = text[start : match.start() if match else len(text)]
+    following = re.compile(rf"^[ \t]*+<{tag}\b", re.IGNORECASE | re.MULTILINE).search(text, position + len(line))
+    limit = following.start() if following else len(text)
+    ends = list(closing.finditer(text, start, limit))
+    match = next((end for end in ends if not text[end.end() : end.end() + 1].strip()), ends[0] if ends else None)
+    content = text[start : match.start() if match else limit]
     if rest:  # inline code of HTML, unless the whole line or several lines are between the tags
         if match is None or not content.strip():
             return None
@@ -223,7 +225,7 @@ def _tagged(text: str, position: int, line: str, tag: str, rest: str) -> Block |
         alone = line_start <= position or not text[line_start : match.start()].strip()
         if not alone or text[match.end() : line_end_of(text, match.end())].strip():
             return None
-    return _code_block(position, match.end() if match else len(text), content, tool=False, closed=match is not None)
+    return _code_block(position, match.end() if match else limit, content, tool=False, closed=match is not None)
 
 
 def _tool_call(text: str, position: int, start: int, tag: str, closing: re.Pattern[str]) -> Block:

@@ -23,20 +23,21 @@ _LOOKS_LIKE_CODE: Final = re.compile(
     re.MULTILINE,
 )
 _TOOL_MARKS: Final = re.compile(
-    r"(?<![`'\"\w])(?:<\|channel\|>\w+[^<\n]*<\|message\|>|\[TOOL_CALLS\][ \t]*[\[{\w]+[\[{(]|<[|\uff5c]\w*[|\uff5c]?tool)"
+    r"(?<![`'\"\w])(?:<\|channel\|>\w[^<\n]*+<\|message\|>|\[TOOL_CALLS\][ \t]*[\[{\w]+[\[{(]|<[|\uff5c]\w*[|\uff5c]?tool)"
     r"|^[ \t]*+(?:<\|(?:python_tag|START_ACTION)\|>|<(?:\w+:)?(?:tool_calls?|function_calls?|invoke\b[^>\n]*|function=\w+)>"
     r"(?:[ \t\r]*$|[ \t]*[{<\w]+[ \t\r]*$|[ \t]*\{))",
     re.MULTILINE,
 )
 _CELL_FENCE: Final = re.compile(
-    r"^(?![ ]{0,3}>)(?:[^\n]*?`{3,}(?:repl|python3?|py)[ \t\r]*$|[ \t]*`{3,}(?:repl|python3?|py)\b"
+    r"^(?![ ]{0,3}>)(?:[^\n`]*+(?:`(?!``)[^\n`]*+|``(?!`)[^\n`]*+)*+`{3,}+(?:repl|python3?|py)[ \t\r]*$"
+    r"|[ \t]*`{3,}+(?:repl|python3?|py)\b"
     r"|(?:'''|``)(?:repl|python3?|py)[ \t\r]*$|<pre><code\b)",
     re.MULTILINE | re.IGNORECASE,
 )
 _ANNOUNCEMENT: Final = re.compile(  # one sentence that says what comes next
     r"(?:(?:okay|ok|sure|now|first|next|so)[,!.]?\s+)*(?:I(?:'ll| will| need to| am going to| have to| should| want to)|"
     r"let(?:'s| me| us)|to (?:find|get|count|check|answer)|next(?: step)?[,:])(?!\s+(?:go with|answer|say|choose|pick|know))"
-    r"(?:[^.!?\n]|[.!?](?=\w))*[.!?:…]*",
+    r"(?:[^.!?:…\n]|[.!?:…](?=\s?\w))*+[.!?:…]*+",
     re.IGNORECASE,
 )
 _LINE_ANSWER: Final = re.compile(  # "FINAL: 42", "**Final answer:** Paris"

@@ -6,6 +6,7 @@ Servers without a reasoning parser leave the thinking in the text: between tags,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,13 +49,14 @@ _OPEN_QUOTE: Final = re.compile(r"(?:(?<!\w)|(?<=\b[rfb]))'[^']*$")
 _CLOSE_QUOTE: Final = re.compile(r"[^']*'(?!\w)")
 _ANSWER: Final = re.compile(r"^[*_`]{0,3}FINAL(?:_VAR)?\(", re.MULTILINE)
 _FENCES: Final = re.compile(r"^[ \t]*(?:`{3,}|~{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
+MAX_THOUGHTS: Final = 16  # in a row at the beginning of a reply: more are no model's habit
 MENTION_CHARS: Final = 200  # around a tag that show whether it is spoken of
 _SENTENCE_ENDS: Final = (".", "!", "?", "…")
 _NO_THINKING: Final = re.compile(r"\s*(?:`{3}|~{3}|[*_`]*FINAL(?:_VAR)?\()", re.IGNORECASE)  # how what is said begins
 
 # Harmony: <|start|>assistant<|channel|>analysis<|message|>...<|end|>
 _HARMONY: Final = re.compile(
-    r"\s*(?:<\|start\|>)?(?:assistant\b|analysis\b|commentary\b|final\b|to=\S+|[ \t])*"
+    r"\s*+(?:<\|start\|>)?(?:assistant\b|analysis\b|commentary\b|final\b|to=[^\s<]++|[ \t]++)*+"
     r"(?:<\|channel\|>[^<\n]*(?:<\|constrain\|>[^<\n]*)?)?<\|message\|>"
 )
 _HARMONY_LATER: Final = re.compile(r"<\|end\|>\s*<\|start\|>\s*assistant[^<\n]*<\|(?:channel|message)\|>")
@@ -84,7 +86,10 @@ def split_thinking(text: str) -> tuple[str, str]:
         said = text[stripped.end() :]
         return stripped["thinking"].strip(), _harmony_call(stripped["name"], said) if stripped["name"] else said
     thinking: list[str] = []
-    while (parts := _split_tags(text) or (None if thinking else _split_closing(text))) is not None:
+    for _ in range(MAX_THOUGHTS):
+        parts = _split_tags(text) or (None if thinking else _split_closing(text))
+        if parts is None:
+            break
         inside, text = parts
         thinking.append(inside.strip())
     if not thinking:
@@ -115,10 +120,13 @@ def _end(inside: str, tags: _Tags) -> tuple[int, int] | None:
     """Where the closing tag begins and ends: behind thinking that is nested, if that ends, too."""
     closing = _CLOSINGS.get(tags.closing, re.escape(tags.closing))
     pattern = re.compile(f"(?P<opening>{re.escape(tags.opening)})|{closing}", re.IGNORECASE)
-    marks = list(pattern.finditer(inside))
-    spoken = [mark for mark in marks if not _is_mentioned(inside, mark.start(), mark.end())]
-    if any(not mark["opening"] for mark in spoken):
-        marks = spoken
+    marks = pattern.finditer(inside)
+    spoken = (mark for mark in marks if not _is_mentioned(inside, mark.start(), mark.end()))
+    return _balanced(spoken) or _balanced(pattern.finditer(inside))
+
+
+def _balanced(marks: Iterable[re.Match[str]]) -> tuple[int, int] | None:
+    """The closing mark that pairs with an opening one before the first of these, else the first closing mark."""
     first: tuple[int, int] | None = None
     depth = 1
     for match in marks:

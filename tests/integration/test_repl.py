@@ -428,7 +428,7 @@ async def test_calls_that_could_not_be_sent_release_their_budget() -> None:
         ),
         (
             "FINAL_VAR('resul')",
-            "there is no variable 'resul'; did you mean result? The variables are: context, result. To ",
+            "there is no variable 'resul'; did you mean result? The variables are: context, result.",
         ),
         ("FINAL_VAR('the result')", "To give this text itself: FINAL('the result')"),
         (
@@ -436,7 +436,7 @@ async def test_calls_that_could_not_be_sent_release_their_budget() -> None:
             "there is no variable 'It is 42.'. The variables are: context, result. To give this t",
         ),
         ("other = 'It is' + ' 42.'; FINAL_VAR(other)", "It is the value of other: use FINAL_VAR('other')"),
-        ("FINAL_VAR('x' * 10_000)", "xx...')"),
+        ("FINAL_VAR('x ' * 10_000)", "x x..."),
     ],
 )
 async def test_a_call_with_invalid_arguments_is_explained_to_the_cell(cell: str, sentence: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.loop.answers import FinalAnswer, assigned_names
-from rlm.loop.reply import last_answer, last_turn, parse
+from rlm.loop.reply import last_answer, last_turn, parse, prose_answer
 
 
 def final_of(reply: str) -> str | None:
@@ -362,12 +362,23 @@ def test_no_pile_of_pieces_breaks_the_parser_or_adds_to_an_answer(reply: str, cu
         ("FINAL(", "```json\n```\n", ")"),
         ("", "import a\n", ""),
         ("", "x = a.b(c)\n", "."),
+        ("", "<code>x</code> y\n", ""),
+        ("", "hi\n<|channel|>", "a"),
+        ("hi\n<|channel|>", "a", ""),
+        ("x ", "`", ""),
+        ("I will ", ":", "\nfoo"),
+        ("", " ", ""),
+        ("", "<think></think>", ""),
+        ("FINAL(" * 5_000, ")", ""),
+        ("", "FINAL(", ")"),
     ],
 )
 def test_the_time_to_read_other_forms_grows_with_their_length_only(head: str, unit: str, tail: str) -> None:
     reply = head + unit * (100_000 // len(unit)) + tail
     began = time.thread_time()
-    last_answer(parse(reply), [])
+    turn = last_turn(parse(reply))
+    last_answer(turn, [])
+    prose_answer(turn)
     assert time.thread_time() - began < 3
 
 
