@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ import anyio
 
 from rlm.errors import ContextTooLong, EmptyReply, ModelError, ReplayDivergedError
 from rlm.events import ModelFailed, ModelReplied, ReplayDiverged
+from rlm.models import refusals
 from rlm.models.base import Model
 from rlm.models.request import INLINE_HASH_CHARS, Request
 from rlm.models.thinking import split_thinking
@@ -27,9 +27,6 @@ from .budget import BudgetExceeded, estimate_input
 from .cache import Cache
 
 HTTP_ERROR_STATUS: Final = 400  # from this status on, the provider did not process the request
-_REFUSED: Final = frozenset({400, 413, 422})  # statuses that servers have for a conversation that exceeds the window
-_SERVER_ERROR: Final = 500  # as a rule an outage, but llama.cpp has it for a conversation that is too long, too
-_ABOUT_SIZE: Final = re.compile(r"context|token|length|too (long|large|big|many)|exceed|batch size", re.IGNORECASE)
 
 Role = Literal["root", "sub"]
 
@@ -246,9 +243,7 @@ def _without_text(model: Model, request: Request, error: EmptyReply, reservation
 
 def may_be_too_long(error: ModelError) -> bool:
     """Whether an error says, or may say in words that nobody knows, that the conversation exceeds the model's window."""
-    if error.status == _SERVER_ERROR and _ABOUT_SIZE.search(str(error)):
-        return True
-    return isinstance(error, ContextTooLong) or error.status in _REFUSED
+    return isinstance(error, ContextTooLong) or refusals.may_be_too_long(error.status, str(error))
 
 
 async def _request(model: Model, messages: Sequence[Message]) -> Request:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
-from .refusals import output_limit, words_of
+from .refusals import MAX_DEPTH, output_limit, words_of
 
 MAX_TOKENS_FIELDS: Final = ("max_completion_tokens", "max_tokens")  # names of this limit in OpenAI's API, newest first
 MAX_ADAPTIONS: Final = 8  # of one call: a server that refuses everything is given up
-REFUSING: Final = frozenset({400, 404, 405, 415, 422, 500, 501})  # llama.cpp and others answer 500 to an unknown role
+_ADAPTABLE: Final = frozenset({400, 404, 405, 415, 422, 500, 501})  # llama.cpp and others answer 500 to an unknown role
 
 _UNSUPPORTED: Final = re.compile(
     r"un-?support\w*|not? (?:be )?support\w*|n[o']t support|unrecogni[sz]ed|unexpected"
@@ -136,7 +136,7 @@ class Accepted:
             error: its body.
             sent: body of the request, as adapted.
         """
-        if status not in REFUSING:
+        if status not in _ADAPTABLE:
             return None
         text = words_of(error)
         limit_field = next((name for name in sent if name in {*MAX_TOKENS_FIELDS, self.limit_field}), None)
@@ -192,11 +192,10 @@ def _refused_field(error: object, text: str, sent: Mapping[str, Any]) -> str | N
         for named in [entry.get("param"), *(reversed(loc) if isinstance(loc, list | tuple) else [])]:
             if isinstance(named, str) and _plain(named) in fields:
                 return fields[_plain(named)]
+    wants_other_value = bool(_OUT_OF_RANGE.search(text)) and not _ONLY_DEFAULT.search(text)
     for sentence in re.split(r"(?<=[.;|\n])\s", text):
         match = _UNSUPPORTED.search(sentence)
-        if match is None or (
-            _OUT_OF_RANGE.search(text) and not _ONLY_DEFAULT.search(text) and not _lists_names(sentence)
-        ):
+        if match is None or (wants_other_value and not _lists_names(sentence)):
             continue
         named_at = [
             (min(abs(word.start() - match.end()), abs(match.start() - word.end())), fields[_plain(word[0])])
@@ -213,13 +212,16 @@ def _lists_names(sentence: str) -> bool:
     return bool(re.search(r"unknown field.*expected one of", sentence, re.IGNORECASE))
 
 
-def _entries(error: object) -> list[Mapping[str, Any]]:
+def _entries(error: object, depth: int = 0) -> list[Mapping[str, Any]]:
     """The error and those within it that may name a field."""
+    if depth > MAX_DEPTH:
+        return []
     if isinstance(error, list | tuple):
-        return [entry for item in error[:20] for entry in _entries(item)]
+        return [entry for item in error[:20] for entry in _entries(item, depth + 1)]
     if not isinstance(error, Mapping):
         return []
-    inner = [entry for name in ("error", "detail", "errors", "message") for entry in _entries(error.get(name))]
+    names = ("error", "detail", "errors", "message")
+    inner = [entry for name in names for entry in _entries(error.get(name), depth + 1)]
     return [*inner, error] if "param" in error or "loc" in error else inner
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +11,12 @@ from typing import Final
 from rlm.types import Message, ModelReply, Usage
 
 from .prices import Pricing
-from .refusals import error_message, says_error
+from .refusals import MAX_DEPTH, WINDOW_EXCEEDED, error_message, nests_little, says_error
 from .stream import StreamCutOff, decode
 
 MAX_TOKENS: Final = 10_000_000  # of one call: no window is larger, so a larger count is wrong
-_CUT_OFF: Final = frozenset({"max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
+MAX_USD: Final = 1e9  # the same for its cost
+_CUT_OFF: Final = frozenset({"max_tokens", "max_output_tokens", "model_length", WINDOW_EXCEEDED})
 _TOOL_CALL: Final = frozenset({"tool_use", "tool_call", "function_call"})
 _THINKING_PARTS: Final = ("thinking", "reasoning", "thought", "summary")  # how their types begin
 _THINKING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # of a message
@@ -207,9 +207,11 @@ def _thinking(message: Mapping[str, object]) -> str:
     return "".join(parts).strip()
 
 
-def _parts(content: object) -> list[tuple[str, str]]:
+def _parts(content: object, depth: int = 0) -> list[tuple[str, str]]:
     """Kind (`text`, `thinking`, `refusal`) and text of each part of a content. Other parts are left out."""
     parts: list[tuple[str, str]] = []
+    if depth > MAX_DEPTH:
+        return parts
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
             parts.append(("text", utf8_safe(part)))
@@ -226,19 +228,21 @@ def _parts(content: object) -> list[tuple[str, str]]:
             parts.append(("refusal", _all_texts(part)))
         elif kind in ("text", "output_text", "input_text", "markdown", "content", "message"):
             inner = next((part[name] for name in ("text", "content", "parts", "value") if part.get(name)), None)
-            parts += [("text", utf8_safe(inner))] if isinstance(inner, str) else _parts(inner)
+            parts += [("text", utf8_safe(inner))] if isinstance(inner, str) else _parts(inner, depth + 1)
     return parts
 
 
-def _all_texts(value: object) -> str:
+def _all_texts(value: object, depth: int = 0) -> str:
     """All texts within a part of reasoning."""
+    if depth > MAX_DEPTH:
+        return ""
     if isinstance(value, str):
         return utf8_safe(value)
     if isinstance(value, list):
-        return "".join(_all_texts(item) for item in value)
+        return "".join(_all_texts(item, depth + 1) for item in value)
     if isinstance(value, dict):
         names = ("thinking", "reasoning", "text", "summary", "content", "refusal", "value")
-        return next((text for name in names if (text := _all_texts(value.get(name)))), "")
+        return next((text for name in names if (text := _all_texts(value.get(name), depth + 1))), "")
     return ""
 
 
@@ -271,11 +275,16 @@ def _named_calls(message: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         name = inner.get("name")
         arguments = inner.get("arguments", inner.get("input", inner.get("parameters")))
         if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments, strict=False)
-            except (ValueError, RecursionError):
-                arguments = utf8_safe(arguments)
+            arguments = _decoded(arguments)
         yield utf8_safe(name) if isinstance(name, str) else "", {} if arguments is None else arguments
+
+
+def _decoded(arguments: str) -> object:
+    try:
+        decoded = json.loads(arguments, strict=False)
+    except (ValueError, RecursionError):
+        return utf8_safe(arguments)
+    return decoded if nests_little(decoded) else utf8_safe(arguments)
 
 
 def _usage(
@@ -325,7 +334,7 @@ def _usage(
         reasoning_tokens=min(reasoning, usage.output_tokens),
     )
     cost = counts.get("cost")  # OpenRouter and others report what they charge
-    if isinstance(cost, int | float) and not isinstance(cost, bool) and math.isfinite(cost) and cost >= 0:
+    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= MAX_USD:  # NaN is not
         return replace(usage, cost_usd=float(cost))
     tier = response.get("service_tier")
     if not is_counted:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import http
-import json
-import re
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,6 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from rlm._util.logs import get_logger
-from rlm._util.urls import http_url
 from rlm.config import MIB
 from rlm.errors import ConfigError, ContextTooLong, EmptyReply, ModelError
 from rlm.types import Message, ModelReply, Usage
@@ -30,12 +27,11 @@ from . import environment
 from .adapt import MAX_ADAPTIONS, MAX_TOKENS_FIELDS, Accepted
 from .base import Model
 from .chat import UnusableResponse, counted_usage, read_reply, request_body
+from .connection import server_and_key, split_sampling
 from .gate import Gate
-from .options import RESERVED_FIELDS
 from .prices import Price, Pricing, listed_window
 from .redaction import Secrets
 from .refusals import HiddenError, body_of, error_message, is_too_long, room_for_reply, stated_window
-from .settings import Settings
 from .stream import StreamCutOff
 from .transport import HIDDEN, RETRY_HEADER, HttpClient, TooLarge, billed, causes_of, perhaps_billed
 from .transport import http_library as _http
@@ -45,7 +41,6 @@ with environment.without_key_log():
     import aiohttp
     import openai
 
-OPENAI_URL: Final = "https://api.openai.com/v1"
 CONNECT_SECONDS: Final = 10.0  # timeout of one connection: a reachable server accepts it within a few round trips
 WINDOW_SECONDS: Final = 3.0  # for the server's list of models: it must not delay a run that works without it
 KEEP_ALIVE_SECONDS: Final = 60.0  # turns are seconds apart, and a new TLS connection costs two round trips
@@ -122,13 +117,13 @@ class OpenAIModel(Model):
         if context_window is not None and context_window < 1:
             raise ConfigError(f"context_window={context_window} is invalid: use tokens, 1 or more, or None.")
         self.name = name
-        self.base_url, self._api_key = _server_and_key(base_url, api_key)
+        self.base_url, self._api_key = server_and_key(base_url, api_key)
         self._server = urlsplit(self.base_url).netloc
         self._max_concurrency = max_concurrency
         self._timeout = timeout
         self._max_retries = max_retries
         self._rate_limit_seconds = rate_limit_seconds
-        self.parameters, self._headers, self._query = _split(sampling or {})
+        self.parameters, self._headers, self._query = split_sampling(sampling or {})
         self._pricing = Pricing(base_url=self.base_url, price=price)
         self.context_window = context_window or listed_window(name, self.base_url)
         in_sampling = (field for field in MAX_TOKENS_FIELDS if field in self.parameters)
@@ -136,7 +131,7 @@ class OpenAIModel(Model):
         limits = [self.parameters.get(field) for field in {*MAX_TOKENS_FIELDS, self._max_tokens_field}]
         self.max_tokens = min((limit for limit in limits if isinstance(limit, int)), default=None)
         self._accepted = Accepted()
-        self._told: set[str] = set()
+        self._loading_warned = False
         self._proxy = environment.proxy_for(self.base_url)
         proxy_password = "" if self._proxy is None else self._proxy.password
         self._secrets = Secrets(self._api_key, proxy_password, *self._headers.values(), *self._query.values())
@@ -351,7 +346,7 @@ class OpenAIModel(Model):
                 attempt_seconds=self._timeout,
                 rate_limit_seconds=self._rate_limit_seconds,
                 max_bytes=MAX_RESPONSE_BYTES,
-                on_loading=self._tell_of_loading,
+                on_loading=self._warn_loading,
                 verify=self._tls(),
                 proxy=None if self._proxy is None else self._proxy.url,
                 trust_env=False,  # what it says is in `_proxy` and in the TLS context
@@ -372,11 +367,11 @@ class OpenAIModel(Model):
                 raise
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
 
-    def _tell_of_loading(self, message: str) -> None:
+    def _warn_loading(self, message: str) -> None:
         with self._lock:
-            if "loading" in self._told:
+            if self._loading_warned:
                 return
-            self._told.add("loading")
+            self._loading_warned = True
         said = self.redact(message)[:MAX_ERROR_CHARS]
         _log.warning(
             "model_loading", model=self.name, server=self._server, message=said, patience=self._rate_limit_seconds
@@ -394,7 +389,7 @@ class OpenAIModel(Model):
     def _status_error(self, error: openai.APIStatusError, usage: Usage | None) -> ModelError:
         status, refusal = error.status_code, body_of(error.response.content)
         hidden: HiddenError | None = error.response.extensions.get(HIDDEN)
-        answer = hidden.said if hidden else f"answered {status} {error.response.reason_phrase}".rstrip()
+        answer = hidden.predicate if hidden else f"answered {status} {error.response.reason_phrase}".rstrip()
         message = self._message(
             ": ".join(filter(None, [answer + _attempts(error), error_message(refusal)])),
             path=error.request.url.path if status == http.HTTPStatus.NOT_FOUND else "",
@@ -453,66 +448,9 @@ def _tls() -> Any:
     return environment.tls_context(_http.create_ssl_context)
 
 
-def _server_and_key(base_url: str | None, api_key: str | None) -> tuple[str, str]:
-    settings = Settings()
-    base_url = _without_endpoint(base_url or settings.openai_base_url or "")
-    if api_key is None and settings.openai_api_key is not None:
-        api_key = settings.openai_api_key.get_secret_value()
-    key = (api_key or "").strip()  # a key read from a file often ends in a newline
-    if not base_url and not key:
-        raise ConfigError(
-            "No API key found: set OPENAI_API_KEY (in the environment or in .env), or OPENAI_BASE_URL for a server "
-            "without keys."
-        )
-    if not _is_header_value(key):
-        raise ConfigError("The API key contains invalid characters: check OPENAI_API_KEY.")
-    url = http_url(base_url or OPENAI_URL)
-    if url is None:
-        raise ConfigError(
-            "The base URL is invalid: check OPENAI_BASE_URL and RLM_SUB_BASE_URL. Use a form like https://host/v1."
-        )
-    if url.username or url.password or url.query or url.fragment:
-        raise ConfigError(
-            "The base URL must not contain a user, password or query: pass a key as api_key (OPENAI_API_KEY), and a "
-            "query as sampling={'extra_query': ...}."
-        )
-    return url.geturl(), key
-
-
-def _without_endpoint(url: str) -> str:
-    """A base URL without blanks around it, and without the path of an endpoint, which the client adds."""
-    return re.sub(r"/(?:chat/)?completions/*$", "", url.strip())
-
-
-def _split(sampling: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str], dict[str, object]]:
-    """Split `sampling` into body, headers and query."""
-    extra: dict[str, dict[str, Any]] = {}
-    for key in ("extra_body", "extra_headers", "extra_query"):
-        value = sampling.get(key) or {}
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"sampling[{key!r}] is invalid: use a mapping.")
-        extra[key] = dict(value)
-    if not all(isinstance(value, str) and _is_header_value(value) for value in extra["extra_headers"].values()):
-        raise ConfigError("sampling['extra_headers'] is invalid: map names to printable ASCII text.")
-    body = {key: value for key, value in sampling.items() if key not in extra} | extra["extra_body"]
-    reserved = RESERVED_FIELDS & body.keys()
-    if reserved:
-        names = ", ".join(f"`{name}`" for name in sorted(reserved))
-        raise ConfigError(f"OpenAIModel sets {names}: remove it from `sampling`.")
-    try:
-        json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"`sampling` is not valid JSON data: {error}.") from None
-    return body, extra["extra_headers"], extra["extra_query"]
-
-
 def _is_openai(server: str) -> bool:
     host = server.partition(":")[0].lower()
     return host == "api.openai.com" or host.endswith(".api.openai.com")  # the latter in other regions
-
-
-def _is_header_value(text: str) -> bool:
-    return text.isascii() and text.isprintable()
 
 
 def _attempts(error: openai.APIError) -> str:

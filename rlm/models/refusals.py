@@ -1,4 +1,4 @@
-"""What a server's refusal means, by its codes and words. Pure. No package imports.
+"""What a server's refusal means, by its codes and words. Pure. Imports window only.
 
 The words are those of some forty servers: `tests/corpus/responses` has one file for each.
 """
@@ -11,8 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .window import MAX_WINDOW, MIN_WINDOW
+
 MAX_CHARS: Final = 8_000  # searched in an error: enough for its message, little work on a page of megabytes
-MIN_WINDOW_TOKENS: Final = 256  # a smaller number in a text is no window
+MAX_DEPTH: Final = 8  # of lists and objects in a body: what lies deeper is left unread
+MAX_NESTED: Final = 100  # levels of a body: a deeper one is no JSON here
 NO_WINDOWS: Final = frozenset({400, 413, 422, 429, 500, 502, 503, 1261, 2013})  # codes that stand in texts
 ECHOES: Final = frozenset({"input", "ctx", "url", "messages", "body", "request", "headers"})  # of the request
 
@@ -21,7 +24,11 @@ TOO_LARGE: Final = 413
 RATE_LIMITED: Final = 429
 UNAVAILABLE: Final = 503
 BAD_GATEWAY: Final = 502
-REFUSING: Final = frozenset({400, 413, 422, 424, 431, 500, 502})  # proxies answer 500 or 502 to a server's 400
+UNAUTHORIZED: Final = frozenset({401, 403})  # the key is rejected
+_TOO_LONG: Final = frozenset({400, 413, 422, 424, 431, 500, 502})  # proxies answer 500 or 502 to a server's 400
+_PERHAPS_TOO_LONG: Final = frozenset({400, 413, 422})  # in whatever words
+_SERVER_ERROR: Final = 500  # as a rule an outage, but llama.cpp has it for a conversation that is too long, too
+_ABOUT_SIZE: Final = re.compile(r"context|token|length|too (long|large|big|many)|exceed|batch size", re.IGNORECASE)
 
 # What is too long, before what says so.
 _PROMPT: Final = (
@@ -176,7 +183,9 @@ _STATUS_OF_WORD: Final[Mapping[str, int]] = {
     }.items()
     for word in words.split()
 }
-_BROKEN_OFF: Final = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})  # finish reasons
+# Finish reasons.
+BROKEN_OFF: Final = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})
+WINDOW_EXCEEDED: Final = "model_context_window_exceeded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,12 +195,12 @@ class HiddenError:
     Attributes:
         status: the HTTP status that it amounts to.
         body: the body that a response of this status would have.
-        said: a predicate for the server's name, without the message of the body.
+        predicate: a predicate for the server's name, without the message of the body.
     """
 
     status: int
     body: object
-    said: str = "sent an error instead of a reply"
+    predicate: str = "sent an error instead of a reply"
 
 
 def hidden_error(response: object) -> HiddenError | None:
@@ -207,13 +216,13 @@ def hidden_error(response: object) -> HiddenError | None:
         status = _status_of(error) or _status_of({**response, "error": None}) or _status_by_words(error)
         return HiddenError(status=status, body={"error": error}) if status else None
     reason = first.get("finish_reason")
-    if reason in _BROKEN_OFF:
-        said = f"broke its reply off (finish reason: {reason})"
-        return HiddenError(status=_STATUS_OF_WORD[str(reason)], body=None, said=said)
-    if reason == "model_context_window_exceeded" and not _has_text(first):
+    if isinstance(reason, str) and reason in BROKEN_OFF:
+        predicate = f"broke its reply off (finish reason: {reason})"
+        return HiddenError(status=_STATUS_OF_WORD[reason], body=None, predicate=predicate)
+    if reason == WINDOW_EXCEEDED and not _has_text(first):
         return HiddenError(status=BAD_REQUEST, body={"error": {"code": reason}})
     if not first and not says_error(response):
-        return HiddenError(status=BAD_GATEWAY, body=None, said="sent no choices")
+        return HiddenError(status=BAD_GATEWAY, body=None, predicate="sent no choices")
     return None
 
 
@@ -226,7 +235,7 @@ def is_too_long(status: int, body: object) -> bool:
         return more or bool(_TOO_LARGE_FOR_EVER.search(text))
     if status == TOO_LARGE:
         return True  # requests hold text only
-    if status not in REFUSING or output_limit(body) is not None or _ITEM_FIELD.search(text):
+    if status not in _TOO_LONG or output_limit(body) is not None or _ITEM_FIELD.search(text):
         return False
     if _CODES.search(text):
         return True
@@ -237,11 +246,17 @@ def is_too_long(status: int, body: object) -> bool:
     return bool(_WORDS.search(text)) and not (_OTHER_THINGS.search(text) and not _SURELY.search(text))
 
 
+def may_be_too_long(status: int | None, message: str) -> bool:
+    """Whether an error may say, in words that nobody knows, that the conversation exceeds the model's window."""
+    return status in _PERHAPS_TOO_LONG or (status == _SERVER_ERROR and bool(_ABOUT_SIZE.search(message)))
+
+
 def stated_window(body: object) -> int | None:
     """Tokens of the model's window, if the error states them, and not only the size of the request."""
     for key, value in _leaves(body):
-        if key in _WINDOW_KEYS and isinstance(value, int) and value > 0:
-            return value
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if key in _WINDOW_KEYS and is_number and MIN_WINDOW <= value <= MAX_WINDOW:
+            return int(value)
     text = words_of(body)
     if "string_above_max_length" in text or re.match(r"<[a-z!?]", text, re.IGNORECASE):
         return None  # characters, a page
@@ -249,7 +264,7 @@ def stated_window(body: object) -> int | None:
         number = _number(match[0].rstrip("kK")) * (1024 if match[0][-1] in "kK" or match["kilo"] else 1)
         before, after = text[max(0, match.start() - 70) : match.start()], text[match.end() : match.end() + 40]
         is_request = _REQUEST_AFTER.match(after) or _REQUEST_BEFORE.search(before)
-        if number < MIN_WINDOW_TOKENS or number in NO_WINDOWS or is_request:
+        if not MIN_WINDOW <= number <= MAX_WINDOW or number in NO_WINDOWS or is_request:
             continue
         if _BOUND_BEFORE.search(before) or _BOUND_AFTER.match(after):
             return number
@@ -302,40 +317,60 @@ def words_of(body: object) -> str:
     return " ".join(" | ".join(pieces)[:MAX_CHARS].split())
 
 
-def error_message(body: object) -> str:
+def error_message(body: object, depth: int = 0) -> str:
     """The message in the body of an error response, on one line. Not clipped: see `UnusableResponse`."""
     match body:
+        case Mapping() if depth > MAX_DEPTH:
+            return "(nested too deeply)"
         case {"error": Mapping() | str() as error} if error:
-            message = error_message(error)
-            raw = _raw(error)
+            message = error_message(error, depth + 1)
+            raw = _raw(error, depth + 1)
             return f"{message}: {raw}" if raw else message
         case (
             {"message": str(message)} | {"detail": str(message)} | {"msg": str(message)} | {"status_msg": str(message)}
         ):
             return " ".join(message.split())
         case {"base_resp": Mapping() as inner} | {"detail": Mapping() as inner} | {"message": Mapping() as inner}:
-            return error_message(inner)
+            return error_message(inner, depth + 1)
         case str(message):
             return _without_tags(message)
         case None:
             return ""
-    return json.dumps(body, default=str, ensure_ascii=False)
+    return json.dumps(body, default=str, ensure_ascii=False) if nests_little(body) else "(nested too deeply)"
 
 
 def body_of(content: bytes) -> object:
     """The body of an error response: decoded JSON, else text."""
     text = content.decode(errors="replace").removeprefix("\ufeff").strip()
     try:
-        return json.loads(text)
+        body = json.loads(text)
     except (ValueError, RecursionError):
         return text
+    return body if nests_little(body) else text
 
 
-def _raw(error: object) -> str:
+def nests_little(value: object) -> bool:
+    """Whether decoded JSON has few enough levels for functions that recurse, such as `repr` and `json.dumps`."""
+    level = [value]
+    for _ in range(MAX_NESTED):
+        level = [
+            inner
+            for each in level
+            for inner in (
+                each.values() if isinstance(each, Mapping) else each if isinstance(each, list | tuple) else ()
+            )
+            if isinstance(inner, Mapping | list | tuple)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _raw(error: object, depth: int) -> str:
     """What the server behind a router said (OpenRouter)."""
     match error:
         case {"metadata": {"raw": str(raw)}}:
-            return error_message(body_of(raw.encode(errors="replace")))
+            return error_message(body_of(raw.encode(errors="replace")), depth)
     return ""
 
 
@@ -344,12 +379,12 @@ def _without_tags(text: str) -> str:
     text = " ".join(text.split())
     if not re.match(r"<(?:!doctype|html|head|body|\?xml)\b", text, re.IGNORECASE):
         return text
-    title = re.search(r"<(title|h1)>\s*(.*?)\s*</\1>", text, re.IGNORECASE)
+    title = re.search(r"<(title|h1)>\s*(.{0,300}?)\s*</\1>", text[:MAX_CHARS], re.IGNORECASE)
     return f"an HTML page, {title[2]!r}" if title and title[2] else text
 
 
 def _leaves(body: object, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    if depth > 8:
+    if depth > MAX_DEPTH:
         return
     if isinstance(body, Mapping):
         for name, value in body.items():
@@ -373,9 +408,9 @@ def says_error(response: Mapping[str, Any]) -> bool:
     return response.get("choices") in (None, []) and (says or bool(isinstance(base, dict) and base.get("status_code")))
 
 
-def _status_of(error: object) -> int | None:
+def _status_of(error: object, depth: int = 0) -> int | None:
     """The HTTP status of an error by its codes, as numbers, texts of numbers, or names."""
-    if not isinstance(error, Mapping):
+    if not isinstance(error, Mapping) or depth > MAX_DEPTH:
         return None
     values = [error.get(name) for name in ("code", "status", "status_code", "http_status", "statusCode", "error_code")]
     numbers = [_whole(value) for value in values]
@@ -383,7 +418,7 @@ def _status_of(error: object) -> int | None:
         if number is not None and 400 <= number < 600:
             return number
     for value in [*values, error.get("type"), error.get("reason")]:
-        word = re.sub(r"[\s-]+", "_", str(value).strip()).lower()
+        word = re.sub(r"[\s-]+", "_", str(value).strip()).lower() if isinstance(value, str | int) else ""
         if word in _STATUS_OF_WORD:
             return _STATUS_OF_WORD[word]
     base = error.get("base_resp")
@@ -392,7 +427,7 @@ def _status_of(error: object) -> int | None:
             _whole(base.get("status_code")) or 0, BAD_GATEWAY
         )
     inner = error.get("error") or error.get("detail")
-    return _status_of(inner)
+    return _status_of(inner, depth + 1)
 
 
 def _status_by_words(error: object) -> int | None:

@@ -1,4 +1,4 @@
-"""Decodes response bodies: JSON, and the event streams that some servers send unasked. Pure. No package imports."""
+"""Decodes response bodies: JSON, and the event streams that some servers send unasked. Pure. Imports refusals only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any, Final
+
+from .refusals import MAX_DEPTH, nests_little
 
 _EVENTS: Final = re.compile(rb"(?:data|event|id|retry)?[ \t]*:|\[DONE\]")  # how the body of an event stream begins
 _BETWEEN: Final = re.compile(r"\s*(?:data:\s*)?")
@@ -33,10 +35,10 @@ def decode(body: bytes) -> object:
     if _EVENTS.match(body):
         return _join(list(_payloads(body.decode(errors="replace"))))
     try:
-        return json.loads(body)
+        return _shallow(json.loads(body))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         if not body.startswith(b"{"):
             raise
         first, *rest = _values(body.decode(errors="replace"))
@@ -55,7 +57,13 @@ def _values(text: str) -> Iterator[object]:
             value, position = decoder.raw_decode(text, position)
         except RecursionError:
             raise ValueError("nested too deeply") from None
-        yield value
+        yield _shallow(value)
+
+
+def _shallow(value: object) -> object:
+    if not nests_little(value):
+        raise ValueError("nested too deeply")
+    return value
 
 
 def _payloads(text: str) -> Iterator[object]:
@@ -100,7 +108,7 @@ def _join(payloads: list[object]) -> object:
     ended = _DONE in payloads
     for chunk in chunks:
         joined |= {key: value for key, value in chunk.items() if value is not None and key not in ("choices", "usage")}
-        usage = _largest(usage, chunk.get("usage"))
+        _keep_largest(usage, chunk.get("usage"))
         message.add(chunk)
     if usage:
         joined["usage"] = usage
@@ -196,18 +204,18 @@ def _fields(error: object) -> dict[str, Any]:
     return {key: value for key, value in error.items() if value is not None} if isinstance(error, dict) else {}
 
 
-def _largest(usage: Mapping[str, Any], later: object) -> dict[str, Any]:
-    """Counts of several chunks grow, or come in parts: keep the largest of each."""
-    if not isinstance(later, dict):
-        return dict(usage)
-    merged = dict(usage)
+def _keep_largest(usage: dict[str, Any], later: object, depth: int = 0) -> None:
+    """Counts of several chunks grow, or come in parts: keep the largest of each, in place."""
+    if not isinstance(later, dict) or depth > MAX_DEPTH:
+        return
     for name, value in later.items():
-        known = merged.get(name)
+        known = usage.get(name)
         if isinstance(value, dict):
-            merged[name] = _largest(known if isinstance(known, dict) else {}, value)
+            if not isinstance(known, dict):
+                usage[name] = known = {}
+            _keep_largest(known, value, depth + 1)
         elif not (_is_number(known) and (value is None or (_is_number(value) and value < known))):
-            merged[name] = value
-    return merged
+            usage[name] = value
 
 
 def _is_number(value: object) -> bool:

@@ -18,6 +18,10 @@ from . import environment
 from .gate import Gate, retry_after
 from .refusals import (
     BAD_GATEWAY,
+    BROKEN_OFF,
+    RATE_LIMITED,
+    UNAVAILABLE,
+    WINDOW_EXCEEDED,
     HiddenError,
     body_of,
     error_message,
@@ -32,8 +36,6 @@ with environment.without_key_log():
     import aiohttp
     import openai
 
-TOO_MANY_REQUESTS: Final = 429
-UNAVAILABLE: Final = 503
 NO_CONNECTION: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 KEPT_HEADERS: Final = frozenset({"x-request-id", "retry-after", "retry-after-ms", "x-should-retry"})
 HIDDEN: Final = "rlm_hidden_error"  # names the extension of a response that holds its HiddenError
@@ -41,7 +43,9 @@ RETRY_HEADER: Final = "x-stainless-retry-count"  # set by the openai client
 
 # A body that is surely a plain reply, so that it need not be decoded to look for errors in it.
 _PLAIN_REPLY: Final = re.compile(rb'\s*\{(?=.*"choices"\s*:\s*\[\s*\{)(?!.*"error"\s*:\s*[^n\s])', re.DOTALL)
-_BROKEN_OFF: Final = re.compile(rb'"finish_reason"\s*:\s*"(?:error|abort|network_error|insufficient|model_context)')
+_BROKEN_OFF: Final = re.compile(
+    rf'"finish_reason"\s*:\s*"(?:{"|".join(sorted({*BROKEN_OFF, WINDOW_EXCEEDED}))})"'.encode()
+)
 
 # Whether an attempt at the current call was sent and its reply lost, so that the provider may bill it.
 perhaps_billed = ContextVar("perhaps_billed", default=False)
@@ -95,10 +99,10 @@ class HttpClient(openai.DefaultAioHttpClient):
                 if seconds is None:
                     response.headers.pop("retry-after", None)  # the openai client may fail to read it
                 is_final = is_too_long(status, refusal) or (
-                    status == TOO_MANY_REQUESTS and is_out_of_credit(response.content)
+                    status == RATE_LIMITED and is_out_of_credit(response.content)
                 )
                 loading = is_loading(status, refusal)
-                is_limited = status == TOO_MANY_REQUESTS or loading
+                is_limited = status == RATE_LIMITED or loading
                 wait = 0.0
                 if not is_final and (is_limited or (status == UNAVAILABLE and seconds is not None)):
                     wait = self._gate.on_rate_limit(sent_at, seconds)
@@ -144,7 +148,7 @@ def _revealed(response: Any) -> Any:
     if not response.is_success or response.request.method != "POST" or is_plain:
         return response
     if not content.strip():
-        return _as_error(response, HiddenError(status=BAD_GATEWAY, body=None, said="sent an empty response"))
+        return _as_error(response, HiddenError(status=BAD_GATEWAY, body=None, predicate="sent an empty response"))
     try:
         decoded = decode(content)
     except StreamCutOff as error:

@@ -17,7 +17,7 @@ from helpers.odd_server import Asked, OddServer, Said, serving
 from helpers.played_server import Played, completion, refusal
 from rlm import cli
 from rlm.cli.conformance.advice import Advice, advise
-from rlm.cli.conformance.exchange import Verdict
+from rlm.cli.conformance.exchange import MAX_QUOTE, Verdict
 from rlm.cli.conformance.suite import MAX_REQUESTS, Suite
 from rlm.models.openai import OpenAIModel
 
@@ -234,6 +234,14 @@ async def test_a_server_that_cannot_be_used_is_a_problem_and_asked_no_more(odd: 
     assert list(verdicts)[-1] == part or part in verdicts
     assert (verdicts[part].state, text in verdicts[part].text) == ("problem", True), verdicts[part]
     assert len(server.asked) <= 3
+
+
+@pytest.mark.parametrize("before", range(MAX_QUOTE - 40, MAX_QUOTE, 3))
+@pytest.mark.parametrize("quote", [str, lambda key: key.replace("-", "\\u002d")], ids=["plain", "escaped"])
+async def test_a_key_that_a_server_echoes_is_not_cut_in_half(quote: Callable[[str], str], before: int) -> None:
+    echo = f'{{"error": {{"message": "{"x" * before}{quote(KEY)} is no key"}}}}'.encode()
+    verdicts, _, _ = await verdicts_of(Played(odd=lambda asked, said: Said(body=echo, status=401)))
+    assert KEY[:4] not in verdicts["models"].text
 
 
 async def test_a_server_that_streams_unasked_is_found_whether_or_not_its_stream_can_be_read() -> None:

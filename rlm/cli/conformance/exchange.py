@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -51,6 +51,7 @@ class Answer:
         seconds: from the request to the end of the response.
         failure: why there was no response.
         messages: the conversation of the request.
+        redact: takes the keys out of the server's words, before they are clipped: half a key is a leak, too.
     """
 
     status: int | None
@@ -59,6 +60,7 @@ class Answer:
     seconds: float = 0.0
     failure: str = ""
     messages: Sequence[tuple[str, str]] = ()
+    redact: Callable[[str], str] = str
 
     @property
     def ok(self) -> bool:
@@ -114,8 +116,8 @@ class Answer:
         try:
             reply = read_reply(self.body, messages=messages, model="m", pricing=Pricing(base_url=""), request_id=None)
         except UnusableResponse as error:
-            return "", str(error)
-        _, text = split_thinking(reply.text)
+            return "", self.redact(str(error))
+        _, text = split_thinking(self.redact(reply.text))
         return text, "" if text.strip() else "sent only thinking"
 
     @property
@@ -126,7 +128,8 @@ class Answer:
     @property
     def words(self) -> str:
         """The server's message, on one line."""
-        return " ".join(self.body.decode(errors="replace").split()) if self.json is None else error_message(self.json)
+        body = self.body.decode(errors="replace") if self.json is None else error_message(self.json)
+        return self.redact(" ".join(body.split()))
 
     @property
     def error(self) -> str:

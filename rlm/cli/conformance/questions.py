@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rlm.loop.reply import parse
+from rlm.models.refusals import UNAUTHORIZED
 from rlm.models.thinking import split_thinking
 from rlm.models.window import entry_window, find_entry, listed_names
 
 from .exchange import MODELS, Answer, Ask, Known, Question, Verdict, ask, count, quoted
 
-UNAUTHORIZED: Final = (401, 403)
 NO_LIST: Final = (404, 405)
 MAX_NAMES: Final = 5  # shown of a server's models
 COUNTED: Final = 40  # the numbers to count up to: several times more than the limit on output

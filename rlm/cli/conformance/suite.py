@@ -117,6 +117,7 @@ class Suite:
                 headers=response.headers,
                 seconds=response.seconds,
                 messages=ask.messages,
+                redact=self.model.redact,
             )
         self.answers.append(answer)
         return answer
