@@ -124,7 +124,9 @@ class RLM:
         self._unseen: list[CellResult] = []  # results of the cells that gave the answer, which the model has not seen
         self._query, self._context_type = task.query, repl.context.type  # of the current question
         self._names: set[str] = set()  # names that cells have assigned
+        self._doubted: set[str] = set()  # those of them without a value that were an answer: asked about once
         self._latest = Turn()  # the latest reply to the current question that said anything
+        self._context_bytes = task.context.size
         self._seen = repl.context.size == 0  # whether cells have shown the model anything, or there is nothing to see
 
     async def answer(self, stop_at: StopPoint | None = None) -> RLMResult:
@@ -174,6 +176,7 @@ class RLM:
                 raise ConfigError(f"The sandbox has no memory for `{name}` ({context.size:,} bytes): pass less data.")
             await self._repl.bind("context", name)
             self._contexts += 1
+            self._context_bytes, self._seen = context.size, loaded.size == 0
         kept = await self._conversation.load_history()
         await self._repl.bind("answer", NO_ANSWER)  # the previous answer would end the first turn
         self._turns, self._latest = 0, Turn()
@@ -217,7 +220,7 @@ class RLM:
                 raise self._steps.refusal(error.reason, str(error)) from error
             if turn.said:
                 self._latest = turn
-            doubtful = not doubted and answers_whole_context(turn, context_bytes=self._task.context.size)
+            doubtful = not doubted and answers_whole_context(turn, context_bytes=self._context_bytes)
             if doubtful:
                 doubted, turn = True, replace(turn, final=None)
             results = [await self._steps.run_cell(cell) for cell in turn.cells]
@@ -273,10 +276,13 @@ class RLM:
     async def _final_answer(self, turn: Turn, results: list[CellResult], *, last: bool = False) -> str | None:
         """The answer that a turn gave: in a cell, as a variable, or as text if no cell's output is unseen.
 
-        A text that may be meant as code, or that stands for an answer, is none: the model is asked what it means. In the
-        last turn nobody can be asked: code is evaluated.
+        A text that may be meant as code, or that stands for an answer, is none: the model is asked what it means. So is
+        the name of a variable that has no value, once: it may be a word. In the last turn nobody can be asked: code is
+        evaluated.
         """
-        self._names |= {name for cell in turn.cells for name in assigned_names(cell)}
+        assigned = {name for cell in turn.cells for name in assigned_names(cell)}
+        self._names |= assigned
+        self._doubted -= assigned
         for result in reversed(results):
             if result.answer is not None:
                 return result.answer
@@ -291,6 +297,10 @@ class RLM:
             result = await self._steps.run_cell(f"FINAL_VAR({final.value!r})")
             if result.answer is not None:
                 return result.answer
+            if final.value in self._names - self._doubted and not last:
+                self._doubted.add(final.value)
+                results.append(result)
+                return None
         if final.is_code(self._names):
             evaluated = (await self._repl.run(f"FINAL({final.value})", calls=False)).answer if last else None
             return final.value if evaluated is None and last and final.kind == "text" else evaluated
@@ -309,6 +319,8 @@ class RLM:
                 parts.append(prompts.repeated(None if step in turn.cells else step))
             case FinalAnswer(kind="text" | "expression") if turn.cells:
                 parts.append(prompts.FINAL_BESIDE_CODE)
+            case FinalAnswer(kind="text") if results:
+                pass  # the name of a variable without a value: the error says so
             case FinalAnswer(kind="text") as final if final.is_placeholder:
                 parts.append(prompts.answer_is_placeholder(final.value))
             case FinalAnswer(kind="text" | "expression", value=value):

@@ -358,8 +358,28 @@ async def test_an_answer_that_names_an_assigned_variable_is_its_value() -> None:
 
 
 async def test_an_answer_that_happens_to_be_an_assigned_name_without_a_value_is_text() -> None:
-    result, _ = await ask(cell("f(Paris=1)"), "FINAL(Paris)")
-    assert result.answer == "Paris"
+    result, received = await ask(cell("f(Paris=1)"), "FINAL(Paris)")
+    assert (result.answer, result.iterations) == ("Paris", 3)
+    assert "NameError" in received[2]
+
+
+async def test_an_answer_that_names_a_variable_without_a_value_is_an_error_that_the_model_reads() -> None:
+    result, received = await ask(cell("count = 1/0"), "FINAL(count)", "FINAL(42)")
+    assert (result.answer, result.iterations) == ("42", 3)
+    assert "NameError" in received[2]
+    assert "looks like code" not in received[2]
+
+
+async def test_a_name_that_is_assigned_again_is_asked_about_again() -> None:
+    replies = [cell("count = 1/0"), "FINAL(count)", cell("count = 2/0"), "FINAL(count)", "FINAL(42)"]
+    result, received = await ask(*replies)
+    assert (result.answer, result.iterations) == ("42", 5)
+    assert "NameError" in received[4]
+
+
+async def test_the_name_of_a_variable_without_a_value_is_text_in_the_last_turn() -> None:
+    result, _ = await ask(cell("count = 1/0"), "FINAL(count)", limits=Limits(max_iterations=1))
+    assert result.answer == "count"
 
 
 @pytest.mark.parametrize(

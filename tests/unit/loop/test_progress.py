@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.fakes import services
+from rlm import Orchestrator
 from rlm.config import Limits
 from rlm.loop.rlm import rlm_loop
 from rlm.loop.task import RLMResult, RLMTask
@@ -164,6 +166,42 @@ async def test_the_whole_context_as_the_answer_is_questioned_once(reply: str) ->
     assert answered == RLMResult(answer="all of it", stop_reason="final", iterations=2)
     answered, _ = await run(reply, context="short", cells=gives)
     assert answered == RLMResult(answer="all of it", stop_reason="final", iterations=1)
+
+
+async def further(replies: list[str], context: Any, path: Path) -> tuple[list[str], list[str]]:
+    """The answers to two questions, the first about a context of 8 characters, and the latest message of each request."""
+    received: list[str] = []
+
+    def root(messages: Sequence[Message]) -> str:
+        received.append(messages[-1].content)
+        return replies[len(received) - 1]
+
+    async def gives(code: str, answer: Answer | None) -> CellResult:
+        return CellResult(outcome="ok", stdout="seen\n", answer="all" if code.startswith("FINAL_VAR") else None)
+
+    rlm = Orchestrator(model=ScriptedModel(root), depth=0, sandbox_factory=FakeSandboxes(gives), run_root=path)
+    async with rlm.session() as session:
+        answers = [(await session.aask("one?", "the text")).answer, (await session.aask("two?", context)).answer]
+    return answers, received
+
+
+async def test_a_further_context_as_the_answer_is_judged_by_its_own_size(tmp_path: Path) -> None:
+    replies = ["FINAL_VAR(context)", "FINAL_VAR(context)", "FINAL(Ada)"]
+    answers, received = await further(replies, "x" * 20_000, tmp_path)
+    assert answers == ["all", "Ada"]
+    assert received[2].startswith("FINAL_VAR(context) was not taken yet")
+
+
+async def test_a_look_at_a_further_context_is_asked_for_again(tmp_path: Path) -> None:
+    replies = [cell("look"), "FINAL(Ada)", "It is Bob.", "FINAL(Bob)"]
+    _, received = await further(replies, "another text", tmp_path)
+    assert "Do not answer yet" in received[3]
+
+
+async def test_a_further_question_about_the_same_context_needs_no_further_look(tmp_path: Path) -> None:
+    replies = [cell("look"), "FINAL(Ada)", "It is Bob.", "FINAL(Bob)"]
+    _, received = await further(replies, None, tmp_path)
+    assert "Do not answer yet" not in received[3]
 
 
 async def test_an_answer_at_once_is_taken() -> None:
