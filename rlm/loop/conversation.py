@@ -10,7 +10,7 @@ from typing import Final
 from rlm import prompts
 from rlm._util.text import clip, fenced
 from rlm.calls.budget import BudgetExceeded
-from rlm.calls.gateway import may_be_too_long
+from rlm.calls.gateway import CallAbandoned, may_be_too_long
 from rlm.errors import ContextTooLong, ModelError
 from rlm.events import Compacted
 from rlm.prompts import ReplyKind
@@ -104,7 +104,7 @@ class Conversation:
     async def last_turn(self, reason: str) -> Turn:
         """Ask the model to answer now. The reserve pays for the root's call. Raises as `next_turn` does.
 
-        A reply without usable text is asked for once more, if the limits allow that.
+        A reply without usable text is asked for once more. If the limits or the server refuse that, it stays.
         """
         request = prompts.last_turn_message(reason)
         turn, kind = await self._ask_last(request)
@@ -112,7 +112,9 @@ class Conversation:
             return turn
         try:
             again, second = await self._ask_last(f"{prompts.unread(kind)} {request}")
-        except BudgetExceeded:
+        except CallAbandoned:  # time ran out for this turn in the recorded run
+            raise
+        except (BudgetExceeded, ModelError):
             return turn
         return again if again.cells or again.final is not None or second in SPOKEN else turn
 

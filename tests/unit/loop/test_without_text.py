@@ -10,7 +10,7 @@ import pytest
 from helpers.fakes import services
 from rlm import Orchestrator
 from rlm.config import Limits
-from rlm.errors import EmptyReply
+from rlm.errors import EmptyReply, ModelError
 from rlm.events import Compacted, Event, TurnStarted
 from rlm.loop.rlm import rlm_loop
 from rlm.loop.task import RLMResult, RLMTask
@@ -122,6 +122,17 @@ async def test_a_last_turn_that_stays_without_text_ends_the_run_and_raises_nothi
         answered = await run(Script(cell("look"), make, make), limits=limits)
         assert answered.stop_reason != "final"
         assert answered.iterations <= 2
+
+
+@by_kind
+async def test_an_error_of_the_second_last_request_leaves_the_first_reply(kind: str) -> None:
+    make, _ = KINDS[kind]
+
+    def fails() -> str:
+        raise ModelError("the provider is down")
+
+    answered = await run(Script(cell("look"), make, fails), limits=Limits(max_iterations=1))
+    assert (answered.stop_reason, answered.iterations) == ("max_iterations", 1)
 
 
 @by_kind
