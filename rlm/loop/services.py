@@ -36,8 +36,9 @@ class Services:
         control: decides when RLMs pause, or stop and answer.
         tools: host functions that cells may call.
         tools_for_children: whether RLMs below the root get the tools, too.
-        windows: windows that servers stated when they refused a conversation, in tokens, by model name. Each RLM begins
-            with those that the RLMs above it learned, and adds to a copy. So a replay learns the same.
+        windows: windows in tokens, by model name: those on record that the models themselves no longer know, and those that
+            servers stated when they refused a conversation. Each RLM begins with those that the RLMs above it learned,
+            and adds to a copy. So a replay learns the same.
     """
 
     limits: Limits

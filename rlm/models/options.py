@@ -53,7 +53,7 @@ _RULES: Final[Mapping[str, tuple[_Test, str]]] = {  # of the options whose mista
 
 
 def checked_options(options: object, *, name: str) -> dict[str, object]:
-    """Validated options. None as a value leaves an option out.
+    """Validated options, as JSON has them: with lists for tuples. None as a value leaves an option out.
 
     Args:
         options: `context_window`, `max_output_tokens` and `max_tokens_field`; any other key is a field of the request
@@ -65,6 +65,7 @@ def checked_options(options: object, *, name: str) -> dict[str, object]:
     """
     if not isinstance(options, Mapping):
         raise ConfigError(f"{name} is invalid: {EXAMPLE}.")
+    checked: dict[str, object] = {}
     for key, value in options.items():
         if key in RESERVED_FIELDS:
             raise ConfigError(f"{key!r} in {name} is invalid: remove it, rlm sets this field.")
@@ -74,10 +75,10 @@ def checked_options(options: object, *, name: str) -> dict[str, object]:
         if valid is None:
             if near := get_close_matches(key, _RULES, n=1, cutoff=MIN_LIKENESS):
                 raise ConfigError(f"{key!r} in {name} is invalid: did you mean {near[0]}?")
-            _require_json(key, value, name)
         elif value is not None and not valid(value):
             raise ConfigError(f"{key}={value!r} in {name} is invalid: use {expected}.")
-    return dict(options)
+        checked[key] = _as_json(key, value, name)
+    return checked
 
 
 def sub_model_options(
@@ -117,8 +118,9 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def _require_json(key: str, value: object, name: str) -> None:
+def _as_json(key: str, value: object, name: str) -> object:
+    """The value as it is read from a record."""
     try:
-        json.dumps(value, allow_nan=False)
+        return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         raise ConfigError(f"{key!r} in {name} is invalid: use JSON data.") from None

@@ -287,6 +287,11 @@ class ActiveRun:
             control=self._control,
             tools=tools_of(options),
             tools_for_children=options.tools_for_children,
+            windows={
+                model.name: recorded.context_window
+                for level, recorded in self._writer.record.models.items()
+                if (model := models[level]).context_window is None and recorded.context_window is not None
+            },  # of a resumed run's objects: their server stated it when the run started
         )
 
     def _system_prompt(self, facts: PromptContext) -> str:

@@ -124,8 +124,6 @@ class Clients:
             )
         for each in (requested, options.model, options.sub_model):
             if each is not None and not isinstance(each, str) and each.name == model.name:
-                if each.context_window is None and model.context_window is not None:
-                    each.context_window = model.context_window  # the server stated it when the run started
                 return each
         if model.server is None:
             raise ConfigError(

@@ -87,7 +87,7 @@ class Options:
         for name, model in (("model_options", self.model), ("sub_model_options", self.sub_model)):
             if (options := getattr(self, name)) is None:
                 continue
-            checked_options(options, name=name)
+            object.__setattr__(self, name, checked_options(options, name=name))
             if isinstance(model, Model):
                 raise ConfigError(f"{name} is for a model given by name: pass its options to {model.name!r} itself.")
         for name, price in self.prices.items():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from rlm import ConfigError
+from rlm import ConfigError, Orchestrator, ScriptedModel
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
+from rlm.prompts import PromptContext
 from rlm.run.clients import Clients
 from rlm.run.options import Options
 from rlm.store.record import ModelRecord
+from rlm.testing import FakeSandboxes
 
 ROOT, SUB = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
 ROOT_KEY, SUB_KEY = "sk-of-the-root-000000", "sk-of-the-calls-00000"
@@ -126,8 +129,44 @@ def test_a_run_resumes_with_its_recorded_parameters_and_window(monkeypatch: pyte
         clients.restore_model(0, recorded, Options(model_options={"temperature": 1}))
 
 
-def test_a_resumed_object_gets_the_window_that_its_server_stated_at_the_start() -> None:
-    model = OpenAIModel("m", base_url=ROOT)
-    recorded = ModelRecord(name="m", server=None, context_window=2048)
-    assert Clients(max_concurrent=1).restore_model(0, recorded, Options(model=model)) is model
-    assert model.context_window == 2048
+@pytest.mark.parametrize("given", [{"stop": ("a", "b")}, {"logit_bias": {7: 1}}, {"extra": [("a", 1)]}])
+def test_options_that_only_json_writes_differently_are_the_recorded_ones(given: dict[str, object]) -> None:
+    clients, options = Clients(max_concurrent=1), Options(model="m", model_options=given)
+    model = clients.models(options)[0]
+    recorded = ModelRecord(name="m", server=ROOT, parameters=json.loads(json.dumps(dict(model.parameters))))
+    assert options_of(clients.restore_model(0, recorded, options)) == options_of(model)
+
+
+def test_options_that_are_no_json_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'stop' in model_options is invalid: use JSON data"):
+        Options(model="m", model_options={"stop": [b"a"]})
+
+
+class WithoutWindow(ScriptedModel):
+    """Its server states the window when asked."""
+
+    async def find_window(self) -> None:
+        self.context_window = 20_480
+
+
+@pytest.mark.anyio
+async def test_the_window_that_an_objects_server_stated_at_the_start_is_known_to_the_resumed_run_only(
+    tmp_path: Path,
+) -> None:
+    windows: list[int | None] = []
+
+    def prompt(facts: PromptContext) -> str:
+        windows.append(facts.window)
+        return "Answer."
+
+    def orchestrator(model: Model) -> Orchestrator:
+        return Orchestrator(
+            model=model, depth=0, sandbox_factory=FakeSandboxes(), run_root=tmp_path, system_prompt=prompt
+        )
+
+    first = await orchestrator(WithoutWindow(["FINAL(1)"], name="m")).acompletion("text", "one?")
+    again = ScriptedModel(["FINAL(1)", "FINAL(2)"], name="m")
+    async with orchestrator(again).session(resume=first.run_dir) as session:
+        assert (await session.aask("two?")).answer == "2"
+    assert set(windows) == {20_480}
+    assert again.context_window is None
