@@ -219,6 +219,8 @@ def _utf16_without_bom(head: bytes) -> str:
     encoding = "utf-16-le" if odd else "utf-16-be"
     text = codecs.getincrementaldecoder(encoding)(_HANDLER).decode(head)  # its last character may go on
     unlikely = ("Cc", "Cn", "Co", "Cs")  # controls, and what is unassigned, private, or half a pair
+    if sum(char.isascii() for char in text) < MIN_UTF16_ASCII * len(text):
+        return ""
     plausible = all(char in "\t\n\f\r\x1b" or unicodedata.category(char) not in unlikely for char in set(text))
     return encoding if plausible else ""
 

@@ -148,7 +148,7 @@ def test_a_limit_that_ends_a_run_has_its_own_status_and_json_names_it(
     assert (done.returncode, printed["stop_reason"]) == (3, "max_iterations")
     assert printed["usage"]["calls"] == printed["by_model"]["root"]["calls"] == 2
     assert Path(printed["run_dir"]).name == printed["run_id"]
-    assert sentences(done.stderr) == ["Stopped at the limit of 1 turn. It has no answer yet."]
+    assert sentences(done.stderr) == ["Stopped at the limit of 1 turn. The answer may be incomplete."]
 
 
 def test_an_unknown_model_and_a_missing_engine_are_one_sentence_each(

@@ -138,7 +138,7 @@ class OracleServer:
         messages = body.get("messages") or [{"content": ""}]
         text = self._oracle.reply(_text(messages[-1]["content"]))
         await asyncio.sleep(self._latency)
-        self.requests += 1
+        self.requests += "messages" in body  # not the server's list of models
         prompt_tokens = sum(len(_text(message["content"])) for message in messages) // CHARS_PER_TOKEN
         completion_tokens = len(text) // CHARS_PER_TOKEN
         data = json.dumps(
