@@ -436,7 +436,7 @@ async def test_calls_that_could_not_be_sent_release_their_budget() -> None:
             "there is no variable 'It is 42.'. The variables are: context, result. To give this t",
         ),
         ("other = 'It is' + ' 42.'; FINAL_VAR(other)", "It is the value of other: use FINAL_VAR('other')"),
-        ("FINAL_VAR('x ' * 10_000)", "x x..."),
+        ("FINAL_VAR('x ' * 10_000)", "x ...')"),
     ],
 )
 async def test_a_call_with_invalid_arguments_is_explained_to_the_cell(cell: str, sentence: str) -> None:
