@@ -6,6 +6,7 @@ The library reads only the environment and `.env` (`rlm.models.settings`): a pro
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -133,7 +134,9 @@ def read_layers(flags: Mapping[str, Any]) -> list[Layer]:
             *(Layer(origin=_file_name(file), values=_read_file(file)) for file in _files()),
         ]
     except SettingsError as error:
-        raise ConfigError(f"A variable in the environment or .env is not valid JSON: {error}.") from None
+        field = re.search(r'"(\w+)"', str(error))
+        name = f"RLM_{field[1].upper()}" if field else "A variable"
+        raise ConfigError(f"{name} in the environment or .env is invalid: use JSON.") from None
     for layer in layers:
         _check_keys(layer)
     for key in _unknown(environment):  # a warning only: another program's variable may share the prefix

@@ -30,6 +30,14 @@ _PLAN: Final = re.compile(  # behind FINAL(...): it makes a sentence of it that 
     r"reading)|is[ ](?:what[ ]I|how|where|the[ ](?:last|form|way)[ ](?:step|thing|of))|at[ ]the[ ](?:very[ ])?end|returns?|"
     r"ends|(?:is|are)[ ]used|prints|to[ ](?:finish|end|give|submit|return)|or[ ](?:FINAL|Final))\b|[ \t]*\?",
 )
+_WHOLE_FINAL: Final = re.compile(r"(?P<name>FINAL(?:_VAR)?)\((?=.*\)$)", re.DOTALL)
+_CONDITION: Final = re.compile(
+    r"\n(?:once|when|as soon as|after I|if I|later)\b"
+)  # the sentence goes on in the next line
+_TEMPLATE: Final = re.compile(r"\{(?P<name>[^\W\d]\w*)(?:![rsa]|:[^{}]*)?\}|(?:^|\s)\$(?P<dollar>[^\W\d]\w*)\b")
+_DECORATED: Final = re.compile(
+    r"[`*$<{]{1,3}(?:return )?(?P<name>[^\W\d]\w*)[`*>}]{0,3}|return (?P<returned>[^\W\d]\w*)"
+)
 _RETRACTED: Final = re.compile(r"\s*(?:no[,.]|wait\b|actually,|hmm|hold on|oops|on second thought)", re.IGNORECASE)
 _KEYWORD: Final = re.compile(r"(?:answer|final_answer|value|result|content|text)\s*=\s*(?=[\"'])")
 BUILT_IN: Final = frozenset(  # functions and variables that the REPL has before any cell
@@ -111,9 +119,15 @@ class FinalAnswer:
         return self.kind == "text" and not self.is_literal and (not bare or bare in PLACEHOLDERS)
 
     @property
+    def name(self) -> str:
+        """The name that a text may stand for, without decoration: `total` for **total** and `return total`."""
+        decorated = _DECORATED.fullmatch(self.value) if self.kind == "text" and not self.is_literal else None
+        return (decorated["name"] or decorated["returned"]) if decorated else self.value
+
+    @property
     def is_name(self) -> bool:
         """Whether the text may be the name of a variable."""
-        return self.kind == "text" and not self.is_literal and self.value.isidentifier() and not iskeyword(self.value)
+        return self.kind == "text" and not self.is_literal and self.name.isidentifier() and not iskeyword(self.name)
 
     def is_code(self, known: Collection[str]) -> bool:
         """Whether the text is meant as code that works with what exists in the REPL. `known`: names that cells bound."""
@@ -122,7 +136,8 @@ class FinalAnswer:
         if self.kind == "variable" or self.is_literal or self.is_name:
             return False
         names, called = _names_in(self.value)
-        return bool(names & set(known) or called & BUILT_IN)
+        inserted = {name for match in _TEMPLATE.finditer(self.value) for name in match.groups()}
+        return bool((names | inserted) & set(known) or called & BUILT_IN)
 
 
 def find_answers(
@@ -167,7 +182,7 @@ def _name(match: re.Match[str]) -> str:
 def _is_answer(masked: str, match: re.Match[str], end: int) -> bool:
     """Whether the line gives an answer. Otherwise it speaks of one, or lists it among steps."""
     behind = masked[end + 1 : line_end_of(masked, end)]
-    if _PLAN.match(behind):
+    if _PLAN.match(behind) or (not behind.strip() and _CONDITION.match(masked, end + 1 + len(behind))):
         return False
     if (match["phrase"] or "`" in match["mark"] + match["tick"]) and behind.strip(" \t\r.!*_`"):
         return False
@@ -245,7 +260,13 @@ def boxed_answer(text: str) -> FinalAnswer | None:
         if depth == 0:
             value = text[start + len("\\boxed{") : position].strip()
             ends = not text[position + 1 :].strip(" \t\r\n$.*_])}\\")
-            return FinalAnswer(kind="text", value=value, is_literal=True) if value.strip(". …") and ends else None
+            if not value.strip(". …") or not ends:
+                return None
+            return (
+                _final_answer(_name(inner), value[inner.end() : -1])
+                if (inner := _WHOLE_FINAL.match(value))
+                else (FinalAnswer(kind="text", value=value, is_literal=True))
+            )
     return None
 
 

@@ -31,7 +31,7 @@ class LatestCells:
 def answers_whole_context(turn: Turn, *, context_bytes: int) -> bool:
     """Whether a reply gives a long `context` itself as the answer."""
     final = turn.final
-    named = final is not None and final.value.strip() == "context" and (final.kind == "variable" or final.is_name)
+    named = final is not None and final.name.strip() == "context" and (final.kind == "variable" or final.is_name)
     return named and context_bytes >= LONG_CONTEXT_BYTES
 
 

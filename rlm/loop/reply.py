@@ -149,6 +149,13 @@ def last_answer(turn: Turn, outputs: Sequence[str]) -> str:
     return text or turn.said
 
 
+def says_nothing(turn: Turn) -> bool:
+    """Whether a last reply only holds code, a tool call, or an answer that has no value."""
+    if turn.problem == "tool_call" or (turn.cells and not turn.prose):
+        return True
+    return turn.final is not None and "\n" not in turn.prose
+
+
 def prose_answer(turn: Turn) -> str | None:
     """What a reply says that gives no final answer although it was asked for one. None if it announces more work."""
     if turn.cells or turn.final is not None or turn.problem is not None or _ANNOUNCEMENT.fullmatch(turn.prose):

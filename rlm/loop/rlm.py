@@ -30,7 +30,7 @@ from .conversation import Conversation
 from .observation import observation
 from .progress import LatestCells, answers_whole_context
 from .repl import Repl
-from .reply import Turn, last_answer, last_turn, prose_answer
+from .reply import Turn, last_answer, last_turn, prose_answer, says_nothing
 from .services import Services, system_prompt_of, tools_of
 from .steps import Steps, Stop
 from .task import RLMResult, RLMTask
@@ -120,6 +120,7 @@ class RLM:
         self._steps = Steps(task, services.calls, repl)
         self._conversation = Conversation(task, services, steps=self._steps, repl=repl, transcript=transcript)
         self._turns = 0  # turns taken for the current question
+        self._printed = ""  # by the latest cell of this question that printed anything
         self._contexts = 1
         self._unseen: list[CellResult] = []  # results of the cells that gave the answer, which the model has not seen
         self._query, self._context_type = task.query, repl.context.type  # of the current question
@@ -179,7 +180,7 @@ class RLM:
             self._context_bytes, self._seen = context.size, loaded.size == 0
         kept = await self._conversation.load_history()
         await self._repl.bind("answer", NO_ANSWER)  # the previous answer would end the first turn
-        self._turns, self._latest = 0, Turn()
+        self._turns, self._latest, self._printed = 0, Turn(), ""
         self._query, self._context_type = query, loaded.type if loaded else self._context_type
         seen = observation(self._unseen, limit=self._output_chars) if self._unseen else ""
         question = prompts.next_question(
@@ -224,6 +225,9 @@ class RLM:
             if doubtful:
                 doubted, turn = True, replace(turn, final=None)
             results = [await self._steps.run_cell(cell) for cell in turn.cells]
+            self._printed = next(
+                (result.stdout for result in reversed(results) if result.stdout.strip()), self._printed
+            )
             self._seen = self._seen or any(result.stdout.strip() for result in results)
             answer = await self._final_answer(turn, results)
             if answer is None and self._turns == limits.max_iterations:
@@ -271,6 +275,8 @@ class RLM:
         turn = last_turn(turn)
         answer = await self._final_answer(turn, results, last=True)
         self._unseen = results
+        if answer is None and says_nothing(turn):
+            answer = next(filter(str.strip, [*reversed(outputs), self._printed]), "").strip() or self._latest_answer()
         return last_answer(turn, outputs) or None if answer is None else answer
 
     async def _final_answer(self, turn: Turn, results: list[CellResult], *, last: bool = False) -> str | None:
@@ -293,12 +299,12 @@ class RLM:
             result = await self._steps.run_cell(f"FINAL_VAR({final.value!r})")
             results.append(result)
             return result.answer
-        if final.is_name and (final.value in self._names or final.value == "context"):
-            result = await self._steps.run_cell(f"FINAL_VAR({final.value!r})")
+        if final.is_name and (final.name in self._names or final.name == "context"):
+            result = await self._steps.run_cell(f"FINAL_VAR({final.name!r})")
             if result.answer is not None:
                 return result.answer
-            if final.value in self._names - self._doubted and not last:
-                self._doubted.add(final.value)
+            if final.name in self._names - self._doubted and not last:
+                self._doubted.add(final.name)
                 results.append(result)
                 return None
         if final.is_code(self._names):

@@ -156,8 +156,10 @@ def _answer(response: Mapping[str, object]) -> _Answer:
         raise UnusableResponse("sent a reply in Ollama's own format: use a base URL that ends in /v1")
     if not isinstance(message, dict) and says_error(response):
         raise UnusableResponse(f"sent an error instead of a reply: {error_message(response)}")
-    if not isinstance(message, dict):
+    if not choice:
         raise UnusableResponse("sent no choices")
+    if not isinstance(message, dict):
+        message = {}  # a choice without a message is an empty reply
     finish_reason = _finish_reason(choice.get("finish_reason"))
     content = message.get("content")
     text, thinking = _text(content), _thinking(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -30,6 +31,9 @@ def server_and_key(base_url: str | None, api_key: str | None) -> tuple[str, str]
         )
     if not _is_header_value(key):
         raise ConfigError("The API key contains invalid characters: check OPENAI_API_KEY.")
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):  # the openai client sends them as headers
+        if not _is_header_value(os.environ.get(name, "")):
+            raise ConfigError(f"{name} contains invalid characters: correct or unset it.")
     url = http_url(base_url or OPENAI_URL)
     if url is None:
         raise ConfigError(

@@ -25,7 +25,9 @@ RATE_LIMITED: Final = 429
 UNAVAILABLE: Final = 503
 BAD_GATEWAY: Final = 502
 UNAUTHORIZED: Final = frozenset({401, 403})  # the key is rejected
-_TOO_LONG: Final = frozenset({400, 413, 422, 424, 431, 500, 502})  # proxies answer 500 or 502 to a server's 400
+_TOO_LONG: Final = frozenset(
+    {400, 403, 404, 413, 422, 424, 431, 500, 502, 503}
+)  # proxies answer 500 or 502 to a server's 400
 _PERHAPS_TOO_LONG: Final = frozenset({400, 413, 422})  # in whatever words
 _SERVER_ERROR: Final = 500  # as a rule an outage, but llama.cpp has it for a conversation that is too long, too
 _ABOUT_SIZE: Final = re.compile(r"context|token|length|too (long|large|big|many)|exceed|batch size", re.IGNORECASE)
@@ -65,7 +67,13 @@ _WORDS: Final = re.compile(
         (?:exceed\w*|above|(?:longer|greater|larger|more)\ than)\ (?:the\ )?\W{{0,2}}\d
     | \b(?:input|prompt)[_ ](?:tokens|length|len)\b.{{0,30}}\b(?:must|should)\ be\ (?:less|smaller|shorter|lower|at\ most|<)
     | \bexceed\w*.{{0,40}}\b(?:max\w*|limit\w*).{{0,20}}\btokens?\b
-    | \btokens?\ limit\ (?:is\ |was\ |has\ been\ )?(?:exceeded|reached)
+    | \btokens?\ limit\ (?:of\ [\d,]+\ )?(?:is\ |was\ |has\ been\ )?(?:exceeded|reached)
+    | \bmax(?:imum)?\ token\ (?:length|count)\ exceeded
+    | \btoo\ long\ (?:an?\ )?(?:prompt|input|request|query|context)\b | \bquery\ too\ long\b
+    | \bexceeded\ the\ model'?s\ context\b
+    | \b(?:tokens|prompt)\b.{{0,60}}\bover\ the\ limit\b
+    | \bprompt\ has\ [\d,]+\ tokens\b | \bhas\ [\d,]+\ tokens\W.{{0,20}}\bat\ most\ [\d,]+
+    | \bmax\ input\ characters\b
     | \binput\ token\ count\b.{{0,60}}(?:exceed|only\ supports)
     | \bprompt\ (?:is|has|contains)\b.{{0,40}}\btokens\b.{{0,60}}
         (?:larger|exceed|configured|maximum|limit|\bonly\b|accepts|supports)
@@ -95,6 +103,9 @@ _OTHER_THINGS: Final = re.compile(
     r"\b(?:images?|audio|video|files?|attachments?|pixels?|documents?|tools?|functions?|names?|metadata|stop sequences?"
     r"|schema|descriptions?|headers?|urls?|uri)\b",
     re.IGNORECASE,
+)
+_NEVER: Final = re.compile(  # limits that no shorter conversation meets
+    r"\b(?:risk|safety|score|moderation|policy|queue)\b|number of messages", re.IGNORECASE
 )
 _SURELY: Final = re.compile(r"token|context|prompt|conversation|messages\b(?![\[.])", re.IGNORECASE)
 _ITEM_FIELD: Final = re.compile(r"'?messages?(?:\[\d+\]|\.\d+)\.(?!content)", re.IGNORECASE)  # such as a message's name
@@ -153,7 +164,8 @@ _NO_CREDIT: Final = re.compile(
     rb'"(?:insufficient_quota|billing_not_active|billing_hard_limit_reached|insufficient_balance|1113)"'
 )  # in a 429 that no waiting resolves
 _LOADING: Final = re.compile(
-    r"\b(?:loading|is (?:still )?starting|starting up|warming|not (?:yet )?(?:ready|loaded)|cold[ -]?start|initiali[sz]ing"
+    r"\b(?:loading|being loaded|downloading|pulling|starting|no healthy upstream|waiting for (?:a )?worker"
+    r"|warming|not (?:yet )?(?:ready|loaded)|cold[ -]?start|initiali[sz]ing"
     r"|booting|swapping)\b"
     r"|estimated_time|\bload(?:s|ed)? .{0,20}in progress",
     re.IGNORECASE,
@@ -205,6 +217,8 @@ class HiddenError:
 
 def hidden_error(response: object) -> HiddenError | None:
     """The error in the decoded body of a successful response; None if it is a reply, or an error of unknown kind."""
+    if response is None or response == []:
+        return HiddenError(status=BAD_GATEWAY, body=None, predicate="sent an empty response")
     if not isinstance(response, dict) or "done" in response:
         return None
     choices = response.get("choices")
@@ -239,6 +253,8 @@ def is_too_long(status: int, body: object) -> bool:
         return False
     if _CODES.search(text):
         return True
+    if _NEVER.search(text) and "token" not in text.lower():
+        return False
     if _RATE.search(text) and not _TOO_LARGE_FOR_EVER.search(text):
         return False
     if "messages" in text and re.search(r"array_above_max_length|string_above_max_length", text):

@@ -23,7 +23,17 @@ class _Tags:
 _TAGS: Final = (
     *(
         _Tags(f"<{name}>", f"</{name}>")
-        for name in ("think", "thinking", "thought", "reasoning", "seed:think", "mm:think", "reasoning_scratchpad")
+        for name in (
+            "think",
+            "thinking",
+            "thought",
+            "reasoning",
+            "seed:think",
+            "mm:think",
+            "reasoning_scratchpad",
+            "scratchpad",
+            "internal_monologue",
+        )
     ),
     _Tags("[THINK]", "[/THINK]"),
     _Tags("◁think▷", "◁/think▷"),
@@ -49,6 +59,9 @@ _OPEN_QUOTE: Final = re.compile(r"(?:(?<!\w)|(?<=\b[rfb]))'[^']*$")
 _CLOSE_QUOTE: Final = re.compile(r"[^']*'(?!\w)")
 _ANSWER: Final = re.compile(r"^[*_`]{0,3}FINAL(?:_VAR)?\(", re.MULTILINE)
 _FENCES: Final = re.compile(r"^[ \t]*(?:`{3,}|~{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
+PREAMBLE_CHARS: Final = 400  # of the first words that may stand before thinking
+_FLAGS: Final = re.MULTILINE | re.IGNORECASE
+_ALONE_IN_LINES: Final = re.compile(r"^[ \t]*<(?P<tag>think|thinking|reasoning)>[ \t]*$", _FLAGS)
 MAX_THOUGHTS: Final = 16  # in a row at the beginning of a reply: more are no model's habit
 MENTION_CHARS: Final = 200  # around a tag that show whether it is spoken of
 _SENTENCE_ENDS: Final = (".", "!", "?", "…")
@@ -93,10 +106,23 @@ def split_thinking(text: str) -> tuple[str, str]:
         inside, text = parts
         thinking.append(inside.strip())
     if not thinking:
-        return "", text
+        return _split_behind_preamble(text)
     if doubled := _DOUBLED.match(text):
         text = text[doubled.end() :]
     return "\n\n".join(filter(None, thinking)), text.lstrip()
+
+
+def _split_behind_preamble(text: str) -> tuple[str, str]:
+    """The thinking behind a few first words, between tags that stand alone in their lines."""
+    match = _ALONE_IN_LINES.search(text, 0, PREAMBLE_CHARS)
+    if match is None or not (
+        closing := re.compile(rf"^[ \t]*</{match['tag']}>[ \t]*$", _FLAGS).search(text, match.end())
+    ):
+        return "", text
+    before = text[: match.start()]
+    if before.rstrip().endswith(":") or _FENCES.search(before) or _ANSWER.search(before):
+        return "", text
+    return text[match.end() : closing.start()].strip(), before + text[closing.end() :].lstrip("\n")
 
 
 def _split_tags(text: str) -> tuple[str, str] | None:

@@ -233,7 +233,7 @@ async def test_a_server_that_cannot_be_used_is_a_problem_and_asked_no_more(odd: 
     verdicts, _, server = await verdicts_of(Played(odd=odd))
     assert list(verdicts)[-1] == part or part in verdicts
     assert (verdicts[part].state, text in verdicts[part].text) == ("problem", True), verdicts[part]
-    assert len(server.asked) <= 3
+    assert len(server.asked) <= 7  # an outage is asked twice more
 
 
 @pytest.mark.parametrize("before", range(MAX_QUOTE - 40, MAX_QUOTE, 3))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from rlm.models.refusals import stated_window
 from rlm.models.window import MIN_WINDOW
 
 from .exchange import Answer, Ask, Known, Question, Verdict, ask
@@ -56,7 +57,7 @@ def _loss(answer: Answer, tokens: int, known: Known) -> Verdict | None:
     """What is wrong with the answer to a prompt that fits by the server's own word; None if nothing is."""
     if not answer.ok:
         text = f"refuses one of {tokens:,} tokens, although the window is {known.stated_window:,} ({answer.error})"
-        return Verdict(state="note", text=text, learned={"window": tokens // 2})
+        return Verdict(state="note", text=text, learned={"window": stated_window(answer.json) or tokens // 2})
     cut = _counted_cut(answer, tokens)
     if cut is not None:
         text = (
@@ -93,8 +94,11 @@ def _beyond(answer: Answer, tokens: int, window: int, known: Known) -> Verdict:
         )
     if CODE in answer.text:
         return Verdict(state="ok", text=f"reads one of {tokens:,} tokens whole: the window is longer than {window:,}")
+    if answer.input_tokens is not None:  # not cut, by the server's count
+        text = f"counts one of {tokens:,} tokens whole, but the model does not find what stands at its beginning"
+        return Verdict(state="note", text=text, learned={"window": None})
     text = f"loses the beginning of one of {tokens:,} tokens without an error, or the model does not find it"
-    return Verdict(state="note", text=text, learned={"window": window})
+    return Verdict(state="note", text=text, learned={"window": window if window > MIN_WINDOW else None})
 
 
 def _ask(tokens: int, known: Known) -> Ask:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, Final
 
 import anyio
 
 from rlm.errors import ModelError
+from rlm.models.adapt import MAX_TOKENS_FIELDS
 from rlm.models.gate import retry_after
 from rlm.models.openai import OpenAIModel
+from rlm.models.refusals import is_loading
 
 from . import questions
 from .exchange import THINKING_REPLY, Answer, Ask, Known, Question, Verdict
@@ -18,7 +21,9 @@ from .long_prompt import BUDGET, long_prompt
 from .questions import QUESTIONS
 
 REQUEST_SECONDS: Final = 300.0  # timeout of one request: a slow processor reads a long prompt for minutes
-RATE_LIMIT_RETRIES: Final = 2
+RETRIES: Final = 2  # after a rate limit or an outage
+LOADING_RETRIES: Final = 60  # while the server loads the model
+RETRY_SECONDS: Final = 1.0
 MAX_WAIT_SECONDS: Final = 30.0  # for a server that limits the rate
 DEFAULT_WAIT_SECONDS: Final = 5.0
 MAX_REQUESTS: Final = 25  # of all questions but that about long prompts
@@ -97,13 +102,22 @@ class Suite:
         return [answer for answer in answers if answer is not None]
 
     async def _ask(self, ask: Ask) -> Answer:
-        """The answer to a request. A rate limit is waited for, and recorded."""
-        for _ in range(RATE_LIMIT_RETRIES):
+        """The answer to a request. Rate limits, outages and a model that loads are waited for."""
+        for attempt in count():
             answer = await self._send(ask)
-            if answer.status != 429:
-                return answer
-            await anyio.sleep(min(retry_after(answer.headers) or DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS))
-        return await self._send(ask)
+            loading = answer.status is not None and is_loading(answer.status, answer.json)
+            failed = (
+                answer.status is not None and (answer.status == 429 or answer.status >= 500) and not answer.too_long
+            )
+            if attempt >= (LOADING_RETRIES if loading else RETRIES if failed else 0):
+                break
+            seconds = retry_after(answer.headers) or (RETRY_SECONDS if answer.status != 429 else DEFAULT_WAIT_SECONDS)
+            await anyio.sleep(min(seconds, MAX_WAIT_SECONDS))
+        field = self.known.limit_field
+        if ask.limit and field == MAX_TOKENS_FIELDS[0] and answer.status in (400, 422) and field in answer.words:
+            self.known = replace(self.known, limit_field=MAX_TOKENS_FIELDS[1])
+            return await self._ask(ask)
+        return answer
 
     async def _send(self, ask: Ask) -> Answer:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable
@@ -43,12 +44,29 @@ def _is_object_of(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(isinstance(item, kind) for item in value.values())
 
 
+def _are_headers(value: Any) -> bool:
+    return all(text.isascii() and text.isprintable() for text in value.values())
+
+
+def _are_logins(value: Any) -> bool:
+    return all(_is_login(entry["auth"]) for entry in value.values() if entry.get("auth"))
+
+
+def _is_login(auth: object) -> bool:
+    try:
+        return isinstance(auth, str) and b":" in base64.b64decode(auth)
+    except ValueError:
+        return False
+
+
 _ENTRIES: Final = (
     ("auths", _is_object_of(dict), "a JSON object of objects"),
+    ("auths", _are_logins, "logins whose `auth` is base64 of user:password"),
     ("credHelpers", _is_object_of(str), "a JSON object of texts"),
     ("credsStore", lambda value: isinstance(value, str), "a text"),
     ("currentContext", lambda value: isinstance(value, str), "a text"),
     ("HttpHeaders", _is_object_of(str), "a JSON object of texts"),
+    ("HttpHeaders", _are_headers, "printable ASCII texts"),
     ("proxies", _is_object_of(dict), "a JSON object of objects"),
 )
 

@@ -466,3 +466,32 @@ async def test_thinking_neither_runs_nor_answers_nor_is_sent_again() -> None:
     result = await run(services(ScriptedModel(root)))
     assert result == RLMResult(answer="sure", stop_reason="final", iterations=2)
     assert received[1][2].content == cell("look")
+
+
+@pytest.mark.parametrize("reply", ["FINAL(`total`)", "FINAL(**total**)", "FINAL($total)", "FINAL(return total)"])
+async def test_an_answer_may_name_its_variable_in_decoration(reply: str) -> None:
+    result, _ = await ask(cell("total = 42"), reply, cells={"FINAL_VAR('total')": "42"})
+    assert result.answer == "42"
+
+
+@pytest.mark.parametrize("reply", ["FINAL(the total is {total})", "FINAL(cost: $total)"])
+async def test_an_answer_with_a_place_for_a_variable_is_asked_about(reply: str) -> None:
+    result, received = await ask(cell("total = 42"), reply, "FINAL(42)")
+    assert (result.answer, result.iterations) == ("42", 3)
+    assert "looks like code" in received[2]
+
+
+@pytest.mark.parametrize(
+    "reply", ["FINAL_VAR(nope)", "FINAL(the answer)", '<tool_call>\n{"name": "search"}\n</tool_call>']
+)
+async def test_a_last_reply_that_says_nothing_leaves_what_was_printed_last_as_the_answer(reply: str) -> None:
+    async def behaviour(code: str, answer: Answer | None) -> CellResult:
+        if code.startswith("FINAL"):
+            return CellResult(outcome="error", error="NameError")
+        return CellResult(outcome="ok", stdout="it is 77\n")
+
+    def root(messages: Sequence[Message]) -> str:
+        return reply if "have to stop" in messages[-1].content else cell("look")
+
+    shared = services(ScriptedModel(root), sandbox_factory=FakeSandboxes(behaviour), limits=Limits(max_iterations=1))
+    assert (await run(shared)).answer == "it is 77"
