@@ -130,6 +130,7 @@ async def test_an_environment_works_or_its_mistake_is_named(
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.long
 async def test_rlm_doctor_survives_every_environment_and_reports_it(
     name: str, port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
