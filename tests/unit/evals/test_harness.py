@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from rich.console import Console
 
@@ -37,9 +38,11 @@ CONTEXT = MethodContext(models=PLAN.models())
 
 
 class Counting:
-    """A method that answers correctly, or raises for some indices."""
+    """A method that answers correctly, or raises for some indices. The first `together` instances wait for each other."""
 
-    def __init__(self, *failing: int, error: Exception | None = None) -> None:
+    def __init__(self, *failing: int, error: Exception | None = None, together: int = 1) -> None:
+        self.together = together
+        self.met = anyio.Event()
         self.failing = failing
         self.error = error or ModelError("the provider is down")
         self.asked: list[tuple[str, int]] = []
@@ -49,7 +52,10 @@ class Counting:
         self.asked.append((instance.task, instance.index))
         self.at_once += 1
         self.most = max(self.most, self.at_once)
-        await anyio.sleep(0.001)
+        if self.at_once >= self.together:
+            self.met.set()
+        await self.met.wait()
+        await anyio.lowlevel.checkpoint()
         self.at_once -= 1
         if instance.index in self.failing:
             raise self.error
@@ -119,7 +125,7 @@ def _without_times(row: ResultRow) -> ResultRow:
 async def test_no_more_instances_are_in_progress_at_once_than_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = Counting()
+    method = Counting(together=3)
     await evaluate(method, created(tmp_path), monkeypatch, most=3)
     assert len(method.asked) == 12
     assert method.most == 3
