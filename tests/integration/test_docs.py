@@ -159,6 +159,7 @@ def test_the_output_in_the_tutorial_is_what_its_program_prints(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("line", commands())
+@pytest.mark.timeout(180)  # an evaluation takes 20 s on a quiet machine
 def test_a_command_runs_in_a_shell(line: str, given: Mapping[str, object], tmp_path: Path) -> None:
     """A run in a command was interrupted; a folder of results is created before it is resumed."""
     if re.search(RUN_ID, line):

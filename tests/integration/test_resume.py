@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rlm.testing import FakeProvider
 
 CELL = "```repl\nprint(llm_query('what is in ' + context[:10]))\n```"
@@ -74,6 +76,7 @@ def test_after_ctrl_c_the_printed_resume_replay_and_runs_commands_work(tmp_path:
     assert "damaged" in rlm(environment, "runs", "--runs", str(run.parent)).stdout
 
 
+@pytest.mark.timeout(180)  # four commands: 15 s on a quiet machine
 def test_a_run_that_a_limit_ended_resumes_with_a_higher_one(tmp_path: Path) -> None:
     with FakeProvider(plays) as provider:
         environment = os.environ | {"OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "test"}
