@@ -155,7 +155,7 @@ class LimitExceeded(RLMError):
 
 
 def _restored(kind: type[RLMError], arguments: tuple[object, ...], attributes: dict[str, object]) -> RLMError:
-    """An error as it was when it was pickled."""
+    """Rebuild a pickled error."""
     error = kind.__new__(kind, *arguments)
     error.__dict__.update(attributes)
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final
 
@@ -32,6 +33,11 @@ def fenced(text: str, language: str = "") -> str:
     """The text as a Markdown code block that it cannot close: its fence is longer than any inside (CommonMark)."""
     fence = "`" * max(3, longest_tick_run(text) + 1)
     return f"{fence}{language}\n{text}{'' if text.endswith(chr(10)) else chr(10)}{fence}"
+
+
+def tool_call(name: str, arguments: object) -> str:
+    """A tool call as models write it in text. `arguments` are plain data, or JSON."""
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_call>"
 
 
 def clip(text: str, limit: int | None) -> str:

@@ -242,7 +242,7 @@ def _without_text(model: Model, request: Request, error: EmptyReply, reservation
 
 
 def may_be_too_long(error: ModelError) -> bool:
-    """Whether an error says, or may say in words that nobody knows, that the conversation exceeds the model's window."""
+    """Whether an error means that the conversation exceeds the model's window, or may mean it in unknown words."""
     return isinstance(error, ContextTooLong) or refusals.may_be_too_long(error.status, str(error))
 
 

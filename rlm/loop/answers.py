@@ -78,12 +78,12 @@ _STRINGS: Final = {  # longer quotes first; `end` is empty if the string is unte
     for quote, excluded in (('"""', ""), ("'''", ""), ('"', r"\n"), ("'", r"\n"))
 }
 _TARGETS: Final = re.compile(
-    r"\s*(?!(?:for|if|while|with|elif|else|try|return|assert|def|class)\b)"
+    r"\s*+(?!(?:for|if|while|with|elif|else|try|return|assert|def|class)\b)"
     r"(?P<names>[\w\s,()*.\[\]'\"]+?)(?::[\w.\[\], |]{1,60})?(?:[-+*/|&%]|//|\*\*)?=(?!=)"
 )
 _BINDINGS: Final = re.compile(
-    r"\bfor\s+(?P<loop>[\w\s,()]+?)\s+in\b|\bas\s+(?P<alias>\w+)|\b(?:def|class)\s+(?P<defined>\w+)|(?P<walrus>\w+)\s*:="
-    r"|\bimport\s+(?P<imported>[\w., ]+)"
+    r"\bfor\s++(?P<loop>[\w\s,()]+?)\sin\b|\bas\s++(?P<alias>\w+)|\b(?:def|class)\s++(?P<defined>\w+)"
+    r"|\b(?P<walrus>\w++)\s*+:=|\bimport\s++(?P<imported>[\w., ]+)"
 )
 _NOT_TARGETS: Final = re.compile(r"\.\w+|\[[^\]]*\]")
 
@@ -92,7 +92,8 @@ def assigned_names(code: str) -> set[str]:
     """The names that Python code binds, roughly: a few may be missing, or be keywords of calls."""
     bound: list[str] = []
     for statement in re.split(r"[\n;]", code):
-        if targets := _TARGETS.match(statement[:MAX_CODE_CHARS]):
+        statement = statement[:MAX_CODE_CHARS]
+        if targets := _TARGETS.match(statement):
             bound.append(_NOT_TARGETS.sub("", targets["names"]))
         bound += (text for binding in _BINDINGS.finditer(statement) for text in binding.groups() if text)
     return {name for text in bound for name in re.findall(r"[^\W\d]\w*", text)}

@@ -325,19 +325,18 @@ def line_end_of(text: str, position: int) -> int:
 
 def mask(text: str, blocks: Sequence[Block]) -> str:
     """The text with its blocks overwritten, so that nothing in them is read."""
-    parts: list[str] = []
-    position = 0
-    for block in blocks:
-        parts += text[position : block.start], "x" * (block.end - max(position, block.start))
-        position = max(position, block.end)
-    return "".join([*parts, text[position:]])
+    return "".join(f"{before}{'x' * covered}" for before, covered in _around(text, blocks))
 
 
 def without(text: str, blocks: Sequence[Block]) -> str:
     """The text around the blocks."""
-    parts: list[str] = []
+    return "".join(before for before, _ in _around(text, blocks)).strip()
+
+
+def _around(text: str, blocks: Sequence[Block]) -> Iterator[tuple[str, int]]:
+    """Each piece of text outside the blocks, and how many characters the block behind it covers."""
     position = 0
     for block in blocks:
-        parts.append(text[position : block.start])
+        yield text[position : block.start], block.end - max(position, block.start)
         position = max(position, block.end)
-    return "".join([*parts, text[position:]]).strip()
+    yield text[position:], 0

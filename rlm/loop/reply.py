@@ -1,7 +1,7 @@
 """Parses a reply: its thinking, its cells, and a final answer in its text. Pure. Imports models.thinking.
 
 A reply is read from its beginning to its end: thinking, then blocks, then answers in the text around them. An answer
-keeps the blocks within it. What cannot be read with certainty neither runs nor is an answer; `problem` names it.
+keeps the blocks within it. Ambiguous text neither runs nor answers; `problem` says why.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Turn:
         cells: the code to run, in order.
         final: the final answer in the text.
         prose: the text without the blocks of the cells.
-        said: the whole text, without the thinking.
+        text: the whole reply, without the thinking.
         thinking: what the model thought first.
         problem: why something that may be code or an answer is taken for neither.
     """
@@ -65,7 +65,7 @@ class Turn:
     cells: tuple[str, ...] = ()
     final: FinalAnswer | None = None
     prose: str = ""
-    said: str = ""
+    text: str = ""
     thinking: str = ""
     problem: Problem | None = None
 
@@ -85,7 +85,7 @@ def parse_speech(text: str, *, cut_off: bool = False) -> Turn:
     stand behind text.
 
     Args:
-        text: what the model said.
+        text: the reply, without the thinking.
         cut_off: the reply ended at the token limit. An unterminated block is dropped: half a cell is worse than none.
     """
     blocks = list(find_blocks(text))
@@ -109,13 +109,13 @@ def parse_speech(text: str, *, cut_off: bool = False) -> Turn:
         cells=cells,
         final=final,
         prose=without(text, ran),
-        said=text.strip(),
+        text=text.strip(),
         problem=None if cells or final else problem,
     )
 
 
-def last_turn(turn: Turn) -> Turn:
-    """The turn with a final answer that stands anywhere in its text, as the model was asked to give one."""
+def read_leniently(turn: Turn) -> Turn:
+    """The turn, with a final answer from anywhere in its text: the model was asked for one."""
     if turn.final is not None:
         return turn
     text = turn.prose
@@ -146,7 +146,7 @@ def last_answer(turn: Turn, outputs: Sequence[str]) -> str:
     printed = next((output.strip() for output in reversed(outputs) if output.strip()), "")
     if printed and (not text or _ANNOUNCEMENT.fullmatch(text)):
         return printed
-    return text or turn.said
+    return text or turn.text
 
 
 def says_nothing(turn: Turn) -> bool:

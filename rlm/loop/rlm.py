@@ -30,7 +30,7 @@ from .conversation import Conversation
 from .observation import observation
 from .progress import LatestCells, answers_whole_context
 from .repl import Repl
-from .reply import Turn, last_answer, last_turn, prose_answer, says_nothing
+from .reply import Turn, last_answer, prose_answer, read_leniently, says_nothing
 from .services import Services, system_prompt_of, tools_of
 from .steps import Steps, Stop
 from .task import RLMResult, RLMTask
@@ -126,7 +126,7 @@ class RLM:
         self._query, self._context_type = task.query, repl.context.type  # of the current question
         self._names: set[str] = set()  # names that cells have assigned
         self._doubted: set[str] = set()  # those of them without a value that were an answer: asked about once
-        self._latest = Turn()  # the latest reply to the current question that said anything
+        self._latest = Turn()  # the latest reply with text to the current question
         self._context_bytes = task.context.size
         self._seen = repl.context.size == 0  # whether cells have shown the model anything, or there is nothing to see
 
@@ -219,16 +219,14 @@ class RLM:
                 turn, kind = await self._conversation.next_turn()
             except BudgetExceeded as error:
                 raise self._steps.refusal(error.reason, str(error)) from error
-            if turn.said:
+            if turn.text:
                 self._latest = turn
             doubtful = not doubted and answers_whole_context(turn, context_bytes=self._context_bytes)
             if doubtful:
                 doubted, turn = True, replace(turn, final=None)
             results = [await self._steps.run_cell(cell) for cell in turn.cells]
-            self._printed = next(
-                (result.stdout for result in reversed(results) if result.stdout.strip()), self._printed
-            )
-            self._seen = self._seen or any(result.stdout.strip() for result in results)
+            if printed := [result.stdout for result in results if result.stdout.strip()]:
+                self._printed, self._seen = printed[-1], True
             answer = await self._final_answer(turn, results)
             if answer is None and self._turns == limits.max_iterations:
                 answer = prose_answer(turn)
@@ -272,7 +270,7 @@ class RLM:
             return None
         results = [await self._repl.run(cell, calls=False) for cell in turn.cells]
         outputs = [result.stdout for result in results]
-        turn = last_turn(turn)
+        turn = read_leniently(turn)
         answer = await self._final_answer(turn, results, last=True)
         self._unseen = results
         if answer is None and says_nothing(turn):
@@ -283,8 +281,8 @@ class RLM:
         """The answer that a turn gave: in a cell, as a variable, or as text if no cell's output is unseen.
 
         A text that may be meant as code, or that stands for an answer, is none: the model is asked what it means. So is
-        the name of a variable that has no value, once: it may be a word. In the last turn nobody can be asked: code is
-        evaluated.
+        the name of a variable that has no value, once: it may be a word. The last turn cannot ask: it evaluates
+        code.
         """
         assigned = {name for cell in turn.cells for name in assigned_names(cell)}
         self._names |= assigned

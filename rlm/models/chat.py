@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from rlm._util.text import tool_call
 from rlm.types import Message, ModelReply, Usage
 
 from .prices import Pricing
@@ -169,17 +170,21 @@ def _answer(response: Mapping[str, object]) -> _Answer:
     if text.strip():
         return _Answer(text=text, thinking=thinking, finish_reason=finish_reason)
     if refusal := _refusal(message):
-        said, finish_reason, text = f"reported the model's refusal: {' '.join(refusal.split())}", "refusal", refusal
+        predicate, finish_reason, text = (
+            f"reported the model's refusal: {' '.join(refusal.split())}",
+            "refusal",
+            refusal,
+        )
     elif calls or message.get("tool_calls"):
-        said = "sent a tool call instead of text, although the request offered no tools"
+        predicate = "sent a tool call instead of text, although the request offered no tools"
         finish_reason, text = "tool_calls", "\n".join(calls)
     elif finish_reason == "length":
-        said, text = "sent an empty reply: the output token limit was reached first, perhaps by reasoning", ""
+        predicate, text = "sent an empty reply: the output token limit was reached first, perhaps by reasoning", ""
     elif content is None or isinstance(content, str) or _parts(content):
-        said, text = f"sent an empty reply (finish reason: {finish_reason})", ""
+        predicate, text = f"sent an empty reply (finish reason: {finish_reason})", ""
     else:
-        said, text = f"sent a reply with content of type {type(content).__name__} instead of text", ""
-    raise UnusableResponse(said, finish_reason=finish_reason, text=text, thinking=thinking)
+        predicate, text = f"sent a reply with content of type {type(content).__name__} instead of text", ""
+    raise UnusableResponse(predicate, finish_reason=finish_reason, text=text, thinking=thinking)
 
 
 def _finish_reason(reason: object) -> str:
@@ -258,10 +263,7 @@ def _refusal(message: Mapping[str, object]) -> str:
 
 def _tool_calls(message: Mapping[str, object]) -> list[str]:
     """The tool calls of a message, each as models write it in text: a reply may hold its code in one."""
-    return [
-        f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}\n</tool_call>"
-        for name, arguments in _named_calls(message)
-    ]
+    return [tool_call(name, arguments) for name, arguments in _named_calls(message)]
 
 
 def _named_calls(message: Mapping[str, object]) -> Iterator[tuple[str, object]]:
@@ -299,8 +301,8 @@ def _usage(
 ) -> Usage | None:
     """The provider's count of a call's usage; None if it sent none, or an impossible one.
 
-    A count that is missing follows from the total, or is estimated, and so is a 0 that cannot be. Then the cost is
-    unknown unless the provider reports it.
+    A missing count, or an impossible 0, is derived from the total or estimated. Its cost is unknown unless the provider
+    reports it.
     """
     counts = _map(response.get("usage"))
     sent = {
@@ -355,7 +357,7 @@ def _map(value: object) -> Mapping[str, object]:
 
 
 def _count(value: object) -> int | None:
-    """A number of tokens, which some servers send as text or with a decimal point; None if it cannot be one."""
+    """A token count, which some servers send as text or with a decimal point. None if invalid."""
     if isinstance(value, str):
         value = int(value) if re.fullmatch(r"[0-9]{1,9}", value.strip()) else None
     if isinstance(value, float) and value.is_integer():

@@ -121,7 +121,7 @@ def certificate_problem() -> str:
     """What is wrong with the variables that name certificates, as a sentence; empty if nothing is."""
     # First, because every new context opens this file.
     if (log := os.environ.get("SSLKEYLOGFILE", "")) and (reason := _failure(lambda: open(log, "a").close())):
-        return f"SSLKEYLOGFILE names a file that cannot be written ({reason}): name another one, or unset it."
+        return f"SSLKEYLOGFILE is invalid: its file is not writable ({reason}). Set another file, or unset it."
     if file := os.environ.get("SSL_CERT_FILE"):
         reason = _failure(lambda: ssl.create_default_context(cafile=file))
         advice = "name a file of PEM certificates, or unset it"
@@ -152,7 +152,7 @@ def _certificates_unusable(error: OSError) -> str:
 
 @contextmanager
 def without_key_log() -> Iterator[None]:
-    """Hide SSLKEYLOGFILE, which some HTTP libraries open when they are imported, if it cannot be written."""
+    """Hide an unwritable SSLKEYLOGFILE: some HTTP libraries open it on import."""
     log = os.environ.get("SSLKEYLOGFILE", "")
     if not log or not _failure(lambda: open(log, "a").close()):
         yield

@@ -25,6 +25,7 @@ RATE_LIMITED: Final = 429
 UNAVAILABLE: Final = 503
 BAD_GATEWAY: Final = 502
 UNAUTHORIZED: Final = frozenset({401, 403})  # the key is rejected
+NO_MODEL_LIST: Final = (404, 405)  # from servers without a list of models
 _TOO_LONG: Final = frozenset(
     {400, 403, 404, 413, 422, 424, 431, 500, 502, 503}
 )  # proxies answer 500 or 502 to a server's 400
@@ -263,7 +264,7 @@ def is_too_long(status: int, body: object) -> bool:
 
 
 def may_be_too_long(status: int | None, message: str) -> bool:
-    """Whether an error may say, in words that nobody knows, that the conversation exceeds the model's window."""
+    """Whether an error may mean, in unknown words, that the conversation exceeds the model's window."""
     return status in _PERHAPS_TOO_LONG or (status == _SERVER_ERROR and bool(_ABOUT_SIZE.search(message)))
 
 

@@ -1,6 +1,6 @@
-"""Separates a model's thinking from what it says. Pure. Imports nothing of the package.
+"""Separates a model's thinking from what it says. Pure. Imports text helpers.
 
-Servers without a reasoning parser leave the thinking in the text: between tags, or in a channel of its own (harmony).
+Servers without a reasoning parser leave the thinking in the text: between tags or in a separate channel (harmony).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+
+from rlm._util.text import fenced, tool_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +244,8 @@ def _split_harmony(text: str) -> tuple[str, str]:
 
 def _harmony_call(name: str, content: str) -> str:
     if name.lower() in ("python", "ipython", "repl") and not content.lstrip().startswith("{"):
-        fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", content)), default=0))
-        return f"{fence}repl\n{content.strip()}\n{fence}"
-    return f'<tool_call>\n{{"name": "{name}", "arguments": {content.strip() or "{}"}}}\n</tool_call>'
+        return fenced(content.strip(), "repl")
+    return tool_call(name, content.strip())
 
 
 def _without(text: str, marks: tuple[str, ...]) -> str:

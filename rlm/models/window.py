@@ -58,7 +58,8 @@ def entry_window(entry: Mapping[str, Any]) -> int | None:
 
 def native_path(entry: Mapping[str, Any]) -> str | None:
     """The path of a server's own list, which has the window; None for a server that has none."""
-    return NATIVE_PATHS.get(str(entry.get("owned_by")))
+    owner = entry.get("owned_by")
+    return NATIVE_PATHS.get(owner) if isinstance(owner, str) else None
 
 
 def native_window(body: bytes, model: str) -> int | None:

@@ -127,7 +127,7 @@ CASES: Mapping[str, tuple[Played, str, str, str, dict[str, object]]] = {
         Played(limit_fields=["max_tokens"]), "limit", "note", "ignores max_completion_tokens; obeys max_tokens",
         {"max_tokens_field": "max_tokens"},
     ),
-    "ignores both limits": (Played(limit_fields=[]), "limit", "note", "as long as they like", {}),
+    "ignores both limits": (Played(limit_fields=[]), "limit", "note", "the length of replies is not limited", {}),
     "refuses the system role": (Played(refuses=["system"]), "system", "note", "refuses a system message", {}),
     "refuses temperature and stop": (
         Played(refuses=["temperature", "stop"]), "fields", "note", "refuses temperature, stop", {},
@@ -146,7 +146,7 @@ CASES: Mapping[str, tuple[Played, str, str, str, dict[str, object]]] = {
     "refuses in unknown words": (
         Played(window=4096, odd=on_chat(
             lambda asked: refusal("zu viel") if len(asked.body["messages"][-1]["content"]) > 16_384 else None
-        )), "long", "note", "in words that rlm does not know (400 zu viel)", {},
+        )), "long", "note", "with a message that rlm does not recognize (400 zu viel)", {},
     ),
     "counts nothing": (Played(odd=without_usage), "usage", "note", "sends no counts", {}),
     "counts nonsense": (

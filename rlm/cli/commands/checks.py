@@ -20,7 +20,7 @@ from rlm.models.environment import certificate_problem
 from rlm.models.openai import OpenAIModel
 from rlm.models.options import WINDOW
 from rlm.models.prices import Price
-from rlm.models.refusals import UNAUTHORIZED
+from rlm.models.refusals import NO_MODEL_LIST, UNAUTHORIZED
 from rlm.models.settings import Settings
 from rlm.sandbox.docker.container import Sandbox
 from rlm.sandbox.docker.engine import GVISOR_HINT, Engine, config_problem, default_engine
@@ -30,7 +30,6 @@ from rlm.sandbox.docker.runtimes import GVISOR, known_vulnerabilities
 LOW_DISK_BYTES: Final = 1 * GIB  # less free space is a problem: contexts and journals can be large
 SHOWN_KEY_CHARS: Final = 4  # the end of a key: enough to recognize it
 SERVER_SECONDS: Final = 5.0  # timeout for a model server's list of models
-NO_MODEL_LIST: Final = (404, 405)  # HTTP statuses of servers without a list of models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The question about long prompts: what a server does with one that does not fit. Pure.
 
-A fact stands at the beginning of the prompt. A server that cuts the beginning off without a word loses it.
+A fact stands at the beginning of the prompt. A server that silently cuts the beginning off loses it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _beyond(answer: Answer, tokens: int, window: int, known: Known) -> Verdict:
         stated = _stated_number(answer, window)
         limit = stated or window
         if not answer.too_long:
-            text = f"refuses one of {tokens:,} tokens, in words that rlm does not know ({answer.error})"
+            text = f"refuses one of {tokens:,} tokens with a message that rlm does not recognize ({answer.error})"
             return Verdict(state="note", text=text, learned={"window": limit})
         says = "states no number" if stated is None else f"states {stated:,}"
         return Verdict(

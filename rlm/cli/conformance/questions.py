@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rlm.loop.reply import parse
-from rlm.models.refusals import UNAUTHORIZED
+from rlm.models.refusals import NO_MODEL_LIST, UNAUTHORIZED
 from rlm.models.thinking import split_thinking
 from rlm.models.window import entry_window, find_entry, listed_names
 
 from .exchange import MODELS, Answer, Ask, Known, Question, Verdict, ask, count, quoted
 
-NO_LIST: Final = (404, 405)
 MAX_NAMES: Final = 5  # shown of a server's models
 COUNTED: Final = 40  # the numbers to count up to: several times more than the limit on output
 OUTPUT_LIMIT: Final = 16  # tokens that a reply may have in the question about that limit
@@ -36,7 +35,9 @@ def models(model: str, known: Known) -> Question:
     if answer.status in UNAUTHORIZED:
         return Verdict(state="problem", text=f"refuses the key ({answer.error}): check OPENAI_API_KEY")
     if not answer.ok:
-        note = "has no list of models" if answer.status in NO_LIST else f"gives no list of models ({answer.error})"
+        note = (
+            "has no list of models" if answer.status in NO_MODEL_LIST else f"gives no list of models ({answer.error})"
+        )
         return Verdict(state="note", text=f"{note}: set context_window yourself")
     names = listed_names(answer.body)
     entry = find_entry(answer.body, model)
@@ -98,20 +99,19 @@ def roles(known: Known) -> Question:
 def limit(known: Known) -> Question:
     """Which field limits the output, and is it obeyed?"""
     question = f"Count from 1 to {COUNTED} in digits, one number a line. Reply with the numbers only."
-    told: list[str] = []
+    refusals: list[str] = []
     for name in ("max_completion_tokens", "max_tokens"):
         (answer,) = yield [ask(question, {name: OUTPUT_LIMIT}, limit=False)]
         verdict = _limit_obeyed(answer)
         if verdict is None:
-            said = "".join(f"{each}; " for each in told)
             return Verdict(
-                state="note" if told else "ok",
-                text=f"{said}obeys {name}",
+                state="note" if refusals else "ok",
+                text="; ".join([*refusals, f"obeys {name}"]),
                 learned={"limit_field": name},
             )
-        told.append(verdict.format(name))
+        refusals.append(verdict.format(name))
     return Verdict(
-        state="note", text=f"{'; '.join(told)}: replies may be as long as they like", learned={"limit_field": None}
+        state="note", text=f"{'; '.join(refusals)}: the length of replies is not limited", learned={"limit_field": None}
     )
 
 

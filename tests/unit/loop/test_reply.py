@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm.loop.answers import FinalAnswer, assigned_names
-from rlm.loop.reply import last_answer, last_turn, parse, prose_answer
+from rlm.loop.reply import last_answer, parse, prose_answer, read_leniently
 
 
 def final_of(reply: str) -> str | None:
@@ -285,7 +285,7 @@ def test_only_what_is_marked_as_code_runs_and_only_what_is_given_is_an_answer(
         assert answers[-1] in turn.final.value
     else:
         assert turn.final is None
-    assert not any(marker in turn.said for marker in markers if markers[marker] == "thought")
+    assert not any(marker in turn.text for marker in markers if markers[marker] == "thought")
 
 
 PIECES = [
@@ -329,7 +329,7 @@ def test_no_pile_of_pieces_breaks_the_parser_or_adds_to_an_answer(reply: str, cu
     assert all(cell.strip() for cell in turn.cells)
     if turn.final is not None:
         assert turn.final.value in reply
-    assert last_answer(turn, []) or not turn.said
+    assert last_answer(turn, []) or not turn.text
     for line in "\n".join(turn.cells).splitlines():
         assert line.strip() in reply
 
@@ -376,7 +376,7 @@ def test_no_pile_of_pieces_breaks_the_parser_or_adds_to_an_answer(reply: str, cu
 def test_the_time_to_read_other_forms_grows_with_their_length_only(head: str, unit: str, tail: str) -> None:
     reply = head + unit * (100_000 // len(unit)) + tail
     began = time.thread_time()
-    turn = last_turn(parse(reply))
+    turn = read_leniently(parse(reply))
     last_answer(turn, [])
     prose_answer(turn)
     assert time.thread_time() - began < 3
@@ -404,8 +404,18 @@ def test_the_time_to_read_other_forms_grows_with_their_length_only(head: str, un
 def test_a_last_reply_without_a_final_answer_is_taken_for_what_it_says(
     reply: str, outputs: list[str], answer: str
 ) -> None:
-    turn = last_turn(parse(reply))
+    turn = read_leniently(parse(reply))
     assert (turn.final.value if turn.final else last_answer(turn, outputs)) == answer
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "for ", "a, ", "for x in ", "w", "a[b", "import a,", "x =", "a:", "for" + " " * 396 + "\n"]
+)
+def test_the_time_to_find_the_names_of_a_cell_grows_with_its_length_only(unit: str) -> None:
+    code = "for" + unit * (100_000 // len(unit))
+    began = time.thread_time()
+    assigned_names(code)
+    assert time.thread_time() - began < 3
 
 
 def test_names_that_a_cell_assigns_are_known() -> None:
