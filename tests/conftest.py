@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import logging
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -30,6 +31,13 @@ def _journals_are_closed() -> Iterator[None]:
     yield
     while journals:
         journals.pop().database.close()
+
+
+@pytest.fixture(autouse=True)
+def _log_level_is_restored() -> Iterator[None]:
+    """A command sets the log level of its whole process; tests that run one here must not silence later tests."""
+    yield
+    logging.getLogger("rlm").setLevel(logging.NOTSET)
 
 
 @pytest.hookimpl(wrapper=True)
