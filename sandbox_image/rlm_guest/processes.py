@@ -109,10 +109,12 @@ def other_processes(keep: set[int]) -> list[int]:
 def _parent(pid: int) -> int | None:
     """The parent of a process, or None if it has ended (a zombie only waits for its parent)."""
     try:
-        state, parent = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:2]
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()  # from field 3 of proc(5)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if state == b"Z" else int(parent)
+    state, parent, threads = fields[0], int(fields[1]), int(fields[17])
+    # A process is also shown as a zombie once its first thread has ended, while its other threads run.
+    return None if state == b"Z" and threads <= 1 else parent
 
 
 def _descendants(root: int, parents: dict[int, int]) -> set[int]:
