@@ -12,14 +12,20 @@ from rlm._util.urls import http_url
 from rlm.errors import ConfigError
 
 from .options import RESERVED_FIELDS
-from .settings import Settings
+from .settings import Settings, require_trusted_address
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 
 
 def server_and_key(base_url: str | None, api_key: str | None) -> tuple[str, str]:
-    """The base URL and the key of a server, which the environment completes. Raises ConfigError if they are no use."""
+    """The base URL and the key of a server, which the environment completes.
+
+    Raises:
+        ConfigError: one of them is missing or invalid, or the address is less trusted than the key.
+    """
     settings = Settings()
+    if not base_url and api_key != "":
+        require_trusted_address("OPENAI_BASE_URL", "OPENAI_API_KEY", key_is_given=api_key is not None)
     base_url = _without_endpoint(base_url or settings.openai_base_url or "")
     if api_key is None and settings.openai_api_key is not None:
         api_key = settings.openai_api_key.get_secret_value()

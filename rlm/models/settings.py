@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from rlm.errors import ConfigError
 
@@ -98,3 +98,30 @@ class Settings(BaseSettings):
         if "model" in self.model_fields_set and "sub_model" not in self.model_fields_set:
             self.sub_model = self.model
         return self
+
+
+def require_trusted_address(address: str, key: str, *, key_is_given: bool = False) -> None:
+    """Refuse to send a key to an address from a less trusted source than its own.
+
+    Anyone can put a `.env` into a folder that is shared. Without this check, its address would receive the key of whoever
+    runs a command there.
+
+    Args:
+        address: the variable of the address, such as `OPENAI_BASE_URL`.
+        key: the variable of the key.
+        key_is_given: the key comes from the program, not from a variable.
+
+    Raises:
+        ConfigError: `.env` sets the address, but not the key; or `.env` is unreadable or invalid.
+    """
+    with translate_dotenv_errors():
+        in_file = DotEnvSettingsSource(Settings).env_vars
+    in_environment = EnvSettingsSource(Settings).env_vars
+    if address.lower() not in in_file or address.lower() in in_environment:
+        return
+    if key_is_given or key.lower() in in_environment:
+        source = "the program" if key_is_given else f"{key} in the environment"
+        raise ConfigError(
+            f"{address} in .env is not trusted with the key from {source}: set {address} in the environment, or set the "
+            "key in .env as well."
+        )

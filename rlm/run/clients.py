@@ -19,7 +19,7 @@ from rlm.errors import ConfigError
 from rlm.models.base import Model
 from rlm.models.openai import OpenAIModel
 from rlm.models.options import MAX_TOKENS_FIELD, model_arguments, sub_model_options
-from rlm.models.settings import Settings
+from rlm.models.settings import Settings, require_trusted_address
 from rlm.store.record import ModelRecord
 
 from .options import Options, slots_of
@@ -52,11 +52,14 @@ def model_by_name(
     `rlm.models.options`).
 
     Raises:
-        ConfigError: a key is missing, or an address is invalid.
+        ConfigError: a key is missing, or an address is invalid or less trusted than its key.
     """
     if sub_base_url is None:
         return OpenAIModel(name, max_concurrency=max_concurrency, **model_arguments(options))
-    key = Settings().sub_api_key
+    settings = Settings()
+    key = settings.sub_api_key
+    if sub_base_url == settings.sub_base_url:
+        require_trusted_address("RLM_SUB_BASE_URL", "RLM_SUB_API_KEY")
     return OpenAIModel(
         name,
         base_url=sub_base_url,

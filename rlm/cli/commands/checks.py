@@ -21,7 +21,7 @@ from rlm.models.openai import OpenAIModel
 from rlm.models.options import WINDOW
 from rlm.models.prices import Price
 from rlm.models.refusals import NO_MODEL_LIST, UNAUTHORIZED
-from rlm.models.settings import Settings
+from rlm.models.settings import Settings, require_trusted_address
 from rlm.sandbox.docker.container import Sandbox
 from rlm.sandbox.docker.engine import GVISOR_HINT, Engine, config_problem, default_engine
 from rlm.sandbox.docker.image import image_name
@@ -118,7 +118,7 @@ async def _endpoint(settings: Settings) -> Finding:
         settings.openai_base_url,
         settings.openai_api_key,
         window=settings.model_options.get(WINDOW),
-        advice="check OPENAI_API_KEY and OPENAI_BASE_URL",
+        variables=("OPENAI_BASE_URL", "OPENAI_API_KEY"),
     )
 
 
@@ -130,15 +130,35 @@ async def _sub_endpoint(settings: Settings, base_url: str) -> Finding:
         base_url,
         settings.sub_api_key or SecretStr(""),  # never the root's key
         window=settings.sub_model_options.get(WINDOW),
-        advice="check RLM_SUB_API_KEY and RLM_SUB_BASE_URL",
+        variables=("RLM_SUB_BASE_URL", "RLM_SUB_API_KEY"),
     )
 
 
 async def _server(
-    part: str, text: str, name: str, base_url: str | None, key: SecretStr | None, *, window: int | None, advice: str
+    part: str,
+    text: str,
+    name: str,
+    base_url: str | None,
+    key: SecretStr | None,
+    *,
+    window: int | None,
+    variables: tuple[str, str],
 ) -> Finding:
-    """Ask a model server for its list of models. `text` describes the server, `window` is the setting."""
+    """Ask a model server for its list of models.
+
+    Args:
+        part: the name of the finding.
+        text: a description of the server.
+        name: the model.
+        base_url: its server; None is OpenAI's API.
+        key: the key of the server.
+        window: the setting of the model's window.
+        variables: those that set the address and the key.
+    """
+    address_variable, key_variable = variables
+    advice = f"check {key_variable} and {address_variable}"
     try:
+        require_trusted_address(address_variable, key_variable)
         model = OpenAIModel(
             name,
             base_url=base_url,

@@ -9,9 +9,20 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
+from rlm.models.connection import server_and_key
 from rlm.models.settings import Settings
+from rlm.run.clients import model_by_name
 
-NAMES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RLM_MODEL", "RLM_SUB_MODEL")
+NAMES = (
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "RLM_MODEL",
+    "RLM_SUB_API_KEY",
+    "RLM_SUB_BASE_URL",
+    "RLM_SUB_MODEL",
+)
+FOREIGN = "http://127.0.0.1:9/v1"
+OWN = "http://127.0.0.1:8/v1"
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +135,67 @@ def test_invalid_options_of_a_model_are_the_callers_to_fix(
     with pytest.raises(ConfigError) as refused:
         Settings()
     assert str(refused.value).startswith(sentence)
+
+
+ADDRESS, SUB_ADDRESS = f"OPENAI_BASE_URL={FOREIGN}\n", f"RLM_SUB_BASE_URL={FOREIGN}\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "given"),
+    [
+        pytest.param(ADDRESS, {"OPENAI_API_KEY": "sk-own"}, {}, id="key-of-the-environment"),
+        pytest.param(ADDRESS.lower(), {"OPENAI_API_KEY": "sk-own"}, {}, id="lower-case"),
+        pytest.param(f"export {ADDRESS}", {"OPENAI_API_KEY": "sk-own"}, {}, id="export"),
+        pytest.param(ADDRESS, {"openai_api_key": "sk-own"}, {}, id="lower-case-key"),
+        pytest.param(ADDRESS + "OPENAI_API_KEY=sk-bait\n", {"OPENAI_API_KEY": "sk-own"}, {}, id="bait-key-in-file"),
+        pytest.param(ADDRESS, {"OPENAI_API_KEY": "sk-own", "OPENAI_BASE_URL": ""}, {}, id="empty-address"),
+        pytest.param(ADDRESS, {}, {"api_key": "sk-own"}, id="key-of-the-program"),
+        pytest.param(ADDRESS + "OPENAI_API_KEY=sk-bait\n", {}, {"api_key": "sk-own"}, id="bait-and-program"),
+        pytest.param(ADDRESS, {"OPENAI_API_KEY": "sk-own"}, {"base_url": ""}, id="empty-argument"),
+    ],
+)
+def test_an_address_of_a_folder_never_receives_a_key_from_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, file: str, environment: dict[str, str], given: dict[str, str]
+) -> None:
+    Path(".env").write_text(file)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"^OPENAI_BASE_URL in \.env is not trusted with the key from ") as refused:
+        server_and_key(given.get("base_url"), given.get("api_key"))
+    assert "sk-own" not in str(refused.value)
+    assert FOREIGN not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "given", "expected"),
+    [
+        pytest.param(ADDRESS, {}, {}, (FOREIGN, ""), id="no-key"),
+        pytest.param(ADDRESS + "OPENAI_API_KEY=sk-file\n", {}, {}, (FOREIGN, "sk-file"), id="both-in-the-file"),
+        pytest.param(
+            ADDRESS, {"OPENAI_BASE_URL": OWN, "OPENAI_API_KEY": "sk-own"}, {}, (OWN, "sk-own"), id="both-in-environment"
+        ),
+        pytest.param(ADDRESS, {"OPENAI_API_KEY": "sk-own"}, {"base_url": OWN}, (OWN, "sk-own"), id="own-address"),
+        pytest.param(ADDRESS, {"OPENAI_API_KEY": "sk-own"}, {"api_key": ""}, (FOREIGN, ""), id="explicitly-no-key"),
+        pytest.param("OPENAI_API_KEY=sk-file\n", {"OPENAI_BASE_URL": OWN}, {}, (OWN, "sk-file"), id="key-in-the-file"),
+    ],
+)
+def test_a_key_is_used_with_an_address_that_is_at_least_as_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    environment: dict[str, str],
+    given: dict[str, str],
+    expected: tuple[str, str],
+) -> None:
+    Path(".env").write_text(file)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert server_and_key(given.get("base_url"), given.get("api_key")) == expected
+
+
+def test_the_sub_server_of_a_folder_never_receives_a_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text(SUB_ADDRESS)
+    assert model_by_name("m", sub_base_url=Settings().sub_base_url).base_url == FOREIGN  # no key: nothing to send
+    monkeypatch.setenv("RLM_SUB_API_KEY", "sk-own")
+    with pytest.raises(ConfigError, match=r"^RLM_SUB_BASE_URL in \.env is not trusted"):
+        model_by_name("m", sub_base_url=Settings().sub_base_url)
+    assert model_by_name("m", sub_base_url=OWN).base_url == OWN
