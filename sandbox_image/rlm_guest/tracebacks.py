@@ -27,16 +27,21 @@ def describe(problem: BaseException) -> str:
         problem.text = linecache.getline(problem.filename, problem.lineno) or None
     summary = traceback.TracebackException.from_exception(problem, compact=True)
     _hide_guest_frames(summary)
-    text = clip("".join(summary.format()).rstrip())  # before anything is added: each copy of a huge one takes time
-    return clip(note + text + safely(_suggestion, problem))
+    lines = [note, *summary.format()]
+    if suggestion := safely(_suggestion, problem):
+        lines[-1] = lines[-1].rstrip() + suggestion
+    return clip(*lines).rstrip()
 
 
-def clip(text: str) -> str:
-    """Shorten a text that is too long to send."""
-    if len(text) <= MAX_ERROR_CHARS:
-        return text
+def clip(*parts: str) -> str:
+    """Join the parts of a text, without its middle if it is too long to send. Never copies all of it: it may be huge."""
+    length = sum(map(len, parts))
+    if length <= MAX_ERROR_CHARS:
+        return "".join(parts)
     half = MAX_ERROR_CHARS // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
+    head = "".join(part[:half] for part in parts)[:half]
+    tail = "".join(part[-half:] for part in parts)[-half:]
+    return f"{head}\n[... {length - 2 * half:,} characters left out ...]\n{tail}"
 
 
 def safely(show: Any, value: object) -> str:

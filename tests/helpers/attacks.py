@@ -217,13 +217,8 @@ FLOODS = [
         code="import threading\nt = [threading.Thread(target=lambda: print('x' * 10_000_000)) for _ in range(20)]\n"
         "[a.start() for a in t]; [a.join() for a in t]",
     ),
-    Attack(  # on a busy machine, the time limit may come first
-        name="a huge exception",
-        code="raise ValueError('x' * 100_000_000)",
-        sees=f"characters left out|{STOPPED}",
-        outcomes=("error", "timeout"),
-    ),
-    Attack(name="a huge value", code="'x' * 100_000_000", sees=f"left out|{STOPPED}", outcomes=("ok", "timeout")),
+    Attack(name="a huge exception", code="raise ValueError('x' * 100_000_000)", sees="characters left out"),
+    Attack(name="a huge value", code="'x' * 100_000_000", sees="left out", outcomes=("ok",)),
     Attack(
         name="a huge name in a traceback",
         code="exec('def ' + 'x' * 100_000 + '(): 1/0\\n' + 'x' * 100_000 + '()')",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
 
 import pytest
@@ -55,6 +56,13 @@ def test_a_description_of_any_exception_is_bounded() -> None:
     name = "x" * 10_000_000
     for problem in (failed("raise ValueError(name)", name=name), failed("raise NameError(name=name)", name=name)):
         assert len(describe(problem)) < MAX_ERROR_CHARS + 200
+
+
+def test_the_description_of_a_huge_exception_says_how_much_is_left_out() -> None:
+    text = describe(failed("raise ValueError(value)", value="x" * 1_000_000))
+    head, notice, tail = re.split(r"\n\[\.\.\. ([\d,]+) characters left out \.\.\.\]\n", text)
+    heading = head.partition("ValueError: ")[0]
+    assert len(head) + len(tail) + int(notice.replace(",", "")) == len(heading) + len("ValueError: ") + 1_000_000
 
 
 def test_a_syntax_error_that_only_the_compiler_sees_shows_its_line() -> None:
