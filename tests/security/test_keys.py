@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from rlm import ModelError, Orchestrator
@@ -105,3 +107,35 @@ async def test_a_planted_key_is_in_no_text_of_an_error(monkeypatch: pytest.Monke
     for artefact in (shown, everything(tmp_path)):
         assert KEY not in artefact
         assert "planted-password" not in artefact
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "question", "context.txt", "--model", "m"),
+        ("eval", "ruler/single_1", "--method", "direct", "--model", "m", "-n", "1", "--lengths", "4096"),
+        ("niah", "--model", "m", "--trials", "1", "--lines", "100"),
+        ("doctor",),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("address", "key"), [("OPENAI_BASE_URL", "OPENAI_API_KEY"), ("RLM_SUB_BASE_URL", "RLM_SUB_API_KEY")]
+)
+async def test_no_command_in_a_foreign_folder_sends_a_key_to_the_address_of_its_dotenv(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Sequence[str], address: str, key: str
+) -> None:
+    (tmp_path / "context.txt").write_text("some text")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("RLM_RUN_ROOT", str(tmp_path))
+    monkeypatch.delenv(address, raising=False)
+    monkeypatch.setenv(key, KEY)
+    async with FakeProvider(lambda messages, model: "FINAL(stolen)") as provider:
+        (tmp_path / ".env").write_text(f"{address}={provider.base_url}\n")
+        ended = await anyio.run_process([sys.executable, "-m", "rlm", *command], cwd=tmp_path, check=False)
+        shown = f"{ended.stdout.decode()}\n{ended.stderr.decode()}"
+        assert provider.requests == []
+    assert ended.returncode != 0, shown
+    assert f"{address} in .env is not trusted" in shown
+    assert KEY not in shown
+    assert "Traceback" not in shown

@@ -9,7 +9,8 @@ from rlm import Sandbox, SandboxConfig
 
 pytestmark = pytest.mark.anyio
 
-# `headless` starts a process and ends its first thread only, which the kernel then shows as a zombie.
+# `headless` starts a process and ends its first thread only, which the kernel then shows as a zombie. What floods and
+# forks ignores errors: an attacker that gave up at the first one would leave nothing to find.
 START = """
 import ctypes, os, signal, threading, time
 libc = ctypes.CDLL(None)
